@@ -1,0 +1,27 @@
+"""What can go wrong, in a few kinds. Each message says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class AtomError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(AtomError):
+    """Options that are impossible or do not fit each other (the command line exits with 2)."""
+
+
+class SourceError(AtomError):
+    """Real images that are missing, unreadable, or too few."""
+
+
+class StoreError(AtomError):
+    """A synthetic set's file that cannot be read, is damaged, or must not be overwritten."""
+
+
+class PluginError(AtomError):
+    """A registered name that is unknown, claimed twice, or fails to load."""
+
+
+class DivergenceError(AtomError):
+    """A loss or an image that is no longer finite."""

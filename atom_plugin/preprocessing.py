@@ -1,0 +1,154 @@
+"""Standardisation and ZCA whitening, invertible, fitted on real training images only, and stored with the set.
+
+Both are optional and compose in this order: ``y = W (vec((x - mean) / std) - m)``. DataDAM's released code
+standardises and then whitens with eps 0.1; "plain ZCA" whitens the [0, 1] image directly. Whitening is kornia's
+:class:`~kornia.enhance.ZCAWhitening` (Krizhevsky, 2009): ``W = U diag(1 / sqrt(s + eps)) U^T`` for the covariance
+``U diag(s) U^T``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from atom_plugin.errors import ConfigError
+
+DATADAM_EPS = 0.1
+KORNIA_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Whitening:
+    """A fitted ZCA transform of flattened images: ``mean`` (D,), ``matrix`` (D, D) symmetric, D = C * H * W."""
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+    eps: float
+
+    @cached_property
+    def inverse_matrix(self) -> torch.Tensor:
+        """(D, D), computed in float64 on first use: only pictures and exports need it."""
+        return torch.linalg.inv(self.matrix.double()).to(self.matrix)
+
+    @classmethod
+    def fit(cls, images: torch.Tensor, *, eps: float) -> Whitening:
+        """Fit on ``images`` (N, C, H, W), float32. Takes N * D * 12 bytes at its peak, and an SVD of D x D."""
+        from kornia.enhance import ZCAWhitening
+
+        if not eps > 0:
+            raise ConfigError(f"the ZCA eps must be above 0, not {eps}; DataDAM uses 0.1, kornia 1e-6")
+        zca = ZCAWhitening(dim=0, eps=eps, compute_inv=False).fit(images)
+        return cls(mean=zca.mean_vector.flatten(), matrix=zca.transform_matrix, eps=eps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preprocessing:
+    """The map from images in [0, 1] to what networks see, and back.
+
+    ``mean`` and ``std`` are (C,), float32; (0, 1) means none. ``whitening`` is None or a fitted ZCA.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    image_shape: tuple[int, int, int]
+    whitening: Whitening | None = field(default=None)
+
+    @classmethod
+    def fit(
+        cls,
+        images: torch.Tensor,
+        *,
+        standardise: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        zca_eps: float | None = None,
+    ) -> Preprocessing:
+        """Fit on real training images, uint8 (N, C, H, W).
+
+        ``mean`` and ``std`` (on the [0, 1] scale) are computed per channel where not given; a constant channel
+        gets std 1. ``zca_eps`` None means no whitening.
+        """
+        channels = images.shape[1]
+        if not standardise:
+            used_mean, used_std = torch.zeros(channels), torch.ones(channels)
+        elif mean is not None and std is not None:
+            used_mean, used_std = torch.tensor(list(mean)), torch.tensor(list(std))
+        else:
+            used_mean, used_std = _moments(images)
+        shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+        plain = cls(mean=used_mean, std=used_std, image_shape=shape)
+        if zca_eps is None:
+            return plain
+        whitening = Whitening.fit(plain.forward(images), eps=zca_eps)
+        return cls(mean=used_mean, std=used_std, image_shape=shape, whitening=whitening)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(..., C, H, W), uint8 in 0..255 or float in [0, 1], to float32 of the same shape."""
+        scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        # One multiply and one add on the way from uint8: no second float copy of the batch.
+        weight = (1.0 / (scale * self.std)).view(-1, 1, 1)
+        bias = (-self.mean / self.std).view(-1, 1, 1)
+        standardised = (
+            images.float().mul_(weight).add_(bias) if scale == 255.0 else images.float() * weight + bias
+        )
+        if self.whitening is None:
+            return standardised
+        flat = standardised.reshape(-1, self.whitening.mean.numel())
+        # W (x - m) = W x - W m, as one fused multiply-add over the batch.
+        return torch.addmm(self._whitened_offset, flat, self.whitening.matrix.T).view(images.shape)
+
+    def inverse(self, images: torch.Tensor) -> torch.Tensor:
+        """The float32 image on the [0, 1] scale, not clamped: distilled pixels may lie outside."""
+        if self.whitening is not None:
+            flat = images.reshape(-1, self.whitening.mean.numel())
+            images = torch.addmm(self.whitening.mean, flat, self.whitening.inverse_matrix.T).view(
+                images.shape
+            )
+        return images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+
+    def to(self, device: torch.device | str) -> Preprocessing:
+        """The same on ``device``."""
+        whitening = self.whitening
+        if whitening is not None:
+            whitening = Whitening(
+                mean=whitening.mean.to(device), matrix=whitening.matrix.to(device), eps=whitening.eps
+            )
+        return Preprocessing(
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            image_shape=self.image_shape,
+            whitening=whitening,
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        identity = bool((self.mean == 0).all() and (self.std == 1).all())
+        steps = [] if identity else [f"standardised (mean {_short(self.mean)}, std {_short(self.std)})"]
+        if self.whitening is not None:
+            steps.append(f"ZCA whitened (eps {self.whitening.eps:g})")
+        return ", then ".join(steps) or "none (images in [0, 1])"
+
+    @cached_property
+    def _whitened_offset(self) -> torch.Tensor:
+        assert self.whitening is not None
+        return -(self.whitening.matrix @ self.whitening.mean)
+
+
+def _short(values: torch.Tensor) -> str:
+    return "/".join(f"{value:.3f}" for value in values.tolist())
+
+
+def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-channel mean and standard deviation on the [0, 1] scale, exact, from a histogram of the 256 levels."""
+    levels = torch.arange(256, dtype=torch.float64) / 255.0
+    means, stds = [], []
+    for channel in images.unbind(1):
+        weight = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (weight * levels).sum()
+        means.append(mean)
+        stds.append((weight * (levels - mean) ** 2).sum().sqrt())
+    std = torch.stack(stds).float()
+    return torch.stack(means).float(), torch.where(std > 0, std, torch.ones_like(std))

@@ -1,0 +1,1 @@
+"""One module per outside system; each is imported only by those who use it."""
