@@ -91,9 +91,7 @@ class Preprocessing:
         # One multiply and one add on the way from uint8: no second float copy of the batch.
         weight = (1.0 / (scale * self.std)).view(-1, 1, 1)
         bias = (-self.mean / self.std).view(-1, 1, 1)
-        standardised = (
-            images.float().mul_(weight).add_(bias) if scale == 255.0 else images.float() * weight + bias
-        )
+        standardised = images.float().mul_(weight).add_(bias) if scale == 255.0 else images.float() * weight + bias
         if self.whitening is None:
             return standardised
         flat = standardised.reshape(-1, self.whitening.mean.numel())
@@ -104,18 +102,14 @@ class Preprocessing:
         """The float32 image on the [0, 1] scale, not clamped: distilled pixels may lie outside."""
         if self.whitening is not None:
             flat = images.reshape(-1, self.whitening.mean.numel())
-            images = torch.addmm(self.whitening.mean, flat, self.whitening.inverse_matrix.T).view(
-                images.shape
-            )
+            images = torch.addmm(self.whitening.mean, flat, self.whitening.inverse_matrix.T).view(images.shape)
         return images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
 
     def to(self, device: torch.device | str) -> Preprocessing:
         """The same on ``device``."""
         whitening = self.whitening
         if whitening is not None:
-            whitening = Whitening(
-                mean=whitening.mean.to(device), matrix=whitening.matrix.to(device), eps=whitening.eps
-            )
+            whitening = Whitening(mean=whitening.mean.to(device), matrix=whitening.matrix.to(device), eps=whitening.eps)
         return Preprocessing(
             mean=self.mean.to(device),
             std=self.std.to(device),

@@ -49,9 +49,7 @@ class Registry(Generic[T]):
                 raise PluginError(
                     f"the {self.kind} name {name!r} is already registered in this process; choose another name"
                 )
-            self._local[name] = Entry(
-                name=name, origin="this process", load=lambda: item, description=description
-            )
+            self._local[name] = Entry(name=name, origin="this process", load=lambda: item, description=description)
             return item
 
         return add
@@ -66,9 +64,7 @@ class Registry(Generic[T]):
         if name not in claims:
             near = difflib.get_close_matches(name, claims, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise PluginError(
-                f"no {self.kind} is called {name!r}; {hint}known: {', '.join(sorted(claims)) or 'none'}"
-            )
+            raise PluginError(f"no {self.kind} is called {name!r}; {hint}known: {', '.join(sorted(claims)) or 'none'}")
         found = claims[name]
         if len(found) > 1:
             origins = " and ".join(sorted(entry.origin for entry in found))

@@ -50,13 +50,9 @@ class SyntheticSet:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.dtype != torch.float32:
-            raise ConfigError(
-                f"images must be float32 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
-            )
+            raise ConfigError(f"images must be float32 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ConfigError(
-                f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}"
-            )
+            raise ConfigError(f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
         if tuple(images.shape[1:]) != self.preprocessing.image_shape:
             raise ConfigError(
                 f"images of shape {tuple(images.shape[1:])} do not fit a preprocessing fitted on "

@@ -18,7 +18,7 @@ class SourceRequest:
 
     ``data_dir``: where the files are, or go; None means the source's default place.
     ``image_size``: side to resize to (square), None for the source's own.
-    ``download``: fetch even where files are present. ``seed`` and ``test_fraction``: the split of a folder that has none.
+    ``download``: fetch even where files are present. ``seed`` and ``test_fraction``: the split of an unsplit folder.
     ``cache_dir``: where decoded images are kept, None for the user's cache folder. ``workers``: decoding processes,
     None for one per core. ``progress``: show a bar on stderr.
     """
