@@ -1,0 +1,88 @@
+"""Features of a batch, grouped by class, and an extractor that takes them from any ``nn.Module``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from atom_plugin.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a network saw in one class-major batch of ``groups`` classes with equally many images each.
+
+    ``maps`` are (N, C_l, H_l, W_l), one per matched depth from input to output; ``embedding`` is (N, D).
+    """
+
+    maps: tuple[torch.Tensor, ...]
+    embedding: torch.Tensor
+    groups: int
+
+    def __post_init__(self) -> None:
+        count = len(self.embedding)
+        if self.groups < 1 or count % self.groups:
+            raise ConfigError(f"{count} images do not split into {self.groups} classes of equal size")
+
+
+class FeatureExtractor:
+    """Takes :class:`Features` from a foreign network by forward hooks on named layers.
+
+    ``maps`` are the dotted names of layers whose outputs (N, C, H, W) are matched, input side first; ``embedding`` names
+    the layer whose output, flattened, is the embedding. Nothing is cloned: do not hook a layer whose output a later layer
+    changes in place (hook the in-place activation itself). Use as a context manager, or call :meth:`close`.
+
+        with FeatureExtractor(network, maps=["layer1", "layer2"], embedding="avgpool") as extract:
+            features = extract(images, groups=10)
+
+    Raises ConfigError for a name the network lacks.
+    """
+
+    def __init__(self, network: nn.Module, *, maps: Sequence[str], embedding: str) -> None:
+        modules = dict(network.named_modules())
+        absent = [name for name in (*maps, embedding) if name not in modules]
+        if absent:
+            known = ", ".join(name for name in modules if name)
+            raise ConfigError(f"the network has no layer {', '.join(map(repr, absent))}; its layers: {known}")
+        self.network = network
+        self._names = tuple(maps)
+        self._embedding = embedding
+        self._seen: dict[str, torch.Tensor] = {}
+        self._handles = [modules[name].register_forward_hook(self._keep(name)) for name in {*maps, embedding}]
+
+    def __call__(self, images: torch.Tensor, *, groups: int = 1) -> Features:
+        """Run the network on ``images`` (N, C, H, W), class-major over ``groups`` classes."""
+        self._seen.clear()
+        self.network(images)
+        unseen = [name for name in (*self._names, self._embedding) if name not in self._seen]
+        if unseen:
+            raise ConfigError(f"the forward pass did not run layer {', '.join(unseen)}; hook layers that it uses")
+        seen, self._seen = self._seen, {}
+        return Features(
+            maps=tuple(seen[name] for name in self._names),
+            embedding=seen[self._embedding].flatten(1),
+            groups=groups,
+        )
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> FeatureExtractor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self, name: str):  # type: ignore[no-untyped-def]  # the hook's own signature is torch's
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            self._seen[name] = output
+
+        return hook
