@@ -25,3 +25,11 @@ class PluginError(AtomError):
 
 class DivergenceError(AtomError):
     """A loss or an image that is no longer finite."""
+
+
+class Interrupted(AtomError):
+    """A run that a signal stopped after its state was saved (the command line exits with 128 + ``signum``)."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -31,7 +31,8 @@ class Whitening:
     @cached_property
     def inverse_matrix(self) -> torch.Tensor:
         """(D, D), computed in float64 on first use: only pictures and exports need it."""
-        return torch.linalg.inv(self.matrix.double()).to(self.matrix)
+        inverse: torch.Tensor = torch.linalg.inv(self.matrix.double())
+        return inverse.to(self.matrix)
 
     @classmethod
     def fit(cls, images: torch.Tensor, *, eps: float) -> Whitening:
@@ -116,6 +117,17 @@ class Preprocessing:
             image_shape=self.image_shape,
             whitening=whitening,
         )
+
+    def matches(self, other: Preprocessing) -> bool:
+        """Whether both map every image to the same values: equal to the last bit, whatever the devices."""
+        if (self.whitening is None) != (other.whitening is None) or self.image_shape != other.image_shape:
+            return False
+        pairs = [(self.mean, other.mean), (self.std, other.std)]
+        if self.whitening is not None and other.whitening is not None:
+            if self.whitening.eps != other.whitening.eps:
+                return False
+            pairs += [(self.whitening.mean, other.whitening.mean), (self.whitening.matrix, other.whitening.matrix)]
+        return all(torch.equal(mine.cpu(), theirs.cpu()) for mine, theirs in pairs)
 
     def describe(self) -> str:
         """One line for people."""

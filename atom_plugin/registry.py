@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         entry = self.entry(name)
         try:
             return entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module that calls exit() must not end the caller
             raise PluginError(
                 f"the {self.kind} {name!r} of {entry.origin} cannot be loaded "
                 f"({type(error).__name__}: {error}); update or uninstall that distribution"

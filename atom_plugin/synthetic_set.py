@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Dataset
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.preprocessing import Preprocessing
@@ -70,12 +73,12 @@ class SyntheticSet:
     @property
     def classes(self) -> list[int]:
         """The class ids that have images, sorted."""
-        return [int(label) for label in self.labels.unique()]
+        return sorted(set(self.labels.tolist()))
 
     @property
     def ipc(self) -> int:
         """Images per class: the smallest count over the classes held."""
-        return int(self.labels.unique(return_counts=True)[1].min()) if len(self) else 0
+        return min(Counter(self.labels.tolist()).values(), default=0)
 
     def true_colour(self) -> torch.Tensor:
         """The images with the preprocessing undone, float32 (N, C, H, W), not clamped to [0, 1]."""
@@ -89,6 +92,10 @@ class SyntheticSet:
         keep = torch.isin(self.labels, torch.tensor(sorted(set(classes))))
         return replace(self, images=self.images[keep], labels=self.labels[keep])
 
+    def as_dataset(self) -> LabelledImages:
+        """A ``torch.utils.data.Dataset`` over the images as they are, preprocessed."""
+        return _HeldImages(self.labels, self.images)
+
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write to one HDF5 file, atomically. See :func:`atom_plugin.store.write`."""
         from atom_plugin import store
@@ -101,3 +108,88 @@ class SyntheticSet:
         from atom_plugin import store
 
         return store.read(path)
+
+
+class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
+    """Items are (float32 (C, H, W), int class id); ``labels`` is int64 (N,)."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.labels = labels
+
+    @abstractmethod
+    def gather(self, indices: list[int]) -> torch.Tensor:
+        """Copies of the images at ``indices``, float32 (n, C, H, W)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        # DataLoader asks for a whole batch through this name: one gather instead of one per image.
+        return list(zip(self.gather(indices), self.labels[indices].tolist(), strict=True))
+
+
+class _HeldImages(LabelledImages):
+    def __init__(self, labels: torch.Tensor, images: torch.Tensor) -> None:
+        super().__init__(labels)
+        self._images = images
+
+    def gather(self, indices: list[int]) -> torch.Tensor:
+        return self._images[indices]
+
+
+def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
+    """All images of ``sets``, class-major, within a class in the order of the sets.
+
+    The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source.
+    Raises ConfigError unless class names and preprocessing are the same throughout; ``names`` (file names, say)
+    are what it calls the sets.
+    """
+    if not sets:
+        raise ConfigError("found no sets to concatenate, expected at least one")
+    first, called = sets[0], names or [f"set {number}" for number in range(1, len(sets) + 1)]
+    for other, name in zip(sets[1:], called[1:], strict=True):
+        if other.class_names != first.class_names:
+            raise ConfigError(
+                f"{called[0]} and {name} differ in their class names ({_difference(first, other)}); only sets of one "
+                "source can be merged"
+            )
+        if not other.preprocessing.matches(first.preprocessing):
+            raise ConfigError(
+                f"{called[0]} and {name} differ in their preprocessing: {first.preprocessing.describe()} against "
+                f"{other.preprocessing.describe()}; make both with the same options on the same training images"
+            )
+    labels = torch.cat([part.labels for part in sets])
+    order = labels.argsort(stable=True)
+    return replace(
+        first,
+        images=torch.cat([part.images for part in sets])[order],
+        labels=labels[order],
+        provenance=_merged([part.provenance for part in sets]),
+    )
+
+
+def _merged(parts: Sequence[Provenance]) -> Provenance:
+    first = parts[0]
+    return Provenance(
+        method=" + ".join(dict.fromkeys(part.method for part in parts)),
+        seed=first.seed,
+        config={"merged": [asdict(part) for part in parts]},
+        source=first.source if all(part.source == first.source for part in parts) else {},
+        versions={
+            package: version
+            for package, version in first.versions.items()
+            if all(part.versions.get(package) == version for part in parts)
+        },
+        iterations=sum(part.iterations for part in parts),
+    )
+
+
+def _difference(first: SyntheticSet, other: SyntheticSet) -> str:
+    mine, theirs = first.class_names, other.class_names
+    if len(mine) != len(theirs):
+        return f"{len(mine)} against {len(theirs)} classes"
+    position = next(index for index, pair in enumerate(zip(mine, theirs, strict=True)) if pair[0] != pair[1])
+    return f"class {position} is {mine[position]!r} against {theirs[position]!r}"

@@ -1,0 +1,92 @@
+"""Files that appear under their final name complete, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from atom_plugin.errors import StoreError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise StoreError if ``path`` exists and must not be replaced; ``force`` allows it for a regular file only."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, expected a file name; name a file in it")
+    if not force:
+        raise StoreError(f"{path}: already exists and is kept; choose another name, or allow replacing it with --force")
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path}: is neither a regular file nor a folder and is not replaced; choose another name")
+
+
+def write_bytes(path: Path, data: bytes | memoryview, *, force: bool) -> None:
+    """Write ``data`` to a temporary name in the same folder, then move it to ``path``.
+
+    Whatever goes wrong, an older file under ``path`` stays as it was and the temporary one is removed. Without
+    ``force`` not even a file that appears meanwhile is overwritten. Raises StoreError.
+    """
+    refuse_existing(path, force=force)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(temporary, path, force=force)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {reason(error, path, len(data))}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new hidden name in the folder of ``path``; short, so that it fits wherever the final name does."""
+    return path.parent / f".{secrets.token_hex(8)}.tmp"
+
+
+def reason(error: OSError, path: Path, size: int | None = None) -> str:
+    """What a failed write means and what to do about it, in words."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no folder {path.parent}; create it first"
+    if isinstance(error, NotADirectoryError):
+        return f"{path.parent} is not a folder; choose another name"
+    if isinstance(error, PermissionError):
+        return f"no permission to write in {path.parent}; choose another folder"
+    if error.errno in _FULL:
+        needed = "" if size is None else f" for {size} bytes"
+        return f"no space{needed} ({os.strerror(error.errno or 0)}); free some, or choose another disk"
+    return f"{error.strerror or error}; choose another name or folder"
+
+
+def _move(temporary: Path, path: Path, *, force: bool) -> None:
+    if force:
+        temporary.replace(path)
+        return
+    try:
+        # A link fails where the name is taken; a move would overwrite what another process just put there.
+        os.link(temporary, path)
+    except FileExistsError:
+        refuse_existing(path, force=False)
+        raise
+    except (OSError, NotImplementedError):
+        # No hard links here (FAT, some network and container mounts): the check just before is the best there is.
+        refuse_existing(path, force=False)
+        temporary.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,214 @@
+"""The loop: SGD on the synthetic images, a fresh random network each iteration, all classes at once.
+
+One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, augment each class's real and synthetic
+images alike, compare their features, step the images down the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from atom_plugin.assembly import assemble, fit_preprocessing
+from atom_plugin.augmentation import Augmentation
+from atom_plugin.checkpoint import Checkpoint
+from atom_plugin.config import DistillConfig
+from atom_plugin.device import autocast, resolve_device, resolve_precision
+from atom_plugin.errors import DivergenceError, Interrupted
+from atom_plugin.initialisation import initial_images
+from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
+from atom_plugin.memory import reuse_freed_memory
+from atom_plugin.networks import ConvNet
+from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.randomness import generator_for
+from atom_plugin.sampling import ClassSampler
+from atom_plugin.sources import SourceData
+from atom_plugin.streaming import stream_statistics
+from atom_plugin.synthetic_set import SyntheticSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller sees after each iteration. ``snapshot`` makes the set as it stands."""
+
+    iteration: int
+    loss: float
+    seconds: float
+    snapshot: Callable[[], SyntheticSet]
+
+
+def distill(
+    config: DistillConfig,
+    data: SourceData,
+    *,
+    device: str = "auto",
+    preprocessing: Preprocessing | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop_signal: Callable[[], int] | None = None,
+) -> SyntheticSet:
+    """Distil ``data`` into ``config.ipc`` synthetic images per class.
+
+    ``preprocessing`` None fits what the config asks for on the training images. A checkpoint is written to ``checkpoint``
+    every ``checkpoint_every`` iterations, and when ``stop_signal``, asked after each iteration, gives a signal number
+    other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts where there is none yet; the
+    result is the same to the byte. Raises ConfigError for options that do not fit, SourceError for too few images,
+    DivergenceError for a loss that is not finite.
+    """
+    distiller = Distiller(config, data, device=device, preprocessing=preprocessing)
+    if resume and checkpoint is not None and checkpoint.exists():
+        distiller.restore(Checkpoint.load(checkpoint), checkpoint)
+    with distiller.running():
+        while distiller.iteration < distiller.config.iterations:
+            started = time.perf_counter()
+            try:
+                loss = distiller.step()
+            except DivergenceError as error:
+                raise DivergenceError(f"{error}{_kept(checkpoint)}") from None
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                snapshot = distiller.synthetic_set
+                on_progress(Progress(iteration=distiller.iteration, loss=loss, seconds=seconds, snapshot=snapshot))
+            signum = 0 if stop_signal is None else stop_signal()
+            unfinished = distiller.iteration < distiller.config.iterations
+            if checkpoint is not None and unfinished and (signum or distiller.iteration % checkpoint_every == 0):
+                distiller.state().save(checkpoint)
+            if signum and unfinished:
+                raise Interrupted(f"Stopped after iteration {distiller.iteration}{_to_resume(checkpoint)}", signum)
+    return distiller.synthetic_set()
+
+
+def _to_resume(checkpoint: Path | None) -> str:
+    return "" if checkpoint is None else f"; continue with --resume (checkpoint: {checkpoint})"
+
+
+def _kept(checkpoint: Path | None) -> str:
+    return (
+        f"; the last good checkpoint is kept in {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+    )
+
+
+class Distiller:
+    """A run as an object: :meth:`step` it, look at it, save its :meth:`state`. :func:`distill` drives it to the end."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        data: SourceData,
+        *,
+        device: str = "auto",
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        self.device = resolve_device(device)
+        self.config = replace(config, precision=resolve_precision(config.precision, self.device))
+        self.data = data
+        self.classes = len(data.class_names)
+        self.iteration = 0
+        self.loss = math.nan
+        self._matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
+        self._augmentation = Augmentation(strategy=config.augmentation)
+        self._sampler = ClassSampler(data.train.labels, self.classes)
+        self._network: ConvNet = config.network.build(data.image_shape, self.classes)
+        self._network.requires_grad_(False).to(device=self.device, memory_format=torch.channels_last)
+        self._preprocessing = preprocessing or fit_preprocessing(config, data)
+        self._device_preprocessing = self._preprocessing.to(self.device)
+        start = initial_images(self.config, data, self._preprocessing)
+        self.images = start.to(self.device).requires_grad_()
+        self._momentum: torch.Tensor | None = None
+
+    def step(self) -> float:
+        """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
+        config, n = self.config, self.config.ipc
+        generator = generator_for(config.seed, "iteration", self.iteration)
+        self._network.reset(generator)
+        draw = self._augmentation.draw(self.classes, generator)
+        with torch.no_grad():
+            chosen = self._sampler.draw(config.real_batch, generator)
+            real = self._device_preprocessing.forward(self.data.train.images[chosen].to(self.device))
+            real = draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
+        synthetic = draw.apply(self.images.unflatten(0, (self.classes, n))).flatten(0, 1)
+        with autocast(self.device, config.precision):
+            loss = self._compare(real, synthetic)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"the loss became {value} in iteration {self.iteration + 1}; lower --image-lr (now {config.image_lr:g}) or the "
+                "matcher's loss scale"
+            )
+        (gradient,) = torch.autograd.grad(loss, self.images)
+        self._update(gradient)
+        self.iteration += 1
+        self.loss = value
+        return value
+
+    def _compare(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
+        matcher, groups = self._matcher, self.classes
+        real = real.contiguous(memory_format=torch.channels_last)
+        synthetic = synthetic.contiguous(memory_format=torch.channels_last)
+        if not isinstance(matcher, MeanMatcher):
+            with torch.no_grad():
+                seen = self._network.features(real, groups=groups)
+            return matcher(seen, self._network.features(synthetic, groups=groups))
+        if self.device.type == "cpu":
+            target = stream_statistics(self._network, matcher, real, groups=groups)
+        else:
+            with torch.no_grad():
+                target = matcher.statistics(self._network.features(real, groups=groups))
+        return matcher.compare(target, matcher.statistics(self._network.features(synthetic, groups=groups)))
+
+    @torch.no_grad()
+    def _update(self, gradient: torch.Tensor) -> None:
+        """SGD with momentum, as torch.optim.SGD: v = m v + g, x = x - lr v."""
+        if self._momentum is None:
+            self._momentum = gradient.clone()
+        else:
+            self._momentum.mul_(self.config.image_momentum).add_(gradient)
+        self.images.sub_(self._momentum, alpha=self._learning_rate())
+
+    def _learning_rate(self) -> float:
+        if self.config.image_schedule == "constant":
+            return self.config.image_lr
+        return self.config.image_lr * 0.5 * (1 + math.cos(math.pi * self.iteration / self.config.iterations))
+
+    def synthetic_set(self) -> SyntheticSet:
+        """The set as it stands."""
+        return assemble(
+            self.images.detach().cpu().clone(memory_format=torch.contiguous_format),
+            self.config,
+            self.data,
+            self._preprocessing,
+            method=self.config.matcher,
+            iterations=self.iteration,
+            final_loss=self.loss if math.isfinite(self.loss) else None,
+        )
+
+    def state(self) -> Checkpoint:
+        """What :meth:`restore` needs."""
+        return Checkpoint(
+            iteration=self.iteration,
+            images=self.images.detach(),
+            momentum=self._momentum,
+            config=self.config,
+            fingerprint=self.data.fingerprint,
+        )
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Continue from ``checkpoint``, read from ``path``. Raises ConfigError where it belongs to another run."""
+        checkpoint.check(self.config, self.data.fingerprint, path)
+        self.iteration = checkpoint.iteration
+        self.images = checkpoint.images.to(self.device).requires_grad_()
+        self._momentum = None if checkpoint.momentum is None else checkpoint.momentum.to(self.device)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A context for the steps: on the CPU, freed memory is reused (see :mod:`atom_plugin.memory`)."""
+        with reuse_freed_memory() if self.device.type == "cpu" else nullcontext():
+            yield

@@ -1,0 +1,206 @@
+"""Pictures of a set and of a run: a labelled grid in true colours, and the loss curve. Both are PNG files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from atom_plugin.atomic import refuse_existing, write_bytes
+from atom_plugin.errors import ConfigError
+from atom_plugin.export import to_uint8
+from atom_plugin.synthetic_set import SyntheticSet
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+_TILE = 64  # the side, in pixels, that small images are enlarged to, where there are not too many
+_GAP = 2
+_MARGIN = 12
+_TALLEST = 4000
+_ROWS = 100
+_INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
+
+
+def grid(
+    images: SyntheticSet | torch.Tensor,
+    labels: torch.Tensor,
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    per_class: int = 10,
+    title: str | None = None,
+    force: bool = True,
+) -> None:
+    """Write a row of images per class, its name at the left, to a PNG file, atomically.
+
+    ``images``: a set, whose true colours are drawn, or true colours (N, C, H, W) on the [0, 1] scale; values outside
+    are clamped, channels other than 1 or 3 averaged. ``labels``: (N,) class ids, indices into ``class_names``.
+    Classes without images have no row; where there are too many, and beyond ``per_class`` images, it says how many
+    more there are. Raises ConfigError if there is nothing to draw, StoreError where writing fails.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    if per_class < 1:
+        raise ConfigError(f"found {per_class} images per class to draw, expected at least 1")
+    if not len(labels):
+        raise ConfigError("found no images to draw, expected at least one; is the set empty?")
+    colours = images.true_colour() if isinstance(images, SyntheticSet) else images
+    picture = _draw(_pixels(colours), labels.tolist(), class_names, per_class, title)
+    write_bytes(target, picture, force=force)
+
+
+def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
+    """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a PNG file.
+
+    Records without a positive, finite loss are left out. Raises ConfigError if none is left, StoreError where
+    writing fails.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    target = Path(path)
+    refuse_existing(target, force=force)
+    points = [(int(record["iteration"]), float(record["loss"])) for record in records if "loss" in record]
+    points = [(iteration, loss) for iteration, loss in points if math.isfinite(loss) and loss > 0]
+    if not points:
+        raise ConfigError(f"found no positive, finite loss in {len(records)} records, expected at least one to draw")
+    iterations, losses = np.array(points).T
+    # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    lonely = "o" if len(points) == 1 else ""
+    axes.semilogy(iterations, losses, linewidth=0.6, alpha=0.5, color="tab:blue", label="loss", marker=lonely)
+    window = max(3, len(points) // 20) | 1
+    if len(points) >= window:
+        positions, medians = running_median(losses, window)
+        axes.semilogy(iterations[positions], medians, linewidth=1.8, color="tab:orange", label=f"median of {window}")
+    # Plain numbers instead of powers of ten; between those, only where they leave room.
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    axes.grid(which="both", linewidth=0.3, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(target, buffer.getbuffer(), force=force)
+
+
+def running_median(
+    values: np.ndarray[Any, Any], window: int, points: int = 500
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Up to ``points`` evenly spread positions, and the median of the ``window`` (odd) values around each.
+
+    Towards the ends the window shrinks evenly on both sides, so that a falling curve is not bent there.
+    """
+    positions = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
+    reach = np.minimum(window // 2, np.minimum(positions, len(values) - 1 - positions))
+    medians = [np.median(values[at - half : at + half + 1]) for at, half in zip(positions, reach, strict=True)]
+    return positions, np.array(medians)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Sizes in pixels: ``factor`` enlarges an image, ``width`` and ``height`` are an enlarged one's."""
+
+    factor: int
+    width: int
+    height: int
+    row: int
+    rows: int
+    text: int
+
+
+def _layout(classes: int, height: int, width: int) -> _Layout:
+    """As large as ``_TILE`` allows, smaller where the classes would make the picture taller than ``_TALLEST``."""
+    shown = min(classes, _ROWS)
+    side = min(_TILE, _TALLEST // shown)
+    factor = max(1, side // max(height, width))
+    text = 16 if factor * height >= 32 else 12
+    row = max(factor * height, text + 2) + _GAP
+    # Large images are not made smaller; then fewer classes are shown.
+    rows = min(shown, max(10, _TALLEST // row))
+    return _Layout(factor=factor, width=factor * width, height=factor * height, row=row, rows=rows, text=text)
+
+
+def _draw(
+    pixels: np.ndarray[Any, Any], labels: list[int], class_names: Sequence[str], per_class: int, title: str | None
+) -> memoryview:
+    from PIL import Image, ImageDraw
+
+    held: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
+    for position, label in enumerate(labels):
+        held[label].append(position)
+    layout = _layout(len(held), *pixels.shape[1:3])
+    font, small = _font(layout.text), _font(12)
+    shown = list(held)[: layout.rows]
+    names = {label: _drawable(_shorten(class_names[label], 28), font) or f"class {label}" for label in shown}
+    heading = _shorten(title or "", 100)
+    left = _MARGIN + max(math.ceil(font.getlength(name)) for name in names.values()) + _MARGIN
+    columns = min(per_class, max(len(held[label]) for label in shown))
+    notes = _notes(held, layout.rows, per_class)
+    top = _MARGIN + (26 if heading else 0)
+    width = left + columns * (layout.width + _GAP) + _MARGIN
+    texts = [_font(16).getlength(heading), *(small.getlength(note) for note in notes)]
+    width = max(width, 2 * _MARGIN + math.ceil(max(texts)))
+    bottom = top + layout.rows * layout.row
+    canvas = Image.new("RGB", (width, bottom + 18 * len(notes) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), heading, fill=_INK, font=_font(16))
+    for number, label in enumerate(shown):
+        y = top + number * layout.row
+        middle = y + (layout.row - _GAP) // 2
+        draw.text((left - _MARGIN, middle), names[label], fill=_INK, font=font, anchor="rm")
+        for column, position in enumerate(held[label][:per_class]):
+            tile = Image.fromarray(pixels[position]).resize((layout.width, layout.height), Image.Resampling.NEAREST)
+            canvas.paste(tile, (left + column * (layout.width + _GAP), y + (layout.row - _GAP - layout.height) // 2))
+    for number, note in enumerate(notes):
+        draw.text((_MARGIN, bottom + 4 + 18 * number), note, fill=_FAINT, font=small)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getbuffer()
+
+
+def _notes(held: Mapping[int, list[int]], rows: int, per_class: int) -> list[str]:
+    notes = []
+    if len(held) > rows:
+        notes.append(f"+{len(held) - rows} more classes")
+    most = max(len(positions) for positions in held.values())
+    if most > per_class:
+        notes.append(f"the first {per_class} of up to {most} images per class")
+    return notes
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray[Any, Any]:
+    """uint8 RGB, (N, H, W, 3)."""
+    colours = to_uint8(images.detach().cpu())
+    if colours.shape[1] != 3:
+        colours = to_uint8(images.detach().cpu().clamp(0, 1).mean(1, keepdim=True)).expand(-1, 3, -1, -1)
+    return np.asarray(colours.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries: unlike Pillow's own font it has Greek, Cyrillic and more."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _shorten(name: str, longest: int) -> str:
+    text = "".join(character if character.isprintable() else "?" for character in name)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """``text``, or nothing where the font would draw empty boxes (Chinese, say)."""
+    box = bytes(font.getmask("\uffff"))
+    return "" if any(bytes(font.getmask(character)) == box for character in text) else text

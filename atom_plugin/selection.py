@@ -1,0 +1,150 @@
+"""Real images per class, chosen: the starting points of distillation and the baselines it is measured against.
+
+Everything here works on labels and embeddings, (N, D) float rows of some network's features; no image is touched.
+Indices come back class-major: ``ipc`` for the lowest class id first, in the order in which they were chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from atom_plugin.errors import ConfigError, SourceError
+
+METHODS = ("random", "herding", "k-center")
+
+
+def select(
+    method: str,
+    labels: torch.Tensor,
+    ipc: int,
+    *,
+    generator: torch.Generator,
+    embeddings: torch.Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+) -> torch.Tensor:
+    """Choose ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`METHODS`: int64 (K * ipc,).
+
+    ``generator`` draws for ``random`` and is left alone by the others, which need ``embeddings`` (N, D).
+    Raises ConfigError for an unknown method, ``ipc`` below 1, or embeddings that are missing or do not fit;
+    SourceError for a class with fewer than ``ipc`` samples, by its name where ``class_names`` are given.
+    """
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"no selection method is called {method!r}; {hint}known: {', '.join(METHODS)}")
+    if method == "random":
+        return random_indices(labels, ipc, generator, class_names=class_names)
+    if embeddings is None:
+        raise ConfigError(f"the selection method {method!r} compares embeddings; give them, or choose 'random'")
+    if method == "herding":
+        return herding_indices(embeddings, labels, ipc, class_names=class_names)
+    return k_center_indices(embeddings, labels, ipc, class_names=class_names)
+
+
+def random_indices(
+    labels: torch.Tensor, ipc: int, generator: torch.Generator, *, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
+    """``ipc`` samples of each class, drawn without replacement: int64 (K * ipc,). Raises as :func:`select`."""
+    return torch.cat(
+        [
+            members[torch.randperm(len(members), generator=generator)[:ipc]]
+            for members in _classes(labels, ipc, class_names)
+        ]
+    )
+
+
+def herding_indices(
+    embeddings: torch.Tensor, labels: torch.Tensor, ipc: int, *, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
+    """Greedy herding (Welling, 2009): each choice brings the mean of the chosen nearest to the class mean.
+
+    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). Computed in float64; ties go to the lowest
+    index. Raises as :func:`select`.
+    """
+    _check_embeddings(embeddings, labels)
+    chosen = []
+    for members in _classes(labels, ipc, class_names):
+        rows = _rows(embeddings, members)
+        mean, total = rows.mean(0), torch.zeros_like(rows[0])
+        free = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        picks = []
+        for step in range(1, ipc + 1):
+            # |mean - (total + x) / step| is smallest where x is nearest to step * mean - total.
+            distances = (rows - (step * mean - total)).square().sum(1)
+            pick = int(distances.where(free, torch.inf).argmin())
+            picks.append(pick)
+            free[pick] = False
+            total += rows[pick]
+        chosen.append(members[picks])
+    return torch.cat(chosen)
+
+
+def k_center_indices(
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+    ipc: int,
+    generator: torch.Generator | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> torch.Tensor:
+    """Greedy k-center (Sener & Savarese, 2018): each choice is the sample farthest from all chosen so far.
+
+    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). A class starts with the sample nearest to its
+    mean, or with one that ``generator`` draws. Computed in float64; ties go to the lowest index.
+    Raises as :func:`select`.
+    """
+    _check_embeddings(embeddings, labels)
+    chosen = []
+    for members in _classes(labels, ipc, class_names):
+        rows = _rows(embeddings, members)
+        if generator is None:
+            pick = int((rows - rows.mean(0)).square().sum(1).argmin())
+        else:
+            pick = int(torch.randint(len(rows), (), generator=generator))
+        nearest = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
+        picks = [pick]
+        while len(picks) < ipc:
+            nearest = torch.minimum(nearest, (rows - rows[pick]).square().sum(1))
+            # Below any distance, so that a copy of a chosen sample may follow but the sample itself may not.
+            nearest[pick] = -1.0
+            pick = int(nearest.argmax())
+            picks.append(pick)
+        chosen.append(members[picks])
+    return torch.cat(chosen)
+
+
+def _classes(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None) -> Iterator[torch.Tensor]:
+    """The indices of each class's samples, ascending, on the CPU, class by class."""
+    if ipc < 1:
+        raise ConfigError(f"ipc (images per class) must be at least 1, not {ipc}")
+    if not len(labels):
+        raise SourceError("there are no images to choose from")
+    # One stable sort instead of one comparison of all labels per class.
+    in_order, indices = labels.cpu().sort(stable=True)
+    found, counts = torch.unique_consecutive(in_order, return_counts=True)
+    few = int(counts.argmin())
+    if counts[few] < ipc:
+        label, count = int(found[few]), int(counts[few])
+        name = repr(class_names[label]) if class_names is not None else str(label)
+        raise SourceError(
+            f"class {name} has {count} image(s), fewer than the {ipc} per class asked for; "
+            f"lower --ipc to {count} or add images"
+        )
+    yield from torch.split(indices, counts.tolist())
+
+
+def _check_embeddings(embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    if embeddings.ndim != 2 or len(embeddings) != len(labels) or not embeddings.is_floating_point():
+        raise ConfigError(
+            f"embeddings must be float ({len(labels)}, D), one row per label, not {embeddings.dtype} "
+            f"{tuple(embeddings.shape)}"
+        )
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ConfigError("embeddings hold NaN or infinite values; check the network that made them")
+
+
+def _rows(embeddings: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+    return embeddings[members.to(embeddings.device)].double()

@@ -1,0 +1,92 @@
+"""The user's own images: class folders, with or without a ready split, or Tiny-ImageNet's own layout."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.sources import SourceData, SourceRequest, Split, cache
+from atom_plugin.sources.common import cache_home, content_digest, stored_options
+from atom_plugin.sources.decoding import decode_all
+from atom_plugin.sources.layouts import Layout, find_layout
+from atom_plugin.sources.pixels import Pixels
+
+_logger = logging.getLogger("atom_plugin")
+
+
+def load_folder(request: SourceRequest) -> SourceData:
+    """Your own images: DIR/train/<class>/ with DIR/test/ or DIR/val/, DIR/<class>/, or Tiny-ImageNet's layout.
+
+    The layouts are told in :func:`~atom_plugin.sources.layouts.find_layout`, what happens to each kind of image
+    file in :func:`~atom_plugin.sources.pixels.decode`. All images become RGB, unless every one is grey.
+    Decoded images are cached in ``request.cache_dir``; a change of any file's name, size or time decodes anew.
+    Raises ConfigError without ``data_dir``, SourceError for a folder or an image that cannot be used.
+    """
+    if request.data_dir is None:
+        raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
+    root = request.data_dir.absolute()
+    layout = find_layout(root, seed=request.seed, test_fraction=request.test_fraction)
+    _logger.info(
+        "%s: %d training and %d test images of %d classes",
+        root,
+        len(layout.train),
+        len(layout.test),
+        len(layout.class_names),
+    )
+    train, test, digest = _cached(layout, request) or _decoded(layout, request)
+    split = {"seed": request.seed, "test_fraction": request.test_fraction} if layout.seeded else {}
+    return SourceData(
+        name="folder",
+        train=train,
+        test=test,
+        class_names=layout.class_names,
+        fingerprint=digest,
+        options=stored_options(request, data_dir=str(root), **split),
+    )
+
+
+def _cached(layout: Layout, request: SourceRequest) -> tuple[Split, Split, str] | None:
+    path = _cache_path(layout, request)
+    found = cache.read(path)
+    if found is None:
+        return None
+    images, digest = found
+    if images.ndim != 4 or len(images) != len(layout.train) + len(layout.test):
+        return None
+    train, test = _splits(layout, images)
+    if content_digest(train, test, layout.class_names) != digest:
+        _logger.info("the image cache %s does not match its digest; decoding again", path)
+        return None
+    return train, test, digest
+
+
+def _decoded(layout: Layout, request: SourceRequest) -> tuple[Split, Split, str]:
+    files = [*layout.train, *layout.test]
+    images = decode_all(
+        [str(layout.root / file.path) for file in files],
+        total_bytes=sum(file.size for file in files),
+        image_size=request.image_size,
+        workers=request.workers,
+        progress=request.progress,
+    )
+    train, test = _splits(layout, images)
+    digest = content_digest(train, test, layout.class_names)
+    cache.write(_cache_path(layout, request), images, digest)
+    return train, test, digest
+
+
+def _cache_path(layout: Layout, request: SourceRequest) -> Path:
+    folder = request.cache_dir or cache_home() / "decoded"
+    return folder / f"{cache.cache_key(layout, request.image_size)[:40]}.h5"
+
+
+def _splits(layout: Layout, images: Pixels) -> tuple[Split, Split]:
+    """Both splits as views of ``images``: one copy in memory."""
+    pixels, count = torch.from_numpy(images), len(layout.train)
+    return (
+        Split(images=pixels[:count], labels=torch.tensor(layout.train_labels)),
+        Split(images=pixels[count:], labels=torch.tensor(layout.test_labels)),
+    )

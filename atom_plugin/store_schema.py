@@ -1,0 +1,128 @@
+"""What a synthetic set's file holds: its elements by name, and the checks that they form a set.
+
+docs/file-format.md is the normative text; this module is its table in code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT = "atom-plugin/synthetic-set"
+FORMAT_VERSION = 1
+
+ZCA = "preprocessing/zca"
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+class SchemaError(Exception):
+    """Elements that do not form a synthetic set; the store adds the path and what to do."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One dataset. ``dtypes`` are numpy's names of the types allowed, or "text" or "json" for UTF-8 bytes of any length.
+
+    ``axes`` names its dimensions: a number stands for itself, a letter for one length throughout the file.
+    """
+
+    dtypes: tuple[str, ...]
+    axes: str
+    units: str
+    description: str
+    optional: bool = False
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether the values are UTF-8 bytes, padded with zero bytes to one length."""
+        return self.dtypes in (("text",), ("json",))
+
+
+GROUPS = {
+    "preprocessing": "From images v in [0, 1] to the stored ones: x = (v - mean) / std per channel, then, if there "
+    "is a group zca, y = matrix @ (flatten(x) - zca/mean), flattened in the order C, H, W.",
+    ZCA: "ZCA whitening fitted on the real training images after standardisation.",
+    "provenance": "What made the images.",
+}
+
+# In this order in the file; `images` first, since its axes give C, H and W their lengths.
+ELEMENTS = {
+    "images": Element(
+        ("<f4",), "N C H W", "preprocessed pixel value", "The synthetic images after the preprocessing of this file."
+    ),
+    "labels": Element(("<i8",), "N", "class id", "The class of each image, an index into class_names."),
+    "class_names": Element(("text",), "K", "UTF-8 text", "The name of every class of the image source, by class id."),
+    "preprocessing/image_shape": Element(("<i8",), "3", "pixels", "C, H, W that the preprocessing was fitted on."),
+    "preprocessing/mean": Element(("<f4",), "C", "pixel value in [0, 1]", "Subtracted per channel; 0 for none."),
+    "preprocessing/std": Element(("<f4",), "C", "pixel value in [0, 1]", "Divided by per channel; 1 for none."),
+    f"{ZCA}/mean": Element(("<f4",), "D", "standardised pixel value", "Subtracted before whitening.", optional=True),
+    f"{ZCA}/matrix": Element(
+        ("<f4",), "D D", "per standardised pixel value", "U diag(1 / sqrt(s + eps)) U^T, symmetric.", optional=True
+    ),
+    f"{ZCA}/eps": Element(("<f8",), "", "variance", "Added to the covariance's eigenvalues s.", optional=True),
+    "provenance/method": Element(("text",), "", "UTF-8 text", "The matcher or selection that made the images."),
+    "provenance/seed": Element(("<i8", "<u8"), "", "none", "The seed of every random draw."),
+    "provenance/iterations": Element(("<i8",), "", "steps", "Image updates done."),
+    "provenance/final_loss": Element(
+        ("<f8",), "", "loss of the method", "Loss of the last step; absent for images that were not optimised.", True
+    ),
+    "provenance/config": Element(("json",), "", "JSON object", "Every option needed to make the images again."),
+    "provenance/source": Element(("json",), "", "JSON object", "The image source: name, options and fingerprint."),
+    "provenance/versions": Element(("json",), "", "JSON object", "Versions of the packages that made the images."),
+}
+
+
+def check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Check each element's (numpy type, shape). Raises SchemaError at the first that is missing or does not fit."""
+    lengths = {"3": 3}
+    whitened = any(key.startswith(f"{ZCA}/") for key in found)
+    for key, element in ELEMENTS.items():
+        if key not in found:
+            if element.optional and not (whitened and key.startswith(f"{ZCA}/")):
+                continue
+            raise SchemaError(f"{key} is missing")
+        dtype, shape = found[key]
+        if dtype not in element.dtypes and not (element.holds_text and dtype.startswith("|S")):
+            raise SchemaError(f"{key}: found values of type {dtype}, expected {' or '.join(element.dtypes)}")
+        axes = element.axes.split()
+        fits = len(axes) == len(shape) and all(
+            lengths.setdefault(axis, n) == n for axis, n in zip(axes, shape, strict=True)
+        )
+        if not fits or (key == "images" and 0 in shape[1:]):
+            raise SchemaError(f"{key}: found shape {shape}, expected ({', '.join(axes)})" + _with(lengths, axes))
+        lengths.setdefault("D", lengths["C"] * lengths["H"] * lengths["W"])
+
+
+def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tuple[int, ...]) -> None:
+    """Check what the values must satisfy; of the images, those in ``image_blocks``. Raises SchemaError."""
+    for block in image_blocks:
+        _check_finite("images", block)
+    for key, array in arrays.items():
+        if key != "images" and array.dtype.kind == "f":
+            _check_finite(key, array)
+    labels, classes = arrays["labels"], len(arrays["class_names"])
+    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+        raise SchemaError(f"labels: found {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+    fitted_on = tuple(arrays["preprocessing/image_shape"].tolist())
+    if fitted_on != tuple(image_shape):
+        raise SchemaError(f"preprocessing/image_shape: found {fitted_on}, expected that of the images, {image_shape}")
+    for key in ("preprocessing/std", f"{ZCA}/eps"):
+        if key in arrays and not (arrays[key] > 0).all():
+            raise SchemaError(f"{key}: found {arrays[key].min()}, expected values above 0")
+
+
+def _check_finite(key: str, array: Array) -> None:
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise SchemaError(f"{key}: found {count} of {array.size} values not finite, expected none")
+
+
+def _with(lengths: Mapping[str, int], axes: list[str]) -> str:
+    known = [f"{axis} = {lengths[axis]}" for axis in dict.fromkeys(axes) if axis in lengths and not axis.isdigit()]
+    return f" with {', '.join(known)}" if known else ""

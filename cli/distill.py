@@ -1,0 +1,180 @@
+"""``atom-cli distill``: real images in, a synthetic set out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.distill_options import (
+    FIELD_OPTIONS,
+    MATCHER_OPTIONS,
+    NETWORK_OPTIONS,
+    recipe_options,
+    record_options,
+)
+from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option, run_options, source_options
+from atom_plugin.cli.report import report
+
+if TYPE_CHECKING:
+    from atom_plugin.config import DistillConfig
+    from atom_plugin.distillation import Progress
+    from atom_plugin.sources import SourceData, SourceRequest
+    from atom_plugin.synthetic_set import SyntheticSet
+
+
+@click.command()
+@source_options
+@click.option("--ipc", metavar="N", type=POSITIVE_INT, help="Synthetic images per class.  [required]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The set to write.  [default: DATASET-MATCHER-ipcN.h5]",
+)
+@recipe_options
+@run_options
+@record_options
+@force_option
+@json_option
+def distill(
+    *,
+    dataset: str,
+    request: SourceRequest,
+    ipc: int | None,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+    resume: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Distil a source into a few synthetic images per class, stored as one HDF5 file.
+
+    Beside FILE.h5 go a log of loss and time per step (FILE.jsonl), the checkpoints while it runs (FILE.checkpoint), and
+    the pictures asked for.
+
+    \b
+    Examples:
+      atom-cli distill --ipc 20
+      atom-cli distill --dataset cifar10 --ipc 10 -o cifar.h5
+      atom-cli distill --dataset folder --data-dir photos --image-size 64 --ipc 5
+    """
+    if ipc is None:
+        raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
+    from atom_plugin import store
+    from atom_plugin.atomic import refuse_existing
+    from atom_plugin.sources import load_source
+
+    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
+    paths = _Paths(output)
+    if resume and output.exists() and not force:
+        _already_done(paths, as_json)
+        return
+    refuse_existing(output, force=force)
+    _check_writable(output)
+    data = load_source(dataset, request)
+    config = _config(ipc, data, options)
+    synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
+    store.write(synthetic_set, output, force=force)
+    paths.checkpoint.unlink(missing_ok=True)
+    report(synthetic_set, paths.output, as_json=as_json)
+
+
+class _Paths:
+    """Where the parts of a run go: beside the set, under its name."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.checkpoint = output.with_suffix(".checkpoint")
+        self.log = output.with_suffix(".jsonl")
+        self.plot = output.with_suffix(".loss.png")
+        if output in (self.checkpoint, self.log, self.plot):
+            raise click.UsageError(f"-o must not end in {output.suffix}, which is the run's own; use .h5")
+
+    def preview(self, iteration: int) -> Path:
+        return self.output.with_suffix(f".{iteration:06d}.png")
+
+
+def _config(ipc: int, data: SourceData, options: dict[str, Any]) -> DistillConfig:
+    from atom_plugin.config import DistillConfig
+
+    given = {name: value for name, value in options.items() if value is not None}
+    overrides = {name: given[name] for name in FIELD_OPTIONS if name in given}
+    return DistillConfig.from_recipe(
+        given["recipe"],
+        ipc=ipc,
+        image_shape=data.image_shape,
+        network={name: given[name] for name in NETWORK_OPTIONS if name in given},
+        matcher_options={**given["matcher_option"], **{name: given[name] for name in MATCHER_OPTIONS if name in given}},
+        **overrides,
+    )
+
+
+def _run(
+    config: DistillConfig, data: SourceData, paths: _Paths, options: dict[str, Any], *, resume: bool, quiet: bool
+) -> SyntheticSet:
+    from tqdm import tqdm
+
+    from atom_plugin.checkpoint import Checkpoint
+    from atom_plugin.cli.interrupts import stop_requests
+    from atom_plugin.distillation import distill as run
+    from atom_plugin.pictures import grid, loss_curve
+    from atom_plugin.run_log import RunLog, read_log
+
+    done = Checkpoint.load(paths.checkpoint).iteration if resume and paths.checkpoint.exists() else 0
+    with ExitStack() as stack:
+        log = stack.enter_context(RunLog(paths.log, after=done))
+        bar = stack.enter_context(
+            tqdm(total=config.iterations, initial=done, disable=quiet, unit="step", desc=config.matcher)
+        )
+        stop_signal = stack.enter_context(stop_requests())
+
+        def on_progress(progress: Progress) -> None:
+            log.write(iteration=progress.iteration, loss=progress.loss, seconds=round(progress.seconds, 6))
+            bar.set_postfix(loss=f"{progress.loss:.4g}", refresh=False)
+            bar.update()
+            every = options["preview_every"]
+            if every and progress.iteration % every == 0:
+                seen = progress.snapshot()
+                title = f"{config.matcher}, step {progress.iteration}"
+                grid(seen, seen.labels, seen.class_names, paths.preview(progress.iteration), title=title)
+
+        synthetic_set = run(
+            config,
+            data,
+            device=options["device"],
+            checkpoint=paths.checkpoint,
+            checkpoint_every=options["checkpoint_every"],
+            resume=resume,
+            on_progress=on_progress,
+            stop_signal=stop_signal,
+        )
+    if options["plot"]:
+        loss_curve(read_log(paths.log), paths.plot)
+    return synthetic_set
+
+
+def _check_writable(output: Path) -> None:
+    """Find out before the work, not after it, that the set could not be stored."""
+    from atom_plugin.atomic import reason, temporary_beside
+    from atom_plugin.errors import StoreError
+
+    probe = temporary_beside(output)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(f"{output}: cannot be written: {reason(error, output)}") from error
+
+
+def _already_done(paths: _Paths, as_json: bool) -> None:
+    """A run that was stopped after its set was stored, before its checkpoint was removed."""
+    from atom_plugin import store
+
+    synthetic_set = store.read(paths.output)
+    paths.checkpoint.unlink(missing_ok=True)
+    report(synthetic_set, paths.output, as_json=as_json)

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM as a request that a long run answers between two steps, when its state is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], int]]:
+    """Yields a function that gives the number of the signal that asked to stop, or 0.
+
+    The first signal is noted; a second acts as before this context, at once.
+    """
+    noted = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = number
+        _restore(before)
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield lambda: noted
+    finally:
+        _restore(before)
+
+
+def _restore(before: dict[signal.Signals, object]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]  # None: set outside Python

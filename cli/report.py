@@ -1,0 +1,35 @@
+"""What a command that wrote a set says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from atom_plugin.synthetic_set import SyntheticSet
+
+
+def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
+    """One line on the set, and what to do with it next; or one JSON object."""
+    provenance = synthetic_set.provenance
+    if as_json:
+        result = {
+            "file": str(path),
+            "method": provenance.method,
+            "images": len(synthetic_set),
+            "classes": len(synthetic_set.classes),
+            "ipc": synthetic_set.ipc,
+            "iterations": provenance.iterations,
+            "final_loss": provenance.final_loss,
+        }
+        click.echo(json.dumps(result))
+        return
+    steps = f", {provenance.iterations} steps" if provenance.iterations else ""
+    click.echo(
+        f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
+        f"{synthetic_set.preprocessing.describe()}"
+    )
+    click.echo(f"look at it:  atom-cli store show {path}\ntrain on it: atom-cli consume evaluate {path}")

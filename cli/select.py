@@ -1,0 +1,93 @@
+"""``atom-cli select``: real images as a set of the same format, the baseline that a distilled set has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atom_plugin.cli.options import (
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    force_option,
+    json_option,
+    quiet_option,
+    seed_option,
+    source_options,
+)
+from atom_plugin.cli.report import report
+
+if TYPE_CHECKING:
+    from atom_plugin.sources import SourceRequest
+
+
+@click.command()
+@source_options
+@click.option("--ipc", metavar="N", type=POSITIVE_INT, required=True, help="Images per class.")
+@click.option(
+    "--method",
+    type=click.Choice(["random", "herding", "k-center"]),
+    default="random",
+    show_default=True,
+    help="How images are chosen; herding and k-center look at embeddings of a random network.",
+)
+@click.option(
+    "--preprocessing-of",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Take the preprocessing of this set, so that the two compare.  [default: the atom recipe's]",
+)
+@click.option("--zca/--no-zca", default=None, help="ZCA whitening.  [default: the atom recipe's]")
+@click.option("--zca-eps", metavar="EPS", type=POSITIVE_FLOAT, help="Its eps, and turns it on.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The set to write.  [default: DATASET-METHOD-ipcN.h5]",
+)
+@seed_option
+@quiet_option
+@force_option
+@json_option
+def select(
+    *,
+    dataset: str,
+    request: SourceRequest,
+    ipc: int,
+    method: str,
+    preprocessing_of: Path | None,
+    zca: bool | None,
+    zca_eps: float | None,
+    output: Path | None,
+    seed: int,
+    quiet: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Select real images into a set of the same format: the baseline.
+
+    \b
+    Example:
+      atom-cli select --method random --ipc 20
+      atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5
+    """
+    from atom_plugin import store
+    from atom_plugin.assembly import selected_set
+    from atom_plugin.atomic import refuse_existing
+    from atom_plugin.config import DistillConfig
+    from atom_plugin.sources import load_source
+
+    if preprocessing_of is not None and (zca is not None or zca_eps is not None):
+        raise click.UsageError("--preprocessing-of excludes --zca and --zca-eps: the file decides")
+    output = output or Path(f"{dataset}-{method}-ipc{ipc}.h5")
+    refuse_existing(output, force=force)
+    preprocessing = None if preprocessing_of is None else store.read(preprocessing_of).preprocessing
+    data = load_source(dataset, request)
+    config = DistillConfig.from_recipe(
+        "atom", ipc=ipc, image_shape=data.image_shape, seed=seed, initialiser=method, zca=zca, zca_eps=zca_eps
+    )
+    selected = selected_set(config, data, preprocessing=preprocessing)
+    store.write(selected, output, force=force)
+    report(selected, output, as_json=as_json)

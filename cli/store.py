@@ -1,0 +1,227 @@
+"""`atom-cli store`: look at stored sets, verify, export, merge and subset them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option
+from atom_plugin.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from atom_plugin.store import Header
+
+_FILE = click.Path(path_type=Path)
+_file_argument = click.argument("file", type=_FILE)
+_files_argument = click.argument("files", metavar="FILE...", type=_FILE, nargs=-1, required=True)
+_output_option = click.option(
+    "-o", "--output", metavar="PATH", type=_FILE, required=True, help="Where to write; see --force."
+)
+
+
+@click.group()
+def store() -> None:
+    """Look at, verify, export, merge and subset stored sets."""
+
+
+@store.command()
+@_file_argument
+@json_option
+def info(file: Path, as_json: bool) -> None:
+    """Print what FILE says of itself. Pixels are not read; see verify."""
+    from atom_plugin.store import read_header
+
+    header = read_header(file)
+    click.echo(json.dumps(_as_json(header), indent=2) if as_json else _as_text(header))
+
+
+@store.command()
+@_files_argument
+@click.pass_context
+def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
+    """Check every byte of each FILE: a line for each, OK or what is wrong; exit code 1 if any fails."""
+    from atom_plugin.store import verify as verify_file
+
+    failed = False
+    for file in files:
+        try:
+            header = verify_file(file)
+        except StoreError as error:
+            failed = True
+            click.echo(str(error))
+        else:
+            held = f"{header.shape[0]} images of {len(header.counts)} classes"
+            click.echo(f"{file}: OK ({held}, version {header.version}, sha256 {header.checksum[:16]}…)")
+    if failed:
+        ctx.exit(1)
+
+
+@store.command()
+@_file_argument
+@click.option("-o", "--output", metavar="PNG", type=_FILE, help="The picture to write.  [default: FILE with .png]")
+@click.option(
+    "--per-class", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="At most so many images a row."
+)
+@force_option
+def show(file: Path, output: Path | None, per_class: int, force: bool) -> None:
+    """Draw FILE's images in true colours, a row for each class, and print the picture's name."""
+    from atom_plugin.pictures import grid
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    target = output or file.with_suffix(".png")
+    _refuse_input([file], target)
+    held = SyntheticSet.load(file)
+    title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
+    grid(held, held.labels, held.class_names, target, per_class=per_class, title=title, force=force)
+    click.echo(target)
+
+
+@store.command()
+@_file_argument
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["npz", "pt", "folder"]),
+    required=True,
+    help="npz: numpy arrays; pt: a dict that torch.load(weights_only=True) reads; folder: PNG images by class.",
+)
+@_output_option
+@click.option(
+    "--pixels",
+    type=click.Choice(["preprocessed", "true-colour"]),
+    help="As stored, or with the preprocessing undone.  [default: preprocessed; folder: true-colour]",
+)
+@force_option
+def export(file: Path, format_: str, output: Path, pixels: str | None, force: bool) -> None:
+    """Write FILE in another format, and print the output's name."""
+    from atom_plugin.export import export as export_set
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    _refuse_input([file], output)
+    export_set(SyntheticSet.load(file), output, format=format_, pixels=pixels, force=force)
+    click.echo(output)
+
+
+@store.command()
+@_files_argument
+@_output_option
+@force_option
+def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
+    """Join sets of the same classes and preprocessing into one, and print its name."""
+    from atom_plugin.synthetic_set import SyntheticSet, concatenate
+
+    merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
+    merged.save(output, force=force)
+    click.echo(output)
+
+
+@store.command()
+@_file_argument
+@click.option(
+    "--classes",
+    metavar="NAMES_OR_IDS",
+    required=True,
+    multiple=True,
+    help="Comma separated; may be given several times, so that a name may hold a comma.",
+)
+@_output_option
+@force_option
+def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> None:
+    """Keep only the given classes of FILE, with their ids, and print the new set's name.
+
+    A class is given by its name, or else by its id.
+    """
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    held = SyntheticSet.load(file)
+    held.subset(class_ids(classes, held.class_names)).save(output, force=force)
+    click.echo(output)
+
+
+def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """The ids that ``--classes`` means. Raises ConfigError for what is neither a name nor an id, or not one class."""
+    wanted = []
+    for text in given:
+        # A whole value that is a name may hold commas.
+        for item in [text] if text in class_names else [part.strip() for part in text.split(",")]:
+            wanted.append(_class_id(item, class_names))
+    return wanted
+
+
+def _class_id(item: str, class_names: Sequence[str]) -> int:
+    named = [label for label, name in enumerate(class_names) if name == item]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
+    if item.isascii() and item.isdigit() and int(item) < len(class_names):
+        return int(item)
+    near = difflib.get_close_matches(item, class_names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(class_names)}"
+    raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
+
+
+def _refuse_input(files: Sequence[Path], output: Path) -> None:
+    """An export or picture in place of its own set would lose the set, even with --force."""
+    for file in files:
+        if output.exists() and file.exists() and output.samefile(file):
+            raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
+
+
+def _as_json(header: Header) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from atom_plugin.store_schema import FORMAT
+
+    return {
+        "path": str(header.path),
+        "format": FORMAT,
+        "format_version": header.version,
+        "written_by": header.written_by,
+        "checksum": header.checksum,
+        "bytes": header.size,
+        "shape": list(header.shape),
+        "classes": [
+            {"id": label, "name": header.class_names[label], "images": count} for label, count in header.counts.items()
+        ],
+        "class_names": list(header.class_names),
+        "preprocessing": {"mean": list(header.mean), "std": list(header.std), "zca_eps": header.zca_eps},
+        "provenance": asdict(header.provenance),
+    }
+
+
+def _as_text(header: Header) -> str:
+    count, channels, height, width = header.shape
+    made = header.provenance
+    loss = "" if made.final_loss is None else f", final loss {made.final_loss:.6g}"
+    fewest, most = min(header.counts.values(), default=0), max(header.counts.values(), default=0)
+    each = f"{fewest} each" if fewest == most else f"{fewest} to {most} each"
+    fingerprint = str(made.source.get("fingerprint", "none"))
+    rows = {
+        "file": f"{header.path} ({header.size:,} bytes)",
+        "written by": f"{header.written_by}, format version {header.version}",
+        "images": f"{count} of {channels} x {height} x {width}, float32",
+        "classes": f"{len(header.counts)} of {len(header.class_names)}, {each}: "
+        + _listed([header.class_names[label] for label in header.counts]),
+        "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
+        "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
+        "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",
+        "source": f"{made.source.get('name', 'not named')}, fingerprint {fingerprint[:16]}",
+        "made with": ", ".join(f"{package} {version}" for package, version in made.versions.items()) or "not said",
+        "sha256": f"{header.checksum} (not checked; see verify)",
+    }
+    return "\n".join(f"{name + ':':<12}{value}" for name, value in rows.items())
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _short(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.4g}" for value in values)
