@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -41,5 +42,5 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 def _cpu_has_bfloat16() -> bool:
     """AVX512-BF16 or AMX; without them oneDNN emulates bfloat16, slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

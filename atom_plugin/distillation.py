@@ -24,7 +24,6 @@ from atom_plugin.errors import DivergenceError, Interrupted
 from atom_plugin.initialisation import initial_images
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNet
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.sampling import ClassSampler
@@ -116,8 +115,9 @@ class Distiller:
         self._matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._sampler = ClassSampler(data.train.labels, self.classes)
-        self._network: ConvNet = config.network.build(data.image_shape, self.classes)
-        self._network.requires_grad_(False).to(device=self.device, memory_format=torch.channels_last)
+        weights = generator_for(config.seed, "network")
+        self._network = config.network.build(data.image_shape, self.classes, generator=weights)
+        self._network.requires_grad_(False).to(memory_format=torch.channels_last).to(self.device)
         self._preprocessing = preprocessing or fit_preprocessing(config, data)
         self._device_preprocessing = self._preprocessing.to(self.device)
         start = initial_images(self.config, data, self._preprocessing)

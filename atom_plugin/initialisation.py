@@ -6,7 +6,7 @@ import torch
 
 from atom_plugin.config import DistillConfig
 from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNet, ConvNetConfig
+from atom_plugin.networks import ConvNetConfig
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.selection import select
@@ -39,8 +39,8 @@ def random_embeddings(
     config: ConvNetConfig, data: SourceData, preprocessing: Preprocessing, generator: torch.Generator
 ) -> torch.Tensor:
     """(N, D) embeddings of all training images under one random network."""
-    network: ConvNet = config.build(data.image_shape, len(data.class_names)).to(memory_format=torch.channels_last)
-    network.reset(generator)
+    network = config.build(data.image_shape, len(data.class_names), generator=generator)
+    network.to(memory_format=torch.channels_last)
     with reuse_freed_memory():
         batches = (preprocessing.forward(batch) for batch in data.train.images.split(_EMBED_BATCH))
         return torch.cat(

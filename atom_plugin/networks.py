@@ -76,9 +76,19 @@ class ConvNetConfig:
                 f"width must be at least 1, and a multiple of 4 with group normalisation, not {self.width}"
             )
 
-    def build(self, image_shape: tuple[int, int, int], classes: int) -> ConvNet:
-        """A network for images (C, H, W). Raises ConfigError where the depth pools the image away."""
-        return ConvNet(self, image_shape, classes)
+    def build(
+        self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
+    ) -> ConvNet:
+        """A network for images (C, H, W), its weights drawn from ``generator``; without one, as torch draws them.
+
+        Raises ConfigError where the depth pools the image away.
+        """
+        if generator is None:
+            return ConvNet(self, image_shape, classes)
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global state as they are made
+            network = ConvNet(self, image_shape, classes)
+        network.reset(generator)
+        return network
 
 
 class ConvBlock(nn.Module):

@@ -20,6 +20,8 @@ from atom_plugin.synthetic_set import SyntheticSet
 if TYPE_CHECKING:
     from PIL import ImageFont
 
+Pixels = np.ndarray[Any, Any]
+
 _TILE = 64  # the side, in pixels, that small images are enlarged to, where there are not too many
 _GAP = 2
 _MARGIN = 12
@@ -51,9 +53,17 @@ def grid(
         raise ConfigError(f"found {per_class} images per class to draw, expected at least 1")
     if not len(labels):
         raise ConfigError("found no images to draw, expected at least one; is the set empty?")
-    colours = images.true_colour() if isinstance(images, SyntheticSet) else images
-    picture = _draw(_pixels(colours), labels.tolist(), class_names, per_class, title)
-    write_bytes(target, picture, force=force)
+    held: dict[int, list[int]] = {label: [] for label in sorted(set(labels.tolist()))}
+    for position, label in enumerate(labels.tolist()):
+        held[label].append(position)
+    # Only what is drawn is converted: to undo ZCA takes a D x D product per image.
+    stored = images.images if isinstance(images, SyntheticSet) else images
+    layout = _layout(len(held), *stored.shape[2:])
+    shown = {label: positions[:per_class] for label, positions in list(held.items())[: layout.rows]}
+    drawn = stored[[position for positions in shown.values() for position in positions]]
+    tiles = iter(_pixels(images.preprocessing.inverse(drawn) if isinstance(images, SyntheticSet) else drawn))
+    rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
+    write_bytes(target, _draw(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
@@ -63,7 +73,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     writing fails.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
     target = Path(path)
     refuse_existing(target, force=force)
@@ -84,6 +94,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     # Plain numbers instead of powers of ten; between those, only where they leave room.
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
     axes.grid(which="both", linewidth=0.3, alpha=0.6)
@@ -122,7 +133,7 @@ class _Layout:
 def _layout(classes: int, height: int, width: int) -> _Layout:
     """As large as ``_TILE`` allows, smaller where the classes would make the picture taller than ``_TALLEST``."""
     shown = min(classes, _ROWS)
-    side = min(_TILE, _TALLEST // shown)
+    side = min(_TILE, _TALLEST // shown - _GAP)
     factor = max(1, side // max(height, width))
     text = 16 if factor * height >= 32 else 12
     row = max(factor * height, text + 2) + _GAP
@@ -131,37 +142,27 @@ def _layout(classes: int, height: int, width: int) -> _Layout:
     return _Layout(factor=factor, width=factor * width, height=factor * height, row=row, rows=rows, text=text)
 
 
-def _draw(
-    pixels: np.ndarray[Any, Any], labels: list[int], class_names: Sequence[str], per_class: int, title: str | None
-) -> memoryview:
+def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str) -> memoryview:
+    """The PNG file of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw
 
-    held: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
-    for position, label in enumerate(labels):
-        held[label].append(position)
-    layout = _layout(len(held), *pixels.shape[1:3])
-    font, small = _font(layout.text), _font(12)
-    shown = list(held)[: layout.rows]
-    names = {label: _drawable(_shorten(class_names[label], 28), font) or f"class {label}" for label in shown}
-    heading = _shorten(title or "", 100)
-    left = _MARGIN + max(math.ceil(font.getlength(name)) for name in names.values()) + _MARGIN
-    columns = min(per_class, max(len(held[label]) for label in shown))
-    notes = _notes(held, layout.rows, per_class)
+    heading, large, font, small = _shorten(title, 100), _font(16), _font(layout.text), _font(12)
+    names = [_drawable(_shorten(name, 28), font) or f"class {label}" for label, name, _ in rows]
+    left = _MARGIN + math.ceil(max(font.getlength(name) for name in names)) + _MARGIN
+    columns = max(len(tiles) for _, _, tiles in rows)
+    longest = max([large.getlength(heading), *(small.getlength(note) for note in notes)])
+    width = max(left + columns * (layout.width + _GAP) + _MARGIN, 2 * _MARGIN + math.ceil(longest))
     top = _MARGIN + (26 if heading else 0)
-    width = left + columns * (layout.width + _GAP) + _MARGIN
-    texts = [_font(16).getlength(heading), *(small.getlength(note) for note in notes)]
-    width = max(width, 2 * _MARGIN + math.ceil(max(texts)))
-    bottom = top + layout.rows * layout.row
+    bottom = top + len(rows) * layout.row
     canvas = Image.new("RGB", (width, bottom + 18 * len(notes) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_MARGIN, _MARGIN), heading, fill=_INK, font=_font(16))
-    for number, label in enumerate(shown):
-        y = top + number * layout.row
-        middle = y + (layout.row - _GAP) // 2
-        draw.text((left - _MARGIN, middle), names[label], fill=_INK, font=font, anchor="rm")
-        for column, position in enumerate(held[label][:per_class]):
-            tile = Image.fromarray(pixels[position]).resize((layout.width, layout.height), Image.Resampling.NEAREST)
-            canvas.paste(tile, (left + column * (layout.width + _GAP), y + (layout.row - _GAP - layout.height) // 2))
+    draw.text((_MARGIN, _MARGIN), heading, fill=_INK, font=large)
+    for number, (name, (_, _, tiles)) in enumerate(zip(names, rows, strict=True)):
+        middle = top + number * layout.row + (layout.row - _GAP) // 2
+        draw.text((left - _MARGIN, middle), name, fill=_INK, font=font, anchor="rm")
+        for column, tile in enumerate(tiles):
+            enlarged = Image.fromarray(tile).resize((layout.width, layout.height), Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (left + column * (layout.width + _GAP), middle - layout.height // 2))
     for number, note in enumerate(notes):
         draw.text((_MARGIN, bottom + 4 + 18 * number), note, fill=_FAINT, font=small)
     buffer = io.BytesIO()
@@ -179,7 +180,7 @@ def _notes(held: Mapping[int, list[int]], rows: int, per_class: int) -> list[str
     return notes
 
 
-def _pixels(images: torch.Tensor) -> np.ndarray[Any, Any]:
+def _pixels(images: torch.Tensor) -> Pixels:
     """uint8 RGB, (N, H, W, 3)."""
     colours = to_uint8(images.detach().cpu())
     if colours.shape[1] != 3:

@@ -143,7 +143,8 @@ class _HeldImages(LabelledImages):
 def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
     """All images of ``sets``, class-major, within a class in the order of the sets.
 
-    The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source.
+    The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source,
+    the seed is the first part's, and iterations are added up.
     Raises ConfigError unless class names and preprocessing are the same throughout; ``names`` (file names, say)
     are what it calls the sets.
     """

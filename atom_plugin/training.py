@@ -54,13 +54,12 @@ def train(
     seed: int,
     device: torch.device,
     precision: str = "float32",
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int], object] | None = None,
 ) -> nn.Module:
     """A fresh network of ``network_config``, trained on the set. Raises DivergenceError where the loss blows up."""
     shape, classes = synthetic_set.preprocessing.image_shape, len(synthetic_set.class_names)
-    network = network_config.build(shape, classes).to(memory_format=torch.channels_last)
-    network.reset(generator_for(seed, "network"))
-    network.to(device).train()
+    network = network_config.build(shape, classes, generator=generator_for(seed, "network"))
+    network.to(memory_format=torch.channels_last).to(device).train()
     images, labels = synthetic_set.images.to(device), synthetic_set.labels.to(device)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -77,13 +76,13 @@ def train(
                     logits = network(batch.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits.float(), labels[index])
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             schedule.step()
             if on_epoch is not None:
                 on_epoch(epoch + 1)
     if not torch.isfinite(loss):
-        raise DivergenceError(f"training ended with a loss of {float(loss)}; lower --lr (now {config.lr:g})")
+        raise DivergenceError(f"training ended with a loss of {loss.item()}; lower --lr (now {config.lr:g})")
     return network
 
 

@@ -57,6 +57,7 @@ def consume() -> None:
 @click.pass_context
 def evaluate(
     ctx: click.Context,
+    /,
     *,
     files: tuple[Path, ...],
     dataset: str,

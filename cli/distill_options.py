@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -22,7 +22,9 @@ _NON_NEGATIVE = Number(float, at_least=0)
 _LISTS = {"--list-matchers": "matchers", "--list-recipes": "recipes"}
 
 
-def _chosen(flag: str, kind: click.ParamType[Any] | Sequence[Any], text: str, metavar: str | None = None) -> Any:
+def _chosen(
+    flag: str, kind: click.ParamType[Any] | Sequence[Any], text: str, metavar: str | None = None
+) -> Callable[[Command], Command]:
     """An option that the recipe fills where it is not given."""
     choices = None if isinstance(kind, click.ParamType) else click.Choice(list(kind))
     return click.option(flag, type=choices or kind, metavar=metavar, help=f"{text}  [default: the recipe's]")

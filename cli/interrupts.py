@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +37,6 @@ def stop_requests() -> Iterator[Callable[[], int]]:
         _restore(before)
 
 
-def _restore(before: dict[signal.Signals, object]) -> None:
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
     for number, handler in before.items():
-        signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]  # None: set outside Python
+        signal.signal(number, handler or signal.SIG_DFL)  # None: set outside Python

@@ -144,10 +144,10 @@ def _explain(error: BaseException, path: str) -> tuple[str, int]:
             line, code = f"Error: {error.format_message().rstrip('.')} (see {path} --help)", 2
         case click.ClickException():
             line, code = f"Error: {error.format_message()}", error.exit_code
-        case _ if disk_full is not None:
-            line = f"Error: no space left on device{_at(disk_full)}; free some, or write elsewhere"
         case AtomError():
             line = f"Error: {error}"
+        case _ if disk_full is not None:
+            line = f"Error: no space left on device{_at(disk_full)}; free some, or write elsewhere"
         case _ if _out_of_memory(error):
             line = f"Error: out of memory ({_shortened(error)}); lower the batch, the image size or the ipc"
         case OSError() if error.strerror:

@@ -33,7 +33,10 @@ def store() -> None:
 @_file_argument
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Print what FILE says of itself. Pixels are not read; see verify."""
+    """Print what FILE says of itself.
+
+    Pixels are not read, nor is the checksum compared; see verify.
+    """
     from atom_plugin.store import read_header
 
     header = read_header(file)
@@ -44,7 +47,10 @@ def info(file: Path, as_json: bool) -> None:
 @_files_argument
 @click.pass_context
 def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
-    """Check every byte of each FILE: a line for each, OK or what is wrong; exit code 1 if any fails."""
+    """Check every byte of each FILE.
+
+    Prints a line for each, OK or what is wrong; the exit code is 1 if any fails.
+    """
     from atom_plugin.store import verify as verify_file
 
     failed = False
@@ -69,13 +75,16 @@ def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
 )
 @force_option
 def show(file: Path, output: Path | None, per_class: int, force: bool) -> None:
-    """Draw FILE's images in true colours, a row for each class, and print the picture's name."""
+    """Draw FILE's images in true colours.
+
+    The picture has a row for each class, the preprocessing undone; its name is printed.
+    """
     from atom_plugin.pictures import grid
     from atom_plugin.synthetic_set import SyntheticSet
 
-    target = output or file.with_suffix(".png")
-    _refuse_input([file], target)
     held = SyntheticSet.load(file)
+    target = output or file.with_suffix(".png")
+    _refuse_input(file, target)
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
     grid(held, held.labels, held.class_names, target, per_class=per_class, title=title, force=force)
     click.echo(target)
@@ -98,11 +107,11 @@ def show(file: Path, output: Path | None, per_class: int, force: bool) -> None:
 )
 @force_option
 def export(file: Path, format_: str, output: Path, pixels: str | None, force: bool) -> None:
-    """Write FILE in another format, and print the output's name."""
+    """Write FILE in another format."""
     from atom_plugin.export import export as export_set
     from atom_plugin.synthetic_set import SyntheticSet
 
-    _refuse_input([file], output)
+    _refuse_input(file, output)
     export_set(SyntheticSet.load(file), output, format=format_, pixels=pixels, force=force)
     click.echo(output)
 
@@ -112,7 +121,10 @@ def export(file: Path, format_: str, output: Path, pixels: str | None, force: bo
 @_output_option
 @force_option
 def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
-    """Join sets of the same classes and preprocessing into one, and print its name."""
+    """Join sets of one source into one.
+
+    Their class names and preprocessing must be the same. The images stand class by class afterwards.
+    """
     from atom_plugin.synthetic_set import SyntheticSet, concatenate
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
@@ -132,9 +144,9 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 @_output_option
 @force_option
 def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> None:
-    """Keep only the given classes of FILE, with their ids, and print the new set's name.
+    """Keep only some classes of FILE.
 
-    A class is given by its name, or else by its id.
+    A class is given by its name, or else by its id. Images keep the ids of their classes.
     """
     from atom_plugin.synthetic_set import SyntheticSet
 
@@ -166,11 +178,10 @@ def _class_id(item: str, class_names: Sequence[str]) -> int:
     raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
 
 
-def _refuse_input(files: Sequence[Path], output: Path) -> None:
+def _refuse_input(file: Path, output: Path) -> None:
     """An export or picture in place of its own set would lose the set, even with --force."""
-    for file in files:
-        if output.exists() and file.exists() and output.samefile(file):
-            raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
 
 
 def _as_json(header: Header) -> dict[str, Any]:

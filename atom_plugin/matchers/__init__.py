@@ -94,13 +94,16 @@ def make_matcher(name: str, options: Mapping[str, Any] | None = None) -> Matcher
 
     Raises PluginError for an unknown name and ConfigError for an option it does not take.
     """
-    factory = MATCHERS.get(name)
+    factory, given = MATCHERS.get(name), dict(options or {})
     try:
-        inspect.signature(factory).bind(**dict(options or {}))
+        inspect.signature(factory).bind(**given)
     except TypeError as error:
         taken = ", ".join(matcher_options(name)) or "none"
         raise ConfigError(f"matcher {name!r}: {error}; it takes the options {taken}") from None
-    return factory(**dict(options or {}))
+    try:
+        return factory(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"matcher {name!r} does not accept {given}: {error}; check the options' types") from error
 
 
 def matcher_options(name: str) -> dict[str, Any]:

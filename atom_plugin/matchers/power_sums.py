@@ -25,7 +25,7 @@ def power_sums(feature_map: torch.Tensor, p_s: float | None, p_c: float | None) 
     """
     # (N, H * W, C) is a view of a channels-last map; a channels-first one is copied here, once.
     rows = feature_map.permute(0, 2, 3, 1).flatten(1, 2)
-    sums: tuple[torch.Tensor, torch.Tensor] = _PowerSums.apply(rows, p_s, p_c)  # type: ignore[no-untyped-call]
+    sums: tuple[torch.Tensor, torch.Tensor] = _PowerSums.apply(rows, p_s, p_c)
     return tuple(total for total, power in zip(sums, (p_s, p_c), strict=True) if power is not None)
 
 
@@ -46,7 +46,7 @@ class _PowerSums(torch.autograd.Function):
         return (torch.cat(spatial) if spatial else empty, torch.cat(channel) if channel else empty)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (rows,) = ctx.saved_tensors
         p_s, p_c = ctx.powers
@@ -74,7 +74,8 @@ def _pieces(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Pieces of whole images; one piece on an accelerator, where launches cost more than cache misses."""
     if rows.device.type != "cpu":
         return (rows,)
-    return rows.split(max(1, PIECE_BYTES // max(1, 4 * rows[0].numel())))
+    pieces: tuple[torch.Tensor, ...] = rows.split(max(1, PIECE_BYTES // max(1, 4 * rows[0].numel())))
+    return pieces
 
 
 def _widen(piece: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from PIL import UnidentifiedImageError
 from atom_plugin.errors import SourceError
 from atom_plugin.sources.pixels import Pixels, decode, size_of
 
-_CHUNK = 64
+_CHUNK, _CHUNK_BYTES = 64, 2**24
 # Rough cost of decoding, to tell when processes (0.3 s to start one) pay: 0.12 ms a file, 10 ns a byte.
 _SECONDS_PER_FILE, _SECONDS_PER_BYTE, _WORTH_PROCESSES = 1.2e-4, 1e-8, 1.0
 _MOST_WORKERS = 61  # what Windows can wait for
@@ -58,12 +58,13 @@ def decode_all(
     """
     from tqdm import tqdm
 
-    tasks = [(paths[start : start + _CHUNK], image_size) for start in range(0, len(paths), _CHUNK)]
+    chunk_size = _chunk_size(paths, image_size)
+    tasks = [(paths[start : start + chunk_size], image_size) for start in range(0, len(paths), chunk_size)]
     images: Pixels | None = None
     failures: list[str] = []
     sizes: dict[tuple[int, int], str] = {}
     done = 0
-    chunks = _run(tasks, _worker_count(len(paths), total_bytes, workers))
+    chunks = _run(tasks, _worker_count(len(tasks), len(paths), total_bytes, workers))
     with tqdm(total=len(paths), desc="decoding", unit="image", disable=not progress) as bar, contextlib.closing(chunks):
         for (names, _), chunk in zip(tasks, chunks, strict=True):
             failures += chunk.failures
@@ -76,9 +77,10 @@ def decode_all(
             done += len(names)
             bar.update(len(names))
     if failures or images is None:
-        more = f"\n  and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-        listed = "".join(f"\n  {failure}" for failure in failures[:_NAMED])
-        raise SourceError(f"{len(failures)} image file(s) cannot be read; repair or remove them:{listed}{more}")
+        more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        raise SourceError(
+            f"{len(failures)} image file(s) cannot be read: {'; '.join(failures[:_NAMED])}{more}. Repair or remove them"
+        )
     return images
 
 
@@ -109,15 +111,24 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:
+    """How many images a process hands over at once: few where they are large. Raises SourceError where none can be."""
+    try:
+        width, height = (image_size, image_size) if image_size is not None else size_of(paths[0])
+    except Exception:  # decoding will say what is wrong with that file
+        return _CHUNK
+    needed = len(paths) * width * height
+    if needed > _memory():
+        raise SourceError(
+            f"{len(paths)} images of {width}x{height} take at least {needed / 2**30:.1f} GiB, more than this machine "
+            "has; pass a smaller --image-size (image_size=)"
+        )
+    return min(max(_CHUNK_BYTES // (3 * width * height), 1), _CHUNK)
+
+
 def _room(images: Pixels | None, chunk: Pixels, count: int) -> Pixels:
     """The array for all images, made at the first chunk and widened to three channels at the first colour."""
     if images is None:
-        needed = count * chunk[0].size
-        if needed > _memory():
-            raise SourceError(
-                f"{count} images of {chunk.shape[3]}x{chunk.shape[2]} take {needed / 2**30:.1f} GiB, more than this "
-                "machine has; pass --image-size (image_size=) to make them smaller"
-            )
         return np.empty((count, *chunk.shape[1:]), np.uint8)
     return np.repeat(images, 3, axis=1) if chunk.shape[1] > images.shape[1] else images
 
@@ -131,9 +142,11 @@ def _memory() -> int:
 
 def _differing_sizes(sizes: dict[tuple[int, int], str], unseen: Sequence[str]) -> SourceError:
     """An error that names the sizes found, after a look at the headers of some thousands of the files ahead."""
-    for path in unseen[:: len(unseen) // _SURVEYED + 1]:
-        with contextlib.suppress(Exception):  # an unreadable file has no size to tell
-            sizes.setdefault(size_of(path), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in unseen[:: len(unseen) // _SURVEYED + 1]:
+            with contextlib.suppress(Exception):  # an unreadable file has no size to tell
+                sizes.setdefault(size_of(path), path)
     named = ", ".join(f"{width}x{height} ({path})" for (width, height), path in list(sizes.items())[:_NAMED])
     more = f" and {len(sizes) - _NAMED} more" if len(sizes) > _NAMED else ""
     sides = sorted(min(size) for size in sizes)
@@ -143,12 +156,12 @@ def _differing_sizes(sizes: dict[tuple[int, int], str], unseen: Sequence[str]) -
     )
 
 
-def _worker_count(files: int, total_bytes: int, workers: int | None) -> int:
+def _worker_count(tasks: int, files: int, total_bytes: int, workers: int | None) -> int:
     if files * _SECONDS_PER_FILE + total_bytes * _SECONDS_PER_BYTE < _WORTH_PROCESSES:
         return 1
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers, _MOST_WORKERS, -(-files // _CHUNK))
+    return min(workers, _MOST_WORKERS, tasks)
 
 
 def _run(tasks: Sequence[_Task], workers: int) -> Generator[_Chunk, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def find_layout(root: Path, *, seed: int, test_fraction: float) -> Layout:
     Raises SourceError, which says what was found, for anything else.
     """
     if not root.is_dir():
-        found = "is a file; unpack it" if root.exists() else "does not exist"
+        found = "is a file (an archive must be unpacked first)" if root.exists() else "does not exist"
         raise SourceError(f"the image folder {root} {found}; {_LAYOUTS}")
     folders = _folders(root)
     splits = [name for name in _TEST_NAMES if name in folders]
@@ -188,7 +189,8 @@ def _images_below(
                     yield from _images_below(root, path, ancestors | {here})
                 elif entry.name.lower().endswith(SUFFIXES):
                     file = entry.stat()
-                    yield ImageFile(path, file.st_size, file.st_mtime_ns)
+                    if stat.S_ISREG(file.st_mode):  # opening a pipe would wait for ever
+                        yield ImageFile(path, file.st_size, file.st_mtime_ns)
     except OSError as error:
         raise SourceError(f"cannot look into {folder} ({error.strerror}: {error.filename})") from error
 

@@ -37,7 +37,7 @@ def decode(path: str | Path, image_size: int | None = None) -> Pixels:
     - With ``image_size``, the centre square is resized to it, bicubic and antialiased: the short side becomes
       ``image_size`` and the long side is cropped on both ends.
 
-    Raises whatever PIL raises for a file it cannot read.
+    Raises whatever PIL raises for a file it cannot read, and warns as PIL does of odd metadata.
     """
     with Image.open(path) as opened:
         if image_size is not None:
@@ -54,7 +54,10 @@ def decode(path: str | Path, image_size: int | None = None) -> Pixels:
 def size_of(path: str | Path) -> tuple[int, int]:
     """(width, height) as :func:`decode` would give it, from the header alone. Raises as :func:`decode` does."""
     with Image.open(path) as image:
-        return image.size if _orientation(image) < 5 else image.size[::-1]
+        # PIL turns TIFF files by itself, and tells the size they will have.
+        turned = _orientation(image) >= 5 and image.format != "TIFF"
+        width, height = image.size
+        return (height, width) if turned else (width, height)
 
 
 def resize_all(images: Pixels, size: int) -> Pixels:

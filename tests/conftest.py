@@ -1,0 +1,22 @@
+"""The surroundings of every test: a home, a cache and a plotting backend of its own, set before anything is imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_HOME = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Here rather than in a fixture: avalanche writes ~/.avalanche and matplotlib reads its settings at import,
+    # which happens while the tests are collected. Subprocesses inherit these.
+    home = config.stash[_HOME] = tempfile.mkdtemp(prefix="atom-plugin-tests-")
+    os.environ.update(HOME=home, XDG_CACHE_HOME=f"{home}/.cache", XDG_CONFIG_HOME=f"{home}/.config", MPLBACKEND="Agg")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_HOME], ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Several modules at once, most of them through the command line."""

@@ -1,0 +1,132 @@
+"""Distil, store, look, train: the commands in the order of work, on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from atom_plugin.cli.main import main
+from atom_plugin.synthetic_set import SyntheticSet
+
+QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
+
+
+def run(capsys, *arguments) -> str:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, ""), captured.err
+    return captured.out
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_distil_look_train_and_compare_with_random(inside, capsys):
+    out = run(capsys, "distill", "--ipc", 2, *QUICK, "--plot", "--preview-every", 2)
+    assert "digits-atom-ipc2.h5: 20 images, 2 per class, atom, 4 steps" in out
+    names = {path.name for path in inside.iterdir()}
+    assert names == {
+        "digits-atom-ipc2.h5",
+        "digits-atom-ipc2.jsonl",
+        "digits-atom-ipc2.loss.png",
+        "digits-atom-ipc2.000002.png",
+        "digits-atom-ipc2.000004.png",
+    }
+    records = [json.loads(line) for line in (inside / "digits-atom-ipc2.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, 2, 3, 4]
+    assert all(record["loss"] > 0 and record["seconds"] > 0 for record in records)
+    assert "OK" in run(capsys, "store", "verify", "digits-atom-ipc2.h5")
+    run(capsys, "select", "--ipc", 2, "--quiet")
+    out = run(
+        *(capsys, "consume", "evaluate", "digits-atom-ipc2.h5", "digits-random-ipc2.h5", "--json"),
+        *("--epochs", 2, "--repeats", 2, "--quiet"),
+    )
+    results = json.loads(out)
+    assert [result["file"] for result in results] == ["digits-atom-ipc2.h5", "digits-random-ipc2.h5"]
+    assert all(len(result["accuracies"]) == 2 and 0 <= result["mean"] <= 1 for result in results)
+
+
+def test_json_is_all_there_is_on_stdout(inside, capsys):
+    result = json.loads(run(capsys, "distill", "--ipc", 1, *QUICK, "--json", "-o", "a.h5"))
+    assert result["file"] == "a.h5"
+    assert result["images"] == 10
+    assert SyntheticSet.load("a.h5").provenance.final_loss == result["final_loss"]
+
+
+def test_options_reach_the_set(inside, capsys):
+    run(
+        *(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5", "--p-s", 1, "--p-c", 8, "--task-balance", 0.5),
+        *("--loss-scale", 2, "--image-lr", 0.5, "--image-momentum", 0.9, "--image-schedule", "cosine", "--zca"),
+        *("--initialiser", "noise", "--augmentation", "crop_flip", "--depth", 1, "--activation", "swish", "--seed", 3),
+        *("--normalisation", "group", "--pooling", "max", "--pool-size", 3, "--initialisation", "normal"),
+        *("--no-standardise", "--precision", "float32", "--device", "cpu"),
+    )
+    config = SyntheticSet.load("a.h5").provenance.config
+    assert config["matcher_options"] == {"p_s": 1.0, "p_c": 8.0, "task_balance": 0.5, "loss_scale": 2.0}
+    expected = {"image_lr": 0.5, "image_momentum": 0.9, "image_schedule": "cosine", "zca_eps": 0.1, "seed": 3}
+    assert {key: config[key] for key in expected} == expected
+    assert (config["initialiser"], config["augmentation"], config["standardise"]) == ("noise", "crop_flip", False)
+    assert config["network"] == {
+        "depth": 1,
+        "width": 8,
+        "activation": "swish",
+        "normalisation": "group",
+        "pooling": "max",
+        "pool_size": 3,
+        "initialisation": "normal",
+    }
+
+
+@pytest.mark.parametrize("matcher", ["atom-channel", "datadam", "dm", "feature"])
+def test_every_matcher_runs_by_name(inside, capsys, matcher):
+    run(capsys, "distill", "--ipc", 1, "--matcher", matcher, *QUICK)
+    assert SyntheticSet.load(f"digits-{matcher}-ipc1.h5").provenance.method == matcher
+
+
+def test_any_matcher_option_by_key_and_value(inside, capsys):
+    run(
+        capsys,
+        "distill",
+        "--ipc",
+        1,
+        "--matcher",
+        "feature",
+        "--matcher-option",
+        "normalise=false",
+        *QUICK,
+        "-o",
+        "a.h5",
+    )
+    assert SyntheticSet.load("a.h5").provenance.config["matcher_options"] == {"normalise": False}
+
+
+def test_the_same_command_writes_the_same_bytes(inside, capsys):
+    for name in ("a.h5", "b.h5"):
+        run(capsys, "distill", "--ipc", 1, *QUICK, "-o", name, "--zca")
+    assert (inside / "a.h5").read_bytes() == (inside / "b.h5").read_bytes()
+
+
+def test_selections_share_the_preprocessing_of_a_set(inside, capsys):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "--zca", "-o", "a.h5")
+    for method in ("random", "herding", "k-center"):
+        run(capsys, "select", "--method", method, "--ipc", 3, "--preprocessing-of", "a.h5", "--quiet")
+        chosen = SyntheticSet.load(f"digits-{method}-ipc3.h5")
+        assert chosen.preprocessing.matches(SyntheticSet.load("a.h5").preprocessing)
+        assert chosen.provenance.method == method
+        assert chosen.ipc == 3
+
+
+def test_listings(capsys):
+    assert "atom-channel" in run(capsys, "distill", "--list-matchers")
+    assert "datadam-code" in run(capsys, "distill", "--list-recipes")
+
+
+def test_resume_of_a_finished_run_is_no_error(inside, capsys):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5")
+    before = (inside / "a.h5").read_bytes()
+    run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5", "--resume")
+    assert (inside / "a.h5").read_bytes() == before

@@ -1,0 +1,39 @@
+"""Small things that several tests need: a source of a few coloured images, and a run on it that takes a second."""
+
+from typing import Any
+
+import torch
+
+from atom_plugin.config import DistillConfig
+from atom_plugin.sources import SourceData, Split
+
+
+def coloured_source(
+    classes: int = 3, per_class: int = 12, size: int = 8, seed: int = 0, channels: int = 3
+) -> SourceData:
+    """Noisy images whose brightest quarter names their class: easy to learn, not trivial."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(classes).repeat_interleave(count)
+        images = torch.randint(0, 120, (len(labels), channels, size, size), generator=generator)
+        half = size // 2
+        for k in range(classes):
+            top, left = (k // 2 % 2) * half, (k % 2) * half
+            images[labels == k, k % channels, top : top + half, left : left + half] += 130
+        return Split(images=images.to(torch.uint8), labels=labels)
+
+    return SourceData(
+        name="coloured",
+        train=split(per_class),
+        test=split(6),
+        class_names=tuple(f"class {k}" for k in range(classes)),
+        fingerprint="0123456789abcdef",
+        options={},
+    )
+
+
+def small_config(**overrides: Any) -> DistillConfig:
+    settings: dict[str, Any] = {"ipc": 2, "iterations": 6, "real_batch": 5, "image_lr": 0.1}
+    network = {"width": 8, "depth": 2, **overrides.pop("network", {})}
+    return DistillConfig.from_recipe("atom", image_shape=(3, 8, 8), network=network, **{**settings, **overrides})

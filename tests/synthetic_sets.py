@@ -1,0 +1,89 @@
+"""Small sets for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from atom_plugin.preprocessing import Preprocessing, Whitening
+from atom_plugin.synthetic_set import Provenance, SyntheticSet
+
+
+def make_set(
+    *,
+    classes: int = 3,
+    ipc: int = 2,
+    shape: tuple[int, int, int] = (1, 4, 4),
+    zca: bool = False,
+    pixels: int = 0,
+    class_names: tuple[str, ...] | None = None,
+    labels: torch.Tensor | None = None,
+    **provenance: Any,
+) -> SyntheticSet:
+    """A set of random pixels (``pixels`` is their seed), class-major unless ``labels`` says otherwise."""
+    generator = torch.Generator().manual_seed(pixels)
+    channels, size = shape[0], shape[0] * shape[1] * shape[2]
+    whitening = None
+    if zca:
+        factor = torch.randn(size, size, generator=generator) / size
+        matrix = factor @ factor.T + torch.eye(size)
+        whitening = Whitening(mean=torch.randn(size, generator=generator), matrix=matrix, eps=0.1)
+    preprocessing = Preprocessing(
+        mean=torch.rand(channels, generator=generator),
+        std=torch.rand(channels, generator=generator) + 0.1,
+        image_shape=shape,
+        whitening=whitening,
+    )
+    if labels is None:
+        labels = torch.arange(classes).repeat_interleave(ipc)
+    names = class_names if class_names is not None else tuple(f"class {label}" for label in range(classes))
+    made = {"method": "atom", "seed": 0, "config": {"ipc": ipc}, "source": {"name": "digits"}, "iterations": 7}
+    return SyntheticSet(
+        images=torch.randn(len(labels), *shape, generator=generator),
+        labels=labels,
+        class_names=names,
+        preprocessing=preprocessing,
+        provenance=Provenance(**(made | provenance)),
+    )
+
+
+def golden_set() -> SyntheticSet:
+    """The set in golden/synthetic-set-v1.h5: values that any machine computes alike, without a random generator."""
+    size = 16
+    place = torch.arange(size)
+    return SyntheticSet(
+        images=(torch.arange(6 * size).view(6, 1, 4, 4) - 40) / 32,
+        labels=torch.tensor([0, 0, 1, 1, 2, 2]),
+        class_names=("cat", "żółw", "a/b c"),
+        preprocessing=Preprocessing(
+            mean=torch.tensor([0.5]),
+            std=torch.tensor([0.25]),
+            image_shape=(1, 4, 4),
+            whitening=Whitening(
+                mean=(place - 8) / 64,
+                matrix=torch.eye(size) * 2 + 1 / (8 + (place[:, None] - place[None]).abs()),
+                eps=0.125,
+            ),
+        ),
+        provenance=Provenance(
+            method="atom",
+            seed=2**63 + 5,
+            config={"ipc": 2, "zca": True, "note": "zażółć"},
+            source={"name": "digits", "options": {}, "fingerprint": "0123abcd"},
+            versions={"torch": "2.11.0"},
+            iterations=300,
+            final_loss=0.8125,
+        ),
+    )
+
+
+def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
+    """Equal to the last bit, with the same types."""
+    assert found.images.dtype == expected.images.dtype
+    assert torch.equal(found.images, expected.images)
+    assert found.labels.dtype == torch.int64
+    assert torch.equal(found.labels, expected.labels)
+    assert found.class_names == expected.class_names
+    assert found.preprocessing.matches(expected.preprocessing)
+    assert found.provenance == expected.provenance

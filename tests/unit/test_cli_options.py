@@ -1,0 +1,121 @@
+"""Number types that name option, bound and value; bundles that hand the command what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from atom_plugin.cli.options import (
+    FRACTION,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    SEED,
+    Number,
+    force_option,
+    json_option,
+    run_options,
+    source_options,
+)
+from atom_plugin.sources import SourceRequest
+
+
+def run(options: Any, *args: str) -> dict[str, Any]:
+    """The keyword arguments that a command with these options gets."""
+    got: dict[str, Any] = {}
+    click.command()(options(lambda **kwargs: got.update(kwargs))).main(list(args), standalone_mode=False)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (POSITIVE_INT, "0", "--ipc must be at least 1, not 0"),
+        (POSITIVE_INT, "-3", "--ipc must be at least 1, not -3"),
+        (POSITIVE_INT, "ten", "--ipc must be a whole number, not 'ten'"),
+        (POSITIVE_INT, "1.5", "--ipc must be a whole number, not '1.5'"),
+        (POSITIVE_INT, "", "--ipc must be a whole number, not ''"),
+        (POSITIVE_FLOAT, "0", "--ipc must be above 0, not 0"),
+        (POSITIVE_FLOAT, "nan", "--ipc must be above 0, not nan"),
+        (POSITIVE_FLOAT, "inf", "--ipc must be above 0, not inf"),
+        (POSITIVE_FLOAT, "much", "--ipc must be a number, not 'much'"),
+        (FRACTION, "1", "--ipc must be above 0 and below 1, not 1"),
+        (FRACTION, "0", "--ipc must be above 0 and below 1, not 0"),
+        (SEED, "-1", "--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not -1"),
+        (SEED, str(2**63), f"--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not {2**63}"),
+        (Number(float), "nan", "--ipc must be finite, not nan"),
+    ],
+)
+def test_a_number_out_of_bounds_names_option_bound_and_value(kind: Number, text: str, words: str) -> None:
+    with pytest.raises(click.UsageError) as error:
+        run(click.option("-i", "--ipc", type=kind), "--ipc", text)
+    assert error.value.format_message() == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (POSITIVE_INT, "1", 1),
+        (POSITIVE_FLOAT, "1e-6", 1e-6),
+        (FRACTION, "0.5", 0.5),
+        (SEED, "0", 0),
+        (SEED, str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_a_number_within_bounds_is_kept_exactly(kind: Number, text: str, value: float) -> None:
+    got = run(click.option("--ipc", type=kind), "--ipc", text)["ipc"]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_source_options_default_to_the_embedded_digits_and_the_requests_own_defaults() -> None:
+    assert run(source_options) == {"dataset": "digits", "request": SourceRequest(progress=True)}
+
+
+def test_source_options_all_reach_the_request(tmp_path: Path) -> None:
+    options = {
+        "--dataset": "folder",
+        "--data-dir": str(tmp_path),
+        "--image-size": "32",
+        "--test-fraction": "0.3",
+        "--split-seed": "7",
+        "--cache-dir": str(tmp_path / "cache"),
+        "--workers": "2",
+    }
+    got = run(source_options, "--download", *(word for pair in options.items() for word in pair))
+    assert got["dataset"] == "folder"
+    assert got["request"] == SourceRequest(
+        data_dir=tmp_path,
+        image_size=32,
+        download=True,
+        seed=7,
+        test_fraction=0.3,
+        cache_dir=tmp_path / "cache",
+        workers=2,
+        progress=True,
+    )
+
+
+def test_quiet_silences_the_sources_progress_too() -> None:
+    got = run(lambda command: source_options(run_options(command)), "--quiet")
+    assert got["quiet"] is True
+    assert got["request"].progress is False
+
+
+def test_run_force_and_json_options_hand_over_their_names() -> None:
+    got = run(lambda command: run_options(force_option(json_option(command))), "--seed", "3", "--json", "--force")
+    assert got == {
+        "seed": 3,
+        "device": "auto",
+        "precision": "auto",
+        "quiet": False,
+        "as_json": True,
+        "force": True,
+    }
+
+
+def test_help_lists_a_bundle_in_its_order() -> None:
+    command = click.command()(run_options(lambda **_: None))
+    assert [option.name for option in command.params] == ["seed", "device", "precision", "quiet"]
