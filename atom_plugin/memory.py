@@ -10,30 +10,46 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER, _DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 2**31 - 1, 128 * 1024, 65536
 
 
+_lock = threading.Lock()
+_users = 0
+
+
 @contextlib.contextmanager
 def reuse_freed_memory() -> Iterator[None]:
     """A context in which large allocations reuse freed memory; does nothing where the C library is not glibc.
 
-    It changes the whole process; on leaving, glibc's documented defaults hold and free memory goes back to the system.
+    It changes the whole process. When the last such context is left, glibc's documented defaults hold again and free memory
+    goes back to the system.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    _count(libc, +1)
     try:
         yield
     finally:
-        libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
-        libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        libc.malloc_trim(0)
+        _count(libc, -1)
+
+
+def _count(libc: ctypes.CDLL, change: int) -> None:
+    global _users  # noqa: PLW0603  # the C library's settings are global too
+    with _lock:
+        _users += change
+        if change > 0 and _users == 1:
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        elif not _users:
+            libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
+            libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM)
+            libc.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -72,9 +72,9 @@ class OutOfMemoryError(RuntimeError):
             "Error: no space left on device: 'set.h5'; free some, or write elsewhere",
         ),
         (
-            chained(errors.StoreError("cannot write"), OSError(errno.EDQUOT, "Quota", "/home/me/s.h5")),
+            chained(errors.StoreError("/home/me/s.h5: no space for 9 bytes"), OSError(errno.EDQUOT, "Quota", "x")),
             1,
-            "Error: no space left on device: '/home/me/s.h5'; free some, or write elsewhere",
+            "Error: /home/me/s.h5: no space for 9 bytes",
         ),
         (
             RuntimeError("can't decrement id ref count (errno = 28, error message = 'No space left on device')"),

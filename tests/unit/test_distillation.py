@@ -193,9 +193,11 @@ def test_a_class_without_images_is_named():
         distill(small_config(), replace(data, train=train), device="cpu")
 
 
-def test_bfloat16_stays_near_float32():
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+def test_bfloat16_stays_near_float32(normalisation):
     data = coloured_source(per_class=30)
-    config = small_config(real_batch=30, augmentation="none", network={"width": 32})
+    network = {"width": 32, "normalisation": normalisation}
+    config = small_config(real_batch=30, augmentation="none", network=network)
     losses = [Distiller(replace(config, precision=p), data, device="cpu").step() for p in ("float32", "bfloat16")]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
