@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from atom_plugin.matchers import MeanMatcher, Statistics
 from atom_plugin.networks import ConvBlock, ConvNet
 
-# Bytes of the first block's map per piece; see benchmarks/step.py --piece for the sweep that chose it.
+# Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 24
 
 
