@@ -12,10 +12,10 @@ from atom_plugin.errors import StoreError
 
 
 class RunLog:
-    """Appends records to ``path``. As a context manager it opens the file, keeping records up to iteration ``after``.
+    """Appends records to ``path``; the first one opens the file and keeps records up to iteration ``after``.
 
-    A run that was killed may have logged iterations that its checkpoint does not hold, or half a line: those go. Raises
-    StoreError where the file cannot be written.
+    A run that was killed may have logged iterations that its checkpoint does not hold, or half a line: those go. A run that
+    fails before its first step leaves no log. Raises StoreError where the file cannot be written.
     """
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
@@ -24,9 +24,6 @@ class RunLog:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> RunLog:
-        kept = [record for record in read_log(self.path) if record["iteration"] <= self._after] if self._after else []
-        write_bytes(self.path, "".join(map(_line, kept)).encode(), force=True)
-        self._file = self.path.open("a", encoding="utf-8")
         return self
 
     def __exit__(
@@ -37,12 +34,18 @@ class RunLog:
 
     def write(self, **record: Any) -> None:
         """Append one record. Lines reach the file at once, so that a run can be watched."""
-        assert self._file is not None, "use RunLog as a context manager"
         try:
+            if self._file is None:
+                self._file = self._open()
             self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path)}") from error
+
+    def _open(self) -> IO[str]:
+        kept = [record for record in read_log(self.path) if record["iteration"] <= self._after] if self._after else []
+        write_bytes(self.path, "".join(map(_line, kept)).encode(), force=True)
+        return self.path.open("a", encoding="utf-8")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

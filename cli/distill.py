@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +72,20 @@ def distill(
 
     output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
     paths = _Paths(output)
-    if resume and output.exists() and not force:
-        _already_done(paths, as_json)
-        return
-    refuse_existing(output, force=force)
-    _check_writable(output)
+    if not (resume or force):
+        paths.refuse_leftovers()
+    finished = resume and output.is_file() and not force
+    if not finished:
+        refuse_existing(output, force=force)
+        _check_writable(output)
     data = load_source(dataset, request)
     config = _config(ipc, data, options)
-    synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
-    store.write(synthetic_set, output, force=force)
+    if finished:
+        synthetic_set = _finished_set(paths, config, data, options["device"])
+    else:
+        options["replace"] = resume or force
+        synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
+        store.write(synthetic_set, output, force=force)
     paths.checkpoint.unlink(missing_ok=True)
     report(synthetic_set, paths.output, as_json=as_json)
 
@@ -97,6 +103,19 @@ class _Paths:
 
     def preview(self, iteration: int) -> Path:
         return self.output.with_suffix(f".{iteration:06d}.png")
+
+    def refuse_leftovers(self) -> None:
+        """Raise StoreError where an earlier run, or somebody else, left files that this run would replace."""
+        from atom_plugin.atomic import refuse_existing
+        from atom_plugin.errors import StoreError
+
+        refuse_existing(self.output, force=False)
+        if self.checkpoint.exists():
+            raise StoreError(
+                f"{self.checkpoint}: a stopped run left its state there; go on with --resume, or start over with --force"
+            )
+        for path in (self.log, self.plot):
+            refuse_existing(path, force=False)
 
 
 def _config(ipc: int, data: SourceData, options: dict[str, Any]) -> DistillConfig:
@@ -141,7 +160,8 @@ def _run(
             if every and progress.iteration % every == 0:
                 seen = progress.snapshot()
                 title = f"{config.matcher}, step {progress.iteration}"
-                grid(seen, seen.labels, seen.class_names, paths.preview(progress.iteration), title=title)
+                path = paths.preview(progress.iteration)
+                grid(seen, seen.labels, seen.class_names, path, title=title, force=options["replace"])
 
         synthetic_set = run(
             config,
@@ -154,7 +174,7 @@ def _run(
             stop_signal=stop_signal,
         )
     if options["plot"]:
-        loss_curve(read_log(paths.log), paths.plot)
+        loss_curve(read_log(paths.log), paths.plot, force=options["replace"])
     return synthetic_set
 
 
@@ -171,10 +191,21 @@ def _check_writable(output: Path) -> None:
         raise StoreError(f"{output}: cannot be written: {reason(error, output)}") from error
 
 
-def _already_done(paths: _Paths, as_json: bool) -> None:
-    """A run that was stopped after its set was stored, before its checkpoint was removed."""
+def _finished_set(paths: _Paths, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:
+    """The set of a run that was stopped after storing it. Raises StoreError if another run made the file."""
     from atom_plugin import store
+    from atom_plugin.device import resolve_device, resolve_precision
+    from atom_plugin.errors import StoreError
 
     synthetic_set = store.read(paths.output)
-    paths.checkpoint.unlink(missing_ok=True)
-    report(synthetic_set, paths.output, as_json=as_json)
+    provenance = synthetic_set.provenance
+    expected = replace(config, precision=resolve_precision(config.precision, resolve_device(device))).to_json()
+    differing = [key for key, value in expected.items() if provenance.config.get(key) != value]
+    if provenance.source.get("fingerprint") != data.fingerprint:
+        differing.append("the source images")
+    if differing:
+        raise StoreError(
+            f"{paths.output}: already exists, and was made with another {', '.join(differing)}; choose another name, or "
+            "replace it with --force"
+        )
+    return synthetic_set

@@ -64,6 +64,7 @@ def inside(tmp_path, monkeypatch):
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / "odd" / "dog" / f"{number}.png")
     (tmp_path / "digits-done.checkpoint").write_bytes(b"junk")
+    (tmp_path / "mine.jsonl").write_text("my own notes")
     torch.save({"images": 1}, tmp_path / "foreign.checkpoint")
     return tmp_path
 
@@ -109,6 +110,8 @@ CASES = [
     ((*DISTILL, "-o", "good.h5/a.h5"), 1, "not a folder"),
     ((*DISTILL, "-o", "/proc/a.h5"), 1, "cannot be written"),
     ((*DISTILL, "-o", "a.jsonl"), 2, "use .h5"),
+    ((*DISTILL, "-o", "mine.h5"), 1, "mine.jsonl: already exists"),
+    ((*DISTILL, "-o", "digits-done.h5"), 1, "go on with --resume"),
     ((*DISTILL, "-o", "digits-done.h5", "--resume"), 1, "delete it to start over"),
     ((*DISTILL, "-o", "foreign.h5", "--resume"), 1, "no checkpoint of this package"),
     ((*DISTILL, "-o", "nan.h5", "--matcher", "dm", "--image-lr", "1e38", "--iterations", "40"), 1, "lower --image-lr"),
@@ -168,6 +171,8 @@ def test_one_line_and_the_right_exit_code(inside, capsys, arguments, code, part)
     assert after == before
     assert not [path for path in inside.rglob("*.h5") if path not in before]
     assert not list(inside.rglob(".*.tmp"))
+    if "nan.h5" not in arguments:
+        assert {path for path in inside.rglob("*") if path.is_file()} == set(before)
 
 
 def test_there_are_at_least_forty_of_them():

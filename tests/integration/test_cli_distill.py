@@ -130,3 +130,5 @@ def test_resume_of_a_finished_run_is_no_error(inside, capsys):
     before = (inside / "a.h5").read_bytes()
     run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5", "--resume")
     assert (inside / "a.h5").read_bytes() == before
+    assert main(["distill", "--ipc", "1", *QUICK, "-o", "a.h5", "--resume", "--seed", "1"]) == 1
+    assert "was made with another seed" in capsys.readouterr().err
