@@ -30,6 +30,7 @@ from atom_plugin.sampling import ClassSampler
 from atom_plugin.sources import SourceData
 from atom_plugin.streaming import stream_statistics
 from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.tracked import tracked_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +160,9 @@ class Distiller:
             return matcher(seen, self._network.features(synthetic, groups=groups))
         if self.device.type == "cpu":
             target = stream_statistics(self._network, matcher, real, groups=groups)
-        else:
-            with torch.no_grad():
-                target = matcher.statistics(self._network.features(real, groups=groups))
+            return matcher.compare(target, tracked_statistics(self._network, matcher, synthetic, groups=groups))
+        with torch.no_grad():
+            target = matcher.statistics(self._network.features(real, groups=groups))
         return matcher.compare(target, matcher.statistics(self._network.features(synthetic, groups=groups)))
 
     @torch.no_grad()

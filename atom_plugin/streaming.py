@@ -30,8 +30,8 @@ def stream_statistics(
     network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, piece_bytes: int = PIECE_BYTES
 ) -> Statistics:
     """``matcher.statistics(network.features(images, groups=groups))`` for images (N, C, H, W), within rounding."""
-    per_image = network.config.width * images.shape[2] * images.shape[3] * images.element_size()
-    pieces = list(images.contiguous(memory_format=torch.channels_last).split(max(1, piece_bytes // per_image)))
+    images = images.contiguous(memory_format=torch.channels_last)
+    pieces = list(images.split(images_per_piece(network, images, piece_bytes)))
     sums = _ClassSums(matcher, groups, len(images), matched=matcher.matched_maps(len(network.blocks)))
     if network.config.normalisation == "batch":
         _through_batch_normalisation(network, pieces, sums)
@@ -44,6 +44,12 @@ def stream_statistics(
             sums.add_embedding(features.embedding, start)
             start += len(piece)
     return sums.means()
+
+
+def images_per_piece(network: ConvNet, images: torch.Tensor, piece_bytes: int) -> int:
+    """How many of ``images`` give a first map of ``piece_bytes``; at least one."""
+    per_image = network.config.width * images.shape[2] * images.shape[3] * images.element_size()
+    return max(1, piece_bytes // per_image)
 
 
 class _ClassSums:
@@ -86,7 +92,7 @@ class _ClassSums:
 
 def _through_batch_normalisation(network: ConvNet, pieces: list[torch.Tensor], sums: _ClassSums) -> None:
     blocks = [block for block in network.blocks if isinstance(block, ConvBlock)]
-    weight, bias = _folded(blocks[0], _moments(blocks[0].convolution(piece) for piece in pieces))
+    weight, bias = _folded(blocks[0], batch_moments(blocks[0].convolution(piece) for piece in pieces))
     outputs, start = [], 0
     for piece in pieces:
         feature_map = blocks[0].activation(F.conv2d(piece, weight, bias, padding=1))
@@ -96,7 +102,7 @@ def _through_batch_normalisation(network: ConvNet, pieces: list[torch.Tensor], s
     for depth, block in enumerate(blocks[1:], start=1):
         norm = block.normalisation
         assert isinstance(norm, nn.BatchNorm2d)
-        mean, variance = _moments(outputs)
+        mean, variance = batch_moments(outputs)
         start = 0
         for index, output in enumerate(outputs):
             normal = F.batch_norm(output, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
@@ -115,7 +121,7 @@ def _next(blocks: list[ConvBlock], depth: int, pooled: torch.Tensor, sums: _Clas
     return pooled
 
 
-def _moments(outputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_moments(outputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance per channel over all pieces (N_i, C, H, W).
 
     Sums of a piece are float32, their totals float64: the variance loses about log2(1 + mean^2 / variance) bits.

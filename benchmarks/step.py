@@ -5,7 +5,7 @@ held as floats, one augmentation call per class, hooks that clone every map, att
 the same numbers of images, use the same network and the same loss. Images are random: the time does not depend on them.
 
 Steps of the two kinds alternate, so that a slower minute of the machine hits both. Peak memory is that of a process of its
-own (``--memory``), the source's images included.
+own (``--memory``), the source's images included; on a GPU (``--device cuda``) it is what torch allocated there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -60,9 +60,10 @@ def whitening_of_cifars_size() -> Preprocessing:
 class PlainStep:
     """The step as a straightforward script has it; the baseline of every ratio."""
 
-    def __init__(self, config: DistillConfig, data: SourceData, preprocessing: Preprocessing) -> None:
+    def __init__(self, config: DistillConfig, data: SourceData, preprocessing: Preprocessing, device: str) -> None:
         self.config = config
-        self.real = torch.cat([preprocessing.forward(part) for part in data.train.images.split(1000)])
+        self.device = device
+        self.real = torch.cat([preprocessing.forward(part) for part in data.train.images.split(1000)]).to(device)
         self.members = [(data.train.labels == k).nonzero().flatten() for k in range(CLASSES)]
         self.images = self.real[torch.cat([m[: config.ipc] for m in self.members])].clone().requires_grad_()
         self.optimizer = torch.optim.SGD([self.images], lr=config.image_lr, momentum=config.image_momentum)
@@ -70,7 +71,7 @@ class PlainStep:
         self.augmentation = Augmentation(strategy=config.augmentation)
 
     def __call__(self) -> float:
-        network = self.config.network.build(SHAPE, CLASSES)
+        network = self.config.network.build(SHAPE, CLASSES).to(self.device)
         maps: list[torch.Tensor] = []
         for block in network.blocks[:-1]:
             block.activation.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
@@ -125,24 +126,36 @@ def count(config: DistillConfig) -> dict[str, float]:
 def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def peak_memory(config: DistillConfig, steps: int = 5) -> float:
+def peak_memory(config: DistillConfig, device: str, steps: int = 5) -> float:
     """Gigabytes that this process took at most over a few steps."""
-    distiller = Distiller(config, random_source(), device="cpu", preprocessing=whitening_of_cifars_size())
+    distiller = Distiller(config, random_source(), device=device, preprocessing=whitening_of_cifars_size())
     with distiller.running():
         for _ in range(steps):
             distiller.step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e9
+    # VmHWM, not getrusage: Linux lets a child's ru_maxrss begin at its parent's.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1e6
 
 
-def matrix_rate() -> float:
-    """GFLOP/s of a large float32 matrix product here: what the arithmetic is held against."""
-    a = torch.randn(2048, 2048)
+def matrix_rate(device: str) -> float:
+    """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: what the arithmetic is held against."""
+    a = torch.randn(2048, 2048, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     out = torch.empty_like(a)
     best = min(timed(lambda: torch.mm(a, a, out=out)) for _ in range(10))
     return 2 * 2048**3 / best / 1e9
+
+
+def device_name(device: str) -> str:
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    return str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", platform.machine()))
 
 
 def main() -> None:
@@ -150,6 +163,7 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--real-batch", type=int, default=64)
     parser.add_argument("--normalisation", default="batch")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--memory", action="store_true", help="only print the peak memory of our step, in GB")
@@ -163,11 +177,11 @@ def main() -> None:
         network={"normalisation": options.normalisation},
     )
     if options.memory:
-        print(f"{peak_memory(config):.2f}")
+        print(f"{peak_memory(config, options.device):.2f}")
         return
     data, preprocessing = random_source(), whitening_of_cifars_size()
-    plain = PlainStep(config, data, preprocessing)
-    ours = Distiller(config, data, device="cpu", preprocessing=preprocessing)
+    plain = PlainStep(config, data, preprocessing, options.device)
+    ours = Distiller(config, data, device=options.device, preprocessing=preprocessing)
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     for repeat in range(options.repeats + 1):
         seconds = timed(plain)
@@ -178,13 +192,13 @@ def main() -> None:
             times["plain"].append(seconds)
             times["ours"].append(own)
     median = {name: statistics.median(values) for name, values in times.items()}
-    work, rate = count(config), matrix_rate()
+    work, rate = count(config), matrix_rate(options.device)
     memory = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--memory"], capture_output=True, text=True, check=True
     )
     result = {
         "setting": {"ipc": options.ipc, "real_batch": options.real_batch, "normalisation": options.normalisation},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": options.threads},
+        "machine": {"device": device_name(options.device), "threads": options.threads},
         "versions": package_versions(),
         "n": options.repeats,
         "seconds": {name: {"median": median[name], "min": min(t), "max": max(t)} for name, t in times.items()},
