@@ -20,7 +20,7 @@ from atom_plugin.augmentation import Augmentation
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast, resolve_device, resolve_precision
-from atom_plugin.errors import DivergenceError, Interrupted
+from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
 from atom_plugin.initialisation import initial_images
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.memory import reuse_freed_memory
@@ -138,6 +138,8 @@ class Distiller:
         synthetic = draw.apply(self.images.unflatten(0, (self.classes, n))).flatten(0, 1)
         with autocast(self.device, config.precision):
             loss = self._compare(real, synthetic)
+        if not loss.requires_grad:
+            raise ConfigError(f"the loss of matcher {config.matcher!r} does not depend on the synthetic images")
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergenceError(
@@ -182,7 +184,7 @@ class Distiller:
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""
         return assemble(
-            self.images.detach().cpu().clone(memory_format=torch.contiguous_format),
+            self._finite_images().cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
             self._preprocessing,
@@ -191,11 +193,21 @@ class Distiller:
             final_loss=self.loss if math.isfinite(self.loss) else None,
         )
 
+    def _finite_images(self) -> torch.Tensor:
+        """A step may throw the images off whose loss was still finite; such a state is neither saved nor handed out."""
+        images = self.images.detach()
+        if not torch.isfinite(images).all():
+            raise DivergenceError(
+                f"the images are no longer finite after iteration {self.iteration}; lower --image-lr "
+                f"(now {self.config.image_lr:g}) or the matcher's loss scale"
+            )
+        return images
+
     def state(self) -> Checkpoint:
         """What :meth:`restore` needs."""
         return Checkpoint(
             iteration=self.iteration,
-            images=self.images.detach(),
+            images=self._finite_images(),
             momentum=self._momentum,
             config=self.config,
             fingerprint=self.data.fingerprint,

@@ -142,6 +142,22 @@ def test_an_absurd_learning_rate_stops_the_run():
         distill(config, coloured_source(), device="cpu")
 
 
+def test_images_thrown_off_by_the_last_step_are_not_handed_out(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    config = small_config(image_lr=3e38, matcher="dm", matcher_options={"loss_scale": 1e6}, iterations=2)
+    with pytest.raises(DivergenceError, match="lower --image-lr"):
+        distill(config, coloured_source(), device="cpu", checkpoint=path, checkpoint_every=1)
+    assert not path.exists()
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    MATCHERS.register("constant")(lambda: lambda real, synthetic: torch.zeros(()))
+    with pytest.raises(ConfigError, match="does not depend on the synthetic images"):
+        Distiller(
+            replace(small_config(), matcher="constant", matcher_options={}), coloured_source(), device="cpu"
+        ).step()
+
+
 @pytest.mark.parametrize("normalisation", ["batch", "instance"])
 def test_one_step_is_sgd_on_the_plain_loss(normalisation):
     """The whole step against autograd, torch's own SGD, and the plain forward passes."""
