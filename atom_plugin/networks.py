@@ -150,6 +150,10 @@ class ConvNet(nn.Module):
             maps.append(feature_map)
         return Features(maps=tuple(maps), embedding=images.flatten(1), groups=groups)
 
+    def conv_blocks(self) -> list[ConvBlock]:
+        """The blocks, input side first, with their type, which a ModuleList does not tell."""
+        return [block for block in self.blocks if isinstance(block, ConvBlock)]
+
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
         """Draw all parameters anew, in place, from ``generator`` (on the CPU: the same draw on every device)."""

@@ -91,7 +91,7 @@ class _ClassSums:
 
 
 def _through_batch_normalisation(network: ConvNet, pieces: list[torch.Tensor], sums: _ClassSums) -> None:
-    blocks = [block for block in network.blocks if isinstance(block, ConvBlock)]
+    blocks = network.conv_blocks()
     weight, bias = _folded(blocks[0], batch_moments(blocks[0].convolution(piece) for piece in pieces))
     outputs, start = [], 0
     for piece in pieces:

@@ -37,7 +37,7 @@ def tracked_statistics(
     per_piece = images_per_piece(network, images, piece_bytes)
     matched = matcher.matched_maps(len(network.blocks))
     described: list[torch.Tensor] = []
-    for depth, block in enumerate(network.blocks):
+    for depth, block in enumerate(network.conv_blocks()):
         used = matcher if depth < matched else None
         images, *descriptors = _BlockTail.apply(block.convolution(images), block, used, per_piece)
         described += descriptors

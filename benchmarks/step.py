@@ -26,8 +26,12 @@ from torch.nn import functional as F
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
 from atom_plugin.distillation import Distiller
+from atom_plugin.matchers import MeanMatcher, make_matcher
+from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing, Whitening
 from atom_plugin.sources import SourceData, Split
+from atom_plugin.streaming import stream_statistics
+from atom_plugin.tracked import tracked_statistics
 from atom_plugin.versions import package_versions
 
 CLASSES, SHAPE, PER_CLASS = 10, (3, 32, 32), 5000
@@ -144,6 +148,36 @@ def peak_memory(config: DistillConfig, device: str, steps: int = 5) -> float:
     return int(status["VmHWM"].split()[0]) / 1e6
 
 
+def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repeats: int) -> dict[str, float]:
+    """Median seconds of the CPU step's parts, each on its own."""
+    generator = torch.Generator().manual_seed(0)
+    network = config.network.build(SHAPE, CLASSES, generator=generator).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)
+    atom = make_matcher(config.matcher, config.matcher_options)
+    assert isinstance(atom, MeanMatcher)
+    raw = torch.randint(0, 256, (CLASSES * config.real_batch, *SHAPE), generator=generator, dtype=torch.uint8)
+    real = preprocessing.forward(raw)
+    images = torch.randn(CLASSES * config.ipc, *SHAPE, generator=generator).requires_grad_()
+    target = stream_statistics(network, atom, real, groups=CLASSES)
+    draw = Augmentation().draw(CLASSES, generator)
+
+    def synthetic() -> None:
+        loss = atom.compare(target, tracked_statistics(network, atom, images, groups=CLASSES))
+        torch.autograd.grad(loss, images)
+
+    runs: dict[str, Callable[[], object]] = {
+        "whitening": lambda: preprocessing.forward(raw),
+        "augmentation of the real batch": lambda: draw.apply(real.unflatten(0, (CLASSES, -1))),
+        "network drawn anew": lambda: network.reset(generator),
+        "real branch": lambda: stream_statistics(network, atom, real, groups=CLASSES),
+        "synthetic branch, forward and backward": synthetic,
+    }
+    with reuse_freed_memory():
+        for run in runs.values():
+            run()
+        return {name: statistics.median(timed(run) for _ in range(repeats)) for name, run in runs.items()}
+
+
 def matrix_rate(device: str) -> float:
     """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: what the arithmetic is held against."""
     a = torch.randn(2048, 2048, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
@@ -203,6 +237,7 @@ def main() -> None:
         "n": options.repeats,
         "seconds": {name: {"median": median[name], "min": min(t), "max": max(t)} for name, t in times.items()},
         "ratio": median["plain"] / median["ours"],
+        "parts": parts_of_the_step(config, preprocessing, options.repeats) if options.device == "cpu" else None,
         "gflop": work,
         "matrix_gflop_per_s": rate,
         "share_of_matrix_rate": sum(work.values()) / median["ours"] / rate,
