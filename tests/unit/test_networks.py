@@ -100,8 +100,15 @@ def test_extractor_sees_what_the_network_computes():
 
 
 def test_extractor_names_missing_and_unused_layers():
-    network = nn.ModuleDict({"used": nn.Identity(), "idle": nn.Identity()})
-    network.forward = network["used"]
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Identity(), nn.Identity()
+
+        def forward(self, images):
+            return self.used(images)
+
+    network = Skips()
     with pytest.raises(ConfigError, match="no layer 'nothing'; its layers: used, idle"):
         FeatureExtractor(network, maps=["nothing"], embedding="used")
     with (
