@@ -95,6 +95,10 @@ class SourceData:
                 f"{self.name}: training images are {tuple(self.train.images.shape[1:])}, "
                 f"test images {tuple(self.test.images.shape[1:])}; they must have one shape"
             )
+        for name in self.class_names:
+            # A set's file holds Unicode text; found out here rather than when the finished set is stored.
+            if "\0" in name or name != name.encode("utf-8", "ignore").decode():
+                raise SourceError(f"{self.name}: the class name {name!r} is not Unicode text; rename that class")
         for kind, split in (("training", self.train), ("test", self.test)):
             if not len(split):
                 raise SourceError(f"{self.name}: the {kind} split holds no images")

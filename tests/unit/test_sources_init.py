@@ -148,3 +148,9 @@ def test_splits_that_do_not_fit() -> None:
 def test_a_decoding_process_does_not_import_torch() -> None:
     program = "import sys, atom_plugin.sources.decoding; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["nul\0byte", "lone \udcff surrogate"])
+def test_class_names_that_no_file_could_hold(name: str) -> None:
+    with pytest.raises(SourceError, match="is not Unicode text; rename that class"):
+        source(class_names=("żółw", name))
