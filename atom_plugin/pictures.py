@@ -110,12 +110,12 @@ def running_median(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Up to ``points`` evenly spread positions, and the median of the ``window`` (odd) values around each.
 
-    Towards the ends the window shrinks evenly on both sides, so that a falling curve is not bent there.
+    Only where a whole window fits: a median of fewer values would end in the noise of the last one, or bend the curve.
+    There must be at least ``window`` values.
     """
-    positions = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
-    reach = np.minimum(window // 2, np.minimum(positions, len(values) - 1 - positions))
-    medians = [np.median(values[at - half : at + half + 1]) for at, half in zip(positions, reach, strict=True)]
-    return positions, np.array(medians)
+    half, inside = window // 2, len(values) - window + 1
+    positions = half + np.unique(np.linspace(0, inside - 1, min(points, inside)).round().astype(int))
+    return positions, np.array([np.median(values[at - half : at + half + 1]) for at in positions])
 
 
 @dataclass(frozen=True, kw_only=True)
