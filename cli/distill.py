@@ -68,6 +68,8 @@ def distill(
         raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
     from atom_plugin import store
     from atom_plugin.atomic import refuse_existing
+    from atom_plugin.pictures import loss_curve
+    from atom_plugin.run_log import read_log
     from atom_plugin.sources import load_source
 
     output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
@@ -87,6 +89,8 @@ def distill(
         synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
         store.write(synthetic_set, output, force=force)
     paths.checkpoint.unlink(missing_ok=True)
+    if options["plot"]:
+        loss_curve(read_log(paths.log), paths.plot, force=resume or force)
     report(synthetic_set, paths.output, as_json=as_json)
 
 
@@ -141,9 +145,11 @@ def _run(
     from atom_plugin.checkpoint import Checkpoint
     from atom_plugin.cli.interrupts import stop_requests
     from atom_plugin.distillation import distill as run
-    from atom_plugin.pictures import grid, loss_curve
-    from atom_plugin.run_log import RunLog, read_log
+    from atom_plugin.pictures import grid
+    from atom_plugin.run_log import RunLog
 
+    if not resume:
+        paths.checkpoint.unlink(missing_ok=True)  # of a run that --force starts over
     done = Checkpoint.load(paths.checkpoint).iteration if resume and paths.checkpoint.exists() else 0
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(paths.log, after=done))
@@ -163,7 +169,7 @@ def _run(
                 path = paths.preview(progress.iteration)
                 grid(seen, seen.labels, seen.class_names, path, title=title, force=options["replace"])
 
-        synthetic_set = run(
+        return run(
             config,
             data,
             device=options["device"],
@@ -173,9 +179,6 @@ def _run(
             on_progress=on_progress,
             stop_signal=stop_signal,
         )
-    if options["plot"]:
-        loss_curve(read_log(paths.log), paths.plot, force=options["replace"])
-    return synthetic_set
 
 
 def _check_writable(output: Path) -> None:
