@@ -32,6 +32,9 @@ from atom_plugin.streaming import stream_statistics
 from atom_plugin.synthetic_set import SyntheticSet
 from atom_plugin.tracked import tracked_statistics
 
+# Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
+_LARGEST_PIXEL = 1e6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -184,7 +187,7 @@ class Distiller:
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""
         return assemble(
-            self._finite_images().cpu().clone(memory_format=torch.contiguous_format),
+            self._sane_images().cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
             self._preprocessing,
@@ -193,13 +196,14 @@ class Distiller:
             final_loss=self.loss if math.isfinite(self.loss) else None,
         )
 
-    def _finite_images(self) -> torch.Tensor:
-        """A step may throw the images off whose loss was still finite; such a state is neither saved nor handed out."""
+    def _sane_images(self) -> torch.Tensor:
+        """A step may throw the images off while the loss stays finite; such a state is neither saved nor handed out."""
         images = self.images.detach()
-        if not torch.isfinite(images).all():
+        largest = float(images.abs().max())
+        if not largest <= _LARGEST_PIXEL:
             raise DivergenceError(
-                f"the images are no longer finite after iteration {self.iteration}; lower --image-lr "
-                f"(now {self.config.image_lr:g}) or the matcher's loss scale"
+                f"the images ran away: their largest value is {largest:.3g} after iteration {self.iteration}; lower "
+                f"--image-lr (now {self.config.image_lr:g}) or the matcher's loss scale"
             )
         return images
 
@@ -207,7 +211,7 @@ class Distiller:
         """What :meth:`restore` needs."""
         return Checkpoint(
             iteration=self.iteration,
-            images=self._finite_images(),
+            images=self._sane_images(),
             momentum=self._momentum,
             config=self.config,
             fingerprint=self.data.fingerprint,

@@ -17,19 +17,46 @@ from torch.nn import functional as F
 from atom_plugin.errors import ConfigError
 from atom_plugin.features import Features
 
+_SMALL_MAP = 256  # places of a map up to which the written-out instance normalisation wins
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leakyrelu": lambda: nn.LeakyReLU(0.01, inplace=True),
     "sigmoid": nn.Sigmoid,
     "swish": nn.SiLU,
 }
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Instance normalisation, (N, C, H, W), with a scale and a shift per channel.
+
+    torch's group normalisation takes four to eight times as long on small channels-last maps on a CPU (128 channels of 8x8: 37
+    against 8 ms for 512 images); on large ones it is the faster.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The normalised images, in their own memory format."""
+        count, channels, height, width = images.shape
+        small = height * width <= _SMALL_MAP and images.device.type == "cpu"
+        if not (small and images.is_contiguous(memory_format=torch.channels_last)):
+            return super().forward(images)
+        rows = images.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+        centred = rows - rows.mean(1, keepdim=True)
+        scale = (centred.square().mean(1, keepdim=True) + self.eps).rsqrt() * self.weight
+        normal = torch.addcmul(self.bias, centred, scale)
+        return normal.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
 # The group of "group" is the literature's 4; "layer" and "instance" are group normalisation with 1 and C groups, each
 # with one scale and shift per channel (the literature's layer normalisation has one per pixel).
 NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
     "batch": nn.BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
-    "instance": lambda channels: nn.GroupNorm(channels, channels),
+    "instance": InstanceNorm,
     "group": lambda channels: nn.GroupNorm(4, channels),
 }
 POOLINGS = ("none", "max", "avg")

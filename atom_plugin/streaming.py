@@ -22,7 +22,7 @@ from atom_plugin.matchers import MeanMatcher, Statistics
 from atom_plugin.networks import ConvBlock, ConvNet
 
 # Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 25
 
 
 @torch.no_grad()

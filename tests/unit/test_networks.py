@@ -6,7 +6,7 @@ from torch import nn
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.features import FeatureExtractor
-from atom_plugin.networks import ACTIVATIONS, NORMALISATIONS, POOLINGS, ConvNetConfig, default_depth
+from atom_plugin.networks import ACTIVATIONS, NORMALISATIONS, POOLINGS, ConvNetConfig, InstanceNorm, default_depth
 from atom_plugin.randomness import generator_for
 
 
@@ -37,6 +37,21 @@ def test_every_member_runs_forward_and_backward(activation, normalisation, pooli
 def test_three_pixel_pooling_halves_rounding_up(size):
     network = ConvNetConfig(depth=2, width=4, pool_size=3).build((1, size, size), classes=2)
     assert network(torch.zeros(2, 1, size, size)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("size", [4, 16, 32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_normalisation_is_torchs(size, layout):
+    ours, theirs = InstanceNorm(6).double(), nn.GroupNorm(6, 6).double()
+    for parameter in (ours.weight, ours.bias):
+        nn.init.normal_(parameter, generator=generator_for(0, parameter.shape[0]))
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(5, 6, size, size, generator=generator_for(0, "images"), dtype=torch.float64)
+    images = (images + 3).contiguous(memory_format=layout).requires_grad_()
+    torch.testing.assert_close(ours(images), theirs(images))
+    weights = torch.randn(images.shape, generator=generator_for(0, "weights"), dtype=torch.float64)
+    gradients = [torch.autograd.grad((norm(images) * weights).sum(), images)[0] for norm in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("initialisation", ["uniform", "normal"])
