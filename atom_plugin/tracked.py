@@ -7,7 +7,7 @@ convolution's output alone, and computes the rest anew, piece by piece in cache,
 
 Within a piece the gradient is autograd's own, so any matcher and any activation will do. Batch normalisation ties the pieces
 together through its mean and variance; its gradient is put together from two sums over all pieces (Ioffe & Szegedy, 2015):
-``dx = gamma / sigma * (dy - mean(dy) - xhat * mean(dy * xhat))``.
+``dx = (g - mean(g) - xhat * mean(g * xhat)) / sigma``, with g the gradient behind the standardised xhat.
 
 The plain path, ``matcher.statistics(network.features(images))`` under autograd, is the oracle of the tests.
 """
@@ -68,20 +68,18 @@ class _BlockTail(torch.autograd.Function):
         pieces = zip(output.split(ctx.per_piece), result.split(ctx.per_piece), strict=True)
         downs = zip(*(gradient.split(ctx.per_piece) for gradient in gradients), strict=True)
         for (piece, into), down in zip(pieces, downs, strict=True):
+            # Batch normalisation's standardising is left out of the piece's graph: it hangs on all pieces.
+            start = (piece if moments is None else _standardised(piece, block, moments)).detach().requires_grad_()
             with torch.enable_grad():
-                # Batch normalisation is left out of the piece's graph: what is wanted there is the gradient behind it.
-                start = (piece if moments is None else _normalised(piece, block, moments)).detach().requires_grad_()
-                normal = _normalised(start, block, None) if moments is None else start
-                outcome = _tail(normal, block, ctx.matcher)
-                (gradient,) = torch.autograd.grad(outcome, start, down)
+                normal = block.normalisation(start) if moments is None else _affine(start, block)
+                (gradient,) = torch.autograd.grad(_tail(normal, block, ctx.matcher), start, down)
             into.copy_(gradient)
             if moments is not None:
-                totals.add(gradient, _standardised(piece, moments, block))
+                totals.add(gradient, start.detach())
         if moments is not None:
-            norm = block.normalisation
-            scale = norm.weight * (moments[1] + norm.eps).rsqrt()
+            inverse = _per_channel((moments[1] + block.normalisation.eps).rsqrt())
             for piece, into in zip(output.split(ctx.per_piece), result.split(ctx.per_piece), strict=True):
-                totals.centre(into, _standardised(piece, moments, block)).mul_(_per_channel(scale))
+                totals.centre(into, _standardised(piece, block, moments)).mul_(inverse)
         return result, None, None, None
 
 
@@ -96,15 +94,28 @@ def _normalised(
     return F.batch_norm(piece, *moments, norm.weight, norm.bias, training=False, eps=norm.eps)
 
 
+def _standardised(piece: torch.Tensor, block: ConvBlock, moments: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    norm = block.normalisation
+    assert isinstance(norm, nn.BatchNorm2d)
+    return F.batch_norm(piece, *moments, training=False, eps=norm.eps)
+
+
+def _affine(standard: torch.Tensor, block: ConvBlock) -> torch.Tensor:
+    norm = block.normalisation
+    assert isinstance(norm, nn.BatchNorm2d)
+    return torch.addcmul(_per_channel(norm.bias), standard, _per_channel(norm.weight))
+
+
 def _tail(normal: torch.Tensor, block: ConvBlock, matcher: MeanMatcher | None) -> tuple[torch.Tensor, ...]:
-    """The pooled map, then the descriptors of the map before pooling."""
-    # Activations work in place; a leaf that wants a gradient, or the saved convolution, must not be overwritten.
-    feature_map = block.activation(normal.clone(memory_format=torch.preserve_format))
+    """The pooled map, then the descriptors of the map before pooling. Changes ``normal`` in place."""
+    if isinstance(block.normalisation, nn.Identity):
+        normal = normal.clone(memory_format=torch.preserve_format)  # else the saved convolution would be overwritten
+    feature_map = block.activation(normal)
     return (block.pool(feature_map), *(() if matcher is None else matcher.describe_map(feature_map)))
 
 
 class _Totals:
-    """Sums over all pieces, per channel, of dy and of dy * xhat."""
+    """Sums over all pieces, per channel, of g and of g * xhat."""
 
     def __init__(self) -> None:
         self._gradient: torch.Tensor | float = 0.0
@@ -118,15 +129,9 @@ class _Totals:
         self._count += len(rows)
 
     def centre(self, gradient: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
-        """``dy - mean(dy) - xhat * mean(dy * xhat)``, in place of ``gradient``."""
+        """``g - mean(g) - xhat * mean(g * xhat)``, in place of ``gradient``."""
         gradient.sub_(_per_channel(torch.as_tensor(self._gradient / self._count)))
         return gradient.addcmul_(standard, _per_channel(torch.as_tensor(self._product / self._count)), value=-1)
-
-
-def _standardised(piece: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor], block: ConvBlock) -> torch.Tensor:
-    norm = block.normalisation
-    assert isinstance(norm, nn.BatchNorm2d)
-    return F.batch_norm(piece, *moments, training=False, eps=norm.eps)
 
 
 def _per_channel(values: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,10 @@ def compared(config, matcher, per_piece, dtype=torch.float64):
     """Statistics and gradient of both paths, for a random loss on the statistics."""
     network = config.build((3, 8, 8), classes=3, generator=generator_for(0, "network")).to(dtype)
     network.requires_grad_(False)
+    affine = generator_for(0, "affine")
+    for norm in (module for block in network.blocks for module in [block.normalisation] if hasattr(module, "eps")):
+        norm.weight.uniform_(0.5, 2.0, generator=affine)
+        norm.bias.normal_(generator=affine)
     given = torch.randn(9, 3, 8, 8, generator=generator_for(0, "images"), dtype=dtype) * 2 + 1
     weigh = generator_for(0, "weights")
     weights: list[torch.Tensor] = []
