@@ -18,13 +18,15 @@ def faults() -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc hands memory back so eagerly")
 def test_large_tensors_reuse_memory_inside_and_only_there():
-    if faults() < 5 * PAGES:
+    outside = faults()
+    if outside < 5 * PAGES:
         pytest.skip("this machine maps large pages: there is nothing to save")
     with reuse_freed_memory():
+        faults()  # the heap grows, in more than one place where other tests have left holes in it
         faults()
         with reuse_freed_memory():
-            assert faults() < PAGES
-        assert faults() < PAGES, "leaving an inner context must not end the outer one"
+            assert faults() < outside / 2
+        assert faults() < outside / 2, "leaving an inner context must not end the outer one"
     assert faults() >= PAGES
 
 
