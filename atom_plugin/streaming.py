@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics
+from atom_plugin.matchers import MeanMatcher, Statistics, widened
 from atom_plugin.networks import ConvBlock, ConvNet
 
 # Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
@@ -77,7 +77,7 @@ class _ClassSums:
 
     def _add(self, depth: int, described: Statistics, start: int) -> None:
         for index, descriptor in enumerate(described):
-            wide = descriptor if descriptor.dtype == torch.float64 else descriptor.float()
+            wide = widened(descriptor)
             total = self._sums.setdefault((depth, index), wide.new_zeros(self._groups, wide.shape[1]))
             label = start // self._per_class
             # A piece holds a run of images, so it meets a run of classes: the first and last perhaps in part.
@@ -129,8 +129,7 @@ def batch_moments(outputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.
     count = 0
     total = squares = torch.zeros((), dtype=torch.float64)
     for output in outputs:
-        rows = output.permute(0, 2, 3, 1).flatten(0, 2)
-        rows = rows if rows.dtype == torch.float64 else rows.float()
+        rows = widened(output.permute(0, 2, 3, 1).flatten(0, 2))
         total = total + rows.sum(0).double()
         squares = squares + torch.linalg.vecdot(rows, rows, dim=0).double()
         count += len(rows)

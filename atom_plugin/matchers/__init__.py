@@ -75,8 +75,19 @@ class MeanMatcher(ABC):
 
 def group_means(descriptor: torch.Tensor, groups: int) -> torch.Tensor:
     """(N, D), class-major over ``groups`` classes, to float32 (or float64) class means (groups, D)."""
-    wide = descriptor if descriptor.dtype == torch.float64 else descriptor.float()
-    return wide.view(groups, -1, descriptor.shape[1]).mean(1)
+    return widened(descriptor).view(groups, -1, descriptor.shape[1]).mean(1)
+
+
+def widened(values: torch.Tensor) -> torch.Tensor:
+    """What reductions run in: float32, or float64 where that is given."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def maps_and_embedding(real: Statistics, synthetic: Statistics, task_balance: float) -> torch.Tensor:
+    """The distances of all map descriptors, and that of the embedding, the last of the statistics, times the balance."""
+    distances = [squared_distance(*pair) for pair in zip(real, synthetic, strict=True)]
+    maps = torch.stack(distances[:-1]).sum() if len(distances) > 1 else distances[-1].new_zeros(())
+    return maps + task_balance * distances[-1]
 
 
 def squared_distance(real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance
+from atom_plugin.matchers import MeanMatcher, Statistics, maps_and_embedding
 from atom_plugin.matchers.power_sums import power_sums
 
 
@@ -53,9 +53,7 @@ class AttentionMatcher(MeanMatcher):
 
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
         """Eq. (4): attention terms plus the weighted embedding term."""
-        distances = [squared_distance(*pair) for pair in zip(real, synthetic, strict=True)]
-        attention = torch.stack(distances[:-1]).sum() if len(distances) > 1 else distances[-1].new_zeros(())
-        return self.loss_scale * (attention + self.task_balance * distances[-1])
+        return self.loss_scale * maps_and_embedding(real, synthetic, self.task_balance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance
+from atom_plugin.matchers import MeanMatcher, Statistics, maps_and_embedding, widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,7 @@ class FeatureMapTransfer(MeanMatcher):
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         """The flattened map, (N, C * H * W), in (H, W, C) order: what channels-last memory holds."""
-        flat = feature_map.permute(0, 2, 3, 1).flatten(1)
-        wide = flat if flat.dtype == torch.float64 else flat.float()
+        wide = widened(feature_map.permute(0, 2, 3, 1).flatten(1))
         return (F.normalize(wide, dim=1) if self.normalise else wide,)
 
     def describe_embedding(self, embedding: torch.Tensor) -> Statistics:
@@ -43,6 +42,4 @@ class FeatureMapTransfer(MeanMatcher):
 
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
         """Map terms plus the weighted embedding term."""
-        distances = [squared_distance(*pair) for pair in zip(real, synthetic, strict=True)]
-        maps = torch.stack(distances[:-1]).sum() if len(distances) > 1 else distances[-1].new_zeros(())
-        return self.loss_scale * (maps + self.task_balance * distances[-1])
+        return self.loss_scale * maps_and_embedding(real, synthetic, self.task_balance)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from atom_plugin.matchers import widened
+
 # Bytes of one piece in float32: it and one temporary of its size stay in cache. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 21
 
@@ -35,7 +37,7 @@ class _PowerSums(torch.autograd.Function):
         ctx.powers = (p_s, p_c)
         spatial, channel = [], []
         for piece in _pieces(rows):
-            wide = _widen(piece)
+            wide = widened(piece)
             powered = None if p_s is None else _power(wide, p_s)
             if powered is not None:
                 spatial.append(powered.sum(2))
@@ -54,7 +56,7 @@ class _PowerSums(torch.autograd.Function):
         start = 0
         for piece in _pieces(rows):
             stop = start + len(piece)
-            wide = _widen(piece)
+            wide = widened(piece)
             # d/df |f|^p = p |f|^(p-1) sign(f); the two sums share one product where the powers are equal.
             if p_s is None or p_c is None or p_s == p_c:
                 weight = (to_spatial[start:stop, :, None] if p_s is not None else 0.0) + (
@@ -75,10 +77,6 @@ def _pieces(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (rows,)
     pieces: tuple[torch.Tensor, ...] = rows.split(max(1, PIECE_BYTES // max(1, 4 * rows[0].numel())))
     return pieces
-
-
-def _widen(piece: torch.Tensor) -> torch.Tensor:
-    return piece if piece.dtype == torch.float64 else piece.float()
 
 
 def _power(values: torch.Tensor, power: float) -> torch.Tensor:
