@@ -14,7 +14,7 @@ import torch
 
 from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.errors import ConfigError
-from atom_plugin.export import to_uint8
+from atom_plugin.formats.image_files import to_uint8
 from atom_plugin.synthetic_set import SyntheticSet
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`atom-cli store`: look at stored sets, verify, export, merge and subset them."""
+"""`atom-cli store`: look at stored sets, verify, export, import, merge and subset them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option
+from atom_plugin.cli.store_formats import export, import_, refuse_input
 from atom_plugin.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _output_option = click.option(
 
 @click.group()
 def store() -> None:
-    """Look at, verify, export, merge and subset stored sets."""
+    """Look at, verify, export, import, merge and subset stored sets."""
 
 
 @store.command()
@@ -84,36 +85,14 @@ def show(file: Path, output: Path | None, per_class: int, force: bool) -> None:
 
     held = SyntheticSet.load(file)
     target = output or file.with_suffix(".png")
-    _refuse_input(file, target)
+    refuse_input(file, target)
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
     grid(held, held.labels, held.class_names, target, per_class=per_class, title=title, force=force)
     click.echo(target)
 
 
-@store.command()
-@_file_argument
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["npz", "pt", "folder"]),
-    required=True,
-    help="npz: numpy arrays; pt: a dict that torch.load(weights_only=True) reads; folder: PNG images by class.",
-)
-@_output_option
-@click.option(
-    "--pixels",
-    type=click.Choice(["preprocessed", "true-colour"]),
-    help="As stored, or with the preprocessing undone.  [default: preprocessed; folder: true-colour]",
-)
-@force_option
-def export(file: Path, format_: str, output: Path, pixels: str | None, force: bool) -> None:
-    """Write FILE in another format."""
-    from atom_plugin.export import export as export_set
-    from atom_plugin.synthetic_set import SyntheticSet
-
-    _refuse_input(file, output)
-    export_set(SyntheticSet.load(file), output, format=format_, pixels=pixels, force=force)
-    click.echo(output)
+store.add_command(export)
+store.add_command(import_)
 
 
 @store.command()
@@ -176,12 +155,6 @@ def _class_id(item: str, class_names: Sequence[str]) -> int:
     near = difflib.get_close_matches(item, class_names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(class_names)}"
     raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
-
-
-def _refuse_input(file: Path, output: Path) -> None:
-    """An export or picture in place of its own set would lose the set, even with --force."""
-    if output.exists() and file.exists() and output.samefile(file):
-        raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
 
 
 def _as_json(header: Header) -> dict[str, Any]:

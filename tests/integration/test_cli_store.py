@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from synthetic_sets import assert_equal_sets, make_set
 from atom_plugin import store as library
 from atom_plugin.cli.store import class_ids, store
 from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.formats import FORMATS
 from atom_plugin.synthetic_set import SyntheticSet, concatenate
 
 
@@ -38,6 +40,15 @@ def done(*arguments) -> str:
     assert result.exception is None, result.exception
     assert result.stderr == ""
     return result.stdout
+
+
+def noted(*arguments) -> str:
+    """What a command that succeeds says on stderr; on stdout is the name of what it wrote, and only that."""
+    result = run(*arguments)
+    assert result.exception is None, result.exception
+    assert result.stdout == f"{arguments[list(arguments).index('-o') + 1]}\n"
+    assert all(line.startswith("note: ") for line in result.stderr.splitlines())
+    return result.stderr
 
 
 def fails(kind, *arguments) -> str:
@@ -120,14 +131,119 @@ def test_export_in_every_format(path, held, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], held.images.numpy())
     done("export", path, "--format", "pt", "-o", tmp_path / "a.pt", "--pixels", "true-colour")
     assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["images"], held.true_colour())
-    done("export", path, "--format", "folder", "-o", tmp_path / "a")
-    assert len(list((tmp_path / "a").glob("*/*.png"))) == 6
     folder = ("export", path, "--format", "folder", "-o", tmp_path / "a")
+    assert "note: images hold 8 bits per channel" in noted(*folder)
+    assert len(list((tmp_path / "a").glob("*/*.png"))) == 6
     assert "already exists" in fails(StoreError, *folder)
-    done(*folder, "--force")
+    noted(*folder, "--force")
     assert "true colours only" in fails(ConfigError, *folder, "--force", "--pixels", "preprocessed")
     assert run("export", path, "--format", "gif", "-o", tmp_path / "b").exit_code == 2
     assert run("export", path, "--format", "npz").exit_code == 2
+
+
+def test_formats_are_listed_without_anything_else():
+    for direction in ("export", "import"):
+        lines = done(direction, "--list-formats").splitlines()
+        assert [line.split()[0] for line in lines] == sorted(FORMATS.names())
+        assert {" ".join(line.split()[1:3]) for line in lines} == {"export, import"}
+        assert "unusable" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "format", ["datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "folder", "huggingface"]
+)
+def test_export_then_import_like_the_set(path, held, tmp_path, format):
+    noted("export", path, "--format", format, "-o", tmp_path / "out")
+    noted(
+        "import", tmp_path / "out", "--format", format, "--like", path, "-o", tmp_path / "back.h5", "--method", "atom"
+    )
+    back = SyntheticSet.load(tmp_path / "back.h5")
+    exact = format not in ("folder", "huggingface")
+    expected = held.true_colour() if exact else held.true_colour().clamp(0, 1)
+    torch.testing.assert_close(back.true_colour(), expected, rtol=1e-5, atol=1e-5 if exact else 0.5 / 255 + 1e-5)
+    assert back.class_names == held.class_names
+    assert back.provenance.method == "atom"
+    assert (
+        json.loads(done("info", tmp_path / "back.h5", "--json"))["provenance"]["config"]["imported"]["format"] == format
+    )
+
+
+@pytest.mark.parametrize("format", ["npz", "pt"])
+def test_export_then_import_of_what_carries_all(path, held, tmp_path, format):
+    done("export", path, "--format", format, "-o", tmp_path / "out")
+    done("import", tmp_path / "out", "--format", format, "-o", tmp_path / "back.h5")
+    back = SyntheticSet.load(tmp_path / "back.h5")
+    assert torch.equal(back.images, held.images)
+    assert back.provenance.final_loss == held.provenance.final_loss
+    line = fails(ConfigError, "import", tmp_path / "out", "--format", format, "--like", path, "-o", tmp_path / "b.h5")
+    assert "carries what --like would say" in line
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_import_with_names_and_constants_by_hand(path, held, tmp_path):
+    noted("export", path, "--format", "datasetcondensation", "-o", tmp_path / "r.pt")
+    out = ("--format", "datasetcondensation", "-o", tmp_path / "b.h5")
+    assert "pass --like FILE.h5" in fails(ConfigError, "import", tmp_path / "r.pt", *out)
+    hand = ("--classes", "cat, dog,żółw", "--mean", str(float(held.preprocessing.mean)))
+    assert "give both" in fails(ConfigError, "import", tmp_path / "r.pt", *out, *hand)
+    hand = (*hand, "--std", str(float(held.preprocessing.std)))
+    done("import", tmp_path / "r.pt", *out, *hand)
+    back = SyntheticSet.load(tmp_path / "b.h5")
+    assert back.class_names == held.class_names
+    torch.testing.assert_close(back.true_colour(), held.true_colour(), rtol=1e-5, atol=1e-5)
+    assert "already exists" in fails(StoreError, "import", tmp_path / "r.pt", *out, *hand)
+    done("import", tmp_path / "r.pt", *out, *hand, "--force", "--classes", "dog", "--classes", "a,b")
+    assert SyntheticSet.load(tmp_path / "b.h5").class_names == ("cat, dog,żółw", "dog", "a,b")
+
+
+def test_import_of_a_named_dataset_can_be_evaluated(tmp_path):
+    from atom_plugin.evaluation import find_test_source
+    from atom_plugin.sources import SourceRequest, load_source
+
+    data = load_source("digits", SourceRequest())
+    images = data.train.images[:20].float() / 255
+    torch.save([images, data.train.labels[:20]], tmp_path / "data.pt")
+    stderr = noted("import", tmp_path / "data.pt", "--format", "idc", "--dataset", "digits", "-o", tmp_path / "i.h5")
+    assert "in the order of their classes" in stderr
+    held = SyntheticSet.load(tmp_path / "i.h5")
+    assert find_test_source(held, "i.h5", SourceRequest()).fingerprint == data.fingerprint
+    line = run("import", tmp_path / "data.pt", "--format", "idc", "--image-size", "8", "-o", tmp_path / "j.h5")
+    assert "--image-size is about the source of --dataset" in line.stderr
+    both = ("--dataset", "digits", "--like", tmp_path / "i.h5")
+    line = fails(ConfigError, "import", tmp_path / "data.pt", "--format", "idc", *both, "-o", tmp_path / "j.h5")
+    assert "both --like and --dataset" in line
+
+
+def test_import_refuses_code_until_told_to_trust_it(path, tmp_path):
+    class Maker:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "created"),)
+
+    held = SyntheticSet.load(path)
+    torch.save({"data": [[held.images, held.labels]], "accs_all_exps": Maker()}, tmp_path / "r.pt")
+    command = ("import", tmp_path / "r.pt", "--format", "datasetcondensation", "--like", path, "-o", tmp_path / "b.h5")
+    assert "nothing was run; if you trust whoever made it, pass --trust-pickle" in fails(StoreError, *command)
+    assert not (tmp_path / "created").exists()
+    done(*command, "--trust-pickle", "--experiment", "0")
+    assert (tmp_path / "created").exists()
+    origin = SyntheticSet.load(tmp_path / "b.h5").provenance.config["imported"]
+    assert origin["options"] == {"experiment": 0, "trust_pickle": True}
+
+
+def test_format_options_on_the_command_line(path, tmp_path):
+    out = ("-o", tmp_path / "out")
+    assert "takes the options" in fails(ConfigError, "export", path, "--format", "idc", "--option", "factor=2", *out)
+    assert "takes the options" in fails(ConfigError, "export", path, "--format", "idc", "--pixels", "true-colour", *out)
+    for wrong in ("factor", "=2"):
+        result = run("export", path, "--format", "idc", "--option", wrong, *out)
+        assert "--option must be KEY=VALUE" in result.stderr
+    result = run("import", path, "--format", "idx", *out)
+    assert result.exit_code == 2
+    assert "no format is called 'idx'; did you mean 'idc'" in result.stderr
+    noted("export", path, "--format", "mtt", "--option", "zca=true", *out)
+    assert torch.equal(
+        torch.load(tmp_path / "out" / "images_best.pt", weights_only=True), SyntheticSet.load(path).images
+    )
 
 
 def test_subset_then_merge_gives_the_set_back(path, held, tmp_path):
@@ -184,6 +300,8 @@ def test_classes_by_name_or_id():
         ["show"],
         ["export", "--format", "npz", "-o", "out"],
         ["export", "--format", "folder", "-o", "out"],
+        ["import", "--format", "mtt", "-o", "out"],
+        ["import", "--format", "idc", "-o", "out"],
         ["merge", "-o", "out"],
         ["subset", "--classes", "0", "-o", "out"],
     ],

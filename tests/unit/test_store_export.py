@@ -13,8 +13,9 @@ from PIL import Image
 from synthetic_sets import make_set
 from torchvision.datasets import ImageFolder
 
-from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.export import export, folder_names
+from atom_plugin.errors import ConfigError, PluginError, StoreError
+from atom_plugin.formats import export_set as export
+from atom_plugin.formats.folders import folder_names
 
 
 @pytest.mark.parametrize("zca", [False, True])
@@ -54,7 +55,9 @@ def test_folder_holds_true_colours(tmp_path, shape, mode):
     held = make_set(shape=shape, zca=True, class_names=("cat", "a/b", "dog"), labels=torch.tensor([0, 0, 1, 1, 1]))
     export(held, tmp_path / "out", format="folder")
     assert sorted(item.name for item in (tmp_path / "out").iterdir()) == ["a_b", "cat", "classes.json"]
-    assert [row["name"] for row in json.loads((tmp_path / "out" / "classes.json").read_text())] == ["cat", "a/b"]
+    rows = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert [(row["name"], row["images"]) for row in rows] == [("cat", 2), ("a/b", 3), ("dog", 0)]
+    assert "folder" not in rows[2]
     with Image.open(tmp_path / "out" / "a_b" / "00002.png") as image:
         assert image.mode == mode
         found = np.asarray(image)
@@ -97,15 +100,31 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_options_that_do_not_fit(tmp_path):
-    with pytest.raises(ConfigError, match="PNG images hold true colours only"):
+    with pytest.raises(ConfigError, match="image files hold true colours only"):
         export(make_set(), tmp_path / "out", format="folder", pixels="preprocessed")
-    with pytest.raises(ConfigError, match="found format 'zip'"):
-        export(make_set(), tmp_path / "out", format="zip")
-    with pytest.raises(ConfigError, match="pixels 'raw'"):
+    with pytest.raises(PluginError, match="no format is called 'np'; did you mean 'npz'"):
+        export(make_set(), tmp_path / "out", format="np")
+    with pytest.raises(ConfigError, match="found pixels 'raw'"):
         export(make_set(), tmp_path / "out", format="npz", pixels="raw")
+    with pytest.raises(ConfigError, match=r"'npz': .*'colour'; exported, it takes the options force, pixels|pixels"):
+        export(make_set(), tmp_path / "out", format="npz", colour=True)
+    with pytest.raises(ConfigError, match="image_format must be png or webp, not 'gif'"):
+        export(make_set(), tmp_path / "out", format="folder", image_format="gif")
+    with pytest.raises(ConfigError, match="WebP has no grey images"):
+        export(make_set(), tmp_path / "out", format="folder", image_format="webp")
     with pytest.raises(ConfigError, match="found images of 2 channels, expected 1 or 3"):
         export(make_set(shape=(2, 4, 4)), tmp_path / "out", format="folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_webp_is_lossless(tmp_path):
+    held = make_set(shape=(3, 5, 6))
+    export(held, tmp_path / "png", format="folder")
+    notes = export(held, tmp_path / "webp", format="folder", image_format="webp")
+    assert "outside [0, 1] and were clipped" in notes[0]
+    for file in sorted((tmp_path / "webp").glob("*/*.webp")):
+        with Image.open(file) as one, Image.open(tmp_path / "png" / file.parent.name / f"{file.stem}.png") as two:
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
 def test_folder_names_of_odd_classes():

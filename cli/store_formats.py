@@ -1,0 +1,240 @@
+"""`atom-cli store export` and `import`: sets in other toolkits' formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import Command, Number, bundle, force_option, source_options
+from atom_plugin.errors import ConfigError, PluginError
+
+if TYPE_CHECKING:
+    from atom_plugin.formats.context import ImportContext
+    from atom_plugin.sources import SourceRequest
+
+_FILE = click.Path(path_type=Path)
+_SOURCE_PARAMETERS = ("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers")
+
+
+def refuse_input(file: Path, output: Path) -> None:
+    """Raise ConfigError for an output in place of its own set: even with --force the set would be lost."""
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
+
+
+def _format_name(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    from atom_plugin.formats import FORMATS
+
+    try:
+        FORMATS.entry(name)
+    except PluginError as error:
+        raise click.UsageError(f"--format: {error}", ctx) from None
+    return name
+
+
+def _list_formats(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from atom_plugin.formats import listing
+
+    rows = listing()
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        click.echo(f"{row.name:<{width}}  {', '.join(row.directions) or 'unusable':<14}  {row.description}")
+    ctx.exit()
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` items as a dict; a value that is JSON is read as such, any other is a string."""
+    pairs: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"{param.opts[0]} must be KEY=VALUE, not {item!r}", ctx)
+        try:
+            pairs[key.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            pairs[key.replace("-", "_")] = value
+    return pairs
+
+
+def _format_options(command: Command) -> Command:
+    """What both directions share: the command gets ``format_`` and ``option``."""
+    return bundle(
+        click.option(
+            "--format",
+            "format_",
+            metavar="NAME",
+            required=True,
+            callback=_format_name,
+            help="The other toolkit's format (see --list-formats).",
+        ),
+        click.option(
+            "--list-formats",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_list_formats,
+            help="List the formats and what they can do.",
+        ),
+        click.option("-o", "--output", metavar="PATH", type=_FILE, required=True, help="Where to write; see --force."),
+        click.option(
+            "--option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_pairs,
+            help="An option of the format (docs/formats.md has them); may be repeated.",
+        ),
+        force_option,
+    )(command)
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@_format_options
+@click.option(
+    "--pixels",
+    type=click.Choice(["preprocessed", "true-colour"]),
+    help="For npz and pt: as stored, or with the preprocessing undone.  [default: preprocessed]",
+)
+def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], force: bool, pixels: str | None) -> None:
+    """Write FILE in another format.
+
+    What the format cannot hold is converted, which is said on stderr, or refused.
+
+    \b
+    Examples:
+      atom-cli store export set.h5 --format datasetcondensation -o res.pt
+      atom-cli store export set.h5 --format folder -o pictures --option image_format=webp
+    """
+    from atom_plugin.formats import export_set
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    refuse_input(file, output)
+    options = {**option, **({} if pixels is None else {"pixels": pixels})}
+    _say(export_set(SyntheticSet.load(file), output, format=format_, force=force, **options))
+    click.echo(output)
+
+
+@click.command("import")
+@click.argument("path", type=_FILE)
+@_format_options
+@click.option("--like", metavar="FILE", type=_FILE, help="A set of ours of the same source: names and preprocessing.")
+@source_options
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    multiple=True,
+    help="Class names in the order of their ids, comma separated; or repeat the option, a name each.",
+)
+@click.option("--mean", metavar="NUMBERS", help="Of the imported set, per channel, comma separated, in [0, 1].")
+@click.option("--std", metavar="NUMBERS", help="Likewise its standard deviation.")
+@click.option("--method", metavar="NAME", help="What made the images.  [default: unknown]")
+@click.option(
+    "--experiment", metavar="N", type=Number(int, at_least=0), help="Which of a file's experiments, counted from 0."
+)
+@click.option(
+    "--trust-pickle", is_flag=True, help="Let the file run code as it is read. Only for files of people you trust."
+)
+@click.pass_context
+def import_(
+    ctx: click.Context,
+    /,
+    *,
+    path: Path,
+    format_: str,
+    output: Path,
+    option: dict[str, Any],
+    force: bool,
+    like: Path | None,
+    dataset: str,
+    request: SourceRequest,
+    classes: tuple[str, ...],
+    mean: str | None,
+    std: str | None,
+    method: str | None,
+    experiment: int | None,
+    trust_pickle: bool,
+) -> None:
+    """Make a set file of PATH, a file or folder in another format.
+
+    Foreign files name no classes and no preprocessing: --like, --dataset or --classes with --mean and --std say them.
+
+    \b
+    Examples:
+      atom-cli store import res.pt --format datasetcondensation --like set.h5 -o dc.h5
+      atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
+    """
+    from atom_plugin.atomic import refuse_existing
+    from atom_plugin.formats import import_set
+
+    refuse_input(path, output)
+    refuse_existing(output, force=force)
+    named = _given(ctx, "dataset")
+    if not named and (idle := [name for name in _SOURCE_PARAMETERS if _given(ctx, name)]):
+        raise click.UsageError(
+            f"--{idle[0].replace('_', '-')} is about the source of --dataset; name that as well", ctx
+        )
+    context = _context(
+        like=like,
+        dataset=dataset if named else None,
+        request=request,
+        classes=classes,
+        mean=mean,
+        std=std,
+        method=method,
+    )
+    options = dict(option)
+    if experiment is not None:
+        options["experiment"] = experiment
+    if trust_pickle:
+        options["trust_pickle"] = True
+    held = import_set(path, format=format_, context=context, **options)
+    held.save(output, force=force)
+    _say(context.notes)
+    click.echo(output)
+
+
+for _option in import_.params:
+    if _option.name == "dataset":  # other commands default to digits; here none is meant unless it is named
+        _option.default, _option.show_default = None, False  # type: ignore[attr-defined]
+
+
+def _context(
+    *,
+    like: Path | None,
+    dataset: str | None,
+    request: SourceRequest,
+    classes: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    method: str | None,
+) -> ImportContext:
+    from atom_plugin.formats.coding import both_or_none, per_channel
+    from atom_plugin.formats.context import ImportContext
+    from atom_plugin.sources import load_source
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    names = classes[0].split(",") if len(classes) == 1 else classes
+    return ImportContext(
+        like=None if like is None else SyntheticSet.load(like),
+        dataset=dataset,
+        load_dataset=None if dataset is None else lambda: load_source(dataset, request),
+        class_names=tuple(name.strip() for name in names) or None,
+        constants=both_or_none(per_channel("mean", mean), per_channel("std", std)),
+        method=method,
+    )
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
