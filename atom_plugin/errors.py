@@ -33,3 +33,7 @@ class Interrupted(AtomError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class MissingExtraError(AtomError, ImportError):
+    """A library that only some features need, and that is not installed, or is broken."""

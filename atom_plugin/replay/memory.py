@@ -1,0 +1,254 @@
+"""The replay memory: some images per class, added class by class as a stream goes on, and kept within a budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atom_plugin import store
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.synthetic_set import Provenance, SyntheticSet, concatenate
+
+_KEY = "replay_memory"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a memory may hold: images per class, images in all, bytes of pixels in all; each that is given holds.
+
+    ``ipc`` bounds a class, whatever the number of classes. ``max_images`` and ``max_bytes`` are shared equally by the
+    classes held, so each class's share shrinks as classes come, or by ``classes`` where their number is known beforehand:
+    then the share stays. Bytes are those of the pixels as kept, float32; what all images share (the preprocessing) is
+    not counted. Raises ConfigError unless at least one of the three is given, and all are at least 1.
+    """
+
+    ipc: int | None = None
+    max_images: int | None = None
+    max_bytes: int | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if not given.keys() - {"classes"}:
+            raise ConfigError("a memory's budget is missing; give ipc (images per class), max_images or max_bytes")
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"a memory's {name} must be a whole number of at least 1, not {value!r}")
+
+    def per_class(self, classes: int, image_bytes: int) -> int:
+        """Images that each of ``classes`` classes may have. Raises ConfigError where not even one fits."""
+        shared_by = max(classes, self.classes or 0)
+        bounds = {
+            "ipc": self.ipc,
+            "max_images": self.max_images and self.max_images // shared_by,
+            "max_bytes": self.max_bytes and self.max_bytes // (image_bytes * shared_by),
+        }
+        name, share = min(((name, share) for name, share in bounds.items() if share is not None), key=lambda b: b[1])
+        if share < 1:
+            need = shared_by * (image_bytes if name == "max_bytes" else 1)
+            raise ConfigError(
+                f"a memory of {name} {getattr(self, name)} has no room for one image of each of {shared_by} classes; "
+                f"give it {need} or more"
+            )
+        return share
+
+
+class ReplayMemory:
+    """Synthetic (or selected real) images of the classes seen so far, all in one preprocessing, within a :class:`Budget`.
+
+    The images are one :class:`SyntheticSet`, class-major, and are saved as an ordinary set's file: `store info`, evaluation
+    and export work on a memory as on any set. Where a class has to give up places it keeps its first images, which for
+    herding are the best ones; those of a class that was seen several times stand in turns, so that each time keeps its
+    part. Whatever raises leaves the memory as it was.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._held: SyntheticSet | None = None
+        self._sightings: dict[int, int] = {}
+        self.tasks: dict[int, int] = {}
+        """Task label by class id: of all classes, or of none. A class belongs to one task."""
+
+    def __len__(self) -> int:
+        return 0 if self._held is None else len(self._held)
+
+    @property
+    def images(self) -> SyntheticSet:
+        """What is held, class-major. Raises ConfigError while that is nothing."""
+        if self._held is None:
+            raise ConfigError("the replay memory is empty; add a set of images first")
+        return self._held
+
+    @property
+    def classes(self) -> list[int]:
+        """The class ids held, sorted."""
+        return [] if self._held is None else self._held.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the images; None while there are none."""
+        return None if self._held is None else self._held.preprocessing
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pixels held."""
+        return 0 if self._held is None else self._held.images.numel() * self._held.images.element_size()
+
+    def room_for(self, classes: list[int], image_shape: tuple[int, int, int]) -> int:
+        """Images that each of ``classes`` could have, were they added now. Raises ConfigError where not even one fits."""
+        channels, height, width = image_shape
+        return self.budget.per_class(len({*self.classes, *classes}), 4 * channels * height * width)
+
+    def add(self, new: SyntheticSet, *, task: int | None = None) -> None:
+        """Add the images of ``new``, of the task labelled ``task`` if the stream has tasks, and make room for them.
+
+        A class seen for the n-th time gives an n-th of its places to the first of the new images (at least one, and those
+        that were free) and keeps the first of its old ones. More class names than those held may follow theirs, as in a
+        stream that does not know its later classes. Raises ConfigError where class names, preprocessing, image size or
+        tasks contradict those held, naming both.
+        """
+        if not len(new):
+            return
+        tasks = self._tasks_with(new.classes, task)
+        sightings = self._sightings | {label: self._sightings.get(label, 0) + 1 for label in new.classes}
+        none = replace(new, images=new.images[:0], labels=new.labels[:0])
+        held, new = _alike(none if self._held is None else self._held, new)
+        room = self.room_for(new.classes, new.preprocessing.image_shape)
+        had = Counter(held.labels.tolist())
+        kept_new = first_images(
+            new, {label: max(1, room // sightings[label], room - had[label]) for label in new.classes}
+        )
+        arriving = Counter(kept_new.labels.tolist())
+        kept = first_images(held, {label: max(0, room - arriving[label]) for label in held.classes})
+        joined = _in_turns(kept, kept_new)
+        self._held = self._within(self.budget, joined, [*self._parts(), new.provenance], sightings, tasks)
+        self._sightings, self.tasks = sightings, tasks
+
+    def resize(self, budget: Budget) -> None:
+        """Take another budget; classes that have more than their share keep their first images.
+
+        Raises ConfigError where not even one image of each class fits.
+        """
+        if self._held is not None:
+            self._held = self._within(budget, self._held, self._parts(), self._sightings, self.tasks)
+        self.budget = budget
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write to one HDF5 file, atomically: an ordinary set whose provenance has the memory's state as well."""
+        store.write(self.images, path, force=force)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReplayMemory:
+        """Read what :meth:`save` wrote. Raises StoreError for another file, also for a set that is no memory."""
+        held = store.read(path)
+        state = held.provenance.config.get(_KEY)
+        if not isinstance(state, dict):
+            raise StoreError(f"{path}: is a synthetic set but not a saved replay memory; add it to one instead")
+        if state.get("version") != _VERSION:
+            raise StoreError(
+                f"{path}: holds a replay memory of version {state.get('version')!r}, expected {_VERSION}; update"
+            )
+        try:
+            memory = cls(Budget(**state["budget"]))
+            memory._sightings = {int(label): int(count) for label, count in state["sightings"].items()}
+            memory.tasks = {int(label): int(task) for label, task in state["tasks"].items()}
+            memory._held = held
+            if not memory._parts():
+                raise ValueError("it names no set that it was filled from")
+            for name, by_class in (("sightings", memory._sightings), ("tasks", memory.tasks)):
+                if sorted(by_class) != held.classes and (by_class or name == "sightings"):
+                    raise ValueError(f"{name} of the classes {sorted(by_class)}, images of {held.classes}")
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise StoreError(f"{path}: its replay memory's state is damaged ({error}); make it again") from error
+        return memory
+
+    def _tasks_with(self, classes: list[int], task: int | None) -> dict[int, int]:
+        if len(self) and (task is None) == bool(self.tasks):
+            given, here = ("without one", "with one") if task is None else ("with one", "without one")
+            raise ConfigError(
+                f"the classes {classes} come {given}, but those in the memory {here}, of task labels; use a memory for streams "
+                "of one kind"
+            )
+        if task is None:
+            return {}
+        for label in classes:
+            if self.tasks.get(label, task) != task:
+                raise ConfigError(
+                    f"class {label} comes with the task label {task}, but is in the memory with {self.tasks[label]}; give each "
+                    "class of the stream an id of its own, and one task"
+                )
+        return self.tasks | dict.fromkeys(classes, task)
+
+    def _parts(self) -> list[Provenance]:
+        merged: list[Mapping[str, Any]] = [] if self._held is None else self._held.provenance.config["merged"]
+        return [Provenance(**part) for part in merged]
+
+    def _within(
+        self,
+        budget: Budget,
+        joined: SyntheticSet,
+        parts: list[Provenance],
+        sightings: Mapping[int, int],
+        tasks: Mapping[int, int],
+    ) -> SyntheticSet:
+        """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
+        share = budget.per_class(len(joined.classes), joined.images[0].numel() * 4)
+        kept = first_images(joined, dict.fromkeys(joined.classes, share))
+        source = parts[0].source if all(part.source == parts[0].source for part in parts) else {}
+        state = {
+            "version": _VERSION,
+            "budget": asdict(budget),
+            "sightings": _as_json(sightings),
+            "tasks": _as_json(tasks),
+        }
+        provenance = Provenance(
+            method=" + ".join(dict.fromkeys(part.method for part in parts)),
+            seed=parts[0].seed,
+            config={_KEY: state, "merged": [asdict(part) for part in parts]},
+            source=source,
+            versions=parts[0].versions,
+            iterations=sum(part.iterations for part in parts),
+        )
+        return replace(kept, provenance=provenance)
+
+
+def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
+    """The first ``most[label]`` images of each class, class-major, whatever the order before."""
+    members = [(images.labels == label).nonzero().flatten()[: most[label]] for label in images.classes]
+    chosen = torch.cat(members) if members else torch.zeros(0, dtype=torch.int64)
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen])
+
+
+def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, SyntheticSet]:
+    """Both with the class names of the one that knows more. Raises ConfigError where they cannot stand in one memory."""
+    mine, theirs = held.preprocessing.image_shape, new.preprocessing.image_shape
+    if mine != theirs:
+        raise ConfigError(f"the memory's images are {mine}, those of the set to add {theirs}; make both of one size")
+    names = max(held.class_names, new.class_names, key=len)
+    if all(names[: len(each.class_names)] == each.class_names for each in (held, new)):
+        return replace(held, class_names=names), replace(new, class_names=names)
+    return held, new
+
+
+def _in_turns(old: SyntheticSet, new: SyntheticSet) -> SyntheticSet:
+    """Both, class-major; within a class spread evenly among each other, each in its own order."""
+    joined = concatenate([old, new], names=["the memory", "the set to add to it"])
+    counts = [Counter(part.labels.tolist()) for part in (old, new)]
+    order, start = [], 0
+    for label in joined.classes:
+        places = torch.cat([(torch.arange(count[label]) + 0.5) / max(1, count[label]) for count in counts])
+        order.append(start + places.argsort(stable=True))
+        start += len(places)
+    chosen = torch.cat(order)
+    return replace(joined, images=joined.images[chosen])
+
+
+def _as_json(by_class: Mapping[int, int]) -> dict[str, int]:
+    return {str(label): value for label, value in by_class.items()}

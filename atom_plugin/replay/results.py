@@ -1,0 +1,237 @@
+"""What a run over one stream reached, and a file of such results: one JSON line each, for one table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from atom_plugin.atomic import reason, write_bytes
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.replay.configs import check_configs, plain_config
+
+MODES = ("replay", "from-memory")
+FORMAT = "atom-plugin/stream-result"
+FORMAT_VERSION = 1
+_HEAD = f'{{"format": "{FORMAT}", "format_version": '.encode()  # how every line of ours starts, a torn one too
+
+Key = tuple[str, str, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResult:
+    """What ``policy`` reached on one stream: class order ``order``, network ``network`` (both counted from 0).
+
+    ``mode`` is one of ``MODES``: training goes on with real data and memory ("replay"), or a fresh network sees the memory
+    alone ("from-memory"). ``accuracies[k][i]`` is the accuracy, in [0, 1], on experience i after step k, for i <= k;
+    ``test_images[i]`` the number of test images of experience i. ``memory_images`` and ``memory_bytes`` are what the memory
+    held at the end, 0 without one. ``config`` has JSON values, the same for all runs of a mode that stand in one table.
+    Raises ConfigError for anything else.
+    """
+
+    policy: str
+    mode: str
+    order: int
+    network: int
+    accuracies: tuple[tuple[float, ...], ...]
+    test_images: tuple[int, ...]
+    memory_images: int
+    memory_bytes: int
+    seconds: float
+    config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.policy, str) and self.policy != "", f"found policy {self.policy!r}, expected a name")
+        _check(self.mode in MODES, f"found mode {self.mode!r}, expected one of {', '.join(MODES)}")
+        for name in ("order", "network", "memory_images", "memory_bytes"):
+            _check(_is_count(getattr(self, name)), f"found {name} {getattr(self, name)!r}, expected an integer from 0")
+        _check(_is_number(self.seconds, math.inf), f"found seconds {self.seconds!r}, expected a finite number from 0")
+        self._check_accuracies()
+        object.__setattr__(self, "config", plain_config(self.config))
+
+    def _check_accuracies(self) -> None:
+        rows, images = self.accuracies, self.test_images
+        _check(isinstance(rows, tuple) and len(rows) > 0, f"found accuracies {rows!r}, expected a tuple of rows")
+        for step, row in enumerate(rows):
+            shaped = isinstance(row, tuple) and len(row) == step + 1
+            _check(shaped, f"found {row!r} as row {step} of the accuracies, expected a tuple of {step + 1}")
+            for value in row:
+                _check(_is_number(value, 1), f"found accuracy {value!r} in row {step}, expected a number from 0 to 1")
+        counted = isinstance(images, tuple) and len(images) == len(rows) and all(_is_count(n) and n > 0 for n in images)
+        _check(counted, f"found test_images {images!r}, expected {len(rows)} positive integers, one per step")
+
+    @property
+    def key(self) -> Key:
+        """(policy, mode, order, network): which run of a table this is."""
+        return self.policy, self.mode, self.order, self.network
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """After each step the accuracy, in [0, 1], on the test images of all classes seen so far."""
+        return tuple(
+            sum(value * images for value, images in zip(row, self.test_images, strict=False))
+            / sum(self.test_images[: len(row)])
+            for row in self.accuracies
+        )
+
+    @property
+    def final(self) -> float:
+        """The accuracy, in [0, 1], on all classes after the last step."""
+        return self.curve[-1]
+
+    @property
+    def forgetting(self) -> float:
+        """Mean over the experiences before the last of first accuracy minus last, in [-1, 1]; 0 for a single step.
+
+        As Avalanche has it. Chaudhry et al. (2018) take the highest earlier accuracy in place of the first.
+        """
+        last = self.accuracies[-1]
+        lost = [row[step] - last[step] for step, row in enumerate(self.accuracies[:-1])]
+        return statistics.fmean(lost) if lost else 0.0
+
+    @property
+    def backward_transfer(self) -> float:
+        """Minus forgetting (Lopez-Paz and Ranzato 2017)."""
+        return 0.0 - self.forgetting
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, ``format`` and ``format_version`` first."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, record: Any) -> StreamResult:
+        """The inverse of :meth:`to_json`. Raises StoreError for a foreign, newer or damaged record."""
+        found = record.get("format") if isinstance(record, dict) else None
+        if found != FORMAT:
+            raise StoreError(f"found format {found!r}, expected {FORMAT!r}; name a file of replay results")
+        version = record.get("format_version")
+        if not _is_count(version) or version > FORMAT_VERSION:
+            raise StoreError(
+                f"found format version {version!r}, this release reads {FORMAT_VERSION}; update atom-plugin"
+            )
+        names = {field.name for field in fields(cls)}
+        wrong = names.symmetric_difference(record.keys() - {"format", "format_version"})
+        if wrong:
+            raise StoreError(f"{', '.join(sorted(wrong))} missing or unknown; the record is damaged")
+        try:
+            return cls(**{name: _tuples(record[name]) for name in names - {"config"}}, config=record["config"])
+        except ConfigError as error:
+            raise StoreError(f"{error}; the record is damaged") from None
+
+
+class ResultsFile:
+    """The results in ``path``, and the way to add more, so that a stopped comparison goes on where it was.
+
+    A last line that a kill cut short is dropped; any other line that is no result raises StoreError with its number, as does
+    a file that cannot be read, or a folder that is not there. A missing file holds no results. Processes that run parts of
+    one comparison may append to one file; each sees its own lines and those that were there when it opened the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.parent.is_dir():
+            raise StoreError(f"{path}: there is no folder {path.parent}; create it first")
+        self._results: dict[Key, StreamResult] = {}
+        for number, line in enumerate(_whole_lines(self._bytes()).splitlines(), 1):
+            if line.strip():
+                self._read(line, number)
+        check_configs(((result.mode, result.config) for result in self.results), f"{path}: ")
+
+    def _read(self, line: bytes, number: int) -> None:
+        try:
+            result = StreamResult.from_json(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.path}, line {number}: is not JSON ({error}); remove the line") from None
+        except StoreError as error:
+            raise StoreError(f"{self.path}, line {number}: {error}") from None
+        if result.key in self._results:
+            raise StoreError(f"{self.path}, line {number}: holds {_name(result)} a second time; remove one of the two")
+        self._results[result.key] = result
+
+    @property
+    def results(self) -> tuple[StreamResult, ...]:
+        """All of them, in the order of the file."""
+        return tuple(self._results.values())
+
+    def find(self, policy: str, mode: str, order: int, network: int) -> StreamResult | None:
+        """The result of this run, or None if it has not finished."""
+        return self._results.get((policy, mode, order, network))
+
+    def require(self, mode: str, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError unless the file's runs of ``mode`` had this configuration; the message names what differs."""
+        held = ((result.mode, result.config) for result in self.results)
+        check_configs([*held, (mode, plain_config(config))], f"{self.path}: ")
+
+    def append(self, result: StreamResult) -> None:
+        """Add one line; it is on the disk when this returns.
+
+        Raises ConfigError as :meth:`require` does, StoreError if the file holds this run already or cannot be written.
+        """
+        self.require(result.mode, result.config)
+        if result.key in self._results:
+            raise StoreError(f"{self.path}: already holds {_name(result)}; look with find before running it")
+        line = (json.dumps(result.to_json(), allow_nan=False) + "\n").encode()
+        exists, data = self.path.exists(), self._bytes()
+        whole = _whole_lines(data)
+        if not data or whole != data:
+            # A new file, or one with half a line at its end, to which this one would be glued.
+            write_bytes(self.path, whole + line, force=exists)
+        else:
+            self._append(line)
+        self._results[result.key] = result
+
+    def _append(self, line: bytes) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path, len(line))}") from error
+
+    def _bytes(self) -> bytes:
+        try:
+            return self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be read: {error.strerror}; name a file of replay results") from error
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any, highest: float) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= highest and value < math.inf
+    )
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """``data`` up to its last line's end: without the beginning of a line that a kill cut short."""
+    whole, newline, tail = data.rpartition(b"\n")
+    # A line that starts as none of ours does is no half of one; it is for the reader to refuse.
+    if not tail or not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
+        return data
+    try:
+        json.loads(tail)
+    except ValueError:
+        return whole + newline
+    return data + b"\n"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _name(result: StreamResult) -> str:
+    return f"order {result.order}, network {result.network} of {result.policy} in mode {result.mode}"

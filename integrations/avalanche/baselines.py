@@ -1,0 +1,88 @@
+"""The baselines of an experiment, trained on as synthetic memories are: Avalanche's own strategies on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+
+from atom_plugin.augmentation import Augmentation
+from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb
+from atom_plugin.randomness import generator_for
+
+BASELINES = {
+    "real-ipc": "Avalanche's own replay, as many raw random images per class",
+    "real-bytes": "Avalanche's own replay, as many bytes of raw random images",
+    "gdumb": "Avalanche's GDumb, as many raw random images per class",
+    "naive": "fine-tuning without memory: the lower bound",
+    "joint": "a fresh network trained on all data so far: the upper bound",
+}
+"""Name to what it is. Each runs in one mode only, whatever mode is asked for: see :mod:`atom_plugin.replay.plan`."""
+
+
+class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types
+    """Augments the batches of Avalanche's own strategies as :class:`SyntheticReplay` does its own: stream and memory apart.
+
+    Avalanche does not say which samples of a batch are the memory's; they stand behind those of the stream, and of these
+    there are ``train_mb_size``, or what is left of an epoch.
+    """
+
+    def __init__(self, *, stream_augmentation: str, memory_augmentation: str, seed: int) -> None:
+        super().__init__()
+        self._stream = Augmentation(strategy=stream_augmentation)
+        self._memory = Augmentation(strategy=memory_augmentation)
+        self._seed = seed
+        self._generator = generator_for(seed, "replay")
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The draws of this experience."""
+        self._generator = generator_for(self._seed, "replay", strategy.clock.train_exp_counter)
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Augment the two parts of the batch."""
+        left = len(strategy.adapted_dataset) - strategy.clock.train_epoch_iterations * strategy.train_mb_size
+        parts = strategy.mbatch[0].tensor_split([min(left, strategy.train_mb_size)])
+        augmented = [
+            augmentation.per_sample(part, self._generator) if len(part) else part
+            for augmentation, part in zip((self._stream, self._memory), parts, strict=True)
+        ]
+        strategy.mbatch[0] = torch.cat(augmented)
+
+
+class EqualGDumb(RawGDumb):
+    """GDumb, from the networks, with the augmentation and the learning rates of :class:`TrainFromMemory`."""
+
+    def __init__(
+        self, policy: RawExemplars, *, fresh: Callable[[int], torch.nn.Module], augmentation: str, seed: int
+    ) -> None:
+        super().__init__(policy)
+        self._fresh = fresh
+        self._augmentation = Augmentation(strategy=augmentation)
+        self._seed = seed
+        self._generator = generator_for(seed, "from memory")
+        self._rates: list[float] = []
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """GDumb goes back to its first network; here that is the one of this experience."""
+        experience = strategy.clock.train_exp_counter
+        self._generator = generator_for(self._seed, "from memory", experience)
+        self._rates = self._rates or [group["lr"] for group in strategy.optimizer.param_groups]
+        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+        if strategy.optimized_param_id is None:
+            # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
+            strategy.make_optimizer(reset_optimizer_state=True)
+        self.init_model = self._fresh(experience).to(strategy.device).train()
+        super().before_train_dataset_adaptation(strategy, **kwargs)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Lower the learning rate at half."""
+        if strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
+            for group in strategy.optimizer.param_groups:
+                group["lr"] *= 0.1
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Augment."""
+        strategy.mbatch[0] = self._augmentation.per_sample(strategy.mbatch[0], self._generator)

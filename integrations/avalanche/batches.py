@@ -1,0 +1,65 @@
+"""Batches of a memory, gathered whole, and mixed with those of a stream."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from atom_plugin.replay.memory import ReplayMemory
+
+
+class MemoryBatches:
+    """Shuffled batches [x, y] or [x, y, task] of a memory: one pass over it, a new order each time it is iterated.
+
+    An image at a time, as a dataset is read, costs more than the training step that uses it; here a batch is one gather.
+    The order is drawn from torch's global generator, as that of Avalanche's own loaders.
+    """
+
+    def __init__(self, memory: ReplayMemory, batch_size: int) -> None:
+        held = memory.images
+        self._parts = [held.images, held.labels]
+        if memory.tasks:
+            self._parts.append(torch.tensor([memory.tasks[label] for label in held.labels.tolist()]))
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._parts[0]) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for chosen in torch.randperm(len(self._parts[0])).split(self._batch_size):
+            yield [part[chosen] for part in self._parts]
+
+
+class MixedBatches:
+    """Batches of a stream, each with one of the memory behind it; as long as the stream, the memory starting over.
+
+    ``stream_samples``: how many of the last batch given out are the stream's; they come first.
+    """
+
+    def __init__(self, stream: Iterable[Any], memory: Iterable[Any]) -> None:
+        self._stream = stream
+        self._memory = memory
+        self.stream_samples = 0
+
+    def __len__(self) -> int:
+        return len(self._stream)  # type: ignore[arg-type]  # a loader has a length, though Iterable does not say so
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        endless = itertools.chain.from_iterable(itertools.repeat(self._memory))
+        for current, replayed in zip(self._stream, endless, strict=False):
+            self.stream_samples = len(current[1])
+            yield [torch.cat(pair) for pair in zip(current, replayed, strict=True)]
+
+
+def batches_of(policy: Any, batch_size: int) -> Iterable[Any]:
+    """Shuffled batches of any storage policy's buffer; whole gathers where it is this package's."""
+    memory = getattr(policy, "memory", None)
+    if isinstance(memory, ReplayMemory):
+        return MemoryBatches(memory, batch_size)
+    buffer = policy.buffer
+    return DataLoader(buffer, batch_size=batch_size, shuffle=True, collate_fn=buffer.collate_fn)

@@ -1,0 +1,223 @@
+"""A continual-learning experiment: one stream in several class orders, several policies and networks, one result each."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import JointTraining, Naive
+
+from atom_plugin.device import resolve_device
+from atom_plugin.integrations.avalanche.checks import check_comparison
+from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
+from atom_plugin.integrations.avalanche.orders import Stream, Streams
+from atom_plugin.integrations.avalanche.pace import Pace, accuracies, quiet, small_seed
+from atom_plugin.integrations.avalanche.policies import MemoryOptions, Setup, file_stem, set_up
+from atom_plugin.integrations.avalanche.policy import preserved_random_state
+from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
+from atom_plugin.memory import reuse_freed_memory
+from atom_plugin.randomness import generator_for
+from atom_plugin.replay.results import StreamResult
+from atom_plugin.sources import SourceData
+from atom_plugin.synthetic_set import SyntheticSet
+
+_TEST_BATCH = 128
+_TOLD = ("steps", "ipc", "epochs", "batch_size", "lr", "memory_augmentation", "stream_augmentation", "seed")
+
+
+class Experiment:
+    """Runs of one :class:`ReplayConfig` on one source.
+
+    ``folder`` keeps the memories' sets, and the states of unfinished runs; it must exist by the first run. ``sets`` are
+    those of the policy "stored", whose preprocessing the streams then take. ``streams``: those of another experiment on the
+    same data that differs in mode only, so that the images are held once. Raises ConfigError where the config does not fit
+    the source.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        data: SourceData,
+        *,
+        folder: Path,
+        sets: Sequence[SyntheticSet] = (),
+        device: str = "auto",
+        streams: Streams | None = None,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.device = resolve_device(device)
+        self._sets = sets
+        self._folder = folder
+        self._recipe = config.distill_config(data.image_shape)
+        self.streams = streams or Streams(data, config.steps, self._recipe, folder=folder, sets=sets)
+        self.streams.classes(0)  # refuses more steps than classes
+
+    def check(self, policies: Sequence[str], orders: int) -> None:
+        """Raise now what would stop :meth:`run` later: policies, sets or a source that do not fit, too few images, a network.
+
+        Raises ConfigError, SourceError, or PluginError for a matcher that cannot be loaded.
+        """
+        check_comparison(policies, orders, self.config, self.streams)
+        self._network(0)
+        with quiet():
+            self.streams.get(0)
+
+    def run(
+        self,
+        policy: str,
+        order: int,
+        network: int,
+        *,
+        on_epoch: Callable[[], object] | None = None,
+        on_distilled: Callable[[Any], None] | None = None,
+    ) -> StreamResult:
+        """The result of ``policy`` on the ``order``-th class order with the ``network``-th network, both from 0.
+
+        A run of this folder that was stopped goes on after its last finished experience, to the same result; Avalanche's own
+        memories of raw images cannot be kept, so the runs that have one start over. All policies see the same stream in the
+        same batches, and start from the same networks. Global random states are left as they were. ``on_epoch`` is called
+        after each epoch, and for those that an earlier call finished. Raises what distillation and files raise.
+        """
+        with quiet():
+            stream = self.streams.get(order)
+        setup = self._set_up(policy, stream, network, on_distilled)
+        state = self._state(policy, order, network)
+        rows: list[list[float]] = []
+        seconds = 0.0
+        with self._running(order, network):
+            strategy = self._strategy(policy, setup, order, network, on_epoch)
+            if setup.raw is None and state.exists():
+                record = load_stream(state, strategy, setup.memory)
+                rows, seconds = record["accuracies"], record["seconds"]
+                for _ in range(len(rows) * self.config.epochs if on_epoch is not None else 0):
+                    on_epoch()
+            for step in range(len(rows), self.config.steps):
+                started = time.perf_counter()
+                if policy == "joint":  # trains once, on all that has come
+                    strategy = self._strategy(policy, setup, order, network, on_epoch)
+                    strategy.train(stream.benchmark.train_stream[: step + 1])
+                else:
+                    strategy.train(stream.benchmark.train_stream[step])
+                rows.append(accuracies(strategy, stream.benchmark, step))
+                seconds += time.perf_counter() - started
+                if setup.raw is None:
+                    save_stream(state, strategy, setup.memory, record={"accuracies": rows, "seconds": seconds})
+        images, size = setup.size(self.data.image_shape)
+        return StreamResult(
+            policy=policy,
+            mode=self.config.mode,
+            order=order,
+            network=network,
+            accuracies=tuple(tuple(row) for row in rows),
+            test_images=tuple(len(experience.dataset) for experience in stream.benchmark.test_stream),
+            memory_images=images,
+            memory_bytes=size,
+            seconds=seconds,
+            config=self.describe(),
+        )
+
+    def forget(self, result: StreamResult) -> None:
+        """Delete the state of a run whose result is kept."""
+        remove_stream(self._state(result.policy, result.order, result.network))
+
+    def describe(self) -> dict[str, Any]:
+        """What the runs share, as plain JSON: the config, the source, and where the preprocessing comes from."""
+        values = asdict(self.config)
+        network = self._recipe.network
+        details = {name: value for name, value in values.items() if name not in ("mode", "network", *_TOLD)}
+        return {
+            "dataset": self.data.name,
+            **{name: values[name] for name in _TOLD},
+            "network": f"ConvNet of width {network.width}, {network.normalisation} normalisation",
+            "preprocessing": self.streams.describe(),
+            "details": {**details, **self._of_streams()},
+        }
+
+    def describe_memories(self) -> dict[str, Any]:
+        """What the sets in the folder depend on, as plain JSON: the same for both modes, or they cannot share them."""
+        return {**self.config.of_memories(), **self._of_streams()}
+
+    def _of_streams(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.data.fingerprint,
+            "network": asdict(self._recipe.network),
+            "stored": [hashlib.sha256(held.images.numpy().tobytes()).hexdigest()[:16] for held in self._sets],
+        }
+
+    def _state(self, policy: str, order: int, network: int) -> Path:
+        return self._folder / f"{file_stem(policy)}-{self.config.mode}-order{order}-network{network}.state"
+
+    def _set_up(self, policy: str, stream: Stream, network: int, on_distilled: Callable[[Any], None] | None) -> Setup:
+        config = self.config
+        options = MemoryOptions(
+            ipc=config.ipc,
+            recipe=config.recipe,
+            distillation={**config.distillation, "network": config.network},
+            memory_augmentation=config.memory_augmentation,
+            stream_augmentation=config.stream_augmentation,
+            seed=config.seed,
+            device=str(self.device),
+        )
+        return set_up(
+            policy,
+            config.mode,
+            stream,
+            options,
+            sets=self._sets,
+            fresh=lambda step: self._network(network, step),
+            on_progress=on_distilled,
+        )
+
+    def _network(self, network: int, *step: int) -> torch.nn.Module:
+        built = self._recipe.network.build(
+            self.data.image_shape,
+            len(self.data.class_names),
+            generator=generator_for(self.config.seed, "network", network, *step),
+        )
+        return built.to(memory_format=torch.channels_last)
+
+    def _strategy(
+        self, policy: str, setup: Setup, order: int, network: int, on_epoch: Callable[[], object] | None
+    ) -> Any:
+        model = self._network(network)
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=self.config.lr,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+        )
+        template = JointTraining if policy == "joint" else Naive
+        return template(
+            model=model,
+            optimizer=optimizer,
+            criterion=torch.nn.CrossEntropyLoss(),
+            train_mb_size=self.config.batch_size,
+            train_epochs=self.config.epochs,
+            eval_mb_size=_TEST_BATCH,
+            device=self.device,
+            plugins=[*setup.plugins, Pace((self.config.seed, "stream", order, network), on_epoch)],
+            evaluator=EvaluationPlugin(accuracy_metrics(experience=True), loggers=[BaseLogger()]),
+        )
+
+    @contextmanager
+    def _running(self, order: int, network: int) -> Iterator[None]:
+        """Avalanche draws from the global generators: for a run they are seeded, and put back after it."""
+        memory = reuse_freed_memory() if self.device.type == "cpu" else nullcontext()
+        with preserved_random_state(), memory, quiet():
+            seed = small_seed(self.config.seed, "stream", order, network)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield

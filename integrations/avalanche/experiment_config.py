@@ -1,0 +1,73 @@
+"""The configuration of a continual-learning experiment: all that runs of one mode share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
+from atom_plugin.config import DistillConfig
+from atom_plugin.errors import ConfigError
+from atom_plugin.replay.results import MODES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """What all runs of one mode share, so that they stand in one table.
+
+    ``ipc``: memory images per class. ``epochs`` are passes over each experience's own images ("replay"), or over the memory
+    ("from-memory": DataDAM's 1,001 at batch 256); then the learning rate is multiplied by 0.1 at half.
+    ``memory_augmentation`` and ``stream_augmentation``: siamese operations, each drawn for one image; from memory there is no
+    stream. ``network``: overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
+    ``distillation``: overrides of the recipe's other choices. Raises ConfigError for what is impossible.
+    """
+
+    mode: str
+    steps: int
+    ipc: int
+    epochs: int
+    batch_size: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    memory_augmentation: str = "none"
+    stream_augmentation: str = "none"
+    recipe: str = "atom"
+    network: Mapping[str, Any] = field(default_factory=dict)
+    zca: bool | None = None
+    distillation: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        for name in ("steps", "ipc", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be above 0, not {self.lr}")
+        for strategy in (self.memory_augmentation, self.stream_augmentation):
+            Augmentation(strategy=strategy)
+
+    @classmethod
+    def for_mode(cls, mode: str, **given: Any) -> ReplayConfig:
+        """The mode's defaults for what is not ``given`` (or None)."""
+        values: dict[str, Any] = {"epochs": 5, "batch_size": 64}
+        if mode == "from-memory":
+            values = {"epochs": 300, "batch_size": 256, "memory_augmentation": DEFAULT_STRATEGY}
+        return cls(mode=mode, **values | {name: value for name, value in given.items() if value is not None})
+
+    def distill_config(self, image_shape: tuple[int, int, int], **overrides: Any) -> DistillConfig:
+        """The recipe's choices for these images, less those in ``distillation``, with ``overrides`` on top.
+
+        Raises as :meth:`DistillConfig.from_recipe` does.
+        """
+        return DistillConfig.from_recipe(
+            self.recipe, ipc=self.ipc, image_shape=image_shape, network=self.network, zca=self.zca, **overrides
+        )
+
+    def of_memories(self) -> dict[str, Any]:
+        """What the memories' sets depend on, whatever the mode: plain JSON."""
+        names = ("steps", "ipc", "recipe", "network", "zca", "distillation", "seed")
+        return {name: value for name, value in asdict(self).items() if name in names}

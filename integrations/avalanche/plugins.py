@@ -1,0 +1,195 @@
+"""Avalanche plugins: replay with synthetic memory, and training from the memory alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from avalanche.models.utils import avalanche_model_adaptation
+from avalanche.training.plugins import SupervisedPlugin
+
+from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
+from atom_plugin.errors import ConfigError
+from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
+from atom_plugin.randomness import generator_for
+
+
+class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types
+    """Replay: each batch of the stream has a batch of the memory behind it; the memory grows after each experience.
+
+    ``policy`` is a :class:`SyntheticMemory` or any other storage policy. ``memory_batch``: memory images per batch (default:
+    the strategy's batch size; all of a smaller memory). Memory and stream may each be augmented in a way of its own: the
+    siamese operations of :class:`Augmentation` joined by ``_``, drawn for each image, or "none".
+
+    While a batch is trained on, :attr:`memory_mask` says which of its samples are the memory's.
+    """
+
+    memory_mask: torch.Tensor | None
+    """bool (N,), on the strategy's device: which samples of the current batch come from the memory; None outside training."""
+
+    def __init__(
+        self,
+        policy: Any,
+        *,
+        memory_batch: int | None = None,
+        memory_augmentation: str = "none",
+        stream_augmentation: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if memory_batch is not None and memory_batch < 1:
+            raise ConfigError(f"memory_batch must be at least 1, not {memory_batch}")
+        self.policy = policy
+        self.memory_batch = memory_batch
+        self._augmentations = (
+            Augmentation(strategy=stream_augmentation),
+            Augmentation(strategy=memory_augmentation),
+        )
+        self._seed = seed
+        self._generator = generator_for(seed, "replay")
+        self._mixed: MixedBatches | None = None
+        self.memory_mask = None
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the memory's batches behind the stream's."""
+        if hasattr(self.policy, "check"):
+            self.policy.check(strategy.experience)
+        self._generator = generator_for(self._seed, "replay", strategy.clock.train_exp_counter)
+        self._mixed = None
+        if len(self.policy.buffer):
+            memory = batches_of(self.policy, self.memory_batch or strategy.train_mb_size)
+            self._mixed = strategy.dataloader = MixedBatches(strategy.dataloader, memory)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Say which samples are whose."""
+        images = strategy.mbatch[0]
+        self.memory_mask = torch.arange(len(images), device=images.device) >= self._stream_samples(images)
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Augment the two parts of the batch."""
+        images = strategy.mbatch[0]
+        stream = self._stream_samples(images)
+        if any(augmentation.operations for augmentation in self._augmentations):
+            parts = zip(self._augmentations, (images[:stream], images[stream:]), strict=True)
+            strategy.mbatch[0] = torch.cat(
+                [each.per_sample(part, self._generator) if len(part) else part for each, part in parts]
+            )
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the experience's classes to the memory."""
+        self._mixed = self.memory_mask = None
+        self.policy.post_adapt(strategy, strategy.experience)
+
+    def _stream_samples(self, images: torch.Tensor) -> int:
+        return len(images) if self._mixed is None else self._mixed.stream_samples
+
+
+class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
+    """The papers' protocol: for each experience a fresh network is trained on the memory so far, and on nothing else.
+
+    The experience's classes go into the memory first; its real images are not trained on. ``fresh`` makes the network of
+    the k-th experience, k from 0 (default: a copy of the strategy's model as it was first seen, as GDumb does it); it
+    becomes ``strategy.model``. ``decay_at_half`` multiplies the learning rate by 0.1 at half of the epochs, until the next
+    experience. Images are augmented one by one by the operations of ``augmentation``. DataDAM's settings: SGD 0.01,
+    momentum 0.9, weight decay 5e-4, batch 256, 1,001 epochs.
+
+    While a :class:`SyntheticMemory` gathers the parts of an online experience, nothing is trained.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        *,
+        augmentation: str = DEFAULT_STRATEGY,
+        decay_at_half: bool = True,
+        fresh: Callable[[int], torch.nn.Module] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.decay_at_half = decay_at_half
+        self._augmentation = Augmentation(strategy=augmentation)
+        self._fresh = fresh
+        self._seed = seed
+        self._generator = generator_for(seed, "from memory")
+        self._initial: torch.nn.Module | None = None
+        self._rates: list[float] = []
+        self._idle = False
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Fill the memory, then start the network and its optimiser anew."""
+        self.policy.post_adapt(strategy, strategy.experience)
+        self._idle = getattr(self.policy, "gathering", False)
+        if self._idle:
+            return
+        if not len(self.policy.buffer):
+            raise ConfigError(
+                "the memory is empty after an experience, so there is nothing to train on; give it room for images"
+            )
+        experience = strategy.clock.train_exp_counter
+        self._generator = generator_for(self._seed, "from memory", experience)
+        if not self._rates:
+            self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
+        if strategy.optimized_param_id is None:
+            # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
+            strategy.make_optimizer(reset_optimizer_state=True)
+        if self._fresh is not None:
+            network = self._fresh(experience).to(strategy.device).train()
+            _adapt_to(network, self.policy.buffer)
+            strategy.model = network
+        else:
+            if self._initial is None:
+                self._initial = copy.deepcopy(strategy.model)
+            # Models that grow a head per task grow it in the initial one, too.
+            strategy.model_adaptation(self._initial)
+            strategy.model = copy.deepcopy(self._initial).train()
+        strategy.optimizer.state.clear()
+        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Train on the memory."""
+        if not self._idle:
+            strategy.adapted_dataset = self.policy.buffer
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Give out the memory in whole batches."""
+        strategy.dataloader = [] if self._idle else batches_of(self.policy, strategy.train_mb_size)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Lower the learning rate at half."""
+        if self.decay_at_half and not self._idle and strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
+            for group in strategy.optimizer.param_groups:
+                group["lr"] *= 0.1
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Augment."""
+        strategy.mbatch[0] = self._augmentation.per_sample(strategy.mbatch[0], self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed stream needs beside the strategy's own state."""
+        initial = None if self._initial is None else self._initial.state_dict()
+        return {"initial": initial, "rates": list(self._rates)}
+
+    def load_state_dict(self, state: dict[str, Any], model: torch.nn.Module) -> None:
+        """Go on from :meth:`state_dict`; ``model`` is one like the strategy's."""
+        self._rates = [float(rate) for rate in state["rates"]]
+        if state["initial"] is not None:
+            self._initial = copy.deepcopy(model)
+            self._initial.load_state_dict(state["initial"])
+
+
+def _adapt_to(network: torch.nn.Module, buffer: Any) -> None:
+    """Let a network that grows with the stream grow what the samples of ``buffer`` need: a head per task, say."""
+    targets = [int(label) for label in buffer.targets]
+    classes: dict[int, set[int]] = defaultdict(set)
+    for task, label in zip(getattr(buffer, "targets_task_labels", [0] * len(targets)), targets, strict=True):
+        classes[int(task)].add(label)
+    for task, labels in classes.items():
+        avalanche_model_adaptation(
+            network, SimpleNamespace(classes_in_this_experience=sorted(labels), task_labels=[task])
+        )

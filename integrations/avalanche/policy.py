@@ -1,0 +1,248 @@
+"""A storage policy for Avalanche whose buffer holds a replay memory of synthetic images."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.benchmarks.utils.utils import concat_datasets
+from avalanche.training.storage_policy import ExemplarsBuffer
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.integrations.avalanche.streams import (
+    begins,
+    check_preprocessing,
+    check_size,
+    classes_of,
+    ends,
+    infer_preprocessing,
+    raw_images,
+    task_of,
+)
+from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.replay.memory import Budget, ReplayMemory
+from atom_plugin.replay.suppliers import Supplier
+from atom_plugin.sources import SourceData
+from atom_plugin.synthetic_set import LabelledImages
+
+
+class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships no types
+    """Holds images that ``supplier`` gives for every experience's classes, in a :class:`ReplayMemory`.
+
+    Use it wherever Avalanche takes a storage policy: ``ReplayPlugin(mem_size=policy.max_size, storage_policy=policy)``,
+    ``RARPlugin`` likewise; ``GDumbPlugin`` and ``ER_ACE`` (set their ``storage_policy``); or this package's own plugins. Not
+    where groups, logits or features are kept beside the samples (``MIRPlugin``, ``ER_AML``, ``DER``, ``FeatureReplay``). The
+    buffer's samples look like the stream's: (x, y) or (x, y, task), y being the class ids of the benchmark.
+
+    ``memory`` is a :class:`Budget` to begin with, or a memory to go on with. ``source`` has the real images where the
+    stream's own are processed already, with the benchmark's class ids; all of its training images of an experience's classes
+    are used. Else they are taken
+    from each experience, before its transforms. ``stream_preprocessing`` says what was done to such a stream's images; else
+    that is found out from the transforms, and compared with the preprocessing of the supplier's sets. ``class_names`` name
+    all classes of the benchmark, for the file (default: those of ``source``, or the class ids).
+
+    A class that comes again shares its places between the times it came (see :meth:`ReplayMemory.add`); sets made before
+    have nothing new of it, and what is held stays. Random states (torch, numpy, Python) are the same after a call as before
+    it.
+
+    """
+
+    def __init__(
+        self,
+        memory: Budget | ReplayMemory,
+        supplier: Supplier,
+        *,
+        source: SourceData | None = None,
+        stream_preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.memory = memory if isinstance(memory, ReplayMemory) else ReplayMemory(memory)
+        self.supplier = supplier
+        self.source = source
+        self.class_names = class_names
+        self._stated = stream_preprocessing
+        self._agreed: Preprocessing | None = None
+        self._pending: list[Any] = []
+        self._dataset: tuple[Any, Any] | None = None
+        super().__init__(_most_images(self.memory.budget, self._names))
+
+    @property
+    def buffer(self) -> Any:
+        """The images held, as an Avalanche dataset; an empty one before the first experience."""
+        held = self.memory.images if len(self.memory) else None
+        if self._dataset is None or self._dataset[0] is not held:
+            self._dataset = held, concat_datasets([]) if held is None else _as_avalanche(self.memory)
+        return self._dataset[1]
+
+    @buffer.setter
+    def buffer(self, new_buffer: Any) -> None:
+        """Nothing: Avalanche's constructor sets an empty one; the memory decides here."""
+
+    @property
+    def _names(self) -> tuple[str, ...] | None:
+        names = self.class_names or (self.source.class_names if self.source else None)
+        return None if names is None else tuple(names)
+
+    @property
+    def gathering(self) -> bool:
+        """Whether the parts of an online stream's experience are being gathered, and its classes are not yet in."""
+        return bool(self._pending)
+
+    def check(self, experience: Any) -> None:
+        """Agree with the stream on layout, boundaries and preprocessing, before any work.
+
+        Raises ConfigError for a stream that does not fit, naming both preprocessings where they differ.
+        """
+        with preserved_random_state():
+            if self.supplier.needs_images and begins(experience) and self._pending:
+                raise ConfigError(
+                    f"an online experience stopped after {len(self._pending)} parts and another begins; give the policy each "
+                    "part of an experience, down to the last"
+                )
+            task = task_of(experience)
+            if len(self.memory) and (task is None) == bool(self.memory.tasks):
+                theirs, ours = ("(x, y)", "(x, y, task)") if task is None else ("(x, y, task)", "(x, y)")
+                raise ConfigError(
+                    f"the stream's samples are {theirs}, those of the memory {ours}; give it the kind of stream that filled it"
+                )
+            if self._agreed is None:
+                self._agreed = self._agree(experience.dataset)
+
+    def _agree(self, dataset: Any) -> Preprocessing:
+        held, supplied = self.memory.preprocessing, self.supplier.preprocessing
+        if held is not None and supplied is not None and not held.matches(supplied):
+            raise ConfigError(
+                f"the memory's preprocessing is {held.describe()}, that of what is to fill it {supplied.describe()}; give "
+                "both the same"
+            )
+        known = held or supplied
+        if self._stated is None:
+            if known is None:
+                return infer_preprocessing(dataset)
+            check_preprocessing(dataset, known)
+            return known
+        if known is not None and not known.matches(self._stated):
+            raise ConfigError(
+                f"the memory's preprocessing is {known.describe()} for {known.image_shape}, the stream's "
+                f"{self._stated.describe()} for {self._stated.image_shape}; give both the same"
+            )
+        check_size(dataset, self._stated)
+        if self.supplier.needs_images and self.source is None:
+            raw_images([dataset.subset([0])], None)
+        return self._stated
+
+    def post_adapt(self, agent_state: Any, exp: Any) -> None:
+        """Add images of the classes of ``exp``.
+
+        Parts of an online stream are gathered until their experience ends. Raises ConfigError for a stream that does not
+        fit, and what the supplier raises.
+        """
+        self.check(exp)
+        with preserved_random_state(), torch.enable_grad():
+            if self.supplier.needs_images:
+                self._gather(exp)
+            elif new := [label for label in classes_of(exp) if label not in self.memory.classes]:
+                self._supply(None, new, task_of(exp))
+
+    def _gather(self, exp: Any) -> None:
+        self._pending.append(exp.dataset)
+        if not ends(exp, len(self._pending)):
+            return
+        gathered, self._pending = self._pending, []
+        classes = sorted({int(label) for dataset in gathered for label in dataset.targets})
+        self._supply(self.source or raw_images(gathered, self.class_names), classes, task_of(exp))
+
+    def _supply(self, data: SourceData | None, classes: Sequence[int], task: int | None) -> None:
+        assert self._agreed is not None
+        ipc = self.memory.room_for(list(classes), self._agreed.image_shape)
+        new = self.supplier.supply(data, classes, ipc=ipc, preprocessing=self._agreed)
+        names = self._names
+        if names is not None and names != new.class_names:
+            pairs = itertools.zip_longest(names, new.class_names)
+            mine, theirs = next(pair for pair in pairs if pair[0] != pair[1])
+            raise ConfigError(
+                f"the stream's class names are not those of the set for its memory: {mine!r} against {theirs!r}; give both the "
+                "same, in the same order"
+            )
+        self.memory.add(new, task=task)
+
+    def update(self, strategy: Any, **kwargs: Any) -> None:
+        """As :meth:`post_adapt`; Avalanche's own plugins still call it, and its base class warns of that."""
+        self.post_adapt(strategy, strategy.experience)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Hold at most ``new_size`` images in all, shared by the classes. Raises ConfigError where that is too few."""
+        self.memory.resize(replace(self.memory.budget, max_images=new_size))
+        self.max_size = new_size
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the memory to one HDF5 file. Raises ConfigError in the middle of an experience of an online stream."""
+        if self._pending:
+            raise ConfigError(
+                "the memory is in the middle of an experience of an online stream; save it after the experience's last part"
+            )
+        self.memory.save(path, force=force)
+
+    def load(self, path: str | Path) -> None:
+        """Go on with the memory that :meth:`save` wrote. Raises StoreError where the file is none."""
+        self.memory = ReplayMemory.load(path)
+        self.max_size = _most_images(self.memory.budget, self._names)
+        self._agreed = None
+        self._pending.clear()
+
+
+def _most_images(budget: Budget, class_names: Sequence[str] | None) -> int:
+    """What Avalanche calls the memory size; where neither budget nor classes tell, no bound."""
+    if budget.max_images is not None:
+        return budget.max_images
+    if budget.ipc is not None and class_names is not None:
+        return budget.ipc * len(class_names)
+    return sys.maxsize
+
+
+class _Samples(LabelledImages):
+    """A memory's images with what Avalanche looks for in a dataset."""
+
+    def __init__(self, memory: ReplayMemory) -> None:
+        super().__init__(memory.images.labels)
+        self.images = memory.images.images
+        self.targets = memory.images.labels.tolist()
+
+    def gather(self, indices: list[int]) -> torch.Tensor:
+        return self.images[indices]
+
+
+def _as_avalanche(memory: ReplayMemory) -> Any:
+    samples = _Samples(memory)
+    if not memory.tasks:
+        return as_classification_dataset(samples)
+    tasks = [memory.tasks[label] for label in samples.targets]
+    attributes = [
+        DataAttribute(samples.targets, "targets"),
+        DataAttribute(tasks, "targets_task_labels", use_in_getitem=True),
+    ]
+    return TaskAwareSupervisedClassificationDataset([samples], data_attributes=attributes)
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Global random states as they were, whatever happens inside: torch (all devices), numpy, Python."""
+    python, legacy = random.getstate(), np.random.get_state()
+    # All devices, named: fork_rng warns of more than one otherwise.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)

@@ -1,0 +1,211 @@
+"""A stream that can be stopped: strategy, memory and random states after an experience, and back in a new process.
+
+Avalanche's own ``save_checkpoint`` pickles the whole strategy, which fails on the optimisers of current torch releases
+(2.15); this writes beside it. The memory goes to an HDF5 file; the network, the optimiser, Avalanche's counters and the
+random states to a state file: a line with format, version and sha256, then what torch saves and loads with
+``weights_only=True``. It names the memory's file, and is written last and atomically, so that a stop at any moment leaves
+the state after one experience or that after the next. Avalanche's metric plugins are not part of it: keep the values that
+``strategy.eval`` returns in ``record``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.models.utils import avalanche_model_adaptation
+
+from atom_plugin.atomic import write_bytes
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.integrations.avalanche.plugins import TrainFromMemory
+from atom_plugin.integrations.avalanche.policy import SyntheticMemory
+
+_FORMAT = "atom-plugin/stream-state"
+_VERSION = 1
+_COUNTERS = ("train_iterations", "train_exp_counter", "total_iterations")
+
+
+def save_stream(
+    path: str | Path, strategy: Any, policy: SyntheticMemory | None = None, *, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write the state after an experience to ``path``, the memory beside it, replacing those of the experience before.
+
+    ``record`` is plain JSON that comes back from :func:`load_stream`. Raises StoreError where writing fails, ConfigError
+    in the middle of an experience of an online stream, and for a record that is no JSON.
+    """
+    target = Path(path)
+    try:
+        plain = json.loads(json.dumps(dict(record or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the record of a stream's state must hold JSON values: {error}") from None
+    memory = None
+    if policy is not None and len(policy.memory):
+        memory = target.with_name(f"{target.name}.memory{strategy.clock.train_exp_counter}.h5")
+        policy.save(memory, force=True)
+    state = {
+        "memory": None if memory is None else memory.name,
+        "model": strategy.model.state_dict(),
+        "optimizer": strategy.optimizer.state_dict(),
+        "kind": type(strategy.optimizer).__name__,
+        "parameters": _parameter_names(strategy),
+        "counters": {name: getattr(strategy.clock, name) for name in _COUNTERS},
+        "plugins": [plugin.state_dict() for plugin in _stateful(strategy)],
+        "random": _random_state(),
+        "record": plain,
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    write_bytes(target, f"{_FORMAT} {_VERSION} {digest}\n".encode() + buffer.getvalue(), force=True)
+    for old in _memories(target):
+        if old != memory:
+            old.unlink(missing_ok=True)
+
+
+def load_stream(
+    path: str | Path, strategy: Any, policy: SyntheticMemory | None = None, *, train_stream: Iterable[Any] = ()
+) -> dict[str, Any]:
+    """Put a new strategy, made like the one that was saved, and its policy into the state of ``path``.
+
+    Gives back the ``record``; ``strategy.clock.train_exp_counter`` tells how many experiences are done. ``train_stream`` is
+    only needed for models that grow with the stream: they are adapted to what they had seen. Raises StoreError where a file
+    is missing or damaged, ConfigError where the strategy or the policy is another.
+    """
+    source = Path(path)
+    state = _read(source)
+    if (policy is None) != (state["memory"] is None) and (policy is None or len(policy.memory)):
+        found = "has a memory, but none was given" if policy is None else "has no memory, but one with images was given"
+        raise ConfigError(f"{source}: {found}; give a policy like the one that was saved")
+    if policy is not None and state["memory"] is not None:
+        policy.load(source.parent / state["memory"])
+    try:
+        _restore_strategy(strategy, state, list(train_stream))
+    except (RuntimeError, ValueError, KeyError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"{source}: was saved from another strategy ({text[:200]}); make it with the same model, optimiser and plugins"
+        ) from error
+    _restore_random(state["random"])
+    record: dict[str, Any] = state["record"]
+    return record
+
+
+def remove_stream(path: str | Path) -> None:
+    """Delete what :func:`save_stream` wrote, if anything."""
+    target = Path(path)
+    target.unlink(missing_ok=True)
+    for memory in _memories(target):
+        memory.unlink(missing_ok=True)
+
+
+def _memories(path: Path) -> list[Path]:
+    """The memories beside a state: normally one, two where a stop came between the writing of both."""
+    name = re.compile(re.escape(path.name) + r"\.memory\d+\.h5")
+    return [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)] if path.parent.is_dir() else []
+
+
+def _stateful(strategy: Any) -> list[TrainFromMemory]:
+    return [plugin for plugin in strategy.plugins if isinstance(plugin, TrainFromMemory)]
+
+
+def _parameter_names(strategy: Any) -> list[list[str]]:
+    """The names of the optimiser's parameters, by group: where a model grew, their order is not that of a new one."""
+    names = {id(parameter): name for name, parameter in strategy.model.named_parameters()}
+    groups = strategy.optimizer.param_groups
+    if not all(id(parameter) in names for group in groups for parameter in group["params"]):
+        raise ConfigError(
+            "the optimiser holds parameters that are not the model's, so its state cannot be saved; make it from "
+            "model.parameters()"
+        )
+    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+
+
+def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[Any]) -> None:
+    """Raises RuntimeError, ValueError or KeyError where the strategy is not like the one that was saved."""
+    plugins = _stateful(strategy)
+    if len(plugins) != len(state["plugins"]):
+        raise ValueError(f"{len(state['plugins'])} TrainFromMemory plugins were saved, {len(plugins)} are here")
+    if type(strategy.optimizer).__name__ != state["kind"]:
+        raise ValueError(f"the optimiser was {state['kind']}, it is {type(strategy.optimizer).__name__} here")
+    _grow(strategy.model, state, train_stream)
+    for plugin, held in zip(plugins, state["plugins"], strict=True):
+        plugin.load_state_dict(held, strategy.model)
+    strategy.model.load_state_dict(state["model"])
+    strategy.model.to(strategy.device)
+    parameters = dict(strategy.model.named_parameters())
+    groups = strategy.optimizer.param_groups
+    if len(groups) != len(state["parameters"]):
+        raise ValueError(
+            f"the optimiser had {len(state['parameters'])} groups of parameters, it has {len(groups)} here"
+        )
+    for group, names in zip(groups, state["parameters"], strict=True):
+        group["params"] = [parameters[name] for name in names]
+    strategy.optimizer.load_state_dict(state["optimizer"])
+    strategy.optimized_param_id = (
+        parameters  # else Avalanche would set the optimiser up anew, and forget what is loaded
+    )
+    for name, value in state["counters"].items():
+        setattr(strategy.clock, name, value)
+
+
+def _grow(model: torch.nn.Module, state: dict[str, Any], train_stream: list[Any]) -> None:
+    """Adapt a model to the experiences it was trained on, and to as many more as it was tested on, as far as it shows."""
+    done = state["counters"]["train_exp_counter"]
+    for number, experience in enumerate(train_stream):
+        if number >= done and _shapes(model.state_dict()) == _shapes(state["model"]):
+            break
+        model.train(number < done)
+        avalanche_model_adaptation(model, experience)
+    model.train()
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no stream's state is there; start the stream from its first experience") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}; name the state's file") from error
+    head, _, body = content.partition(b"\n")
+    form, version, digest = ([*head.decode("ascii", "replace").split(), "", "", ""])[:3]
+    if form != _FORMAT:
+        raise StoreError(f"{path}: is no stream state of this package; name another file")
+    if version != str(_VERSION):
+        raise StoreError(f"{path}: holds a stream state of version {version}, this release reads {_VERSION}; update")
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise StoreError(f"{path}: the stream state is damaged (its checksum differs); delete it to start over")
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return state
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(words), gauss],
+    }
+
+
+def _restore_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
