@@ -14,18 +14,22 @@ from atom_plugin.config import DistillConfig
 from atom_plugin.errors import ConfigError, StoreError
 
 _FORMAT = "atom-plugin/checkpoint"
-_VERSION = 1
+_VERSION = 2  # 2 has ``network``; 1 is read as before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after ``iteration`` iterations: ``images`` (K * ipc, C, H, W) and their ``momentum`` (None at first)."""
+    """The state after ``iteration`` iterations: ``images`` (K * ipc, C, H, W) and their ``momentum`` (None at first).
+
+    ``network`` is that of a network the next iteration goes on with; None where it draws one.
+    """
 
     iteration: int
     images: torch.Tensor
     momentum: torch.Tensor | None
     config: DistillConfig
     fingerprint: str
+    network: dict[str, Any] | None = None
 
     def save(self, path: Path) -> None:
         """Write to ``path``, atomically. Raises StoreError where that fails."""
@@ -37,6 +41,7 @@ class Checkpoint:
             "momentum": None if self.momentum is None else self.momentum.cpu(),
             "config": self.config.to_json(),
             "fingerprint": self.fingerprint,
+            "network": self.network,
         }
         # Serialised in memory first: torch's own writer reports a full disk as an internal error.
         buffer = io.BytesIO()
@@ -63,6 +68,7 @@ class Checkpoint:
             momentum=state["momentum"],
             config=DistillConfig.from_json(state["config"]),
             fingerprint=state["fingerprint"],
+            network=state.get("network"),
         )
 
     def check(self, config: DistillConfig, fingerprint: str, path: Path) -> None:

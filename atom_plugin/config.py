@@ -9,6 +9,7 @@ from typing import Any
 
 from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.errors import ConfigError
+from atom_plugin.matchers import MATCHERS
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.preprocessing import DATADAM_EPS, KORNIA_EPS
 
@@ -24,8 +25,9 @@ class DistillConfig:
     ``ipc``: images per class. ``matcher_options``: keyword arguments of the matcher. ``real_batch``: real images per class
     and iteration. ``image_lr``, ``image_momentum``, ``image_schedule``: SGD on the synthetic images. ``initialiser``: what
     images start from. ``network``: the family member drawn anew each iteration. ``augmentation``: siamese operations, joined by
-    ``_``, or "none". ``standardise`` and ``zca_eps`` (None: no ZCA): the preprocessing, in this order. ``recipe`` remembers
-    where unnamed choices came from.
+    ``_``, or "none". ``standardise`` and ``zca_eps`` (None: no ZCA): the preprocessing, in this order. ``network_state``,
+    ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr``: another course of the network, as
+    :mod:`atom_plugin.matching_network` says. ``recipe`` remembers where unnamed choices came from.
     """
 
     ipc: int
@@ -44,13 +46,19 @@ class DistillConfig:
     standardise: bool = True
     zca_eps: float | None = None
     precision: str = "auto"
+    network_state: str = "random"
+    network_pool: int = 5
+    inner_loop: int = 1
+    network_epochs: int = 0
+    network_lr: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "iterations", "real_batch"):
+        for name in ("ipc", "iterations", "real_batch", "network_pool", "inner_loop"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.image_lr > 0:
-            raise ConfigError(f"image_lr must be above 0, not {self.image_lr}")
+        for name in ("image_lr", "network_lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.image_momentum < 1:
             raise ConfigError(f"image_momentum must be in [0, 1), not {self.image_momentum}")
         choices = {"initialiser": INITIALISERS, "precision": PRECISIONS, "image_schedule": SCHEDULES}
@@ -60,6 +68,28 @@ class DistillConfig:
         if self.zca_eps is not None and not self.zca_eps > 0:
             raise ConfigError(f"zca_eps must be above 0, not {self.zca_eps}; 0.1 is DataDAM's, 1e-6 kornia's")
         Augmentation(strategy=self.augmentation)
+        self._check_network_course()
+
+    def _check_network_course(self) -> None:
+        kind, _, epochs = self.network_state.partition(":")
+        trained = kind == "trained" and epochs.isdecimal() and int(epochs) >= 1
+        if not trained and self.network_state != "random":
+            raise ConfigError(f"network_state must be random or trained:EPOCHS (trained:3), not {self.network_state!r}")
+        if not trained and self.network_pool != DistillConfig.network_pool:
+            raise ConfigError("network_pool counts trained networks; give network_state trained:EPOCHS as well")
+        if self.network_epochs < 0:
+            raise ConfigError(f"network_epochs must be 0 or more, not {self.network_epochs}")
+        if self.network_epochs and self.inner_loop == 1:
+            raise ConfigError(
+                "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
+            )
+        if not self.network_epochs and self.network_lr != DistillConfig.network_lr:
+            raise ConfigError("network_lr is that of network_epochs, which is 0; give both, or neither")
+
+    @property
+    def pretraining_epochs(self) -> int:
+        """Epochs of training on the real images before matching; 0 for random networks."""
+        return int(self.network_state.partition(":")[2] or 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,16 +114,19 @@ class DistillConfig:
         """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
 
         ``zca`` switches whitening without naming an eps: the recipe's own, else DataDAM's. ``matcher_options`` are merged
-        into the recipe's while the matcher is the recipe's own; another matcher starts from its own defaults. Raises
-        ConfigError for an unknown recipe or a contradiction.
+        into the recipe's while the matcher is the recipe's own; another matcher starts from its own defaults, and its
+        ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for an unknown recipe or a contradiction,
+        PluginError for an unknown matcher.
         """
         if recipe not in RECIPES:
             near = difflib.get_close_matches(recipe, RECIPES, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(f"no recipe is called {recipe!r}; {hint}known: {', '.join(RECIPES)}")
         values = RECIPES[recipe](image_shape, ipc)
-        if overrides.get("matcher", values["matcher"]) != values["matcher"]:
+        matcher = overrides.get("matcher", values["matcher"])
+        if matcher != values["matcher"]:
             values["matcher_options"] = {}
+            _apply_loop_defaults(matcher, values)
         if zca is False and overrides.get("zca_eps") is not None:
             raise ConfigError(
                 f"found a ZCA eps ({overrides['zca_eps']:g}) beside ZCA switched off; give one of the two"
@@ -111,6 +144,24 @@ class DistillConfig:
         return [
             f"{f.name}: {mine[f.name]}, not {theirs[f.name]}" for f in fields(self) if mine[f.name] != theirs[f.name]
         ]
+
+
+_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed"}
+
+
+def _apply_loop_defaults(matcher: str, values: dict[str, Any]) -> None:
+    """Put what ``matcher`` asks of the loop in the place of a recipe's choices. Raises ConfigError for what is no choice."""
+    defaults = dict(getattr(MATCHERS.get(matcher), "loop_defaults", {}))
+    unknown = sorted(set(defaults) - {f.name for f in fields(DistillConfig)} | (set(defaults) & _NOT_THE_LOOPS))
+    network = defaults.pop("network", {})
+    unknown += sorted(set(network) - {f.name for f in fields(ConvNetConfig)})
+    if unknown:
+        raise ConfigError(
+            f"matcher {matcher!r} has loop_defaults for {', '.join(unknown)}, which it cannot set; they are "
+            "fields of DistillConfig, and of ConvNetConfig under 'network'"
+        )
+    values["network"] = replace(values["network"], **network)
+    values.update(defaults)
 
 
 def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -166,9 +217,36 @@ def _datadam_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]
     }
 
 
+def _dc_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+    """DC as released: 1,000 networks, each trained on the set between matching steps, real batch 256, no augmentation.
+
+    At IPC 1, 10, 20 and 50 the loops are the released ones; between them, as many passes as keep their product.
+    """
+    values: dict[str, Any] = {
+        "matcher": "dc",
+        "inner_loop": ipc,
+        "iterations": 1000 * ipc,
+        "network_epochs": max(1, 500 // max(ipc, 10)) if ipc > 1 else 0,
+        "real_batch": 256,
+        "initialiser": "noise",
+        "network": ConvNetConfig(),
+    }
+    _apply_loop_defaults("dc", values)
+    return values
+
+
+def _dsa_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+    """DSA as released: DC's loops with siamese augmentation, from real images."""
+    values = {**_dc_code(image_shape, ipc), "matcher": "dsa", "initialiser": "random"}
+    _apply_loop_defaults("dsa", values)
+    return values
+
+
 RECIPES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Any]]] = {
     "atom": _atom,
     "atom-paper": _atom_paper,
     "datadam-paper": _datadam_paper,
     "datadam-code": _datadam_code,
+    "dc-code": _dc_code,
+    "dsa-code": _dsa_code,
 }

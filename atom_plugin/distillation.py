@@ -1,7 +1,8 @@
 """The loop: SGD on the synthetic images, a fresh random network each iteration, all classes at once.
 
 One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, augment each class's real and synthetic
-images alike, compare their features, step the images down the gradient.
+images alike, compare their features, step the images down the gradient. A network may serve several iterations, and be
+trained on the synthetic images in between (:mod:`.matching_network`).
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ import torch
 from atom_plugin.assembly import assemble, fit_preprocessing
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.checkpoint import Checkpoint
+from atom_plugin.comparison import compare
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast, resolve_device, resolve_precision
 from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
 from atom_plugin.initialisation import initial_images
-from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
+from atom_plugin.matchers import Matcher, make_matcher
+from atom_plugin.matching_network import MatchingNetwork
 from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.sampling import ClassSampler
 from atom_plugin.sources import SourceData
-from atom_plugin.streaming import stream_statistics
 from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.tracked import tracked_statistics
 
 # Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
 _LARGEST_PIXEL = 1e6
@@ -119,11 +120,10 @@ class Distiller:
         self._matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._sampler = ClassSampler(data.train.labels, self.classes)
-        weights = generator_for(config.seed, "network")
-        self._network = config.network.build(data.image_shape, self.classes, generator=weights)
-        self._network.requires_grad_(False).to(memory_format=torch.channels_last).to(self.device)
         self._preprocessing = preprocessing or fit_preprocessing(config, data)
         self._device_preprocessing = self._preprocessing.to(self.device)
+        self._matching = MatchingNetwork(self.config, data, self._device_preprocessing, self.device)
+        self._network = self._matching.network
         start = initial_images(self.config, data, self._preprocessing)
         self.images = start.to(self.device).requires_grad_()
         self._momentum: torch.Tensor | None = None
@@ -132,7 +132,7 @@ class Distiller:
         """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
         config, n = self.config, self.config.ipc
         generator = generator_for(config.seed, "iteration", self.iteration)
-        self._network.reset(generator)
+        self._matching.prepare(self.iteration, generator)
         draw = self._augmentation.draw(self.classes, generator)
         with torch.no_grad():
             chosen = self._sampler.draw(config.real_batch, generator)
@@ -140,7 +140,7 @@ class Distiller:
             real = draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
         synthetic = draw.apply(self.images.unflatten(0, (self.classes, n))).flatten(0, 1)
         with autocast(self.device, config.precision):
-            loss = self._compare(real, synthetic)
+            loss = compare(self._matcher, self._network, real, synthetic, groups=self.classes)
         if not loss.requires_grad:
             raise ConfigError(f"the loss of matcher {config.matcher!r} does not depend on the synthetic images")
         value = float(loss.detach())
@@ -151,24 +151,10 @@ class Distiller:
             )
         (gradient,) = torch.autograd.grad(loss, self.images)
         self._update(gradient)
+        self._matching.advance(self.iteration, self.images)
         self.iteration += 1
         self.loss = value
         return value
-
-    def _compare(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
-        matcher, groups = self._matcher, self.classes
-        real = real.contiguous(memory_format=torch.channels_last)
-        synthetic = synthetic.contiguous(memory_format=torch.channels_last)
-        if not isinstance(matcher, MeanMatcher):
-            with torch.no_grad():
-                seen = self._network.features(real, groups=groups)
-            return matcher(seen, self._network.features(synthetic, groups=groups))
-        if self.device.type == "cpu":
-            target = stream_statistics(self._network, matcher, real, groups=groups)
-            return matcher.compare(target, tracked_statistics(self._network, matcher, synthetic, groups=groups))
-        with torch.no_grad():
-            target = matcher.statistics(self._network.features(real, groups=groups))
-        return matcher.compare(target, matcher.statistics(self._network.features(synthetic, groups=groups)))
 
     @torch.no_grad()
     def _update(self, gradient: torch.Tensor) -> None:
@@ -213,6 +199,7 @@ class Distiller:
             iteration=self.iteration,
             images=self._sane_images(),
             momentum=self._momentum,
+            network=self._matching.state(self.iteration),
             config=self.config,
             fingerprint=self.data.fingerprint,
         )
@@ -221,6 +208,7 @@ class Distiller:
         """Continue from ``checkpoint``, read from ``path``. Raises ConfigError where it belongs to another run."""
         checkpoint.check(self.config, self.data.fingerprint, path)
         self.iteration = checkpoint.iteration
+        self._matching.restore(checkpoint.network)
         self.images = checkpoint.images.to(self.device).requires_grad_()
         self._momentum = None if checkpoint.momentum is None else checkpoint.momentum.to(self.device)
 

@@ -197,13 +197,15 @@ def _check_writable(output: Path) -> None:
 def _finished_set(paths: _Paths, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:
     """The set of a run that was stopped after storing it. Raises StoreError if another run made the file."""
     from atom_plugin import store
+    from atom_plugin.config import DistillConfig
     from atom_plugin.device import resolve_device, resolve_precision
     from atom_plugin.errors import StoreError
 
     synthetic_set = store.read(paths.output)
     provenance = synthetic_set.provenance
     expected = replace(config, precision=resolve_precision(config.precision, resolve_device(device))).to_json()
-    differing = [key for key, value in expected.items() if provenance.config.get(key) != value]
+    held = {**DistillConfig(ipc=1).to_json(), **provenance.config}  # an older release's set lacks the newer choices
+    differing = [key for key, value in expected.items() if held[key] != value]
     if provenance.source.get("fingerprint") != data.fingerprint:
         differing.append("the source images")
     if differing:

@@ -14,6 +14,7 @@ MATCHER_OPTIONS = ("p_s", "p_c", "task_balance", "loss_scale")
 FIELD_OPTIONS = (
     *("matcher", "iterations", "real_batch", "image_lr", "image_momentum", "image_schedule", "initialiser"),
     *("augmentation", "standardise", "zca", "zca_eps", "seed", "precision"),
+    *("network_state", "network_pool", "inner_loop", "network_epochs", "network_lr"),
 )
 NETWORK_OPTIONS = ("depth", "width", "activation", "normalisation", "pooling", "pool_size", "initialisation")
 
@@ -93,7 +94,7 @@ def recipe_options(command: Command) -> Command:
             callback=_pairs,
             help="Any other option of the matcher; may be repeated.",
         ),
-        _chosen("--iterations", POSITIVE_INT, "Steps, each with a fresh network.", "N"),
+        _chosen("--iterations", POSITIVE_INT, "Matching steps.", "N"),
         _chosen("--real-batch", POSITIVE_INT, "Real images per class and step.", "N"),
         _chosen("--image-lr", POSITIVE_FLOAT, "Learning rate of the images.", "RATE"),
         _chosen("--image-momentum", Number(float, at_least=0, below=1), "Momentum of that SGD, below 1.", "M"),
@@ -123,6 +124,21 @@ def recipe_options(command: Command) -> Command:
         _chosen("--pooling", ["none", "max", "avg"], "Pooling, with stride 2."),
         _chosen("--pool-size", [2, 3], "Side of the pooling window."),
         _chosen("--initialisation", ["uniform", "normal"], "How network weights are drawn."),
+        _chosen(
+            "--network-state",
+            click.STRING,
+            "random, or trained:EPOCHS: matching under networks trained on the real images before.",
+            "STATE",
+        ),
+        _chosen("--network-pool", POSITIVE_INT, "How many such trained networks there are to draw from.", "N"),
+        _chosen("--inner-loop", POSITIVE_INT, "Matching steps under one network before another is drawn.", "N"),
+        _chosen(
+            "--network-epochs",
+            Number(int, at_least=0),
+            "Passes of training over the synthetic images after each of these steps but the last.",
+            "N",
+        ),
+        _chosen("--network-lr", POSITIVE_FLOAT, "Learning rate of that training.", "RATE"),
     )(command)
 
 

@@ -2,7 +2,11 @@
 
 A matcher is any callable ``(real: Features, synthetic: Features) -> scalar tensor`` whose gradient reaches the synthetic
 images. One whose real side reduces to class means of per-image descriptors derives from :class:`MeanMatcher`: the loop
-then streams the real batch through the network and never holds a full real feature map.
+then streams the real batch through the network and never holds a full real feature map. One that needs more than features
+(gradients of the network, the pixels) derives from :class:`ImageMatcher`.
+
+A factory may carry ``loop_defaults``, a mapping of :class:`~atom_plugin.config.DistillConfig` fields: what the loop takes
+where the matcher is named and the field is not, e.g. ``{"augmentation": "none", "network": {"normalisation": "instance"}}``.
 
 Register one by the entry-point group ``atom_plugin.matchers`` or by ``@MATCHERS.register("name")``. What is registered is
 a factory (usually the class) whose keyword arguments are the matcher's options.
@@ -12,17 +16,21 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.features import Features
 from atom_plugin.registry import Registry
 
 Statistics = tuple[torch.Tensor, ...]
-"""Class means of descriptors: tensors (K, D_i), those of each map in order, then those of the embedding."""
+"""Class means of descriptors: tensors (K, D_i), those of each map in order, then those of the embedding.
+
+A matcher with ``whole_embeddings`` gets the latter as (K, n, D_i), unreduced.
+"""
 
 
 class Matcher(Protocol):
@@ -43,6 +51,14 @@ class MeanMatcher(ABC):
     over chunks, so the real side can be streamed.
     """
 
+    @property
+    def whole_embeddings(self) -> bool:
+        """Whether the embedding's descriptors stay whole, (K, n, D_i): for losses that are no distance of class means.
+
+        They are small beside the maps, which are reduced all the same.
+        """
+        return False
+
     @abstractmethod
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         """Descriptors (N, D_i) of one map (N, C, H, W). May be empty: then maps are not even computed on."""
@@ -62,9 +78,12 @@ class MeanMatcher(ABC):
     def statistics(self, features: Features) -> Statistics:
         """Class means of all descriptors, with gradient where the features carry one."""
         matched = features.maps[: self.matched_maps(len(features.maps))]
-        described = [descriptor for feature_map in matched for descriptor in self.describe_map(feature_map)]
-        described += self.describe_embedding(features.embedding)
-        return tuple(group_means(descriptor, features.groups) for descriptor in described)
+        maps = [descriptor for feature_map in matched for descriptor in self.describe_map(feature_map)]
+        reduce = grouped if self.whole_embeddings else group_means
+        return (
+            *(group_means(descriptor, features.groups) for descriptor in maps),
+            *(reduce(descriptor, features.groups) for descriptor in self.describe_embedding(features.embedding)),
+        )
 
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
         """The loss. Raises ConfigError where the two sides differ in classes or shapes."""
@@ -73,9 +92,65 @@ class MeanMatcher(ABC):
         return self.compare(target, self.statistics(synthetic))
 
 
+class ImageMatcher(ABC):
+    """A matcher that is handed the network and the images, and makes of them what it needs.
+
+    The loop calls :meth:`loss` with its own network; so may any other loop, with any ``nn.Module`` that gives logits.
+    """
+
+    @abstractmethod
+    def loss(
+        self,
+        network: nn.Module,
+        real_images: torch.Tensor,
+        synthetic_images: torch.Tensor,
+        real_labels: torch.Tensor,
+        synthetic_labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """The scalar to be minimised over ``synthetic_images`` (M, C, H, W), given ``real_images`` (N, C, H, W).
+
+        Labels are int64 (N,) and (M,), in any order; both sides hold the same classes. The gradient reaches the synthetic
+        images alone. ``network`` is used as it is, each layer in its own mode, and left as it is.
+        """
+
+    def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
+        """Raises ConfigError: so that a loop which knows features only says what is amiss."""
+        raise ConfigError(
+            f"{type(self).__name__} compares images under a network, not features; call its "
+            "loss(network, real_images, synthetic_images, real_labels, synthetic_labels)"
+        )
+
+
+def class_rows(
+    real_labels: torch.Tensor, synthetic_labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each class, where it stands on the real and on the synthetic side: two int64 index tensors.
+
+    Raises ConfigError where the two sides differ in classes.
+    """
+    classes = real_labels.unique()
+    if not torch.equal(classes, synthetic_labels.unique()):
+        raise ConfigError(
+            f"real images are of the classes {_few(real_labels)}, synthetic ones of {_few(synthetic_labels)}; give both "
+            "sides the same classes"
+        )
+    for label in classes:
+        yield (real_labels == label).nonzero().flatten(), (synthetic_labels == label).nonzero().flatten()
+
+
+def _few(labels: torch.Tensor) -> str:
+    found = labels.unique().tolist()
+    return ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+
+
+def grouped(descriptor: torch.Tensor, groups: int) -> torch.Tensor:
+    """(N, D), class-major over ``groups`` classes, to float32 (or float64) (groups, N / groups, D)."""
+    return widened(descriptor).view(groups, -1, descriptor.shape[1])
+
+
 def group_means(descriptor: torch.Tensor, groups: int) -> torch.Tensor:
     """(N, D), class-major over ``groups`` classes, to float32 (or float64) class means (groups, D)."""
-    return widened(descriptor).view(groups, -1, descriptor.shape[1]).mean(1)
+    return grouped(descriptor, groups).mean(1)
 
 
 def widened(values: torch.Tensor) -> torch.Tensor:
@@ -83,21 +158,30 @@ def widened(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def maps_and_embedding(real: Statistics, synthetic: Statistics, task_balance: float) -> torch.Tensor:
-    """The distances of all map descriptors, and that of the embedding, the last of the statistics, times the balance."""
-    distances = [squared_distance(*pair) for pair in zip(real, synthetic, strict=True)]
-    maps = torch.stack(distances[:-1]).sum() if len(distances) > 1 else distances[-1].new_zeros(())
-    return maps + task_balance * distances[-1]
+def full_precision(like: torch.Tensor) -> torch.autocast:
+    """A context in which matrix products too keep their inputs' precision, whatever the loop's autocast says."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def balanced(maps: Sequence[torch.Tensor], embedding: torch.Tensor, task_balance: float) -> torch.Tensor:
+    """The sum of the distances of maps, and the embedding's times the balance."""
+    total = torch.stack(list(maps)).sum() if maps else embedding.new_zeros(())
+    return total + task_balance * embedding
 
 
 def squared_distance(real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
     """Sum of squared differences of two (K, D) tensors. Raises ConfigError where their shapes differ."""
+    refuse_shapes(real, synthetic)
+    return (real - synthetic).square().sum()
+
+
+def refuse_shapes(real: torch.Tensor, synthetic: torch.Tensor) -> None:
+    """Raises ConfigError where two lists of class means do not have one shape."""
     if real.shape != synthetic.shape:
         raise ConfigError(
             f"real class means have shape {tuple(real.shape)}, synthetic ones {tuple(synthetic.shape)}; give both sides "
             "the same classes, image size and network"
         )
-    return (real - synthetic).square().sum()
 
 
 def make_matcher(name: str, options: Mapping[str, Any] | None = None) -> Matcher:

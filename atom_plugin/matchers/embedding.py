@@ -1,16 +1,20 @@
 """Distribution matching (Zhao & Bilen, 2023): the mean embedding alone.
 
 loss = loss_scale * sum_k || E_T[e] - E_S[e] ||^2      (eq. 5 with a linear kernel)
+
+Another kernel compares the embeddings as distributions, not by their means alone (M3D; see :mod:`.kernels`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance
+from atom_plugin.matchers import MeanMatcher, Statistics
+from atom_plugin.matchers.distances import check_weights
+from atom_plugin.matchers.kernels import Kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +22,17 @@ class DistributionMatching(MeanMatcher):
     """DM: mean embeddings only, no intermediate maps."""
 
     loss_scale: float = 1.0
+    kernel: str = "linear"
+    bandwidths: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.loss_scale >= 0:
-            raise ConfigError(f"loss_scale must be 0 or more, not {self.loss_scale}")
+        check_weights(self, "loss_scale")
+        Kernel(self.kernel, self.bandwidths)
+
+    @property
+    def whole_embeddings(self) -> bool:
+        """With every kernel but the linear one."""
+        return self.kernel != "linear"
 
     def matched_maps(self, count: int) -> int:
         """None of them."""
@@ -36,5 +47,5 @@ class DistributionMatching(MeanMatcher):
         return (embedding,)
 
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
-        """The squared distance of the class means, summed over classes."""
-        return self.loss_scale * squared_distance(real[0], synthetic[0])
+        """The distance of each class's embeddings, summed over classes."""
+        return self.loss_scale * Kernel(self.kernel, self.bandwidths).distance(real[0], synthetic[0])

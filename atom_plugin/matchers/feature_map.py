@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MeanMatcher, Statistics, maps_and_embedding, widened
+from atom_plugin.matchers import MeanMatcher, Statistics, balanced, squared_distance, widened
+from atom_plugin.matchers.distances import check_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,7 @@ class FeatureMapTransfer(MeanMatcher):
     loss_scale: float = 100.0
 
     def __post_init__(self) -> None:
-        for name in ("task_balance", "loss_scale"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        check_weights(self, "task_balance", "loss_scale")
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         """The flattened map, (N, C * H * W), in (H, W, C) order: what channels-last memory holds."""
@@ -42,4 +40,5 @@ class FeatureMapTransfer(MeanMatcher):
 
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
         """Map terms plus the weighted embedding term."""
-        return self.loss_scale * maps_and_embedding(real, synthetic, self.task_balance)
+        *maps, embedding = (squared_distance(*pair) for pair in zip(real, synthetic, strict=True))
+        return self.loss_scale * balanced(maps, embedding, self.task_balance)

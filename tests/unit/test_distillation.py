@@ -12,15 +12,19 @@ from atom_plugin.errors import ConfigError, DivergenceError, Interrupted, Source
 from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.sources import Split
 
+_SCALES = {
+    **{"atom": 10.0, "atom-channel": 10.0, "datadam": 10.0, "feature": 10.0},
+    **{"dm": 1.0, "cafe": 0.05, "dc": 0.2, "dsa": 0.2, "mmd-pixel": 0.2},
+}
 
-@pytest.mark.parametrize("matcher", ["atom", "atom-channel", "datadam", "dm", "feature"])
+
+@pytest.mark.parametrize("matcher", sorted(_SCALES))
 def test_every_matcher_lowers_its_own_loss(matcher):
     data = coloured_source(per_class=30)
     config = small_config(
         matcher=matcher, iterations=40, real_batch=20, augmentation="none", initialiser="noise", image_lr=1.0
     )
-    if matcher != "dm":
-        config = replace(config, matcher_options={"loss_scale": 10.0})
+    config = replace(config, matcher_options={"loss_scale": _SCALES[matcher]})
     losses: list[float] = []
     result = distill(config, data, device="cpu", on_progress=lambda p: losses.append(p.loss))
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])

@@ -1,0 +1,94 @@
+"""The matchers and the course of the network from the command line, on the embedded digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from atom_plugin.augmentation import DEFAULT_STRATEGY
+from atom_plugin.cli.main import main
+from atom_plugin.synthetic_set import SyntheticSet
+
+QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
+
+
+def run(capsys, *arguments) -> str:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, ""), captured.err
+    return captured.out
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("matcher", "augmentation"), [("dc", "none"), ("dsa", DEFAULT_STRATEGY), ("cafe", DEFAULT_STRATEGY)]
+)
+def test_a_matcher_brings_its_loop_along(capsys, matcher, augmentation):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "--matcher", matcher, "-o", "a.h5")
+    config = SyntheticSet.load("a.h5").provenance.config
+    assert (config["augmentation"], config["image_lr"]) == (augmentation, 0.1)
+    run(capsys, "distill", "--ipc", 1, *QUICK, "--matcher", matcher, "-o", "b.h5", "--augmentation", "flip")
+    assert SyntheticSet.load("b.h5").provenance.config["augmentation"] == "flip"
+
+
+def test_the_course_of_the_network_reaches_the_set(capsys):
+    course = ("--inner-loop", 2, "--network-epochs", 1, "--network-lr", 0.02, "--network-state", "trained:1")
+    run(capsys, "distill", "--ipc", 1, *QUICK, *course, "--network-pool", 2, "-o", "a.h5")
+    config = SyntheticSet.load("a.h5").provenance.config
+    names = ("inner_loop", "network_epochs", "network_lr", "network_state", "network_pool")
+    assert [config[name] for name in names] == [2, 1, 0.02, "trained:1", 2]
+    run(capsys, "distill", "--ipc", 1, *QUICK, *course, "--network-pool", 2, "-o", "b.h5")
+    assert SyntheticSet.load("b.h5").images.equal(SyntheticSet.load("a.h5").images)
+
+
+def test_matcher_options_reach_the_matcher(capsys):
+    given = ("error_s=cosine", "norm-c=l1", "layers=[1]", "kernel=mixture", "bandwidths=[0.5, 2]")
+    options = [word for item in given for word in ("--matcher-option", item)]
+    run(capsys, "distill", "--ipc", 2, *QUICK, *options, "-o", "a.h5")
+    held = SyntheticSet.load("a.h5").provenance.config["matcher_options"]
+    expected = {"error_s": "cosine", "norm_c": "l1", "layers": [1], "kernel": "mixture", "bandwidths": [0.5, 2]}
+    assert {name: held[name] for name in expected} == expected
+
+
+def test_resuming_the_finished_set_of_an_older_release_reports_it(capsys):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5")
+    held = SyntheticSet.load("a.h5")
+    old = {key: value for key, value in held.provenance.config.items() if not key.startswith(("network_", "inner"))}
+    replace(held, provenance=replace(held.provenance, config=old)).save("a.h5", force=True)
+    run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5", "--resume")
+    assert main(["distill", "--ipc", "1", *QUICK, "-o", "a.h5", "--resume", "--inner-loop", "2"]) == 1
+    assert "was made with another inner_loop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--network-state", "trained"), "network_state must be random or trained:EPOCHS"),
+        (("--network-pool", "3"), "network_pool counts trained networks"),
+        (("--network-epochs", "3"), "give an inner_loop of 2 or more"),
+        (("--network-epochs", "-1"), "--network-epochs must be at least 0"),
+        (("--inner-loop", "0"), "--inner-loop must be at least 1"),
+        (("--network-lr", "0.1"), "network_lr is that of network_epochs"),
+        (("--matcher", "dc", "--matcher-option", "p_s=1"), "it takes the options loss_scale, biases"),
+        (("--matcher", "dc", "--matcher-option", "biases=maybe"), "biases must be true or false"),
+        (("--matcher-option", "norm_s=l9"), "norm_s must be one of l2, l1, none"),
+        (("--matcher-option", "layers=one"), "layers must be a list of block numbers"),
+        (("--matcher-option", "layers=[9]"), "name block 9, the network has 2"),
+        (("--matcher-option", "bandwidths=[1]"), "bandwidths say nothing to the linear kernel"),
+        (("--matcher-option", 'error_c={"a": 1}'), "error_c must be one of"),
+        (("--matcher", "cafe", "--matcher-option", "map_weight=null"), "map_weight"),
+    ],
+)
+def test_what_cannot_be_is_one_line(inside, capsys, arguments, part):
+    assert main(["distill", "--ipc", "1", *QUICK, "-o", "a.h5", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert part in captured.err
+    assert not list(inside.iterdir())
