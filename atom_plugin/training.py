@@ -59,22 +59,68 @@ def train(
     """A fresh network of ``network_config``, trained on the set. Raises DivergenceError where the loss blows up."""
     shape, classes = synthetic_set.preprocessing.image_shape, len(synthetic_set.class_names)
     network = network_config.build(shape, classes, generator=generator_for(seed, "network"))
-    network.to(memory_format=torch.channels_last).to(device).train()
     images, labels = synthetic_set.images.to(device), synthetic_set.labels.to(device)
+
+    def batch(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        index = chosen.to(device)
+        return images[index], labels[index]
+
+    return _fit(network, batch, len(labels), config, seed=seed, device=device, precision=precision, on_epoch=on_epoch)
+
+
+def train_on_real(
+    real: Split,
+    preprocessing: Preprocessing,
+    classes: int,
+    network_config: ConvNetConfig,
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str = "float32",
+    on_epoch: Callable[[int], object] | None = None,
+) -> nn.Module:
+    """As :func:`train`, on all of ``real``, uint8 images of ``classes`` classes.
+
+    A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
+    """
+    network = network_config.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
+    prepare = preprocessing.to(device)
+
+    def batch(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return prepare.forward(real.images[chosen].to(device)), real.labels[chosen].to(device)
+
+    return _fit(network, batch, len(real), config, seed=seed, device=device, precision=precision, on_epoch=on_epoch)
+
+
+def _fit(
+    network: nn.Module,
+    batch: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    count: int,
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    on_epoch: Callable[[int], object] | None,
+) -> nn.Module:
+    """Train on ``count`` images; ``batch`` gives those at some indices, preprocessed and on the device, and their labels."""
+    network.to(memory_format=torch.channels_last).to(device).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[config.epochs // 2], gamma=0.1)
+    # A milestone at 0 would lower the rate before the first step.
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[max(1, config.epochs // 2)], gamma=0.1)
     augmentation = Augmentation(strategy=config.augmentation)
     generator = generator_for(seed, "train")
     with reuse_freed_memory() if device.type == "cpu" else nullcontext():
         for epoch in range(config.epochs):
-            for chosen in torch.randperm(len(labels), generator=generator).split(config.batch_size):
-                index = chosen.to(device)
-                batch = augmentation.per_sample(images[index], generator)
+            for chosen in torch.randperm(count, generator=generator).split(config.batch_size):
+                images, labels = batch(chosen)
+                images = augmentation.per_sample(images, generator)
                 with autocast(device, precision):
-                    logits = network(batch.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(logits.float(), labels[index])
+                    logits = network(images.contiguous(memory_format=torch.channels_last))
+                loss = F.cross_entropy(logits.float(), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, json_option, run_options, source_options
+from atom_plugin.cli.replay import replay
+from atom_plugin.cli.score import score
 
 if TYPE_CHECKING:
     from atom_plugin.evaluation import Evaluation
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 @click.group()
 def consume() -> None:
     """Use stored sets."""
+
+
+consume.add_command(score)
+consume.add_command(replay)
 
 
 @consume.command()

@@ -1,0 +1,161 @@
+"""``atom-cli consume score``: how near a set comes to all real images, and how far it is above random ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Number, json_option, run_options, source_options
+
+if TYPE_CHECKING:
+    from atom_plugin.networks import ConvNetConfig
+    from atom_plugin.scores import FullData, Scores
+    from atom_plugin.sources import SourceData, SourceRequest
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    Scored = list[tuple[SyntheticSet, SourceData, Scores]]
+
+
+@click.command()
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--repeats",
+    metavar="N",
+    type=POSITIVE_INT,
+    default=5,
+    show_default=True,
+    help="Networks trained per set, and draws of random real images.",
+)
+@click.option(
+    "--epochs", metavar="N", type=POSITIVE_INT, default=800, show_default=True, help="Passes over the set, and draws."
+)
+@click.option(
+    "--full-epochs",
+    metavar="N",
+    type=POSITIVE_INT,
+    default=100,
+    show_default=True,
+    help="Passes over all real images.",
+)
+@click.option(
+    "--full-repeats",
+    metavar="N",
+    type=POSITIVE_INT,
+    default=1,
+    show_default=True,
+    help="Networks trained on all real images.",
+)
+@click.option(
+    "--full-accuracy",
+    metavar="SHARE",
+    type=Number(float, above=0, at_most=1),
+    help="Accuracy on all real images, 0 to 1, if known.  [default: train]",
+)
+@click.option(
+    "--weight",
+    metavar="SHARE",
+    type=Number(float, at_least=0, at_most=1),
+    default=0.5,
+    show_default=True,
+    help="Weight of IOR in LRS, 0 to 1; HLR gets the rest.",
+)
+@click.option(
+    "--normalisation",
+    type=click.Choice(["none", "batch", "layer", "instance", "group"]),
+    help="The networks' normalisation.  [default: as the set was made with]",
+)
+@click.option("--batch-size", metavar="N", type=POSITIVE_INT, default=256, show_default=True, help="Images per step.")
+@click.option(
+    "--lr",
+    metavar="RATE",
+    type=POSITIVE_FLOAT,
+    default=0.01,
+    show_default=True,
+    help="Learning rate; times 0.1 at half.",
+)
+@click.option(
+    "--augmentation",
+    metavar="OPS",
+    default="color_crop_cutout_flip_scale_rotate",
+    show_default=True,
+    help="Siamese operations joined by _, or none.",
+)
+@source_options
+@run_options
+@json_option
+@click.pass_context
+def score(
+    ctx: click.Context,
+    /,
+    *,
+    files: tuple[Path, ...],
+    dataset: str,
+    request: SourceRequest,
+    full_accuracy: float | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score sets as DD-Ranking does: HLR, IOR and LRS, on shares, after the last epoch.
+
+    HLR is what a set lacks to all real images, IOR what it has above as many random ones trained alike, LRS the two in one
+    number from 0 to 1 (docs/scores.md). Real images are those of the source that the set names; --dataset names another.
+
+    \b
+    Example:
+      atom-cli consume score digits-atom-ipc20.h5 --epochs 200 --full-epochs 30
+    """
+    from tqdm import tqdm
+
+    from atom_plugin import store
+    from atom_plugin.cli.consume import _test_sources
+    from atom_plugin.evaluation import network_of
+    from atom_plugin.scores import FullData
+    from atom_plugin.scores import score as run
+    from atom_plugin.training import TrainConfig
+
+    given = {name for name in ("dataset", "full_epochs", "full_repeats") if _is_given(ctx, name)}
+    if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:
+        raise click.UsageError("--full-accuracy excludes --full-epochs and --full-repeats: there is nothing to train")
+    sets = [store.read(file) for file in files]
+    sources = _test_sources(files, sets, dataset if "dataset" in given else None, request)
+    if full_accuracy is not None and len({source.fingerprint for source in sources}) > 1:
+        raise click.UsageError("--full-accuracy belongs to one image source, the files name several; score them apart")
+    known = None if full_accuracy is None else FullData(accuracies=(full_accuracy,))
+    scored: Scored = []
+    for file, synthetic_set, data in zip(files, sets, sources, strict=True):
+        network = network_of(synthetic_set)
+        if options["normalisation"] is not None:
+            network = replace(network, normalisation=options["normalisation"])
+        full = known or _trained_before(synthetic_set, data, network, scored)
+        config = TrainConfig(**{name: options[name] for name in ("epochs", "batch_size", "lr", "augmentation")})
+        total = 2 * options["repeats"] * config.epochs
+        total += options["full_repeats"] * options["full_epochs"] if full is None else 0
+        others = ("full_epochs", "full_repeats", "weight", "repeats", "seed", "device", "precision")
+        settings = {name: options[name] for name in others}
+        with tqdm(total=total, disable=quiet, unit="epoch", desc=file.name) as bar:
+            result = run(synthetic_set, data, config, network=network, full=full, on_epoch=bar.update, **settings)
+        scored.append((synthetic_set, data, result))
+        if not as_json:
+            click.echo(f"{file}: {result.describe()}")
+    if as_json:
+        results = zip(files, scored, strict=True)
+        click.echo(json.dumps([{"file": str(file), **result.to_json()} for file, (*_, result) in results]))
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _trained_before(
+    synthetic_set: SyntheticSet, data: SourceData, network: ConvNetConfig, scored: Scored
+) -> FullData | None:
+    """What the same network reached on the same images under the same preprocessing, for a set earlier on the line."""
+    for other, source, result in scored:
+        if source is data and result.network == network and other.preprocessing.matches(synthetic_set.preprocessing):
+            return result.full
+    return None

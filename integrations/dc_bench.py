@@ -1,0 +1,70 @@
+"""DC-BENCH (Cui et al., 2022, arXiv:2207.09639) on our sets as they are: a data loader of its interface over HDF5 files.
+
+DC-BENCH asks the loader of a method for ``load_data(root_dir, dataset, ipc, data_file)`` and trains on the two tensors;
+``root_dir`` is its ``distilled_results``. Put a set at ``distilled_results/ATOM/CIFAR10/IPC10/cifar10-atom-ipc10.h5`` and
+add two branches to its ``evaluator/evaluator_utils.py``, in ``get_data_loader`` and in ``get_data_file_name``::
+
+    elif method == 'atom':
+        return AtomDataLoader()
+    elif method == 'atom':
+        return AtomDataLoader.get_data_file_name(method, dataset, ipc)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from atom_plugin import store
+from atom_plugin.errors import ConfigError
+from atom_plugin.formats.coding import DATASET_CONDENSATION, convert, standardised
+
+# Classes and side of the images that its test loaders give, by its own names of the data sets.
+_DATASETS = {"CIFAR10": (10, 32), "CIFAR100": (100, 32), "tinyimagenet": (200, 64)}
+
+
+class AtomDataLoader:
+    """The sets under ``<root_dir>/ATOM``. For those of another method wrap :func:`load` in a class like this one."""
+
+    @staticmethod
+    def load_data(
+        root_dir: str | Path, dataset: str, ipc: int, data_file: str | Path
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :func:`load`, for the method "ATOM"."""
+        return load(root_dir, "ATOM", dataset, ipc, data_file)
+
+    @staticmethod
+    def get_data_file_name(method: str, dataset: str, ipc: int) -> str:
+        """The name that ``atom-cli distill`` gives by default: "cifar10-atom-ipc10.h5"."""
+        return f"{dataset.lower()}-{method.lower()}-ipc{ipc}.h5"
+
+
+def load(
+    root_dir: str | Path, method: str, dataset: str, ipc: int, data_file: str | Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The set at ``<root_dir>/<method>/<dataset>/IPC<ipc>/<data_file>``, as DC-BENCH's own test images are coded.
+
+    Images float32 (K * ipc, 3, H, W): our preprocessing undone, ZCA included, then standardised with its constants for
+    ``dataset``; labels int64 (K * ipc,), the set's class ids, which must be torchvision's (sorted folders for tinyimagenet).
+    Raises StoreError for a file that cannot be read, ConfigError for an unknown dataset or a set that does not fit it.
+    """
+    if dataset not in _DATASETS:
+        raise ConfigError(f"DC-BENCH has no data set {dataset!r}; it has {', '.join(_DATASETS)}")
+    path = Path(root_dir) / method / dataset / f"IPC{ipc}" / data_file
+    found = store.read(path)
+    classes, side = _DATASETS[dataset]
+    shape = found.preprocessing.image_shape
+    if shape != (3, side, side):
+        raise ConfigError(
+            f"{path}: holds images of {'x'.join(map(str, shape))}, {dataset} has 3x{side}x{side}; choose another file"
+        )
+    counts = torch.bincount(found.labels, minlength=classes).tolist()
+    if counts != [ipc] * classes:
+        held = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+        raise ConfigError(
+            f"{path}: holds {held} images in each of {len(counts)} classes, expected {ipc} in each of {classes}; choose "
+            "another file"
+        )
+    wanted = standardised(DATASET_CONDENSATION[dataset.lower()], shape)
+    return convert(found.images, found.preprocessing, wanted), found.labels
