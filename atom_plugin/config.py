@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, did_you_mean
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.preprocessing import DATADAM_EPS, KORNIA_EPS
@@ -119,8 +118,7 @@ class DistillConfig:
         PluginError for an unknown matcher.
         """
         if recipe not in RECIPES:
-            near = difflib.get_close_matches(recipe, RECIPES, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(recipe, RECIPES)
             raise ConfigError(f"no recipe is called {recipe!r}; {hint}known: {', '.join(RECIPES)}")
         values = RECIPES[recipe](image_shape, ipc)
         matcher = overrides.get("matcher", values["matcher"])

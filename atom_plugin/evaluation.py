@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from atom_plugin.config import DistillConfig
 from atom_plugin.device import resolve_device, resolve_precision
 from atom_plugin.errors import AtomError, ConfigError, SourceError
 from atom_plugin.networks import ConvNetConfig
-from atom_plugin.sources import SourceData, SourceRequest, Split, reload_source
+from atom_plugin.sources import SourceData, SourceRequest, Split, load_source, reload_source
 from atom_plugin.synthetic_set import SyntheticSet
 from atom_plugin.training import TrainConfig, accuracy, train
 
@@ -77,7 +78,7 @@ def evaluate(
             synthetic_set,
             network,
             config,
-            seed=seed * 1_000_003 + repeat,
+            seed=network_seed(seed, repeat),
             device=on,
             precision=resolved,
             on_epoch=None if on_epoch is None else lambda _: on_epoch(),
@@ -90,6 +91,11 @@ def evaluate(
         images=len(synthetic_set),
         test_images=len(test),
     )
+
+
+def network_seed(seed: int, repeat: int) -> int:
+    """The seed of the ``repeat``-th network of an evaluation, whatever the set."""
+    return seed * 1_000_003 + repeat
 
 
 def network_of(synthetic_set: SyntheticSet) -> ConvNetConfig:
@@ -130,6 +136,24 @@ def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequ
             f"{data.fingerprint[:12]}, expected {str(source.get('fingerprint'))[:12]}); name the test images with --dataset"
         )
     return data
+
+
+def load_test_sources(
+    names: Sequence[str], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
+) -> list[SourceData]:
+    """The source of every set's test images, each loaded once: ``dataset``, or the set's own where that is None.
+
+    ``names`` are what messages call the sets. Raises as :func:`find_test_source` and :func:`check_test_source`.
+    """
+    loaded: dict[str, SourceData] = {}
+    tests = []
+    for name, synthetic_set in zip(names, sets, strict=True):
+        key = dataset or json.dumps(synthetic_set.provenance.source, sort_keys=True)
+        if key not in loaded:
+            loaded[key] = load_source(dataset, request) if dataset else find_test_source(synthetic_set, name, request)
+        check_test_source(synthetic_set, name, loaded[key])
+        tests.append(loaded[key])
+    return tests
 
 
 def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:

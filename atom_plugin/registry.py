@@ -7,14 +7,13 @@ when it is first used.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Generic, TypeVar, cast
 
-from atom_plugin.errors import PluginError
+from atom_plugin.errors import PluginError, did_you_mean
 
 T = TypeVar("T")
 
@@ -62,8 +61,7 @@ class Registry(Generic[T]):
         """The entry behind ``name``. Raises PluginError if it is unknown or claimed by two distributions."""
         claims = self._claims()
         if name not in claims:
-            near = difflib.get_close_matches(name, claims, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(name, claims)
             raise PluginError(f"no {self.kind} is called {name!r}; {hint}known: {', '.join(sorted(claims)) or 'none'}")
         found = claims[name]
         if len(found) > 1:

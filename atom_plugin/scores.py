@@ -17,7 +17,7 @@ import torch
 
 from atom_plugin.device import resolve_device, resolve_precision
 from atom_plugin.errors import ConfigError
-from atom_plugin.evaluation import network_of
+from atom_plugin.evaluation import network_of, network_seed
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.randomness import generator_for
 from atom_plugin.selection import random_indices
@@ -150,7 +150,7 @@ def score(
     each_epoch = None if on_epoch is None else lambda _: on_epoch()
 
     def accuracy_on(training_set: SyntheticSet, repeat: int) -> float:
-        number = _network_seed(seed, repeat)
+        number = network_seed(seed, repeat)
         trained = train(training_set, chosen, config, seed=number, device=on, precision=resolved, on_epoch=each_epoch)
         return accuracy(trained, preprocessing, data.test, device=on)
 
@@ -161,7 +161,7 @@ def score(
             len(data.class_names),
             chosen,
             longer,
-            seed=_network_seed(seed, repeat),
+            seed=network_seed(seed, repeat),
             device=on,
             precision=resolved,
             on_epoch=each_epoch,
@@ -211,11 +211,6 @@ def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: i
 def _check_weight(weight: float) -> None:
     if not 0 <= weight <= 1:
         raise ConfigError(f"the weight of IOR must lie in [0, 1], not {weight:g}; 0.5 is usual")
-
-
-def _network_seed(seed: int, repeat: int) -> int:
-    """As :func:`~atom_plugin.evaluation.evaluate` numbers its networks."""
-    return seed * 1_000_003 + repeat
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

@@ -6,12 +6,11 @@ Indices come back class-major: ``ipc`` for the lowest class id first, in the ord
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from atom_plugin.errors import ConfigError, SourceError
+from atom_plugin.errors import ConfigError, SourceError, did_you_mean
 
 METHODS = ("random", "herding", "k-center")
 
@@ -32,8 +31,7 @@ def select(
     SourceError for a class with fewer than ``ipc`` samples, by its name where ``class_names`` are given.
     """
     if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(method, METHODS)
         raise ConfigError(f"no selection method is called {method!r}; {hint}known: {', '.join(METHODS)}")
     if method == "random":
         return random_indices(labels, ipc, generator, class_names=class_names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, json_option, run_options, source_options
+from atom_plugin.cli.options import POSITIVE_INT, json_option, run_options, source_options, training_options
 from atom_plugin.cli.replay import replay
 from atom_plugin.cli.score import score
 
@@ -33,30 +33,10 @@ consume.add_command(replay)
     "--model", type=click.Choice(["convnet"]), default="convnet", show_default=True, help="Architecture to train."
 )
 @click.option(
-    "--normalisation",
-    type=click.Choice(["none", "batch", "layer", "instance", "group"]),
-    help="Its normalisation.  [default: as the set was made with]",
-)
-@click.option(
     "--repeats", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="Networks trained per set."
 )
 @click.option("--epochs", metavar="N", type=POSITIVE_INT, default=800, show_default=True, help="Passes over the set.")
-@click.option("--batch-size", metavar="N", type=POSITIVE_INT, default=256, show_default=True, help="Images per step.")
-@click.option(
-    "--lr",
-    metavar="RATE",
-    type=POSITIVE_FLOAT,
-    default=0.01,
-    show_default=True,
-    help="Learning rate; times 0.1 at half.",
-)
-@click.option(
-    "--augmentation",
-    metavar="OPS",
-    default="color_crop_cutout_flip_scale_rotate",
-    show_default=True,
-    help="Siamese operations joined by _, or none.",
-)
+@training_options
 @source_options
 @run_options
 @json_option
@@ -82,10 +62,11 @@ def evaluate(
       atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5 --repeats 3
     """
     from atom_plugin import store
+    from atom_plugin.evaluation import load_test_sources
 
     sets = [store.read(file) for file in files]
     explicit = ctx.get_parameter_source("dataset") is not click.core.ParameterSource.DEFAULT
-    tests = _test_sources(files, sets, dataset if explicit else None, request)
+    tests = load_test_sources(list(map(str, files)), sets, dataset if explicit else None, request)
     results = []
     for file, synthetic_set, data in zip(files, sets, tests, strict=True):
         result = _evaluate(file, synthetic_set, data, options, quiet=quiet)
@@ -94,25 +75,6 @@ def evaluate(
             click.echo(f"{file}: {result.describe()}")
     if as_json:
         click.echo(json.dumps(results))
-
-
-def _test_sources(
-    files: tuple[Path, ...], sets: list[SyntheticSet], dataset: str | None, request: SourceRequest
-) -> list[SourceData]:
-    """The source of every set's test images, each loaded once, and checked before any training."""
-    from atom_plugin.evaluation import check_test_source, find_test_source
-    from atom_plugin.sources import load_source
-
-    loaded: dict[str, SourceData] = {}
-    tests = []
-    for file, synthetic_set in zip(files, sets, strict=True):
-        key = dataset or json.dumps(synthetic_set.provenance.source, sort_keys=True)
-        if key not in loaded:
-            found = load_source(dataset, request) if dataset else find_test_source(synthetic_set, str(file), request)
-            loaded[key] = found
-        check_test_source(synthetic_set, str(file), loaded[key])
-        tests.append(loaded[key])
-    return tests
 
 
 def _evaluate(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Command, Number, bundle
+from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Command, Number, bundle, key_value_pairs
 
 MATCHER_OPTIONS = ("p_s", "p_c", "task_balance", "loss_scale")
 FIELD_OPTIONS = (
@@ -29,20 +28,6 @@ def _chosen(
     """An option that the recipe fills where it is not given."""
     choices = None if isinstance(kind, click.ParamType) else click.Choice(list(kind))
     return click.option(flag, type=choices or kind, metavar=metavar, help=f"{text}  [default: the recipe's]")
-
-
-def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """``KEY=VALUE`` items as a dict; a value that is JSON is read as such, any other is a string."""
-    pairs: dict[str, Any] = {}
-    for item in given:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"--matcher-option must be KEY=VALUE, not {item!r}", ctx)
-        try:
-            pairs[key.replace("-", "_")] = json.loads(value)
-        except ValueError:
-            pairs[key.replace("-", "_")] = value
-    return pairs
 
 
 def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -91,7 +76,7 @@ def recipe_options(command: Command) -> Command:
             "--matcher-option",
             metavar="KEY=VALUE",
             multiple=True,
-            callback=_pairs,
+            callback=key_value_pairs,
             help="Any other option of the matcher; may be repeated.",
         ),
         _chosen("--iterations", POSITIVE_INT, "Matching steps.", "N"),

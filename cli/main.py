@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import importlib
 import os
@@ -24,7 +23,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from atom_plugin._version import __version__
-from atom_plugin.errors import AtomError, ConfigError, Interrupted
+from atom_plugin.errors import AtomError, ConfigError, Interrupted, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("atom_plugin.cli.distill:distill", "Distil a source into a few synthetic images per class."),
@@ -61,8 +60,7 @@ class LazyGroup(click.Group):
         """As click does it, but an unknown name is answered with the nearest one."""
         name = args[0]
         if name not in self.table and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self.table, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.table)}"
+            hint = did_you_mean(name, self.table).rstrip() or f"there are {', '.join(self.table)}"
             raise click.UsageError(f"no command is called {name!r}; {hint}", ctx)
         if isinstance(ctx.obj, Session):
             ctx.obj.path = f"{ctx.command_path} {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,35 @@ def run_options(command: Command) -> Command:
     )(command)
 
 
+def training_options(command: Command) -> Command:
+    """How networks are trained on a set: ``normalisation``, ``batch_size``, ``lr`` and ``augmentation``."""
+    return bundle(
+        click.option(
+            "--normalisation",
+            type=click.Choice(["none", "batch", "layer", "instance", "group"]),
+            help="The networks' normalisation.  [default: as the set was made with]",
+        ),
+        click.option(
+            "--batch-size", metavar="N", type=POSITIVE_INT, default=256, show_default=True, help="Images per step."
+        ),
+        click.option(
+            "--lr",
+            metavar="RATE",
+            type=POSITIVE_FLOAT,
+            default=0.01,
+            show_default=True,
+            help="Learning rate; times 0.1 at half.",
+        ),
+        click.option(
+            "--augmentation",
+            metavar="OPS",
+            default="color_crop_cutout_flip_scale_rotate",
+            show_default=True,
+            help="Siamese operations joined by _, or none.",
+        ),
+    )(command)
+
+
 def seed_option(command: Command) -> Command:
     """``--seed``: the command gets ``seed``."""
     return click.option(
@@ -201,3 +231,17 @@ def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
         return command
 
     return decorate
+
+
+def key_value_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` items as a dict; a value that is JSON is read as such, any other is a string."""
+    pairs: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"{param.opts[0]} must be KEY=VALUE, not {item!r}", ctx)
+        try:
+            pairs[key.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            pairs[key.replace("-", "_")] = value
+    return pairs

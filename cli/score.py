@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Number, json_option, run_options, source_options
+from atom_plugin.cli.options import (
+    POSITIVE_INT,
+    Number,
+    json_option,
+    run_options,
+    source_options,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from atom_plugin.networks import ConvNetConfig
@@ -63,27 +70,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weight of IOR in LRS, 0 to 1; HLR gets the rest.",
 )
-@click.option(
-    "--normalisation",
-    type=click.Choice(["none", "batch", "layer", "instance", "group"]),
-    help="The networks' normalisation.  [default: as the set was made with]",
-)
-@click.option("--batch-size", metavar="N", type=POSITIVE_INT, default=256, show_default=True, help="Images per step.")
-@click.option(
-    "--lr",
-    metavar="RATE",
-    type=POSITIVE_FLOAT,
-    default=0.01,
-    show_default=True,
-    help="Learning rate; times 0.1 at half.",
-)
-@click.option(
-    "--augmentation",
-    metavar="OPS",
-    default="color_crop_cutout_flip_scale_rotate",
-    show_default=True,
-    help="Siamese operations joined by _, or none.",
-)
+@training_options
 @source_options
 @run_options
 @json_option
@@ -112,8 +99,7 @@ def score(
     from tqdm import tqdm
 
     from atom_plugin import store
-    from atom_plugin.cli.consume import _test_sources
-    from atom_plugin.evaluation import network_of
+    from atom_plugin.evaluation import load_test_sources, network_of
     from atom_plugin.scores import FullData
     from atom_plugin.scores import score as run
     from atom_plugin.training import TrainConfig
@@ -122,7 +108,7 @@ def score(
     if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:
         raise click.UsageError("--full-accuracy excludes --full-epochs and --full-repeats: there is nothing to train")
     sets = [store.read(file) for file in files]
-    sources = _test_sources(files, sets, dataset if "dataset" in given else None, request)
+    sources = load_test_sources(list(map(str, files)), sets, dataset if "dataset" in given else None, request)
     if full_accuracy is not None and len({source.fingerprint for source in sources}) > 1:
         raise click.UsageError("--full-accuracy belongs to one image source, the files name several; score them apart")
     known = None if full_accuracy is None else FullData(accuracies=(full_accuracy,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option
 from atom_plugin.cli.store_formats import export, import_, refuse_input
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from atom_plugin.store import Header
@@ -152,8 +151,7 @@ def _class_id(item: str, class_names: Sequence[str]) -> int:
         raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
     if item.isascii() and item.isdigit() and int(item) < len(class_names):
         return int(item)
-    near = difflib.get_close_matches(item, class_names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(class_names)}"
+    hint = did_you_mean(item, class_names).rstrip() or f"there are {_listed(class_names)}"
     raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
 
 

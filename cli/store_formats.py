@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import Command, Number, bundle, force_option, source_options
+from atom_plugin.cli.options import Command, Number, bundle, force_option, key_value_pairs, source_options
 from atom_plugin.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
@@ -48,20 +47,6 @@ def _list_formats(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     ctx.exit()
 
 
-def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """``KEY=VALUE`` items as a dict; a value that is JSON is read as such, any other is a string."""
-    pairs: dict[str, Any] = {}
-    for item in given:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"{param.opts[0]} must be KEY=VALUE, not {item!r}", ctx)
-        try:
-            pairs[key.replace("-", "_")] = json.loads(value)
-        except ValueError:
-            pairs[key.replace("-", "_")] = value
-    return pairs
-
-
 def _format_options(command: Command) -> Command:
     """What both directions share: the command gets ``format_`` and ``option``."""
     return bundle(
@@ -86,7 +71,7 @@ def _format_options(command: Command) -> Command:
             "--option",
             metavar="KEY=VALUE",
             multiple=True,
-            callback=_pairs,
+            callback=key_value_pairs,
             help="An option of the format (docs/formats.md has them); may be repeated.",
         ),
         force_option,
