@@ -14,6 +14,9 @@ _HOME = pytest.StashKey[str]()
 def pytest_configure(config: pytest.Config) -> None:
     # Here rather than in a fixture: avalanche writes ~/.avalanche and matplotlib reads its settings at import,
     # which happens while the tests are collected. Subprocesses inherit these.
+    # One thread for each of torch's loops: the tests run in as many processes as there are cores, and two processes with two
+    # threads each wait for one another most of the time.
+    os.environ["OMP_NUM_THREADS"] = "1"
     home = config.stash[_HOME] = tempfile.mkdtemp(prefix="atom-plugin-tests-")
     os.environ.update(HOME=home, XDG_CACHE_HOME=f"{home}/.cache", XDG_CONFIG_HOME=f"{home}/.config", MPLBACKEND="Agg")
 

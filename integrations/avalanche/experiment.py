@@ -101,8 +101,9 @@ class Experiment:
             if setup.raw is None and state.exists():
                 record = load_stream(state, strategy, setup.memory)
                 rows, seconds = record["accuracies"], record["seconds"]
-                for _ in range(len(rows) * self.config.epochs if on_epoch is not None else 0):
-                    on_epoch()
+                if on_epoch is not None:
+                    for _ in range(len(rows) * self.config.epochs):
+                        on_epoch()
             for step in range(len(rows), self.config.steps):
                 started = time.perf_counter()
                 if policy == "joint":  # trains once, on all that has come

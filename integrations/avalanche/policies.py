@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import torch
 
 from atom_plugin import store
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, did_you_mean
 from atom_plugin.integrations.avalanche.baselines import BASELINES, AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
 from atom_plugin.integrations.avalanche.orders import Stream
@@ -41,9 +40,7 @@ def check_policy(name: str, *, stored: bool) -> None:
         raise ConfigError("the policy 'stored' replays sets made before; name them with --memory")
     known = [*MATCHERS.names(), *METHODS, *([STORED] if stored else []), *BASELINES]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no policy is called {name!r}; {hint}known: {', '.join(known)}")
+        raise ConfigError(f"no policy is called {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
     MATCHERS.get(name)
 
 

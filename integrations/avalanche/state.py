@@ -10,6 +10,7 @@ the state after one experience or that after the next. Avalanche's metric plugin
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -53,9 +54,7 @@ def save_stream(
     state = {
         "memory": None if memory is None else memory.name,
         "model": strategy.model.state_dict(),
-        "optimizer": strategy.optimizer.state_dict(),
-        "kind": type(strategy.optimizer).__name__,
-        "parameters": _parameter_names(strategy),
+        **_optimizer_state(strategy),
         "counters": {name: getattr(strategy.clock, name) for name in _COUNTERS},
         "plugins": [plugin.state_dict() for plugin in _stateful(strategy)],
         "random": _random_state(),
@@ -116,16 +115,29 @@ def _stateful(strategy: Any) -> list[TrainFromMemory]:
     return [plugin for plugin in strategy.plugins if isinstance(plugin, TrainFromMemory)]
 
 
-def _parameter_names(strategy: Any) -> list[list[str]]:
-    """The names of the optimiser's parameters, by group: where a model grew, their order is not that of a new one."""
-    names = {id(parameter): name for name, parameter in strategy.model.named_parameters()}
-    groups = strategy.optimizer.param_groups
-    if not all(id(parameter) in names for group in groups for parameter in group["params"]):
+def _optimizer_state(strategy: Any) -> dict[str, Any]:
+    """The optimiser's state with its parameters' names, by group: where a model grew, their order is not a new one's.
+
+    Where a test made a parameter larger, the optimiser has still the old one. It takes the new one, without state, when
+    training goes on; so the old one's state is left out.
+    """
+    parameters = dict(strategy.model.named_parameters())
+    names = {id(p): name for held in (strategy.optimized_param_id or {}, parameters) for name, p in held.items()}
+    held = [parameter for group in strategy.optimizer.param_groups for parameter in group["params"]]
+    if not all(names.get(id(parameter)) in parameters for parameter in held):
         raise ConfigError(
             "the optimiser holds parameters that are not the model's, so its state cannot be saved; make it from "
             "model.parameters()"
         )
-    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+    state = strategy.optimizer.state_dict()
+    for number, parameter in enumerate(held):
+        if parameters[names[id(parameter)]] is not parameter:
+            state["state"].pop(number, None)
+    return {
+        "optimizer": state,
+        "kind": type(strategy.optimizer).__name__,
+        "parameters": [[names[id(p)] for p in group["params"]] for group in strategy.optimizer.param_groups],
+    }
 
 
 def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[Any]) -> None:
@@ -135,9 +147,13 @@ def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[A
         raise ValueError(f"{len(state['plugins'])} TrainFromMemory plugins were saved, {len(plugins)} are here")
     if type(strategy.optimizer).__name__ != state["kind"]:
         raise ValueError(f"the optimiser was {state['kind']}, it is {type(strategy.optimizer).__name__} here")
-    _grow(strategy.model, state, train_stream)
+    done = state["counters"]["train_exp_counter"]
     for plugin, held in zip(plugins, state["plugins"], strict=True):
-        plugin.load_state_dict(held, strategy.model)
+        initial = copy.deepcopy(strategy.model)
+        if held["initial"] is not None:
+            _grow(initial, held["initial"], done, train_stream)
+        plugin.load_state_dict(held, initial)
+    _grow(strategy.model, state["model"], done, train_stream)
     strategy.model.load_state_dict(state["model"])
     strategy.model.to(strategy.device)
     parameters = dict(strategy.model.named_parameters())
@@ -149,18 +165,16 @@ def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[A
     for group, names in zip(groups, state["parameters"], strict=True):
         group["params"] = [parameters[name] for name in names]
     strategy.optimizer.load_state_dict(state["optimizer"])
-    strategy.optimized_param_id = (
-        parameters  # else Avalanche would set the optimiser up anew, and forget what is loaded
-    )
+    # Else Avalanche would set the optimiser up anew, and forget what is loaded.
+    strategy.optimized_param_id = {name: parameters[name] for names in state["parameters"] for name in names}
     for name, value in state["counters"].items():
         setattr(strategy.clock, name, value)
 
 
-def _grow(model: torch.nn.Module, state: dict[str, Any], train_stream: list[Any]) -> None:
-    """Adapt a model to the experiences it was trained on, and to as many more as it was tested on, as far as it shows."""
-    done = state["counters"]["train_exp_counter"]
+def _grow(model: torch.nn.Module, saved: Mapping[str, Any], done: int, train_stream: list[Any]) -> None:
+    """Adapt a model to the ``done`` experiences it was trained on, and to as many more as ``saved`` was tested on."""
     for number, experience in enumerate(train_stream):
-        if number >= done and _shapes(model.state_dict()) == _shapes(state["model"]):
+        if number >= done and _shapes(model.state_dict()) == _shapes(saved):
             break
         model.train(number < done)
         avalanche_model_adaptation(model, experience)

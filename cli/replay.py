@@ -1,0 +1,221 @@
+"""``atom-cli consume replay``: continual learning with a memory of synthetic images, and the baselines beside it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import force_option, json_option, run_options, source_options
+from atom_plugin.cli.replay_options import (
+    DISTILLATION,
+    NETWORK,
+    RUN,
+    given,
+    output_options,
+    stream_options,
+    training_options,
+)
+
+if TYPE_CHECKING:
+    from atom_plugin.integrations.avalanche.experiment import Experiment
+    from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
+    from atom_plugin.replay.plan import ResultFiles, Run
+    from atom_plugin.replay.results import ResultsFile
+    from atom_plugin.sources import SourceData, SourceRequest
+    from atom_plugin.synthetic_set import SyntheticSet
+
+
+@click.command()
+@source_options
+@stream_options
+@training_options
+@output_options
+@run_options
+@force_option
+@json_option
+def replay(
+    *,
+    dataset: str,
+    request: SourceRequest,
+    ipc: int | None,
+    memory: tuple[Path, ...],
+    distill: bool,
+    policies: tuple[str, ...],
+    baselines: bool,
+    modes: tuple[str, ...],
+    orders: int,
+    networks: int,
+    output: Path | None,
+    resume: bool,
+    force: bool,
+    markdown: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Learn classes step by step, with a memory of a few images each, in several class orders.
+
+    Prints accuracy on all classes seen after each step, as mean and standard deviation over class orders, with forgetting
+    and backward transfer, and draws the curves. All policies see the same stream in the same batches. --precision is that
+    of distillation; the learning networks compute in float32. Needs avalanche-lib: pip install 'atom-plugin[avalanche]'.
+
+    \b
+    Examples:
+      atom-cli consume replay --ipc 10
+      atom-cli consume replay --ipc 10 --baselines --policy atom --mode replay --mode from-memory
+      atom-cli consume replay --memory set.h5 --ipc 10 --policy random
+      atom-cli consume replay --dataset cifar100 --ipc 20 --mode from-memory --epochs 1001 --orders 5 --networks 3
+    """
+    if ipc is None:
+        raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
+    _refuse_contradictions(modes, options["stream_augmentation"], resume and force, as_json and markdown)
+    from atom_plugin import store
+    from atom_plugin.integrations.avalanche.experiment import Experiment
+    from atom_plugin.integrations.avalanche.policies import check_policy
+    from atom_plugin.replay.plan import ResultFiles, plan_runs
+    from atom_plugin.sources import load_source
+
+    names = _policies(policies, memory, distill=distill, baselines=baselines)
+    for name in names:
+        check_policy(name, stored=bool(memory))
+    files = ResultFiles(output or Path(f"{dataset}-replay-ipc{ipc}"))
+    files.refuse_leftovers(resume=resume, force=force)
+    sets = [store.read(path) for path in memory]
+    data = load_source(dataset, request)
+    _check_sets(sets, memory, data)
+    runs = plan_runs(names, modes, orders, networks)
+    experiments: dict[str, Experiment] = {}
+    for mode in dict.fromkeys(run.mode for run in runs):
+        shared = next(iter(experiments.values())).streams if experiments else None
+        config = _config(mode, ipc, data, options)
+        experiments[mode] = Experiment(
+            config, data, folder=files.folder, sets=sets, device=options["device"], streams=shared
+        )
+    for experiment in experiments.values():
+        experiment.check(names, orders)
+    results = files.open(
+        {mode: experiment.describe() for mode, experiment in experiments.items()},
+        experiment.describe_memories(),
+        force=force,
+    )
+    with _resumable(files):
+        _run_all(experiments, runs, results, quiet=quiet)
+    _report(files, results, experiment.config, data, as_json=as_json, markdown=markdown)
+
+
+def _refuse_contradictions(modes: tuple[str, ...], stream_augmentation: str | None, *pairs: bool) -> None:
+    """Raises UsageError for options of which one would do nothing."""
+    for both, (one, other) in zip(pairs, (("--resume", "--force"), ("--json", "--markdown")), strict=True):
+        if both:
+            raise click.UsageError(f"{one} and {other} contradict each other; give one of the two")
+    if stream_augmentation is not None and "replay" not in modes:
+        raise click.UsageError(
+            "--stream-augmentation is for --mode replay; from memory nothing of the stream is trained on"
+        )
+
+
+def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> ReplayConfig:
+    from atom_plugin.config import DistillConfig
+    from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
+
+    # Every step of every order is distilled; the recipe's iterations are those of a single set.
+    iterations = max(1, DistillConfig.from_recipe("atom", ipc=ipc, image_shape=data.image_shape).iterations // 3)
+    return ReplayConfig.for_mode(
+        mode,
+        ipc=ipc,
+        steps=options["steps"],
+        seed=options["seed"],
+        network=given(options, NETWORK),
+        distillation={"iterations": iterations, **given(options, DISTILLATION)},
+        stream_augmentation=options["stream_augmentation"] if mode == "replay" else None,
+        **given(options, RUN),
+    )
+
+
+def _policies(chosen: tuple[str, ...], memory: tuple[Path, ...], *, distill: bool, baselines: bool) -> list[str]:
+    """The policies' names, in the order of the table."""
+    from atom_plugin.integrations.avalanche.baselines import BASELINES
+    from atom_plugin.integrations.avalanche.policies import STORED
+    from atom_plugin.matchers import MATCHERS
+
+    names = list(chosen)
+    if memory and STORED not in names:
+        names.insert(0, STORED)
+    if not names or (distill and not set(MATCHERS.names()).intersection(names)):
+        names.append("atom")
+    if baselines:
+        names += ["random", "herding", *BASELINES]
+    return list(dict.fromkeys(names))
+
+
+def _check_sets(sets: list[SyntheticSet], paths: tuple[Path, ...], data: SourceData) -> None:
+    from atom_plugin.evaluation import check_test_source
+
+    for held, path in zip(sets, paths, strict=True):
+        check_test_source(held, str(path), data)
+
+
+def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: ResultsFile, *, quiet: bool) -> None:
+    from tqdm import tqdm
+
+    epochs = {mode: experiment.config.epochs * experiment.config.steps for mode, experiment in experiments.items()}
+    with tqdm(total=sum(epochs[run.mode] for run in runs), disable=quiet, unit="epoch") as bar:
+        for run in runs:
+            bar.set_description(f"{run.policy} {run.mode}, order {run.order}")
+            experiment = experiments[run.mode]
+            result = results.find(*run)
+            if result is None:
+                result = experiment.run(
+                    run.policy,
+                    run.order,
+                    run.network,
+                    on_epoch=bar.update,
+                    on_distilled=lambda progress: bar.set_postfix_str(f"distilling, step {progress.iteration}"),
+                )
+                bar.set_postfix_str("")
+                results.append(result)
+            else:
+                bar.update(epochs[run.mode])
+            experiment.forget(result)
+
+
+@contextmanager
+def _resumable(files: ResultFiles) -> Iterator[None]:
+    """Say how to go on where a signal stops the work."""
+    from atom_plugin.cli.main import Terminated
+    from atom_plugin.errors import Interrupted
+
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        raise Interrupted(f"Stopped; go on with --resume (results so far: {files.results})", number) from None
+
+
+def _report(
+    files: ResultFiles, results: ResultsFile, config: ReplayConfig, data: SourceData, *, as_json: bool, markdown: bool
+) -> None:
+    from atom_plugin.integrations.avalanche.benchmark import split_classes
+    from atom_plugin.replay.curves import draw_curves
+    from atom_plugin.replay.summaries import summarise, table
+
+    summaries = summarise(results.results)
+    per_step = [len(classes) for classes in split_classes(range(len(data.class_names)), config.steps)]
+    title = f"{data.name}, {config.steps} steps, {config.ipc} memory images per class"
+    draw_curves(summaries, files.picture, classes_per_step=per_step, title=title, force=True)
+    if as_json:
+        record = {
+            "results": [result.to_json() for result in results.results],
+            "summaries": [summary.to_json() for summary in summaries],
+            "picture": str(files.picture),
+        }
+        click.echo(json.dumps(record))
+        return
+    click.echo(table(summaries, classes_per_step=per_step, markdown=markdown))
+    click.echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")
