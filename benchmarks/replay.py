@@ -25,7 +25,7 @@ def digits() -> list[tuple[str, list[str], list[str]]]:
     for ipc in (5, 1, 20):
         raw = ["naive", "real-ipc", "real-bytes", "joint"] if ipc == 5 else []
         gdumb = ["gdumb"] if ipc == 5 else []
-        common = ["--ipc", str(ipc), "--orders", "3"]
+        common = ["--ipc", str(ipc), "--orders", "3", "--iterations", "300"]
         runs.append((f"digits{ipc}", [*common, "--mode", "replay"], SELECTIONS + raw))
         runs.append((f"digits{ipc}", [*common, "--mode", "from-memory", "--epochs", "60"], SELECTIONS + gdumb))
     return runs
