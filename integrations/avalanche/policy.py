@@ -47,15 +47,12 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     ``memory`` is a :class:`Budget` to begin with, or a memory to go on with. ``source`` has the real images where the
     stream's own are processed already, with the benchmark's class ids; all of its training images of an experience's classes
-    are used. Else they are taken
-    from each experience, before its transforms. ``stream_preprocessing`` says what was done to such a stream's images; else
-    that is found out from the transforms, and compared with the preprocessing of the supplier's sets. ``class_names`` name
-    all classes of the benchmark, for the file (default: those of ``source``, or the class ids).
+    are used. Else they are taken from each experience, before its transforms. ``stream_preprocessing`` says what was done to
+    such a stream's images; else that is found out from the transforms, and compared with the preprocessing of the supplier's
+    sets. ``class_names`` name all classes of the benchmark, for the file (default: those of ``source``, or the class ids).
 
     A class that comes again shares its places between the times it came (see :meth:`ReplayMemory.add`); sets made before
-    have nothing new of it, and what is held stays. Random states (torch, numpy, Python) are the same after a call as before
-    it.
-
+    have nothing new of it, and what is held stays. Random states (torch, numpy, Python) are the same after a call as before it.
     """
 
     def __init__(
