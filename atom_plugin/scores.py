@@ -104,7 +104,8 @@ class Scores:
         """Three lines for people."""
         count = len(self.full.accuracies)
         networks = "1 network" if count == 1 else f"{count} networks"
-        trained = f"{networks} of {self.full.epochs} epochs" if self.full.epochs else "given"
+        epochs = "1 epoch" if self.full.epochs == 1 else f"{self.full.epochs} epochs"
+        trained = f"{networks} of {epochs}" if self.full.epochs else "given"
         return (
             f"LRS {_spread(self.lrs, 1, 4)}, HLR {_spread(self.hlr)} points, IOR {_spread(self.ior)} points "
             f"(n = {len(self.synthetic)}, weight {self.weight:g})\n"

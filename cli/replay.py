@@ -195,7 +195,8 @@ def _resumable(files: ResultFiles) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-        raise Interrupted(f"Stopped; go on with --resume (results so far: {files.results})", number) from None
+        kept = f"results so far: {files.results}" if files.results.exists() else f"no result yet; state: {files.folder}"
+        raise Interrupted(f"Stopped; go on with --resume ({kept})", number) from None
 
 
 def _report(

@@ -1,6 +1,6 @@
 """Continual learning on Avalanche with a memory of distilled images: five steps of two digits each, from nothing to a curve.
 
-pip install 'atom-plugin[avalanche]' && python examples/avalanche_replay.py      # half a minute on two CPU cores
+pip install -e '.[avalanche]' && python examples/avalanche_replay.py      # half a minute on two CPU cores
 """
 
 import torch

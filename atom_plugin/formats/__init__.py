@@ -120,5 +120,8 @@ def _check_options(
         inspect.signature(function).bind(*positional, **given)
     except TypeError as error:
         verb = "write" if "force" in given else "read"
-        taken = ", ".join(format_options(name, verb)) or "none"
-        raise ConfigError(f"the format {name!r}: {error}; {_DIRECTIONS[verb]}, it takes the options {taken}") from None
+        known = format_options(name, verb)
+        unknown = ", ".join(repr(option) for option in given if option not in known and option != "force")
+        found = f"found the option {unknown}" if unknown else str(error)
+        taken = ", ".join(known) or "none"
+        raise ConfigError(f"the format {name!r}: {found}; {_DIRECTIONS[verb]}, it takes the options {taken}") from None

@@ -30,7 +30,9 @@ def split_classes(order: Sequence[int], steps: int) -> list[list[int]]:
     Raises ConfigError for more steps than classes.
     """
     if not 1 <= steps <= len(order):
-        raise ConfigError(f"{len(order)} classes cannot arrive in {steps} steps; choose 1 to {len(order)} steps")
+        raise ConfigError(
+            f"{len(order)} classes cannot arrive in {steps} steps; choose 1 to {len(order)} steps (--steps)"
+        )
     return [part.tolist() for part in np.array_split(np.asarray(order), steps)]
 
 
