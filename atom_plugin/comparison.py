@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher, Statistics, grouped
+from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher, Statistics
 from atom_plugin.networks import ConvNet
-from atom_plugin.streaming import stream_statistics
+from atom_plugin.streaming import stream_together
 from atom_plugin.tracked import tracked_statistics
 
 # Real images per class that batch normalisation is fixed with for an ImageMatcher; as in DC's released code.
@@ -37,12 +37,26 @@ def compare(
         with torch.no_grad():
             seen = network.features(real, groups=groups)
         return matcher(seen, network.features(synthetic, groups=groups))
+    (target,) = real_statistics([matcher], network, real, groups=groups)
+    return matcher.compare(target, synthetic_statistics(matcher, network, synthetic, groups=groups))
+
+
+def real_statistics(
+    matchers: Sequence[MeanMatcher], network: ConvNet, real: torch.Tensor, *, groups: int
+) -> list[Statistics]:
+    """Each matcher's statistics of ``real`` (N, C, H, W), channels-last, from one pass, without gradient."""
     if real.device.type == "cpu":
-        target = _in_pieces(stream_statistics, network, matcher, real, groups)
-        return matcher.compare(target, _in_pieces(tracked_statistics, network, matcher, synthetic, groups))
+        return stream_together(network, matchers, real, groups=groups)
     with torch.no_grad():
-        target = matcher.statistics(network.features(real, groups=groups))
-    return matcher.compare(target, matcher.statistics(network.features(synthetic, groups=groups)))
+        seen = network.features(real, groups=groups)
+        return [matcher.statistics(seen) for matcher in matchers]
+
+
+def synthetic_statistics(matcher: MeanMatcher, network: ConvNet, synthetic: torch.Tensor, *, groups: int) -> Statistics:
+    """The matcher's statistics of ``synthetic`` (M, C, H, W), channels-last, with gradient."""
+    if synthetic.device.type == "cpu":
+        return tracked_statistics(network, matcher, synthetic, groups=groups)
+    return matcher.statistics(network.features(synthetic, groups=groups))
 
 
 @contextmanager
@@ -65,39 +79,3 @@ def fixed_batch_normalisation(network: nn.Module, images: torch.Tensor) -> Itera
         for layer, (training, momentum) in zip(layers, before, strict=True):
             layer.train(training)
             layer.momentum = momentum
-
-
-def _in_pieces(
-    branch: Callable[..., Statistics], network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, groups: int
-) -> Statistics:
-    """``matcher.statistics`` by a branch that reduces everything to class means, also where embeddings stay whole."""
-    if not matcher.whole_embeddings:
-        return branch(network, matcher, images, groups=groups)
-    keeper = _EmbeddingKeeper(matcher)
-    means = branch(network, keeper, images, groups=groups)
-    return (*means, *(grouped(torch.cat(pieces), groups) for pieces in zip(*keeper.kept, strict=True)))
-
-
-class _EmbeddingKeeper(MeanMatcher):
-    """A matcher without its embeddings, which it keeps instead: the branches ask for those of each piece once, in order."""
-
-    def __init__(self, matcher: MeanMatcher) -> None:
-        self._matcher = matcher
-        self.kept: list[Statistics] = []
-
-    def matched_maps(self, count: int) -> int:
-        """The matcher's own."""
-        return self._matcher.matched_maps(count)
-
-    def describe_map(self, feature_map: torch.Tensor) -> Statistics:
-        """The matcher's own."""
-        return self._matcher.describe_map(feature_map)
-
-    def describe_embedding(self, embedding: torch.Tensor) -> Statistics:
-        """Nothing to reduce."""
-        self.kept.append(self._matcher.describe_embedding(embedding))
-        return ()
-
-    def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
-        """The matcher's own."""
-        return self._matcher.compare(real, synthetic)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from atom_plugin.assembly import assemble, fit_preprocessing
-from atom_plugin.augmentation import Augmentation
+from atom_plugin.augmentation import Augmentation, Draw
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.comparison import compare
 from atom_plugin.config import DistillConfig
@@ -117,30 +117,46 @@ class Distiller:
         self.classes = len(data.class_names)
         self.iteration = 0
         self.loss = math.nan
-        self._matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
+        self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._sampler = ClassSampler(data.train.labels, self.classes)
-        self._preprocessing = preprocessing or fit_preprocessing(config, data)
-        self._device_preprocessing = self._preprocessing.to(self.device)
+        self.preprocessing = preprocessing or fit_preprocessing(config, data)
+        self._device_preprocessing = self.preprocessing.to(self.device)
         self._matching = MatchingNetwork(self.config, data, self._device_preprocessing, self.device)
-        self._network = self._matching.network
-        start = initial_images(self.config, data, self._preprocessing)
+        self.network = self._matching.network
+        start = initial_images(self.config, data, self.preprocessing)
         self.images = start.to(self.device).requires_grad_()
         self._momentum: torch.Tensor | None = None
 
     def step(self) -> float:
         """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
-        config, n = self.config, self.config.ipc
+        draw, real = self.draw()
+
+        def loss(synthetic: torch.Tensor) -> torch.Tensor:
+            return compare(self.matcher, self.network, real, synthetic, groups=self.classes)
+
+        return self.descend(draw, loss)
+
+    def draw(self) -> tuple[Draw, torch.Tensor]:
+        """What this iteration is drawn: the network, in place, the augmentation, and the real batch augmented by it."""
+        config = self.config
         generator = generator_for(config.seed, "iteration", self.iteration)
         self._matching.prepare(self.iteration, generator)
         draw = self._augmentation.draw(self.classes, generator)
         with torch.no_grad():
             chosen = self._sampler.draw(config.real_batch, generator)
             real = self._device_preprocessing.forward(self.data.train.images[chosen].to(self.device))
-            real = draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
-        synthetic = draw.apply(self.images.unflatten(0, (self.classes, n))).flatten(0, 1)
+            return draw, draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
+
+    def descend(self, draw: Draw, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        """Step the images down the gradient of a loss of them, augmented; returns the loss before.
+
+        Raises DivergenceError where it is not finite, and leaves the images as they were.
+        """
+        config = self.config
+        synthetic = draw.apply(self.images.unflatten(0, (self.classes, config.ipc))).flatten(0, 1)
         with autocast(self.device, config.precision):
-            loss = compare(self._matcher, self._network, real, synthetic, groups=self.classes)
+            loss = loss_of(synthetic)
         if not loss.requires_grad:
             raise ConfigError(f"the loss of matcher {config.matcher!r} does not depend on the synthetic images")
         value = float(loss.detach())
@@ -176,7 +192,7 @@ class Distiller:
             self._sane_images().cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
-            self._preprocessing,
+            self.preprocessing,
             method=self.config.matcher,
             iterations=self.iteration,
             final_loss=self.loss if math.isfinite(self.loss) else None,

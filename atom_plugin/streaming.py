@@ -1,10 +1,9 @@
-"""The real branch: class means of a matcher's descriptors, without any full real feature map.
+"""The real branch: class means of matchers' descriptors, without any full real feature map.
 
 The real batch carries no gradient, so a map is needed only until its descriptors are summed. The batch passes through the
-network in pieces that stay in cache: with per-image normalisation piece by piece through all blocks; with batch
-normalisation block by block, since a block's statistics need the whole batch. There the first block's convolution is
-computed twice (once for its statistics) rather than kept, being cheap, and the deeper ones', a quarter of its size and
-less, are kept.
+network in pieces that stay in cache, a thread each: with per-image normalisation piece by piece through all blocks; with
+batch normalisation block by block, since a block's statistics need the whole batch. The first block's follow from those of
+its 3x3 patches, before any convolution; the deeper convolutions' outputs, a quarter of its size and less, are kept.
 
 The plain path, ``matcher.statistics(network.features(images))``, is the oracle of the tests, and what runs on
 accelerators and for networks other than :class:`~atom_plugin.networks.ConvNet`.
@@ -12,38 +11,51 @@ accelerators and for networks other than :class:`~atom_plugin.networks.ConvNet`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, widened
+from atom_plugin.matchers import MeanMatcher, Statistics, grouped, widened
 from atom_plugin.networks import ConvBlock, ConvNet
+from atom_plugin.threads import parallel_map
 
 # Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
-PIECE_BYTES = 1 << 25
+PIECE_BYTES = 1 << 23
+
+Moments = tuple[torch.Tensor, torch.Tensor]
+"""Mean and biased variance per channel."""
 
 
-@torch.no_grad()
 def stream_statistics(
     network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, piece_bytes: int = PIECE_BYTES
 ) -> Statistics:
     """``matcher.statistics(network.features(images, groups=groups))`` for images (N, C, H, W), within rounding."""
+    return stream_together(network, [matcher], images, groups=groups, piece_bytes=piece_bytes)[0]
+
+
+@torch.no_grad()
+def stream_together(
+    network: ConvNet,
+    matchers: Sequence[MeanMatcher],
+    images: torch.Tensor,
+    *,
+    groups: int,
+    piece_bytes: int = PIECE_BYTES,
+) -> list[Statistics]:
+    """:func:`stream_statistics` of several matchers, in one pass of the images (N, C, H, W)."""
     images = images.contiguous(memory_format=torch.channels_last)
-    pieces = list(images.split(images_per_piece(network, images, piece_bytes)))
-    sums = _ClassSums(matcher, groups, len(images), matched=matcher.matched_maps(len(network.blocks)))
+    pieces = images.split(images_per_piece(network, images, piece_bytes))
+    starts = [0]
+    for piece in pieces[:-1]:
+        starts.append(starts[-1] + len(piece))
+    sums = [_ClassSums(matcher, groups, len(images), len(network.blocks)) for matcher in matchers]
     if network.config.normalisation == "batch":
-        _through_batch_normalisation(network, pieces, sums)
+        _through_batch_normalisation(network, pieces, starts, sums)
     else:
-        start = 0
-        for piece in pieces:
-            features = network.features(piece)
-            for depth, feature_map in enumerate(features.maps):
-                sums.add_map(depth, feature_map, start)
-            sums.add_embedding(features.embedding, start)
-            start += len(piece)
-    return sums.means()
+        _through_blocks(network, pieces, starts, sums)
+    return [item.means() for item in sums]
 
 
 def images_per_piece(network: ConvNet, images: torch.Tensor, piece_bytes: int) -> int:
@@ -52,93 +64,183 @@ def images_per_piece(network: ConvNet, images: torch.Tensor, piece_bytes: int) -
     return max(1, piece_bytes // per_image)
 
 
-class _ClassSums:
-    """Sums descriptors of pieces by class; images are class-major with equally many per class."""
+_Part = tuple[tuple[int, int], int, torch.Tensor]
+"""Of one descriptor (depth, index), from one piece: the first class that it meets, and its sums over classes from there."""
 
-    def __init__(self, matcher: MeanMatcher, groups: int, count: int, *, matched: int) -> None:
+
+class _ClassSums:
+    """Sums one matcher's descriptors of pieces by class; images are class-major with equally many per class.
+
+    Descriptions may be asked for in any thread; what they give is added up in the order of the pieces.
+    """
+
+    def __init__(self, matcher: MeanMatcher, groups: int, count: int, depth: int) -> None:
         self._matcher = matcher
         self._groups = groups
         self._per_class = count // groups
-        self._matched = matched
+        self._matched = matcher.matched_maps(depth)
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
+        self._whole: dict[tuple[int, int], list[torch.Tensor]] = {}
 
-    def add_map(self, depth: int, feature_map: torch.Tensor, start: int) -> None:
-        """Add the map of block ``depth`` for the images from ``start`` on."""
-        if depth < self._matched:
-            self._add(depth, self._matcher.describe_map(feature_map), start)
+    def of_map(self, depth: int, feature_map: torch.Tensor, start: int) -> list[_Part]:
+        """What the map of block ``depth`` adds, for the images from ``start`` on."""
+        return self._parts(depth, self._matcher.describe_map(feature_map), start) if depth < self._matched else []
 
-    def add_embedding(self, embedding: torch.Tensor, start: int) -> None:
-        """Add the embedding of the images from ``start`` on."""
-        self._add(self._matched, self._matcher.describe_embedding(embedding), start)
+    def of_embedding(self, embedding: torch.Tensor, start: int) -> list[_Part]:
+        """What the embedding adds, for the images from ``start`` on."""
+        described = self._matcher.describe_embedding(embedding)
+        if self._matcher.whole_embeddings:
+            return [((self._matched, index), -1, widened(item)) for index, item in enumerate(described)]
+        return self._parts(self._matched, described, start)
+
+    def add(self, parts: Iterable[_Part]) -> None:
+        """Add what the two above gave."""
+        for key, first, values in parts:
+            if first < 0:
+                self._whole.setdefault(key, []).append(values)
+                continue
+            total = self._sums.setdefault(key, values.new_zeros(self._groups, values.shape[1]))
+            total[first : first + len(values)] += values
 
     def means(self) -> Statistics:
         """Class means, in the order of :meth:`MeanMatcher.statistics`."""
-        return tuple(self._sums[key] / self._per_class for key in sorted(self._sums))
+        means = {key: total / self._per_class for key, total in self._sums.items()}
+        whole = {key: grouped(torch.cat(values), self._groups) for key, values in self._whole.items()}
+        return tuple(value for _, value in sorted({**means, **whole}.items()))
 
-    def _add(self, depth: int, described: Statistics, start: int) -> None:
-        for index, descriptor in enumerate(described):
-            wide = widened(descriptor)
-            total = self._sums.setdefault((depth, index), wide.new_zeros(self._groups, wide.shape[1]))
-            label = start // self._per_class
-            # A piece holds a run of images, so it meets a run of classes: the first and last perhaps in part.
-            for part in wide.tensor_split(self._borders(start, len(wide))):
-                total[label] += part.sum(0)
-                label += 1
-
-    def _borders(self, start: int, length: int) -> list[int]:
-        first = (start // self._per_class + 1) * self._per_class - start
-        return list(range(first, length, self._per_class))
+    def _parts(self, depth: int, described: Statistics, start: int) -> list[_Part]:
+        # A piece holds a run of images, so it meets a run of classes: the first and last perhaps in part.
+        first, length = start // self._per_class, len(described[0]) if described else 0
+        borders = list(range((first + 1) * self._per_class - start, length, self._per_class))
+        return [
+            ((depth, index), first, torch.stack([part.sum(0) for part in widened(item).tensor_split(borders)]))
+            for index, item in enumerate(described)
+        ]
 
 
-def _through_batch_normalisation(network: ConvNet, pieces: list[torch.Tensor], sums: _ClassSums) -> None:
-    blocks = network.conv_blocks()
-    weight, bias = _folded(blocks[0], batch_moments(blocks[0].convolution(piece) for piece in pieces))
-    outputs, start = [], 0
-    for piece in pieces:
-        feature_map = blocks[0].activation(F.conv2d(piece, weight, bias, padding=1))
-        sums.add_map(0, feature_map, start)
-        outputs.append(_next(blocks, 0, blocks[0].pool(feature_map), sums, start))
-        start += len(piece)
-    for depth, block in enumerate(blocks[1:], start=1):
-        norm = block.normalisation
-        assert isinstance(norm, nn.BatchNorm2d)
-        mean, variance = batch_moments(outputs)
-        start = 0
-        for index, output in enumerate(outputs):
-            normal = F.batch_norm(output, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
-            feature_map = block.activation(normal)
-            sums.add_map(depth, feature_map, start)
-            outputs[index] = _next(blocks, depth, block.pool(feature_map), sums, start)
-            start += len(output)
+def _through_blocks(
+    network: ConvNet, pieces: Sequence[torch.Tensor], starts: Sequence[int], sums: Sequence[_ClassSums]
+) -> None:
+    def run(item: tuple[torch.Tensor, int]) -> list[list[_Part]]:
+        outputs, start = item
+        found: list[list[_Part]] = [[] for _ in sums]
+        for depth, block in enumerate(network.blocks):
+            feature_map, outputs = block(outputs)
+            _describe(sums, found, depth, feature_map, start)
+        _describe(sums, found, None, outputs.flatten(1), start)
+        return found
+
+    _add(sums, parallel_map(run, zip(pieces, starts, strict=True)))
 
 
-def _next(blocks: list[ConvBlock], depth: int, pooled: torch.Tensor, sums: _ClassSums, start: int) -> torch.Tensor:
-    """The next block's convolution of a pooled piece, while the piece is in cache; after the last, its embedding."""
-    if depth + 1 < len(blocks):
-        output: torch.Tensor = blocks[depth + 1].convolution(pooled)
-        return output
-    sums.add_embedding(pooled.flatten(1), start)
-    return pooled
+def _through_batch_normalisation(
+    network: ConvNet, pieces: Sequence[torch.Tensor], starts: Sequence[int], sums: Sequence[_ClassSums]
+) -> None:
+    outputs = list(pieces)
+    for depth in range(len(network.blocks)):
+        outputs = _through_block(network.conv_blocks(), depth, outputs, starts, sums)
 
 
-def batch_moments(outputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _through_block(
+    blocks: Sequence[ConvBlock],
+    depth: int,
+    outputs: Sequence[torch.Tensor],
+    starts: Sequence[int],
+    sums: Sequence[_ClassSums],
+) -> list[torch.Tensor]:
+    """From what block ``depth`` normalises (the images, for the first) to what the next one does."""
+    block, following = blocks[depth], blocks[depth + 1 : depth + 2]
+    normalise = _first(block, outputs) if depth == 0 else _deeper(block, outputs)
+
+    def run(item: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, list[list[_Part]]]:
+        output, start = item
+        found: list[list[_Part]] = [[] for _ in sums]
+        feature_map = block.activation(normalise(output))
+        _describe(sums, found, depth, feature_map, start)
+        pooled = block.pool(feature_map)
+        if not following:
+            _describe(sums, found, None, pooled.flatten(1), start)
+        for other in following:  # its convolution, while the piece is in cache
+            pooled = other.convolution(pooled)
+        return pooled, found
+
+    results = parallel_map(run, zip(outputs, starts, strict=True))
+    _add(sums, [found for _, found in results])
+    return [output for output, _ in results]
+
+
+def _first(block: ConvBlock, images: Sequence[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The first block's convolution and normalisation in one, for a piece."""
+    weight, bias = _folded(block, patch_moments(block, images))
+    return lambda piece: F.conv2d(piece, weight, bias, padding=1)
+
+
+def _deeper(block: ConvBlock, outputs: Sequence[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A deeper block's normalisation of a piece of its convolution's ``outputs``."""
+    norm = block.normalisation
+    assert isinstance(norm, nn.BatchNorm2d)
+    mean, variance = batch_moments(outputs)
+    return lambda piece: F.batch_norm(piece, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
+
+
+def _describe(
+    sums: Sequence[_ClassSums], found: list[list[_Part]], depth: int | None, seen: torch.Tensor, start: int
+) -> None:
+    """Let every matcher describe what was ``seen``: the map of block ``depth``, or the embedding."""
+    for item, parts in zip(sums, found, strict=True):
+        parts.extend(item.of_embedding(seen, start) if depth is None else item.of_map(depth, seen, start))
+
+
+def _add(sums: Sequence[_ClassSums], results: Iterable[list[list[_Part]]]) -> None:
+    for found in results:
+        for item, parts in zip(sums, found, strict=True):
+            item.add(parts)
+
+
+def batch_moments(outputs: Iterable[torch.Tensor]) -> Moments:
     """Mean and biased variance per channel over all pieces (N_i, C, H, W).
 
     Sums of a piece are float32, their totals float64: the variance loses about log2(1 + mean^2 / variance) bits.
     """
-    count = 0
-    total = squares = torch.zeros((), dtype=torch.float64)
-    for output in outputs:
+    pieces = list(outputs)
+
+    def run(output: torch.Tensor) -> torch.Tensor:
         rows = widened(output.permute(0, 2, 3, 1).flatten(0, 2))
-        total = total + rows.sum(0).double()
-        squares = squares + torch.linalg.vecdot(rows, rows, dim=0).double()
-        count += len(rows)
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp_(min=0)
-    return mean.to(rows.dtype), variance.to(rows.dtype)
+        return torch.stack([rows.sum(0), torch.linalg.vecdot(rows, rows, dim=0)]).double()
+
+    count = sum(piece.numel() // piece.shape[1] for piece in pieces)
+    total, squares = torch.stack(parallel_map(run, pieces)).sum(0) / count
+    variance = (squares - total.square()).clamp_(min=0)
+    kind = widened(pieces[0][:0]).dtype
+    return total.to(kind), variance.to(kind)
 
 
-def _folded(block: ConvBlock, moments: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def patch_moments(block: ConvBlock, images: Iterable[torch.Tensor]) -> Moments:
+    """:func:`batch_moments` of ``block.convolution`` of all pieces (N_i, C, H, W), without the convolution.
+
+    An output is w p + b of a patch p of 9 C pixels. Over all patches its mean is w E[p] + b, its variance w Cov[p] w'.
+    """
+    weight = block.convolution.weight.flatten(1).double()
+    bias = block.convolution.bias
+    assert bias is not None
+    pieces = list(images)
+
+    def run(piece: torch.Tensor) -> torch.Tensor:
+        patches = widened(F.unfold(piece, 3, padding=1))
+        # One more row of ones, and the products hold the sums.
+        patches = torch.cat([patches, patches.new_ones(len(piece), 1, patches.shape[2])], dim=1)
+        return torch.bmm(patches, patches.transpose(1, 2)).double().sum(0)
+
+    products = torch.stack(parallel_map(run, pieces)).sum(0)
+    products = products / products[-1, -1]
+    mean = products[-1, :-1]
+    covariance = products[:-1, :-1] - torch.outer(mean, mean)
+    variance = ((weight @ covariance) * weight).sum(1).clamp_(min=0)
+    kind = widened(pieces[0][:0]).dtype
+    return (weight @ mean + bias.double()).to(kind), variance.to(kind)
+
+
+def _folded(block: ConvBlock, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
     """The block's convolution with its batch normalisation folded in: weight and bias."""
     norm, convolution = block.normalisation, block.convolution
     assert isinstance(norm, nn.BatchNorm2d) and convolution.bias is not None

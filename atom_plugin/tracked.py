@@ -21,9 +21,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, group_means
+from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
 from atom_plugin.networks import ConvBlock, ConvNet
 from atom_plugin.streaming import PIECE_BYTES, batch_moments, images_per_piece
+from atom_plugin.threads import parallel_map
 
 
 def tracked_statistics(
@@ -41,8 +42,11 @@ def tracked_statistics(
         used = matcher if depth < matched else None
         images, *descriptors = _BlockTail.apply(block.convolution(images), block, used, per_piece)
         described += descriptors
-    described += matcher.describe_embedding(images.flatten(1))
-    return tuple(group_means(descriptor, groups) for descriptor in described)
+    reduce = grouped if matcher.whole_embeddings else group_means
+    return (
+        *(group_means(descriptor, groups) for descriptor in described),
+        *(reduce(descriptor, groups) for descriptor in matcher.describe_embedding(images.flatten(1))),
+    )
 
 
 class _BlockTail(torch.autograd.Function):
@@ -55,7 +59,9 @@ class _BlockTail(torch.autograd.Function):
             moments = batch_moments(output.split(per_piece))
         ctx.save_for_backward(output)
         ctx.block, ctx.matcher, ctx.per_piece, ctx.moments = block, matcher, per_piece, moments
-        parts = [_tail(_normalised(piece, block, moments), block, matcher) for piece in output.split(per_piece)]
+        parts = parallel_map(
+            lambda piece: _tail(_normalised(piece, block, moments), block, matcher), output.split(per_piece)
+        )
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     @staticmethod
@@ -64,22 +70,34 @@ class _BlockTail(torch.autograd.Function):
         (output,) = ctx.saved_tensors
         block, moments = ctx.block, ctx.moments
         result = torch.empty_like(output)
-        totals = _Totals()
-        pieces = zip(output.split(ctx.per_piece), result.split(ctx.per_piece), strict=True)
+        pieces = list(zip(output.split(ctx.per_piece), result.split(ctx.per_piece), strict=True))
         downs = zip(*(gradient.split(ctx.per_piece) for gradient in gradients), strict=True)
-        for (piece, into), down in zip(pieces, downs, strict=True):
+
+        def through_tail(
+            item: tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+        ) -> torch.Tensor | None:
+            (piece, into), down = item
             # Batch normalisation's standardising is left out of the piece's graph: it hangs on all pieces.
             start = (piece if moments is None else _standardised(piece, block, moments)).detach().requires_grad_()
             with torch.enable_grad():
                 normal = block.normalisation(start) if moments is None else _affine(start, block)
                 (gradient,) = torch.autograd.grad(_tail(normal, block, ctx.matcher), start, down)
             into.copy_(gradient)
-            if moments is not None:
-                totals.add(gradient, start.detach())
+            return None if moments is None else _totals(gradient, start.detach())
+
+        totals = parallel_map(through_tail, zip(pieces, downs, strict=True))
         if moments is not None:
+            total, product = torch.stack([item for item in totals if item is not None]).sum(0) / (
+                output.numel() // output.shape[1]
+            )
             inverse = _per_channel((moments[1] + block.normalisation.eps).rsqrt())
-            for piece, into in zip(output.split(ctx.per_piece), result.split(ctx.per_piece), strict=True):
-                totals.centre(into, _standardised(piece, block, moments)).mul_(inverse)
+
+            def centre(item: tuple[torch.Tensor, torch.Tensor]) -> None:
+                piece, into = item
+                into.sub_(_per_channel(total))
+                into.addcmul_(_standardised(piece, block, moments), _per_channel(product), value=-1).mul_(inverse)
+
+            parallel_map(centre, pieces)
         return result, None, None, None
 
 
@@ -114,24 +132,10 @@ def _tail(normal: torch.Tensor, block: ConvBlock, matcher: MeanMatcher | None) -
     return (block.pool(feature_map), *(() if matcher is None else matcher.describe_map(feature_map)))
 
 
-class _Totals:
-    """Sums over all pieces, per channel, of g and of g * xhat."""
-
-    def __init__(self) -> None:
-        self._gradient: torch.Tensor | float = 0.0
-        self._product: torch.Tensor | float = 0.0
-        self._count = 0
-
-    def add(self, gradient: torch.Tensor, standard: torch.Tensor) -> None:
-        rows, others = (item.permute(0, 2, 3, 1).flatten(0, 2) for item in (gradient, standard))
-        self._gradient = self._gradient + rows.sum(0)
-        self._product = self._product + torch.linalg.vecdot(rows, others, dim=0)
-        self._count += len(rows)
-
-    def centre(self, gradient: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
-        """``g - mean(g) - xhat * mean(g * xhat)``, in place of ``gradient``."""
-        gradient.sub_(_per_channel(torch.as_tensor(self._gradient / self._count)))
-        return gradient.addcmul_(standard, _per_channel(torch.as_tensor(self._product / self._count)), value=-1)
+def _totals(gradient: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
+    """Sums per channel of g and of g * xhat: (2, C)."""
+    rows, others = (item.permute(0, 2, 3, 1).flatten(0, 2) for item in (gradient, standard))
+    return torch.stack([rows.sum(0), torch.linalg.vecdot(rows, others, dim=0)])
 
 
 def _per_channel(values: torch.Tensor) -> torch.Tensor:

@@ -174,7 +174,7 @@ def test_one_step_is_sgd_on_the_plain_loss(normalisation):
     prepared = distiller.synthetic_set().preprocessing.forward(data.train.images)  # real_batch is the whole class
     for _ in range(3):
         loss = distiller.step()
-        network = distiller._network
+        network = distiller.network
         expected = matcher(network.features(prepared, groups=3), network.features(images, groups=3))
         assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
         optimizer.zero_grad()

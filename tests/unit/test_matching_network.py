@@ -25,7 +25,7 @@ COURSES = {
 
 
 def parameters(distiller):
-    return torch.cat([p.detach().flatten() for p in distiller._network.parameters()])
+    return torch.cat([p.detach().flatten() for p in distiller.network.parameters()])
 
 
 def course(distiller, iterations):
@@ -84,7 +84,7 @@ def test_training_between_steps_is_sgd_on_the_synthetic_images(augmentation):
         torch.testing.assert_close(before[iteration + 1], expected, rtol=1e-4, atol=1e-6)
     distiller.step()  # the last of its inner loop: no training for nothing
     assert torch.equal(parameters(distiller), before[2])
-    assert all(not p.requires_grad and p.grad is None for p in distiller._network.parameters())
+    assert all(not p.requires_grad and p.grad is None for p in distiller.network.parameters())
 
 
 def test_training_lowers_the_loss_on_the_synthetic_images():
@@ -94,7 +94,7 @@ def test_training_lowers_the_loss_on_the_synthetic_images():
     network = config.network.build((3, 8, 8), 3)
     network.reset(generator_for(config.seed, "iteration", 0))
     labels = torch.arange(3).repeat_interleave(2)
-    losses = [float(F.cross_entropy(net(distiller.images), labels).detach()) for net in (network, distiller._network)]
+    losses = [float(F.cross_entropy(net(distiller.images), labels).detach()) for net in (network, distiller.network)]
     assert losses[1] < 0.5 * losses[0]
 
 
@@ -106,7 +106,7 @@ def test_pool_networks_are_few_trained_and_addressed_by_the_seed():
     kinds = {tuple(network[:9].tolist()) for network in seen}
     assert len(kinds) == 2
     prepared = distiller.synthetic_set().preprocessing.forward(data.test.images)
-    right = (distiller._network(prepared).argmax(1) == data.test.labels).float().mean()
+    right = (distiller.network(prepared).argmax(1) == data.test.labels).float().mean()
     assert right > 0.8
     again = course(Distiller(config, data, device="cpu"), 3)
     assert all(torch.equal(a, b) for a, b in zip(again, seen[:3], strict=True))
@@ -158,7 +158,7 @@ def test_a_checkpoint_holds_a_network_only_where_one_goes_on(tmp_path):
     assert set(state.network) == {"network", "optimizer"}
     state.save(tmp_path / "a.checkpoint")
     held = Checkpoint.load(tmp_path / "a.checkpoint").network
-    assert torch.equal(held["network"]["classifier.weight"], distiller._network.classifier.weight)
+    assert torch.equal(held["network"]["classifier.weight"], distiller.network.classifier.weight)
     distiller.step()
     assert distiller.state().network is None
 
