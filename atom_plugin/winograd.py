@@ -156,7 +156,7 @@ def _per_piece(places: torch.Tensor) -> int:
 
 
 def _parts(one: torch.Tensor, other: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Runs of a few pieces, the work of one thread: the same ones whatever the number of threads."""
+    """Runs of a few pieces, the work of one thread each; not cut to the number of threads, which sums would depend on."""
     count = _PIECES_PER_RUN * _per_piece(one)
     return list(zip(one.split(count), other.split(count), strict=True))
 
