@@ -140,9 +140,9 @@ def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> R
 
 def _policies(chosen: tuple[str, ...], memory: tuple[Path, ...], *, distill: bool, baselines: bool) -> list[str]:
     """The policies' names, in the order of the table."""
-    from atom_plugin.integrations.avalanche.baselines import BASELINES
     from atom_plugin.integrations.avalanche.policies import STORED
     from atom_plugin.matchers import MATCHERS
+    from atom_plugin.replay.plan import BASELINES
 
     names = list(chosen)
     if memory and STORED not in names:

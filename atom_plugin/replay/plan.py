@@ -16,13 +16,15 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences, plain_config
 from atom_plugin.replay.results import ResultsFile
 
-_OWN_MODE = {
+BASELINES = {
     "real-ipc": "replay",
     "real-bytes": "replay",
+    "gdumb": "from-memory",
     "naive": "replay",
     "joint": "replay",
-    "gdumb": "from-memory",
 }
+"""The baselines and the one mode that each runs in, whatever mode is asked for."""
+
 _MEMORIES = "memories"  # in the record, beside the modes
 
 
@@ -40,7 +42,7 @@ def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networ
     pairs = [
         (policy, mode)
         for policy in policies
-        for mode in ([_OWN_MODE[policy]] if policy in _OWN_MODE else dict.fromkeys(modes))
+        for mode in ([BASELINES[policy]] if policy in BASELINES else dict.fromkeys(modes))
     ]
     return [
         Run(policy, mode, order, network)

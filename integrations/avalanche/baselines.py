@@ -12,15 +12,6 @@ from atom_plugin.augmentation import Augmentation
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb
 from atom_plugin.randomness import generator_for
 
-BASELINES = {
-    "real-ipc": "Avalanche's own replay, as many raw random images per class",
-    "real-bytes": "Avalanche's own replay, as many bytes of raw random images",
-    "gdumb": "Avalanche's GDumb, as many raw random images per class",
-    "naive": "fine-tuning without memory: the lower bound",
-    "joint": "a fresh network trained on all data so far: the upper bound",
-}
-"""Name to what it is. Each runs in one mode only, whatever mode is asked for: see :mod:`atom_plugin.replay.plan`."""
-
 
 class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types
     """Augments the batches of Avalanche's own strategies as :class:`SyntheticReplay` does its own: stream and memory apart.

@@ -12,7 +12,7 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError, did_you_mean
-from atom_plugin.integrations.avalanche.baselines import BASELINES, AugmentedReplay, EqualGDumb
+from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
 from atom_plugin.integrations.avalanche.orders import Stream
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
@@ -20,6 +20,7 @@ from atom_plugin.integrations.avalanche.policy import SyntheticMemory
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget
+from atom_plugin.replay.plan import BASELINES
 from atom_plugin.replay.suppliers import Distilled, Precomputed, Selected, Supplier
 from atom_plugin.selection import METHODS
 from atom_plugin.sources import SourceData

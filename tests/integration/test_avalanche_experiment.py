@@ -17,11 +17,10 @@ from atom_plugin.errors import AtomError, ConfigError, PluginError, SourceError
 from atom_plugin.integrations import avalanche  # noqa: F401  # first: it deals with Avalanche's import warnings
 from atom_plugin.integrations.avalanche import experiment as module
 from atom_plugin.integrations.avalanche import pace, policies, state
-from atom_plugin.integrations.avalanche.baselines import BASELINES
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 from atom_plugin.integrations.avalanche.experiment import Experiment
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.replay.plan import plan_runs
+from atom_plugin.replay.plan import BASELINES, plan_runs
 from atom_plugin.replay.suppliers import Distilled, Selected
 
 ALL = ("atom", "dm", "random", "herding", "k-center", *BASELINES)
