@@ -9,6 +9,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from atom_plugin.augmentation import Augmentation
+from atom_plugin.integrations.avalanche.alike import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb
 from atom_plugin.randomness import generator_for
 
@@ -34,12 +35,10 @@ class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Augment the two parts of the batch."""
         left = len(strategy.adapted_dataset) - strategy.clock.train_epoch_iterations * strategy.train_mb_size
-        parts = strategy.mbatch[0].tensor_split([min(left, strategy.train_mb_size)])
-        augmented = [
-            augmentation.per_sample(part, self._generator) if len(part) else part
-            for augmentation, part in zip((self._stream, self._memory), parts, strict=True)
-        ]
-        strategy.mbatch[0] = torch.cat(augmented)
+        stream_samples = min(left, strategy.train_mb_size)
+        strategy.mbatch[0] = augment_parts(
+            strategy.mbatch[0], stream_samples, self._stream, self._memory, self._generator
+        )
 
 
 class EqualGDumb(RawGDumb):
@@ -59,20 +58,13 @@ class EqualGDumb(RawGDumb):
         """GDumb goes back to its first network; here that is the one of this experience."""
         experience = strategy.clock.train_exp_counter
         self._generator = generator_for(self._seed, "from memory", experience)
-        self._rates = self._rates or [group["lr"] for group in strategy.optimizer.param_groups]
-        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
-        if strategy.optimized_param_id is None:
-            # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
-            strategy.make_optimizer(reset_optimizer_state=True)
+        self._rates = restart_optimizer(strategy, self._rates)
         self.init_model = self._fresh(experience).to(strategy.device).train()
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Lower the learning rate at half."""
-        if strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
-            for group in strategy.optimizer.param_groups:
-                group["lr"] *= 0.1
+        lower_rate_at_half(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Augment."""

@@ -14,6 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.errors import ConfigError
+from atom_plugin.integrations.avalanche.alike import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
 from atom_plugin.randomness import generator_for
 
@@ -45,10 +46,8 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
             raise ConfigError(f"memory_batch must be at least 1, not {memory_batch}")
         self.policy = policy
         self.memory_batch = memory_batch
-        self._augmentations = (
-            Augmentation(strategy=stream_augmentation),
-            Augmentation(strategy=memory_augmentation),
-        )
+        self._stream = Augmentation(strategy=stream_augmentation)
+        self._memory = Augmentation(strategy=memory_augmentation)
         self._seed = seed
         self._generator = generator_for(seed, "replay")
         self._mixed: MixedBatches | None = None
@@ -72,12 +71,8 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Augment the two parts of the batch."""
         images = strategy.mbatch[0]
-        stream = self._stream_samples(images)
-        if any(augmentation.operations for augmentation in self._augmentations):
-            parts = zip(self._augmentations, (images[:stream], images[stream:]), strict=True)
-            strategy.mbatch[0] = torch.cat(
-                [each.per_sample(part, self._generator) if len(part) else part for each, part in parts]
-            )
+        stream_samples = self._stream_samples(images)
+        strategy.mbatch[0] = augment_parts(images, stream_samples, self._stream, self._memory, self._generator)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Add the experience's classes to the memory."""
@@ -132,11 +127,7 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
             )
         experience = strategy.clock.train_exp_counter
         self._generator = generator_for(self._seed, "from memory", experience)
-        if not self._rates:
-            self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
-        if strategy.optimized_param_id is None:
-            # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
-            strategy.make_optimizer(reset_optimizer_state=True)
+        self._rates = restart_optimizer(strategy, self._rates)
         if self._fresh is not None:
             network = self._fresh(experience).to(strategy.device).train()
             _adapt_to(network, self.policy.buffer)
@@ -148,8 +139,6 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
             strategy.model_adaptation(self._initial)
             strategy.model = copy.deepcopy(self._initial).train()
         strategy.optimizer.state.clear()
-        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Train on the memory."""
@@ -162,9 +151,8 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Lower the learning rate at half."""
-        if self.decay_at_half and not self._idle and strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
-            for group in strategy.optimizer.param_groups:
-                group["lr"] *= 0.1
+        if self.decay_at_half and not self._idle:
+            lower_rate_at_half(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Augment."""

@@ -1,0 +1,46 @@
+"""What synthetic memories and the baselines beside them do in the same way, so that their figures compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from atom_plugin.augmentation import Augmentation
+
+
+def augment_parts(
+    images: torch.Tensor,
+    stream_samples: int,
+    stream: Augmentation,
+    memory: Augmentation,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """A batch (N, C, H, W) whose first ``stream_samples`` come from the stream: each part augmented image by image."""
+    if not (stream.operations or memory.operations):
+        return images
+    parts = zip((stream, memory), (images[:stream_samples], images[stream_samples:]), strict=True)
+    return torch.cat([each.per_sample(part, generator) if len(part) else part for each, part in parts])
+
+
+def restart_optimizer(strategy: Any, rates: Sequence[float]) -> list[float]:
+    """Make the optimiser ready for another network, at the learning rates ``rates``; returns them.
+
+    Empty ``rates`` are those that the optimiser has: a stream keeps what its first experience found.
+    """
+    groups = strategy.optimizer.param_groups
+    rates = list(rates) or [group["lr"] for group in groups]
+    if strategy.optimized_param_id is None:
+        # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
+        strategy.make_optimizer(reset_optimizer_state=True)
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    return rates
+
+
+def lower_rate_at_half(strategy: Any) -> None:
+    """Multiply the learning rate by 0.1 where the coming epoch begins the second half of an experience's epochs."""
+    if strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
+        for group in strategy.optimizer.param_groups:
+            group["lr"] *= 0.1
