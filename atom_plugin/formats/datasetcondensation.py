@@ -14,7 +14,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.formats.coding import DATASET_CONDENSATION, Host
 from atom_plugin.formats.context import ImportContext
 from atom_plugin.formats.hosts import host_coding, host_tensors
-from atom_plugin.formats.tensors import checked_images, checked_labels, dumps, load
+from atom_plugin.formats.tensors import checked_pair, dumps, load
 from atom_plugin.synthetic_set import SyntheticSet
 
 _HOST = Host(name="DatasetCondensation", constants=DATASET_CONDENSATION)
@@ -84,11 +84,7 @@ def experiment_set(
     dataset: str | None = None,
 ) -> SyntheticSet:
     """The set of one ``[images, labels]``, coded as :func:`host_coding` finds. Raises StoreError for anything else."""
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        found = f"{len(pair)} items" if isinstance(pair, list | tuple) else f"a {type(pair).__name__}"
-        raise StoreError(f"{where}: found {found}, expected [images, labels]; another format?")
-    images = checked_images(pair[0], where)
-    labels = checked_labels(pair[1], len(images), where, context, soft_labels=soft_labels)
+    images, labels = checked_pair(pair, where, context, soft_labels=soft_labels)
     channels, height, width = images.shape[1:]
     coding = host_coding(context, host, (channels, height, width), zca=zca, dataset=dataset)
     return context.assemble(images, labels, coding)

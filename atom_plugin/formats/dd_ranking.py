@@ -17,7 +17,7 @@ from atom_plugin.formats.coding import CIFAR10_FOR_BOTH, Host
 from atom_plugin.formats.context import ImportContext
 from atom_plugin.formats.folders import require_folder, write_files
 from atom_plugin.formats.hosts import host_coding, host_tensors
-from atom_plugin.formats.tensors import checked_images, checked_labels, dumps, load
+from atom_plugin.formats.tensors import checked_images, dumps, load, load_pair
 from atom_plugin.synthetic_set import SyntheticSet
 
 _HOST = Host(name="DD-Ranking", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
@@ -48,11 +48,11 @@ def read(
 ) -> SyntheticSet:
     """``zca`` True: images are whitened as with ``use_zca=True``; by default as the set of ``--like`` suggests."""
     require_folder(path, (_IMAGES,))
-    images = checked_images(load(path / _IMAGES, context, trust_pickle=trust_pickle), str(path / _IMAGES))
-    if (path / _LABELS).exists():
-        found = load(path / _LABELS, context, trust_pickle=trust_pickle)
-        labels = checked_labels(found, len(images), str(path / _LABELS), context, soft_labels=soft_labels)
+    file, labels_file = path / _IMAGES, path / _LABELS
+    if labels_file.exists():
+        images, labels = load_pair(file, labels_file, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
     else:
+        images = checked_images(load(file, context, trust_pickle=trust_pickle), str(file))
         labels = _class_by_class(len(images), len(context.names()), path)
         context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
     channels, height, width = images.shape[1:]

@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin.atomic import refuse_existing, write_bytes
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError
 from atom_plugin.formats.coding import convert, standardised
 from atom_plugin.formats.context import ImportContext
 from atom_plugin.formats.folders import require_folder
 from atom_plugin.formats.hosts import NOT_HELD
-from atom_plugin.formats.tensors import checked_images, checked_labels, dumps, load
+from atom_plugin.formats.tensors import checked_pair, dumps, load
 from atom_plugin.synthetic_set import SyntheticSet
 
 
@@ -51,11 +51,7 @@ def read(
         require_folder(path, ("data.pt",))
     file = path / "data.pt" if path.is_dir() else path
     found = load(file, context, trust_pickle=trust_pickle)
-    if not isinstance(found, list | tuple) or len(found) != 2:
-        kind = f"{len(found)} items" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
-        raise StoreError(f"{file}: found {kind}, expected [images, labels]; another format?")
-    images = checked_images(found[0], str(file))
-    labels = checked_labels(found[1], len(images), str(file), context, soft_labels=soft_labels)
+    images, labels = checked_pair(found, str(file), context, soft_labels=soft_labels)
     if factor > min(images.shape[2:]):
         raise ConfigError(
             f"factor {factor} cuts images of {images.shape[2]}x{images.shape[3]} into nothing; give a smaller one"

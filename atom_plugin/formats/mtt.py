@@ -15,7 +15,7 @@ from atom_plugin.formats.coding import CIFAR10_FOR_BOTH, Host
 from atom_plugin.formats.context import ImportContext
 from atom_plugin.formats.folders import require_folder, write_files
 from atom_plugin.formats.hosts import host_coding, host_tensors
-from atom_plugin.formats.tensors import checked_images, checked_labels, dumps, load
+from atom_plugin.formats.tensors import dumps, load, load_pair
 from atom_plugin.synthetic_set import SyntheticSet
 
 _HOST = Host(name="MTT", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
@@ -41,9 +41,8 @@ def read(
 ) -> SyntheticSet:
     """``zca`` True: the images are whitened, as with MTT's ``--zca``; by default as the set of ``--like`` suggests."""
     require_folder(path, (_IMAGES, _LABELS))
-    images = checked_images(load(path / _IMAGES, context, trust_pickle=trust_pickle), str(path / _IMAGES))
-    found = load(path / _LABELS, context, trust_pickle=trust_pickle)
-    labels = checked_labels(found, len(images), str(path / _LABELS), context, soft_labels=soft_labels)
+    files = path / _IMAGES, path / _LABELS
+    images, labels = load_pair(*files, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
     if (path / _RATE).exists():
         context.note(
             f"learned with the learning rate {_rate(path / _RATE, context, trust_pickle):.6g}, which is not kept"

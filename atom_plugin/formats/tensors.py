@@ -80,6 +80,26 @@ def dumps(value: Any) -> memoryview:
     return buffer.getbuffer()
 
 
+def load_pair(
+    images: Path, labels: Path, context: ImportContext, *, soft_labels: str, trust_pickle: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two files of a set, each loaded and checked: see :func:`checked_images` and :func:`checked_labels`."""
+    pixels = checked_images(load(images, context, trust_pickle=trust_pickle), str(images))
+    found = load(labels, context, trust_pickle=trust_pickle)
+    return pixels, checked_labels(found, len(pixels), str(labels), context, soft_labels=soft_labels)
+
+
+def checked_pair(
+    value: Any, where: str, context: ImportContext, *, soft_labels: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``value`` as ``[images, labels]``, both checked. Raises StoreError, naming ``where``."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        found = f"{len(value)} items" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+        raise StoreError(f"{where}: found {found}, expected [images, labels]; another format?")
+    images = checked_images(value[0], where)
+    return images, checked_labels(value[1], len(images), where, context, soft_labels=soft_labels)
+
+
 def checked_images(value: Any, where: str) -> torch.Tensor:
     """``value`` as finite float32 images (N, C, H, W). Raises StoreError, naming ``where``."""
     images = _plain_tensor(value, where, "(N, C, H, W)")
