@@ -168,11 +168,12 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
         first,
         images=torch.cat([part.images for part in sets])[order],
         labels=labels[order],
-        provenance=_merged([part.provenance for part in sets]),
+        provenance=merged_provenance([part.provenance for part in sets]),
     )
 
 
-def _merged(parts: Sequence[Provenance]) -> Provenance:
+def merged_provenance(parts: Sequence[Provenance]) -> Provenance:
+    """Of a set made of several: what all share stays, each part's own stands under ``config["merged"]``."""
     first = parts[0]
     return Provenance(
         method=" + ".join(dict.fromkeys(part.method for part in parts)),

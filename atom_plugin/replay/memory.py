@@ -13,7 +13,7 @@ import torch
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.synthetic_set import Provenance, SyntheticSet, concatenate
+from atom_plugin.synthetic_set import Provenance, SyntheticSet, concatenate, merged_provenance
 
 _KEY = "replay_memory"
 _VERSION = 1
@@ -201,22 +201,14 @@ class ReplayMemory:
         """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
         share = budget.per_class(len(joined.classes), joined.images[0].numel() * 4)
         kept = first_images(joined, dict.fromkeys(joined.classes, share))
-        source = parts[0].source if all(part.source == parts[0].source for part in parts) else {}
         state = {
             "version": _VERSION,
             "budget": asdict(budget),
             "sightings": _as_json(sightings),
             "tasks": _as_json(tasks),
         }
-        provenance = Provenance(
-            method=" + ".join(dict.fromkeys(part.method for part in parts)),
-            seed=parts[0].seed,
-            config={_KEY: state, "merged": [asdict(part) for part in parts]},
-            source=source,
-            versions=parts[0].versions,
-            iterations=sum(part.iterations for part in parts),
-        )
-        return replace(kept, provenance=provenance)
+        merged = merged_provenance(parts)
+        return replace(kept, provenance=replace(merged, config={_KEY: state, **merged.config}))
 
 
 def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
