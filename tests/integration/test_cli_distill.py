@@ -5,24 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from commands import run
 
 from atom_plugin.cli.main import main
 from atom_plugin.synthetic_set import SyntheticSet
 
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
-
-
-def run(capsys, *arguments) -> str:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert (code, captured.err) == (0, ""), captured.err
-    return captured.out
-
-
-@pytest.fixture
-def inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_distil_look_train_and_compare_with_random(inside, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from commands import run
 
 from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.cli.main import main
@@ -13,17 +14,7 @@ from atom_plugin.synthetic_set import SyntheticSet
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
 
 
-def run(capsys, *arguments) -> str:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert (code, captured.err) == (0, ""), captured.err
-    return captured.out
-
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.mark.parametrize(

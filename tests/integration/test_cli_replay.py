@@ -50,12 +50,6 @@ def refused(capsys, code: int, part: str, *arguments: str) -> str:
     return error
 
 
-@pytest.fixture
-def inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished comparison of two policies in both modes."""

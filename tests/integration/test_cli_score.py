@@ -6,19 +6,13 @@ import json
 import re
 
 import pytest
+from commands import run
 
 from atom_plugin import scores
 from atom_plugin.cli.main import main
 
 SCORE = ("consume", "score")
 QUICK = ("--epochs", "2", "--repeats", "2", "--quiet")
-
-
-def run(capsys, *arguments) -> str:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert (code, captured.err) == (0, ""), captured.err
-    return captured.out
 
 
 @pytest.fixture(scope="module")
