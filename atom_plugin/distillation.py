@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 
 from atom_plugin.assembly import assemble, fit_preprocessing
 from atom_plugin.augmentation import Augmentation, Draw
+from atom_plugin.batches import RealBatches
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.comparison import compare
 from atom_plugin.config import DistillConfig
@@ -29,7 +30,6 @@ from atom_plugin.matching_network import MatchingNetwork
 from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
-from atom_plugin.sampling import ClassSampler
 from atom_plugin.sources import SourceData
 from atom_plugin.synthetic_set import SyntheticSet
 
@@ -119,9 +119,9 @@ class Distiller:
         self.loss = math.nan
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
         self._augmentation = Augmentation(strategy=config.augmentation)
-        self._sampler = ClassSampler(data.train.labels, self.classes)
         self.preprocessing = preprocessing or fit_preprocessing(config, data)
         self._device_preprocessing = self.preprocessing.to(self.device)
+        self._batches = RealBatches(data, self._device_preprocessing, self.config, self.device)
         self._matching = MatchingNetwork(self.config, data, self._device_preprocessing, self.device)
         self.network = self._matching.network
         start = initial_images(self.config, data, self.preprocessing)
@@ -144,8 +144,8 @@ class Distiller:
         self._matching.prepare(self.iteration, generator)
         draw = self._augmentation.draw(self.classes, generator)
         with torch.no_grad():
-            chosen = self._sampler.draw(config.real_batch, generator)
-            real = self._device_preprocessing.forward(self.data.train.images[chosen].to(self.device))
+            ahead = self._batches.choose(self.iteration + 1)
+            real = self._batches.fetch(self._batches.choose(self.iteration), ahead=ahead)
             return draw, draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
 
     def descend(self, draw: Draw, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> float:
@@ -231,5 +231,5 @@ class Distiller:
     @contextmanager
     def running(self) -> Iterator[None]:
         """A context for the steps: on the CPU, freed memory is reused (see :mod:`atom_plugin.memory`)."""
-        with reuse_freed_memory() if self.device.type == "cpu" else nullcontext():
+        with reuse_freed_memory() if self.device.type == "cpu" else nullcontext(), closing(self._batches):
             yield

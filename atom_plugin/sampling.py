@@ -6,27 +6,66 @@ import torch
 
 from atom_plugin.errors import SourceError
 
+# A class of at most so many batches is shuffled whole; a larger one is drawn from with rejection, which then seldom repeats.
+_SHUFFLED = 4
+_LARGEST_DRAW = 2**62
+
 
 class ClassSampler:
     """Draws class-major index batches from ``labels`` (N,), whose classes are 0 … ``classes`` - 1.
 
-    Raises SourceError where a class has no image.
+    A draw costs what the batch costs, whatever N. Where the labels already lie class after class nothing is kept per
+    image, else one int64 each. Raises SourceError where a class has no image.
     """
 
     def __init__(self, labels: torch.Tensor, classes: int) -> None:
-        self._labels = labels.double()
         self.counts = torch.bincount(labels, minlength=classes)
         empty = (self.counts == 0).nonzero().flatten().tolist()
         if empty:
             raise SourceError(f"class {empty[0]} has no training images; every class needs at least one")
         self._starts = self.counts.cumsum(0) - self.counts
+        in_order = bool((labels[1:] >= labels[:-1]).all())
+        self._order = None if in_order else labels.argsort(stable=True)
 
     def draw(self, per_class: int, generator: torch.Generator) -> torch.Tensor:
         """Indices (classes * per_class,): without replacement; a class with too few images repeats them in turn.
 
-        One sort of N keys, ``label + uniform``, shuffles every class within its own block.
+        Each class's images come in an order that is uniform over all orders: a class of up to four batches is shuffled
+        whole, by random keys; a larger one is drawn from with replacement until enough different images have come, of
+        which the first count.
         """
-        keys = torch.rand(len(self._labels), generator=generator, dtype=torch.float64)
-        order = (keys + self._labels).argsort()
-        place = torch.arange(per_class)[None, :] % self.counts[:, None]
-        return order[self._starts[:, None] + place].flatten()
+        places = torch.empty(len(self.counts), per_class, dtype=torch.int64)
+        small = self.counts <= _SHUFFLED * per_class
+        if bool(small.any()):
+            places[small] = _shuffled(self.counts[small], per_class, generator)
+        if not bool(small.all()):
+            places[~small] = _first_different(self.counts[~small], per_class, generator)
+        indices = (self._starts[:, None] + places).flatten()
+        return indices if self._order is None else self._order[indices]
+
+
+def _shuffled(counts: torch.Tensor, per_class: int, generator: torch.Generator) -> torch.Tensor:
+    """(k, per_class) places within each class: the first of a permutation of 0 … counts - 1, repeated where it ends."""
+    width = int(counts.max())
+    keys = torch.rand(len(counts), width, generator=generator, dtype=torch.float64)
+    keys.masked_fill_(torch.arange(width) >= counts[:, None], torch.inf)
+    return keys.argsort(1).gather(1, torch.arange(per_class) % counts[:, None])
+
+
+def _first_different(counts: torch.Tensor, per_class: int, generator: torch.Generator) -> torch.Tensor:
+    """(k, per_class) places within each class: of uniform draws with replacement, the first ``per_class`` different ones.
+
+    By symmetry any ordered choice of different places is as likely as any other. How far the draws go on does not matter
+    to their first part, so all classes may go on until the last has enough.
+    """
+    drawn = counts.new_empty(len(counts), 0)
+    while True:
+        # The remainder of a 62-bit draw is uniform to counts / 2**62.
+        more = torch.randint(_LARGEST_DRAW, (len(counts), 2 * per_class), generator=generator) % counts[:, None]
+        drawn = torch.cat([drawn, more], 1)
+        in_order, positions = drawn.sort(dim=1, stable=True)
+        new = torch.ones_like(drawn, dtype=torch.bool)
+        new.scatter_(1, positions[:, 1:], in_order[:, 1:] != in_order[:, :-1])
+        number = new.cumsum(1)
+        if bool((number[:, -1] >= per_class).all()):
+            return drawn[new & (number <= per_class)].view(len(counts), per_class)
