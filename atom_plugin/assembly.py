@@ -44,7 +44,7 @@ def assemble(
 def fit_preprocessing(config: DistillConfig, data: SourceData) -> Preprocessing:
     """What the config asks for, fitted on the real training images."""
     return Preprocessing.fit(
-        data.train.images, standardise=config.standardise, mean=data.mean, std=data.std, zca_eps=config.zca_eps
+        data.train, standardise=config.standardise, mean=data.mean, std=data.std, zca_eps=config.zca_eps
     )
 
 

@@ -47,7 +47,7 @@ class RealBatches:
         self._raw: torch.Tensor | None = None
         if self._worth_preparing():
             self._prepared = self._all(preprocessing.forward, torch.float32)
-        elif device.type == "cpu":
+        elif device.type == "cpu" and data.train.mapped is None:
             self._raw = self._train.images
         elif self._fits_the_device():
             self._raw = self._all(lambda part: part, torch.uint8)
@@ -68,7 +68,7 @@ class RealBatches:
 
     @torch.no_grad()
     def fetch(self, indices: torch.Tensor, *, ahead: torch.Tensor | None = None) -> torch.Tensor:
-        """Images ``indices`` (k, m), preprocessed: float32 (k * m, C, H, W) on the device, in that order.
+        """Images ``indices`` (k, m) on the CPU, preprocessed: float32 (k * m, C, H, W) on the device, in that order.
 
         ``ahead`` (k', m') are those that the next call will ask for: the next part of this iteration, or the first one
         of the next. Where images are read from disk or copied to a GPU, that begins at once, in the background.
@@ -93,13 +93,12 @@ class RealBatches:
         if self._device.type == "cuda":
             # From a caching allocator, which gives a buffer out again only when its copies are done.
             out = torch.empty(len(rows), *self._train.images.shape[1:], dtype=torch.uint8, pin_memory=True)
-        return torch.index_select(self._train.images, 0, rows, out=out)
+        return self._train.rows(rows, out=out)
 
     def _all(self, of: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """``of`` every image, on the device, made slice by slice: slices of a fixed size give the same bytes every time."""
-        images = self._train.images
-        out = torch.empty(images.shape, dtype=dtype, device=self._device)
-        for target, part in zip(out.split(_SLICE), images.split(_SLICE), strict=True):
+        out = torch.empty(self._train.images.shape, dtype=dtype, device=self._device)
+        for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
             target.copy_(of(part))
         return out
 

@@ -31,7 +31,7 @@ def initial_images(config: DistillConfig, data: SourceData, preprocessing: Prepr
         embeddings=embeddings,
         class_names=data.class_names,
     )
-    return preprocessing.forward(data.train.images[chosen])
+    return preprocessing.forward(data.train.rows(chosen))
 
 
 @torch.no_grad()

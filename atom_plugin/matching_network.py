@@ -109,7 +109,7 @@ class MatchingNetwork:
         self.network.reset(generator)
         train = self._data.train
         self._train(
-            lambda rows: self._preprocessing.forward(train.images[rows].to(self._device)),
+            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
             train.labels.to(self._device),
             torch.optim.SGD(
                 self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4

@@ -8,16 +8,20 @@ standardises and then whitens with eps 0.1; "plain ZCA" whitens the [0, 1] image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.sources import Split
 
 DATADAM_EPS = 0.1
 KORNIA_EPS = 1e-6
+# What kornia may take to fit a whitening; more images than that are streamed, and of those at most so many.
+KORNIA_BYTES, STREAMED_IMAGES = 2**31, 50_000
+_PART = 512  # images at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,10 +43,29 @@ class Whitening:
         """Fit on ``images`` (N, C, H, W), float32. Takes N * D * 12 bytes at its peak, and an SVD of D x D."""
         from kornia.enhance import ZCAWhitening
 
-        if not eps > 0:
-            raise ConfigError(f"the ZCA eps must be above 0, not {eps}; DataDAM uses 0.1, kornia 1e-6")
+        _check_eps(eps)
         zca = ZCAWhitening(dim=0, eps=eps, compute_inv=False).fit(images)
         return cls(mean=zca.mean_vector.flatten(), matrix=zca.transform_matrix, eps=eps)
+
+    @classmethod
+    def fit_streamed(cls, parts: Callable[[], Iterable[torch.Tensor]], *, eps: float) -> Whitening:
+        """As :meth:`fit`, on images that come in parts, float32 (n, C, H, W), twice: for their mean and their covariance.
+
+        The same equations, with sums in float64. Takes 40 * D * D bytes and the D x D eigenvectors, whatever the number
+        of images. Raises ConfigError for an ``eps`` that is not above 0.
+        """
+        _check_eps(eps)
+        count, total = 0, torch.zeros(())
+        for part in parts():
+            count, total = count + len(part), total + part.flatten(1).sum(0, dtype=torch.float64)
+        mean = (total / count).float()
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for part in parts():
+            centred = part.flatten(1) - mean
+            covariance += centred.T @ centred
+        values, vectors = torch.linalg.eigh(covariance.div_(count - 1))
+        matrix = (vectors * (values.clamp_min(0) + eps).rsqrt()) @ vectors.T
+        return cls(mean=mean, matrix=matrix.float(), eps=eps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,30 +83,41 @@ class Preprocessing:
     @classmethod
     def fit(
         cls,
-        images: torch.Tensor,
+        images: torch.Tensor | Split,
         *,
         standardise: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         zca_eps: float | None = None,
     ) -> Preprocessing:
-        """Fit on real training images, uint8 (N, C, H, W).
+        """Fit on real training images, uint8 (N, C, H, W), or a source's split of them.
 
         ``mean`` and ``std`` (on the [0, 1] scale) are computed per channel where not given; a constant channel
-        gets std 1. ``zca_eps`` None means no whitening.
+        gets std 1. ``zca_eps`` None means no whitening. Moments are exact and take one pass in bounded memory. Whitening is
+        kornia's fit on all images while that takes no more than :data:`KORNIA_BYTES`; else the same equations are streamed
+        over :data:`STREAMED_IMAGES` of them, evenly spaced.
         """
+        split = images if isinstance(images, Split) else Split(images=images, labels=torch.zeros(len(images)).long())
+        images = split.images
         channels = images.shape[1]
         if not standardise:
             used_mean, used_std = torch.zeros(channels), torch.ones(channels)
         elif mean is not None and std is not None:
             used_mean, used_std = torch.tensor(list(mean)), torch.tensor(list(std))
         else:
-            used_mean, used_std = _moments(images)
+            used_mean, used_std = _moments(split)
         shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
         plain = cls(mean=used_mean, std=used_std, image_shape=shape)
         if zca_eps is None:
             return plain
-        whitening = Whitening.fit(plain.forward(images), eps=zca_eps)
+        if images.numel() * 12 <= KORNIA_BYTES:
+            whitening = Whitening.fit(plain.forward(images), eps=zca_eps)
+        else:
+            used = min(len(images), STREAMED_IMAGES)
+            rows = torch.arange(used) * len(images) // used
+            whitening = Whitening.fit_streamed(
+                lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)), eps=zca_eps
+            )
         return cls(mean=used_mean, std=used_std, image_shape=shape, whitening=whitening)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -147,14 +181,19 @@ def _short(values: torch.Tensor) -> str:
     return "/".join(f"{value:.3f}" for value in values.tolist())
 
 
-def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _check_eps(eps: float) -> None:
+    if not eps > 0:
+        raise ConfigError(f"the ZCA eps must be above 0, not {eps}; DataDAM uses 0.1, kornia 1e-6")
+
+
+def _moments(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-channel mean and standard deviation on the [0, 1] scale, exact, from a histogram of the 256 levels."""
+    channels = split.images.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for part in split.parts(_PART):
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
     levels = torch.arange(256, dtype=torch.float64) / 255.0
-    means, stds = [], []
-    for channel in images.unbind(1):
-        weight = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        mean = (weight * levels).sum()
-        means.append(mean)
-        stds.append((weight * (levels - mean) ** 2).sum().sqrt())
-    std = torch.stack(stds).float()
-    return torch.stack(means).float(), torch.where(std > 0, std, torch.ones_like(std))
+    weights = counts.double() / counts.sum(1, keepdim=True)
+    means = (weights * levels).sum(1)
+    std = (weights * (levels - means[:, None]).square()).sum(1).sqrt().float()
+    return means.float(), torch.where(std > 0, std, torch.ones_like(std))

@@ -139,7 +139,7 @@ def accuracy(network: nn.Module, preprocessing: Preprocessing, test: Split, *, d
     prepare = preprocessing.to(device)
     right = 0
     with reuse_freed_memory() if device.type == "cpu" else nullcontext():
-        for images, labels in zip(test.images.split(_TEST_BATCH), test.labels.split(_TEST_BATCH), strict=True):
+        for images, labels in zip(test.parts(_TEST_BATCH), test.labels.split(_TEST_BATCH), strict=True):
             batch = prepare.forward(images.to(device)).contiguous(memory_format=torch.channels_last)
             right += int((network(batch).argmax(1).cpu() == labels).sum())
     return right / len(test)

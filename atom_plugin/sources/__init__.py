@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from atom_plugin.registry import Registry
 if TYPE_CHECKING:
     # Not at run time: decoding processes import this package, and must not wait for torch.
     import torch
+
+    from atom_plugin.sources.mapped import MappedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +52,15 @@ class SourceRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,). Raises SourceError for anything else."""
+    """``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,). Raises SourceError for anything else.
+
+    ``mapped`` is the file that a large source's ``images`` are a read-only view of: indexing copies rows, and whoever goes
+    through all of them does so by :meth:`parts`, which holds none longer than needed.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
+    mapped: MappedImages | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -69,10 +76,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Images ``indices`` (n,): uint8 (n, C, H, W), in ``out`` where given. SourceError where a file fails."""
+        if self.mapped is not None:
+            return self.mapped.rows(indices, out=out)
+        import torch
+
+        return torch.index_select(self.images, 0, indices, out=out)
+
+    def parts(self, size: int) -> Iterator[torch.Tensor]:
+        """All images in turn: uint8 (up to ``size``, C, H, W) each, valid until the next."""
+        return iter(self.images.split(size)) if self.mapped is None else self.mapped.parts(size)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceData:
-    """A loaded source: its splits as uint8 in memory, and what a set made from it must remember.
+    """A loaded source: its splits as uint8, in memory or mapped from a file, and what a set made from it must remember.
 
     ``mean`` and ``std`` are the constants the field uses for a known set ([0, 1] scale), else None: to be computed.
     ``fingerprint`` is the sha256 of images, labels and class names, the same wherever the files decode alike.

@@ -1,4 +1,4 @@
-"""Many image files to one uint8 array, in parallel.
+"""Many image files to uint8 pixels, in parallel: to one array, or handed on as they come.
 
 A decoding process imports this module and nothing of torch, so that it starts in a fraction of a second.
 """
@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -52,36 +52,73 @@ def decode_all(
 ) -> Pixels:
     """Decode ``paths`` into one uint8 array (N, C, H, W), in their order; C is 1 if every file is grey, else 3.
 
-    See :func:`~atom_plugin.sources.pixels.decode` for what happens to a file. Raises SourceError for unreadable
-    files (all are looked at, the first few named), for differing sizes without an ``image_size``, and where the
-    images cannot fit into memory.
+    Raises what :func:`decode_into` raises, and SourceError where the images cannot fit into memory.
+    """
+    _check_memory(paths, image_size)
+    images: Pixels | None = None
+    done = 0
+
+    def put(pixels: Pixels) -> None:
+        nonlocal images, done
+        images = _room(images, pixels, len(paths))
+        images[done : done + len(pixels)] = pixels
+        done += len(pixels)
+
+    decode_into(put, paths, total_bytes=total_bytes, image_size=image_size, workers=workers, progress=progress)
+    assert images is not None
+    return images
+
+
+def decode_into(
+    put: Callable[[Pixels], None],
+    paths: Sequence[str],
+    *,
+    total_bytes: int,
+    image_size: int | None,
+    workers: int | None,
+    progress: bool,
+    skip: int = 0,
+) -> None:
+    """Decode ``paths``, but the first ``skip``, and hand them to ``put`` in order: uint8 (n, C, H, W), n up to 64.
+
+    C is 1 where all n are grey, else 3. See :func:`~atom_plugin.sources.pixels.decode` for what happens to a file. Holds a
+    few images per process, whatever the number of files. Raises SourceError for unreadable files (all are looked at, the
+    first few named), and for differing sizes without an ``image_size``.
     """
     from tqdm import tqdm
 
     chunk_size = _chunk_size(paths, image_size)
-    tasks = [(paths[start : start + chunk_size], image_size) for start in range(0, len(paths), chunk_size)]
-    images: Pixels | None = None
+    tasks = [(paths[start : start + chunk_size], image_size) for start in range(skip, len(paths), chunk_size)]
     failures: list[str] = []
     sizes: dict[tuple[int, int], str] = {}
-    done = 0
-    chunks = _run(tasks, _worker_count(len(tasks), len(paths), total_bytes, workers))
-    with tqdm(total=len(paths), desc="decoding", unit="image", disable=not progress) as bar, contextlib.closing(chunks):
+    done = skip
+    chunks = _run(tasks, _worker_count(len(tasks), len(paths) - skip, total_bytes, workers))
+    bar = tqdm(total=len(paths), initial=skip, desc="decoding", unit="image", disable=not progress)
+    with bar, contextlib.closing(chunks):
         for (names, _), chunk in zip(tasks, chunks, strict=True):
             failures += chunk.failures
             sizes = chunk.sizes | sizes
             if len(sizes) > 1:
                 raise _differing_sizes(sizes, paths[done + len(names) :])
-            if chunk.pixels is not None:
-                images = _room(images, chunk.pixels, len(paths))
-                images[done : done + len(names)] = chunk.pixels
+            if chunk.pixels is not None and not failures:
+                put(chunk.pixels)
             done += len(names)
             bar.update(len(names))
-    if failures or images is None:
+    if failures:
         more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
         raise SourceError(
             f"{len(failures)} image file(s) cannot be read: {'; '.join(failures[:_NAMED])}{more}. Repair or remove them"
         )
-    return images
+
+
+def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | None:
+    """(width, height) that the images will have, as far as the first one tells; None where it cannot be read."""
+    if image_size is not None:
+        return image_size, image_size
+    try:
+        return size_of(paths[0])
+    except Exception:  # decoding will say what is wrong with that file
+        return None
 
 
 def _decode_chunk(paths: Sequence[str], image_size: int | None) -> _Chunk:
@@ -112,18 +149,19 @@ def _reason(error: Exception) -> str:
 
 
 def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:
-    """How many images a process hands over at once: few where they are large. Raises SourceError where none can be."""
-    try:
-        width, height = (image_size, image_size) if image_size is not None else size_of(paths[0])
-    except Exception:  # decoding will say what is wrong with that file
-        return _CHUNK
+    """How many images a process hands over at once: few where they are large."""
+    sides = sides_of(paths, image_size)
+    return _CHUNK if sides is None else min(max(_CHUNK_BYTES // (3 * sides[0] * sides[1]), 1), _CHUNK)
+
+
+def _check_memory(paths: Sequence[str], image_size: int | None) -> None:
+    width, height = sides_of(paths, image_size) or (0, 0)
     needed = len(paths) * width * height
     if needed > _memory():
         raise SourceError(
             f"{len(paths)} images of {width}x{height} take at least {needed / 2**30:.1f} GiB, more than this machine "
             "has; pass a smaller --image-size (image_size=)"
         )
-    return min(max(_CHUNK_BYTES // (3 * width * height), 1), _CHUNK)
 
 
 def _room(images: Pixels | None, chunk: Pixels, count: int) -> Pixels:

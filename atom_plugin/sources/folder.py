@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.sources import SourceData, SourceRequest, Split, cache
+from atom_plugin.sources import SourceData, SourceRequest, Split, cache, packed
 from atom_plugin.sources.common import cache_home, content_digest, stored_options
-from atom_plugin.sources.decoding import decode_all
+from atom_plugin.sources.decoding import decode_all, decode_into, sides_of
 from atom_plugin.sources.layouts import Layout, find_layout
+from atom_plugin.sources.packed import Contents, Packed
 from atom_plugin.sources.pixels import Pixels
 
 _logger = logging.getLogger("atom_plugin")
@@ -22,7 +25,8 @@ def load_folder(request: SourceRequest) -> SourceData:
 
     The layouts are told in :func:`~atom_plugin.sources.layouts.find_layout`, what happens to each kind of image
     file in :func:`~atom_plugin.sources.pixels.decode`. All images become RGB, unless every one is grey.
-    Decoded images are cached in ``request.cache_dir``; a change of any file's name, size or time decodes anew.
+    Decoded images are cached in ``request.cache_dir``; a change of any file's name, size or time decodes anew. More of them
+    than :data:`~atom_plugin.sources.packed.MAPPED_BYTES` are decoded into that cache and stay there, mapped.
     Raises ConfigError without ``data_dir``, SourceError for a folder or an image that cannot be used.
     """
     if request.data_dir is None:
@@ -36,46 +40,42 @@ def load_folder(request: SourceRequest) -> SourceData:
         len(layout.test),
         len(layout.class_names),
     )
-    train, test, digest = _cached(layout, request) or _decoded(layout, request)
+    found = cache.read(_cache_path(layout, request)) or _decoded(layout, request)
     split = {"seed": request.seed, "test_fraction": request.test_fraction} if layout.seeded else {}
     return SourceData(
         name="folder",
-        train=train,
-        test=test,
+        train=found.train,
+        test=found.test,
         class_names=layout.class_names,
-        fingerprint=digest,
+        fingerprint=found.digest,
         options=stored_options(request, data_dir=str(root), **split),
     )
 
 
-def _cached(layout: Layout, request: SourceRequest) -> tuple[Split, Split, str] | None:
-    path = _cache_path(layout, request)
-    found = cache.read(path)
-    if found is None:
-        return None
-    images, digest = found
-    if images.ndim != 4 or len(images) != len(layout.train) + len(layout.test):
-        return None
-    train, test = _splits(layout, images)
-    if content_digest(train, test, layout.class_names) != digest:
-        _logger.info("the image cache %s does not match its digest; decoding again", path)
-        return None
-    return train, test, digest
-
-
-def _decoded(layout: Layout, request: SourceRequest) -> tuple[Split, Split, str]:
+def _decoded(layout: Layout, request: SourceRequest) -> Packed:
     files = [*layout.train, *layout.test]
-    images = decode_all(
-        [str(layout.root / file.path) for file in files],
-        total_bytes=sum(file.size for file in files),
-        image_size=request.image_size,
-        workers=request.workers,
-        progress=request.progress,
+    paths = [str(layout.root / file.path) for file in files]
+    how: dict[str, Any] = {
+        "total_bytes": sum(file.size for file in files),
+        "image_size": request.image_size,
+        "workers": request.workers,
+        "progress": request.progress,
+    }
+    width, height = sides_of(paths, request.image_size) or (0, 0)
+    contents = Contents(
+        class_names=layout.class_names,
+        train_labels=layout.train_labels,
+        test_labels=layout.test_labels,
+        image_shape=(3, height, width),
     )
+    path = _cache_path(layout, request)
+    if contents.pixel_bytes > packed.MAPPED_BYTES:
+        return cache.fill(path, contents, lambda put, skip: decode_into(put, paths, skip=skip, **how))
+    images = decode_all(paths, **how)
     train, test = _splits(layout, images)
     digest = content_digest(train, test, layout.class_names)
-    cache.write(_cache_path(layout, request), images, digest)
-    return train, test, digest
+    cache.write(path, images, replace(contents, image_shape=images.shape[1:]))
+    return Packed(train=train, test=test, class_names=layout.class_names, digest=digest)
 
 
 def _cache_path(layout: Layout, request: SourceRequest) -> Path:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from atom_plugin.errors import ConfigError, SourceError
-from atom_plugin.sources import SourceData, SourceRequest, folder, load_source, reload_source
+from atom_plugin.sources import SourceData, SourceRequest, folder, load_source, packed, reload_source
 
 
 def picture(path: Path, seed: int, *, size: tuple[int, int] = (6, 6), mode: str = "RGB") -> None:
@@ -56,6 +56,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("decoded although the cache should serve")
 
     monkeypatch.setattr(folder, "decode_all", refuse)
+    monkeypatch.setattr(folder, "decode_into", refuse)
 
 
 def test_images_come_out_as_they_went_in(tree: Path, cache: Path) -> None:
@@ -134,6 +135,40 @@ def test_an_unwritable_cache_does_not_stop_the_run(tree: Path, cache: Path, capl
     data = load(tree, cache)
     assert len(data.train) == 8
     assert "are not cached" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "mixed"])
+def test_a_large_folder_stays_on_disk_and_is_the_same_source(
+    tree: Path, cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "grey":
+        shutil.rmtree(tree)
+    for name in ("cat", "dog") if kind != "colour" else ():
+        for number in range(3):
+            picture(tree / name / f"grey {number}.png", number, mode="L")
+    small = load(tree, cache / "small")
+    monkeypatch.setattr(packed, "MAPPED_BYTES", 100)
+    large = load(tree, cache / "large")
+    assert same(large, small) and large.train.mapped is not None and small.train.mapped is None
+    assert same(load(tree, cache / "small"), small), "a small source's cache serves as well"
+    forbid_decoding(monkeypatch)
+    assert same(load(tree, cache / "large"), small)
+    assert [path.suffix for path in (cache / "large").iterdir()] == [".h5"]
+
+
+def test_a_large_folders_damaged_cache_is_rebuilt(tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MAPPED_BYTES", 100)
+    first = load(tree, cache)
+    (held,) = cache.iterdir()
+    held.write_bytes(held.read_bytes()[:-10])
+    assert same(load(tree, cache), load(tree, cache)) and len(first.train) == 8
+
+
+def test_a_large_folder_needs_its_cache(tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MAPPED_BYTES", 100)
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(SourceError, match=r"decoded images cannot be written to .*--cache-dir"):
+        load(tree, cache)
 
 
 def test_two_processes_at_once(tree: Path, cache: Path) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import replace
+import itertools
 
 import pytest
 import torch
@@ -81,11 +81,11 @@ def test_a_device_that_takes_no_whole_source_is_fed_through_the_thread(monkeypat
 
 
 def test_parts_of_a_batch_in_turn_are_the_batch():
-    data = replace(coloured_source(classes=4))
+    data = coloured_source(classes=4)
     ours = real_batches(data)
     ours._raw = None
     whole = ours.fetch(ours.choose(0))
     parts = [*ours.choose(0).split(2), None]
-    got = [ours.fetch(part, ahead=ahead) for part, ahead in zip(parts[:-1], parts[1:], strict=True)]
+    got = [ours.fetch(part, ahead=ahead) for part, ahead in itertools.pairwise(parts)]
     assert torch.equal(torch.cat(got), whole)
     ours.close()

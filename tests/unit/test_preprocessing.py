@@ -3,8 +3,9 @@ import torch
 from kornia.enhance import ZCAWhitening
 from small import coloured_source
 
+from atom_plugin import preprocessing
 from atom_plugin.errors import ConfigError
-from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.preprocessing import Preprocessing, Whitening
 
 
 def images() -> torch.Tensor:
@@ -41,6 +42,36 @@ def test_whitening_is_kornias_on_the_standardised_images(standardise, eps):
     plain = Preprocessing.fit(images(), standardise=standardise)
     expected = ZCAWhitening(dim=0, eps=eps).fit(plain.forward(images()))(plain.forward(images()))
     torch.testing.assert_close(fitted.forward(images()), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("eps", [0.1, 1e-6])
+def test_streamed_whitening_is_kornias(standardise, eps, monkeypatch):
+    kornias = Preprocessing.fit(images(), standardise=standardise, zca_eps=eps)
+    monkeypatch.setattr(preprocessing, "KORNIA_BYTES", 0)
+    monkeypatch.setattr(preprocessing, "_PART", 7)
+    streamed = Preprocessing.fit(images(), standardise=standardise, zca_eps=eps)
+    torch.testing.assert_close(streamed.whitening.mean, kornias.whitening.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(streamed.whitening.matrix, kornias.whitening.matrix, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(streamed.forward(images()), kornias.forward(images()), rtol=1e-3, atol=1e-3)
+
+
+def test_of_very_many_images_some_of_every_class_are_whitened_by(monkeypatch):
+    monkeypatch.setattr(preprocessing, "KORNIA_BYTES", 0)
+    monkeypatch.setattr(preprocessing, "STREAMED_IMAGES", 60)
+    source = coloured_source(per_class=80, size=4).train
+    streamed = Preprocessing.fit(source, zca_eps=0.1)
+    used = source.images[::4]
+    moments = Preprocessing.fit(source)
+    expected = ZCAWhitening(dim=0, eps=0.1, compute_inv=False).fit(moments.forward(used)).transform_matrix
+    torch.testing.assert_close(streamed.whitening.matrix, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_moments_in_parts_are_exact(monkeypatch):
+    whole = Preprocessing.fit(images())
+    monkeypatch.setattr(preprocessing, "_PART", 7)
+    parts = Preprocessing.fit(images())
+    assert torch.equal(whole.mean, parts.mean) and torch.equal(whole.std, parts.std)
 
 
 def test_plain_zca_whitens():
@@ -83,3 +114,5 @@ def test_it_describes_itself():
 def test_eps_must_be_positive():
     with pytest.raises(ConfigError, match="eps must be above 0"):
         Preprocessing.fit(images(), zca_eps=0.0)
+    with pytest.raises(ConfigError, match="eps must be above 0"):
+        Whitening.fit_streamed(lambda: [images().float()], eps=0.0)
