@@ -20,6 +20,10 @@ class ConfigError(AtomError):
     """Options that are impossible or do not fit each other (the command line exits with 2)."""
 
 
+class ModelError(ConfigError):
+    """A network that is unknown, or that cannot take the images."""
+
+
 class SourceError(AtomError):
     """Real images that are missing, unreadable, or too few."""
 

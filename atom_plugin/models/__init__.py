@@ -1,0 +1,125 @@
+"""Networks for small images by name: the architectures of the papers' tables, and any of timm's.
+
+``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` and ``vit`` are those of the cross-architecture tables of ATOM and DataDAM
+(:mod:`~atom_plugin.models.papers`); ``timm:NAME`` is a model of timm, made fit for the image size where its family allows
+it (:mod:`~atom_plugin.models.timm_models`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from atom_plugin.errors import ConfigError, ModelError, did_you_mean
+from atom_plugin.models import papers, timm_models
+from atom_plugin.networks import ConvNetConfig
+
+__all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models"]
+
+PAPER_MODELS = ("convnet", *papers.BUILDERS)
+TIMM_PREFIX = "timm:"
+
+
+def build_model(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    generator: torch.Generator | None = None,
+    convnet: ConvNetConfig | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A network of that name, in train mode: preprocessed images (N, C, H, W) to logits (N, ``classes``).
+
+    ``image_shape`` is (C, H, W). Parameters are drawn on the CPU from ``generator``, and the global random state stays as it
+    was; without one, as torch draws them. ``convnet`` is what the name ``"convnet"`` builds. ``options`` are keyword
+    arguments of whatever the name builds: fields of :class:`~atom_plugin.networks.ConvNetConfig`, arguments of the functions
+    of :mod:`~atom_plugin.models.papers`, or what ``timm.create_model`` takes, which go before our own choice.
+
+    A network other than ``"convnet"`` has seen a batch of two blank images, in eval mode, before it is returned. Raises
+    ModelError, in one line, for an unknown name or option and for images that it cannot take.
+    """
+    channels, height, width = image_shape
+    if min(channels, height, width, classes) < 1:
+        raise ModelError(f"{name} needs images and classes, not {channels}x{height}x{width} and {classes}")
+    options = dict(options or {})
+    if name == "convnet":
+        return _convnet(convnet or ConvNetConfig(), options).build(image_shape, classes, generator=generator)
+    if name in papers.BUILDERS:
+        build = papers.BUILDERS[name]
+    elif name.startswith(TIMM_PREFIX):
+        build = timm_models.builder(name.removeprefix(TIMM_PREFIX))
+    else:
+        hint = did_you_mean(name, PAPER_MODELS)
+        raise ModelError(
+            f"no model is called {name!r}; {hint}known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
+        )
+    size = f"{channels}x{height}x{width}"
+    with _draws_from(generator), torch.device("cpu"):
+        try:
+            network = build(image_shape, classes, **options)
+            logits = _dry_run(network, image_shape)
+        except (ConfigError, ImportError):
+            raise
+        except Exception as error:  # whatever a foreign constructor or forward pass may raise
+            reason = " ".join(str(error).split())[:200] or "without a message"
+            given = f" with {', '.join(f'{key}={value!r}' for key, value in options.items())}" if options else ""
+            raise ModelError(
+                f"{name}{given} cannot take {size} images ({type(error).__name__}: {reason}); "
+                f"{_made_for(name)}choose another model{', other options' if options else ''} or larger images"
+            ) from error
+    if logits.shape != (2, classes):
+        raise ModelError(f"{name} gives {tuple(logits.shape)} for two {size} images, not logits (2, {classes})")
+    return network.train()
+
+
+def list_models(pattern: str | None) -> list[str]:
+    """The papers' five names; then timm's as ``timm:NAME``, those that the shell-style ``pattern`` matches, sorted.
+
+    ``pattern`` is matched with and without the prefix: ``"vit_tiny*"`` or ``"timm:vit_tiny*"``. None lists none of timm's.
+    """
+    if pattern is None:
+        return list(PAPER_MODELS)
+    found = timm_models.names(pattern.removeprefix(TIMM_PREFIX))
+    return [*PAPER_MODELS, *(TIMM_PREFIX + name for name in found)]
+
+
+def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig:
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ModelError(f"convnet has no option {name!r}; {hint}known: {', '.join(known)}")
+    return dataclasses.replace(config, **options)
+
+
+@contextmanager
+def _draws_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Torch's initialisers, which listen to the global CPU state alone, seeded from ``generator`` inside."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
+        yield
+
+
+@torch.no_grad()
+def _dry_run(network: nn.Module, image_shape: tuple[int, int, int]) -> torch.Tensor:
+    """Logits of two blank images: channels-last, as training hands them over, in eval mode, where nothing is drawn."""
+    images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
+    logits: torch.Tensor = network.eval()(images)
+    return logits
+
+
+def _made_for(name: str) -> str:
+    if not name.startswith(TIMM_PREFIX):
+        return ""
+    height, width = timm_models.usual_size(name.removeprefix(TIMM_PREFIX))
+    return f"it was made for {height}x{width}; "

@@ -1,0 +1,106 @@
+"""Any of timm's models for small images: what its constructor takes is asked for, and its stem is made to reduce less.
+
+Nothing here knows a family by name. A model is first built without storage (torch's meta device) to see what it is: which
+arguments its constructor takes, its first convolution, and by how much its last map is smaller than the image.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from atom_plugin.errors import ModelError, did_you_mean
+from atom_plugin.models.papers import patch_for
+from atom_plugin.models.stems import first_convolution, is_patch_embedding, soften_stem
+
+SMALL = 64  # pixels of the shorter side from which on timm's convolutional stems stay as they are
+_TOKENS = 8  # tokens along the shorter side, where every block sees the same
+_FIRST_TOKENS = 16  # and in the first stage of a pyramid, which ends with 2x2 after three halvings
+_WINDOW = 7  # Swin's own
+_NOT_FROM_SCRATCH = ("pretrained", "checkpoint_path", "features_only")
+
+
+def names(pattern: str) -> list[str]:
+    """timm's names that match the shell-style pattern, in its natural order, without those of pretrained weights."""
+    import timm
+
+    found: list[str] = timm.list_models(pattern)
+    return found
+
+
+def usual_size(name: str) -> tuple[int, int]:
+    """(H, W) of the images that timm's weights of that model were made for."""
+    from timm.models import get_pretrained_cfg
+
+    _, height, width = get_pretrained_cfg(name).input_size
+    return height, width
+
+
+def builder(name: str) -> Callable[..., nn.Module]:
+    """What builds timm's model ``name``. Raises ModelError if timm has none of that name."""
+    import timm
+
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}--list-models '*PART*' lists its names")
+    return lambda image_shape, classes, **options: _build(name, image_shape, classes, options)
+
+
+def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> nn.Module:
+    """timm's model with random weights, fit for ``image_shape`` as docs/models.md says; ``options`` go first."""
+    import timm
+
+    for option in _NOT_FROM_SCRATCH:
+        if option in options:
+            raise ModelError(f"{option} is no option here: networks start from random weights and give logits")
+    channels, *size = image_shape
+    arguments = {"num_classes": classes, "in_chans": channels, **options}
+    with torch.device("meta"):
+        outline: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    chosen = _size_arguments(outline, (size[0], size[1]))
+    network: nn.Module = timm.create_model(name, pretrained=False, **{**chosen, **arguments})
+    if min(size) < SMALL and not (chosen.keys() | options.keys()) & {"patch_size"} and not _is_fixed(outline):
+        soften_stem(network)
+    return network
+
+
+def _size_arguments(outline: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
+    """Arguments of the constructor that say how large the images are and how they are cut."""
+    takes = _constructor_arguments(type(outline))
+    chosen: dict[str, Any] = {"img_size": size} if "img_size" in takes else {}
+    stem = first_convolution(outline)
+    if "patch_size" in takes and stem is not None and is_patch_embedding(stem):
+        largest = stem.stride[0]
+        pyramid = _reduction(outline) > largest
+        patch = min(largest, patch_for(size, _FIRST_TOKENS if pyramid else _TOKENS))
+        chosen["patch_size"] = patch
+        if pyramid and {"img_size", "window_size"} <= takes:
+            grid = math.gcd(size[0] // patch, size[1] // patch)
+            chosen["window_size"] = max(side for side in range(1, _WINDOW + 1) if grid % side == 0)
+    return chosen
+
+
+def _constructor_arguments(kind: type) -> set[str]:
+    """Names that ``kind`` and the classes under it take; a subclass may pass on what it does not name."""
+    takes: set[str] = set()
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        if "__init__" in vars(base):
+            takes |= inspect.signature(vars(base)["__init__"]).parameters.keys()
+    return takes
+
+
+def _reduction(outline: nn.Module) -> int:
+    """Pixels of the image per place of the last map, along one side; 1 where timm does not say."""
+    info: Any = getattr(outline, "feature_info", None)
+    return int(info[-1]["reduction"]) if info else 1
+
+
+def _is_fixed(outline: nn.Module) -> bool:
+    """Whether the model is built for one image size, so that its maps must not come out larger than it expects."""
+    config: Any = outline.default_cfg
+    return bool(config.get("fixed_input_size"))
