@@ -55,7 +55,8 @@ def build_model(
     elif name.startswith(TIMM_PREFIX):
         build = timm_models.builder(name.removeprefix(TIMM_PREFIX))
     else:
-        hint = did_you_mean(name, PAPER_MODELS)
+        timms = timm_models.names(name)  # its names hold no wildcards: itself or nothing
+        hint = f"did you mean {TIMM_PREFIX + timms[0]!r}? " if timms else did_you_mean(name, PAPER_MODELS)
         raise ModelError(
             f"no model is called {name!r}; {hint}known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
         )

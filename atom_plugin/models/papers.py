@@ -11,10 +11,11 @@ zeros; larger ones are pooled to one size before the classifier. Both do nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
-from atom_plugin.errors import ModelError, did_you_mean
+from atom_plugin.errors import ModelError
 from atom_plugin.networks import NORMALISATIONS
 
 _POOL = 0  # in a plan: a 2x2 max-pooling
@@ -66,8 +67,9 @@ def resnet18(image_shape: tuple[int, int, int], classes: int, *, normalisation: 
 
     channels = image_shape[0]
     normalise = _normalisation(normalisation)
+    block: Any = BasicBlock  # annotated as an instance where the class is meant
     network: nn.Module = ResNet(
-        BasicBlock,
+        block,
         (2, 2, 2, 2),
         num_classes=classes,
         in_chans=channels,
@@ -101,14 +103,14 @@ def vit(
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    channels, *size = image_shape
+    channels, size = image_shape[0], image_shape[1:]
     patch = patch_size or patch_for(size, 8)
     if any(side % patch for side in size):
         raise ModelError(
             f"vit cannot cut {size[0]}x{size[1]} images into patches of {patch}; choose one that divides both"
         )
     network: nn.Module = VisionTransformer(
-        img_size=tuple(size),
+        img_size=size,
         patch_size=patch,
         in_chans=channels,
         num_classes=classes,
@@ -160,8 +162,7 @@ def _convolutions(plan: Sequence[int | tuple[int, int]], channels: int, normalis
 
 def _normalisation(name: str) -> Callable[[int], nn.Module]:
     if name not in NORMALISATIONS:
-        hint = did_you_mean(name, NORMALISATIONS)
-        raise ModelError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, not {name!r}; {hint}".rstrip("; "))
+        raise ModelError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, not {name!r}")
     return NORMALISATIONS[name]
 
 

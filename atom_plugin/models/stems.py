@@ -1,4 +1,4 @@
-"""Stems of convolutional networks, made to reduce small images less: half the first stride, no max-pooling after it.
+"""Stems of networks, made to reduce small images less: smaller patches; half the first stride, and no pooling after it.
 
 ImageNet's networks shrink their 224x224 images 32 times; of 32x32 images one place would be left. The common remedy for
 CIFAR (He et al., 2016, section 4.2) is a 3x3 stride-1 first convolution and no max-pooling.
@@ -30,22 +30,35 @@ def is_patch_embedding(convolution: nn.Conv2d) -> bool:
     return convolution.kernel_size == convolution.stride and convolution.stride[0] > 1
 
 
-def soften_stem(network: nn.Module) -> None:
-    """Halve the stride of the first convolution, in place, and take out a pooling that follows in the stem.
+def cut_patches(network: nn.Module, patch: int, size: tuple[int, int]) -> None:
+    """Make the first convolution cut images of ``size`` (H, W) into patches of ``patch`` pixels, in place.
 
-    Stride 2 becomes 1, and a kernel larger than 3x3 then becomes its middle 3x3, as in CIFAR's ResNets; stride 4 becomes 2, and
-    a patch of 4x4 then one of 2x2. Cropped kernels are scaled so that the variance of what they give stays. A first
-    convolution of stride 1 stays as it is, and so does what follows it.
+    timm's patch embeddings are told, too; the number of patches must then be the one that the network was built for.
+    """
+    convolution, name = first_convolution(network), _first_name(network)
+    assert convolution is not None and name is not None
+    if convolution.stride == (patch, patch):
+        return
+    _crop(convolution, patch)
+    convolution.stride = (patch, patch)
+    embedding: Any = network.get_submodule(name.rpartition(".")[0])
+    if hasattr(embedding, "set_input_size"):
+        embedding.patch_size = (patch, patch)
+        embedding.set_input_size(img_size=size)
+
+
+def soften_stem(network: nn.Module) -> None:
+    """Halve the stride of a first convolution whose windows overlap, in place; take out a pooling that follows in the stem.
+
+    Stride 2 becomes 1, and a kernel larger than 3x3 then becomes its middle 3x3, as in CIFAR's ResNets; stride 4 becomes 2.
+    A first convolution of stride 1 stays as it is, and so does what follows it.
     """
     convolution, name = first_convolution(network), _first_name(network)
     if convolution is None or name is None or convolution.stride[0] < 2:
         return
-    patches = is_patch_embedding(convolution)
-    convolution.stride = (max(1, convolution.stride[0] // 2), max(1, convolution.stride[1] // 2))
-    if patches:
-        _crop(convolution, convolution.stride[0])
+    convolution.stride = (convolution.stride[0] // 2, convolution.stride[1] // 2)
     # Without padding of its own something else pads, for the kernel that it knows.
-    elif convolution.stride == (1, 1) and convolution.kernel_size > (3, 3) and convolution.padding != (0, 0):
+    if convolution.stride == (1, 1) and convolution.kernel_size > (3, 3) and convolution.padding != (0, 0):
         _crop(convolution, 3)
         convolution.padding = (1, 1)
     _drop_pooling(network, name)
@@ -59,7 +72,7 @@ def _first_name(network: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _crop(convolution: nn.Conv2d, side: int) -> None:
-    """Keep the middle ``side`` x ``side`` of the kernel."""
+    """Keep the middle ``side`` x ``side`` of the kernel, scaled so that the variance of what it gives stays."""
     height, width = convolution.kernel_size
     top, left = (height - side) // 2, (width - side) // 2
     middle = convolution.weight[:, :, top : top + side, left : left + side]

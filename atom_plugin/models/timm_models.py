@@ -16,7 +16,7 @@ from torch import nn
 
 from atom_plugin.errors import ModelError, did_you_mean
 from atom_plugin.models.papers import patch_for
-from atom_plugin.models.stems import first_convolution, is_patch_embedding, soften_stem
+from atom_plugin.models.stems import cut_patches, first_convolution, is_patch_embedding, soften_stem
 
 SMALL = 64  # pixels of the shorter side from which on timm's convolutional stems stay as they are
 _TOKENS = 8  # tokens along the shorter side, where every block sees the same
@@ -37,8 +37,9 @@ def usual_size(name: str) -> tuple[int, int]:
     """(H, W) of the images that timm's weights of that model were made for."""
     from timm.models import get_pretrained_cfg
 
-    _, height, width = get_pretrained_cfg(name).input_size
-    return height, width
+    config: Any = get_pretrained_cfg(name)
+    _, height, width = config.input_size
+    return int(height), int(width)
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
@@ -58,13 +59,25 @@ def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: 
     for option in _NOT_FROM_SCRATCH:
         if option in options:
             raise ModelError(f"{option} is no option here: networks start from random weights and give logits")
-    channels, *size = image_shape
+    channels, size = image_shape[0], image_shape[1:]
     arguments = {"num_classes": classes, "in_chans": channels, **options}
     with torch.device("meta"):
         outline: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    chosen = _size_arguments(outline, (size[0], size[1]))
-    network: nn.Module = timm.create_model(name, pretrained=False, **{**chosen, **arguments})
-    if min(size) < SMALL and not (chosen.keys() | options.keys()) & {"patch_size"} and not _is_fixed(outline):
+    arguments = {**_size_arguments(outline, size), **arguments}
+    patch = None if "patch_size" in options else _patch(outline, size)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    except TypeError as error:
+        if patch is None or "multiple values for keyword argument 'patch_size'" not in str(error):
+            raise
+        # timm's functions for MLPs fix the patch: ask for as many tokens, of its patches, and cut smaller ones below.
+        del arguments["patch_size"]
+        own = _own_patch(outline)
+        arguments["img_size"] = (size[0] // patch * own, size[1] // patch * own)
+        network = timm.create_model(name, pretrained=False, **arguments)
+    if patch is not None and "patch_size" not in arguments:
+        cut_patches(network, patch, size)
+    elif patch is None and min(size) < SMALL and not _is_fixed(outline):
         soften_stem(network)
     return network
 
@@ -73,13 +86,11 @@ def _size_arguments(outline: nn.Module, size: tuple[int, int]) -> dict[str, Any]
     """Arguments of the constructor that say how large the images are and how they are cut."""
     takes = _constructor_arguments(type(outline))
     chosen: dict[str, Any] = {"img_size": size} if "img_size" in takes else {}
-    stem = first_convolution(outline)
-    if "patch_size" in takes and stem is not None and is_patch_embedding(stem):
-        largest = stem.stride[0]
-        pyramid = _reduction(outline) > largest
-        patch = min(largest, patch_for(size, _FIRST_TOKENS if pyramid else _TOKENS))
+    patch = _patch(outline, size)
+    # Without an image size it is a convolutional network, which may make up for a smaller patch in its first stage.
+    if patch is not None and {"img_size", "patch_size"} <= takes:
         chosen["patch_size"] = patch
-        if pyramid and {"img_size", "window_size"} <= takes:
+        if "window_size" in takes and _is_pyramid(outline):
             grid = math.gcd(size[0] // patch, size[1] // patch)
             chosen["window_size"] = max(side for side in range(1, _WINDOW + 1) if grid % side == 0)
     return chosen
@@ -94,10 +105,23 @@ def _constructor_arguments(kind: type) -> set[str]:
     return takes
 
 
-def _reduction(outline: nn.Module) -> int:
-    """Pixels of the image per place of the last map, along one side; 1 where timm does not say."""
+def _own_patch(outline: nn.Module) -> int:
+    """Side in pixels of the patches that the first convolution cuts; 0 where it cuts none."""
+    stem = first_convolution(outline)
+    return stem.stride[0] if stem is not None and is_patch_embedding(stem) else 0
+
+
+def _patch(outline: nn.Module, size: tuple[int, int]) -> int | None:
+    """The patch for images of ``size`` (H, W), none larger than the model's own; None where it has none."""
+    own = _own_patch(outline)
+    return min(own, patch_for(size, _FIRST_TOKENS if _is_pyramid(outline) else _TOKENS)) if own else None
+
+
+def _is_pyramid(outline: nn.Module) -> bool:
+    """Whether maps become smaller after the first convolution."""
+    stem = first_convolution(outline)
     info: Any = getattr(outline, "feature_info", None)
-    return int(info[-1]["reduction"]) if info else 1
+    return bool(info) and stem is not None and info[-1]["reduction"] > stem.stride[0]
 
 
 def _is_fixed(outline: nn.Module) -> bool:
