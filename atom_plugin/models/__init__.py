@@ -122,5 +122,5 @@ def _dry_run(network: nn.Module, image_shape: tuple[int, int, int]) -> torch.Ten
 def _made_for(name: str) -> str:
     if not name.startswith(TIMM_PREFIX):
         return ""
-    height, width = timm_models.usual_size(name.removeprefix(TIMM_PREFIX))
-    return f"it was made for {height}x{width}; "
+    size = timm_models.usual_size(name.removeprefix(TIMM_PREFIX))
+    return f"it was made for {size}; " if size else ""

@@ -29,17 +29,16 @@ def names(pattern: str) -> list[str]:
     """timm's names that match the shell-style pattern, in its natural order, without those of pretrained weights."""
     import timm
 
-    found: list[str] = timm.list_models(pattern)
+    found: list[str] = timm.list_models(pattern) if pattern else []  # no pattern would be all of them
     return found
 
 
-def usual_size(name: str) -> tuple[int, int]:
-    """(H, W) of the images that timm's weights of that model were made for."""
+def usual_size(name: str) -> str | None:
+    """``"224x224"``: height and width of the images that timm's model of that name was made for; None if it tells none."""
     from timm.models import get_pretrained_cfg
 
     config: Any = get_pretrained_cfg(name)
-    _, height, width = config.input_size
-    return int(height), int(width)
+    return None if config is None else "{}x{}".format(*config.input_size[1:])
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
@@ -48,7 +47,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
 
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
-        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}--list-models '*PART*' lists its names")
+        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}--list-models PATTERN lists its names")
     return lambda image_shape, classes, **options: _build(name, image_shape, classes, options)
 
 
@@ -61,8 +60,7 @@ def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: 
             raise ModelError(f"{option} is no option here: networks start from random weights and give logits")
     channels, size = image_shape[0], image_shape[1:]
     arguments = {"num_classes": classes, "in_chans": channels, **options}
-    with torch.device("meta"):
-        outline: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    outline = _outline(name, arguments)
     arguments = {**_size_arguments(outline, size), **arguments}
     patch = None if "patch_size" in options else _patch(outline, size)
     try:
@@ -80,6 +78,19 @@ def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: 
     elif patch is None and min(size) < SMALL and not _is_fixed(outline):
         soften_stem(network)
     return network
+
+
+def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """timm's model as it is by default, without storage if it can be built so: for its structure only."""
+    import timm
+
+    outline: nn.Module
+    try:
+        with torch.device("meta"):
+            outline = timm.create_model(name, pretrained=False, **arguments)
+    except (RuntimeError, NotImplementedError):  # older releases read numbers off tensors as they build some
+        outline = timm.create_model(name, pretrained=False, **arguments)
+    return outline
 
 
 def _size_arguments(outline: nn.Module, size: tuple[int, int]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def timm_family(family, size=32, **options):
     return build(f"timm:{name}", (3, size, size), options={**smaller, **options})
 
 
-def batch(shape, count=4):
+def batch(shape, count=2):
     images = torch.randn(count, *shape, generator=generator_for(0, "images"))
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -62,7 +62,7 @@ def outputs(network, images, kinds):
 
 def train_and_predict(network, shape):
     """One step of SGD: every parameter has a gradient, some of them move, and logits stay finite."""
-    images, labels = batch(shape), torch.arange(4)
+    images, labels = batch(shape), torch.arange(2)
     network = network.to(memory_format=torch.channels_last)
     assert network.training
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -75,21 +75,27 @@ def train_and_predict(network, shape):
     assert any(moved)  # not all: what starts at 0 lets no gradient through in the first step
     with torch.no_grad():
         logits = network.eval()(images)
-    assert logits.shape == (4, 5)
+    assert logits.shape == (2, 5)
     assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 64, 64), (1, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28)], ids=str)
 def test_the_papers_networks_train_and_predict(name, shape):
     train_and_predict(build(name, shape), shape)
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)
-@pytest.mark.parametrize("shape", [(3, 128, 128), (1, 32, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 128, 128), (1, 32, 48)], ids=str)
 def test_the_papers_networks_take_large_and_oblong_images(name, shape):
+    assert build(name, shape).training  # after a forward pass of its own
+
+
+@pytest.mark.parametrize("name", PAPER_MODELS)
+def test_the_papers_networks_tell_eight_pixels_apart(name):
     with torch.no_grad():
-        assert build(name, shape).eval()(batch(shape, 1)).shape == (1, 5)
+        logits = build(name, (1, 8, 8)).eval()(batch((1, 8, 8), 2))
+    assert not torch.allclose(logits[0], logits[1], atol=1e-4)  # as they would, were the last maps of one place
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,7 +104,7 @@ def test_timms_families_train_and_predict(family, size):
     train_and_predict(timm_family(family, size), (3, size, size))
 
 
-@pytest.mark.parametrize("family", ["vit", "swin", "convnext", "mobilenet v3", "mixer", "resnet"])
+@pytest.mark.parametrize("family", ["swin", "convnext", "mobilenet v3", "resnet"])
 def test_timms_families_take_one_channel_at_28_pixels(family):
     name, options = FAMILIES[family]
     train_and_predict(build(f"timm:{name}", (1, 28, 28), options=options), (1, 28, 28))
@@ -200,6 +206,20 @@ def test_windows_divide_the_map_without_padding():
         assert grid % block.window_size[0] == 0
 
 
+def test_models_that_cannot_be_built_without_storage_are_built_with_it(monkeypatch):
+    import timm
+
+    create = timm.create_model
+
+    def on_no_meta(*arguments, **options):
+        if torch.get_default_device().type == "meta":
+            raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(timm, "create_model", on_no_meta)
+    assert timm_family("vit").patch_embed.grid_size == (8, 8)
+
+
 def test_options_go_before_our_own_choice():
     assert timm_family("vit", patch_size=8).patch_embed.grid_size == (4, 4)
     assert build("convnet", convnet=ConvNetConfig(depth=1), options={"width": 16}).config == ConvNetConfig(
@@ -215,7 +235,7 @@ def test_convnet_is_the_configured_one():
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", [*PAPER_MODELS, "timm:mobilenetv3_small_050", "timm:mixer_s32_224"])
+@pytest.mark.parametrize("name", [*PAPER_MODELS, "timm:mobilenetv3_small_050"])
 def test_parameters_follow_the_generator_and_nothing_else(name):
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -242,6 +262,7 @@ def test_without_a_generator_torch_draws():
     ("name", "shape", "options", "says"),
     [
         ("resnet81", (3, 32, 32), {}, "did you mean 'resnet18'"),
+        ("", (3, 32, 32), {}, "known: convnet"),
         ("vgg16", (3, 32, 32), {}, "did you mean 'timm:vgg16'"),
         ("timm:vit_tiny_patch16_22", (3, 32, 32), {}, "did you mean 'vit_tiny_patch16_224'"),
         ("timm:hf-hub:timm/resnet18.a1_in1k", (3, 32, 32), {}, "has no model"),
@@ -276,4 +297,5 @@ def test_names_are_listed_by_pattern():
     assert "timm:convnext_atto" in found
     assert all("convnext" in name for name in found[5:])
     assert list_models("timm:convnext_*tt*") == found
-    assert list_models("nothing-is-called-this") == list(PAPER_MODELS)
+    for none in ("nothing-is-called-this", "", "timm:"):
+        assert list_models(none) == list(PAPER_MODELS)
