@@ -74,8 +74,9 @@ def build_model(
                 f"{name}{given} cannot take {size} images ({type(error).__name__}: {reason}); "
                 f"{_made_for(name)}choose another model{', other options' if options else ''} or larger images"
             ) from error
-    if logits.shape != (2, classes):
-        raise ModelError(f"{name} gives {tuple(logits.shape)} for two {size} images, not logits (2, {classes})")
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+        gives = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(f"{name} gives {gives} for two {size} images, not logits (2, {classes}); choose another model")
     return network.train()
 
 
@@ -112,11 +113,11 @@ def _draws_from(generator: torch.Generator | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _dry_run(network: nn.Module, image_shape: tuple[int, int, int]) -> torch.Tensor:
-    """Logits of two blank images: channels-last, as training hands them over, in eval mode, where nothing is drawn."""
+def _dry_run(network: nn.Module, image_shape: tuple[int, int, int]) -> object:
+    """What two blank images give: channels-last, as training hands them over, and in eval mode, where nothing is drawn."""
     images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
-    logits: torch.Tensor = network.eval()(images)
-    return logits
+    given: object = network.eval()(images)
+    return given
 
 
 def _made_for(name: str) -> str:
