@@ -13,6 +13,7 @@ from atom_plugin.device import resolve_device, resolve_precision
 from atom_plugin.errors import AtomError, ConfigError, SourceError
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.sources import SourceData, SourceRequest, Split, load_source, reload_source
+from atom_plugin.spread import sample_std
 from atom_plugin.synthetic_set import SyntheticSet
 from atom_plugin.training import TrainConfig, accuracy, train
 
@@ -35,7 +36,7 @@ class Evaluation:
     @property
     def std(self) -> float:
         """The sample standard deviation over networks; 0 for a single one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+        return sample_std(self.accuracies)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

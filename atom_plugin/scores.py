@@ -22,6 +22,7 @@ from atom_plugin.networks import ConvNetConfig
 from atom_plugin.randomness import generator_for
 from atom_plugin.selection import random_indices
 from atom_plugin.sources import SourceData
+from atom_plugin.spread import sample_std
 from atom_plugin.synthetic_set import Provenance, SyntheticSet
 from atom_plugin.training import TrainConfig, accuracy, train, train_on_real
 
@@ -215,13 +216,9 @@ def _check_weight(weight: float) -> None:
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": statistics.fmean(values), "std": _std(values), "n": len(values), "values": list(values)}
-
-
-def _std(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": sample_std(values), "n": len(values), "values": list(values)}
 
 
 def _spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
     mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {scale * _std(values):.{digits}f}" if len(values) > 1 else mean
+    return f"{mean} ± {scale * sample_std(values):.{digits}f}" if len(values) > 1 else mean

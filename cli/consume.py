@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_INT, json_option, run_options, source_options, training_options
+from atom_plugin.cli.options import POSITIVE_INT, is_given, json_option, run_options, source_options, training_options
 from atom_plugin.cli.replay import replay
 from atom_plugin.cli.score import score
 
@@ -65,8 +65,7 @@ def evaluate(
     from atom_plugin.evaluation import load_test_sources
 
     sets = [store.read(file) for file in files]
-    explicit = ctx.get_parameter_source("dataset") is not click.core.ParameterSource.DEFAULT
-    tests = load_test_sources(list(map(str, files)), sets, dataset if explicit else None, request)
+    tests = load_test_sources(list(map(str, files)), sets, dataset if is_given(ctx, "dataset") else None, request)
     results = []
     for file, synthetic_set, data in zip(files, sets, tests, strict=True):
         result = _evaluate(file, synthetic_set, data, options, quiet=quiet)

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Command, Number, bundle, key_value_pairs
+from atom_plugin.cli.options import (
+    NORMALISATION,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    Command,
+    Number,
+    bundle,
+    key_value_pairs,
+)
 
 MATCHER_OPTIONS = ("p_s", "p_c", "task_balance", "loss_scale")
 FIELD_OPTIONS = (
@@ -105,7 +113,7 @@ def recipe_options(command: Command) -> Command:
         _chosen("--depth", POSITIVE_INT, "Blocks of the ConvNet; recipes follow the image size.", "N"),
         _chosen("--width", POSITIVE_INT, "Channels of each block.", "N"),
         _chosen("--activation", ["relu", "leakyrelu", "sigmoid", "swish"], "Activation."),
-        _chosen("--normalisation", ["none", "batch", "layer", "instance", "group"], "Normalisation."),
+        _chosen("--normalisation", NORMALISATION, "Normalisation."),
         _chosen("--pooling", ["none", "max", "avg"], "Pooling, with stride 2."),
         _chosen("--pool-size", [2, 3], "Side of the pooling window."),
         _chosen("--initialisation", ["uniform", "normal"], "How network weights are drawn."),

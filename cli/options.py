@@ -59,6 +59,7 @@ POSITIVE_INT = Number(int, at_least=1)
 POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
 SEED = Number(int, at_least=0, at_most=2**63 - 1)
+NORMALISATION = click.Choice(["none", "batch", "layer", "instance", "group"])  # written out: importing them takes torch
 
 
 def source_options(command: Command) -> Command:
@@ -171,7 +172,7 @@ def training_options(command: Command) -> Command:
     return bundle(
         click.option(
             "--normalisation",
-            type=click.Choice(["none", "batch", "layer", "instance", "group"]),
+            type=NORMALISATION,
             help="The networks' normalisation.  [default: as the set was made with]",
         ),
         click.option(
@@ -231,6 +232,12 @@ def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
         return command
 
     return decorate
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the user chose the parameter ``name``, rather than leaving its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 def key_value_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:

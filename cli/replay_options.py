@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
+from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
 NETWORK = ("normalisation", "width")
@@ -114,7 +114,7 @@ def training_options(command: Command) -> Command:
         ),
         click.option(
             "--normalisation",
-            type=click.Choice(["none", "batch", "layer", "instance", "group"]),
+            type=NORMALISATION,
             help="The network's normalisation.  [default: the recipe's]",
         ),
         click.option("--width", metavar="N", type=POSITIVE_INT, help="The network's channels.  [default: 128]"),

@@ -12,6 +12,7 @@ import click
 from atom_plugin.cli.options import (
     POSITIVE_INT,
     Number,
+    is_given,
     json_option,
     run_options,
     source_options,
@@ -104,7 +105,7 @@ def score(
     from atom_plugin.scores import score as run
     from atom_plugin.training import TrainConfig
 
-    given = {name for name in ("dataset", "full_epochs", "full_repeats") if _is_given(ctx, name)}
+    given = {name for name in ("dataset", "full_epochs", "full_repeats") if is_given(ctx, name)}
     if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:
         raise click.UsageError("--full-accuracy excludes --full-epochs and --full-repeats: there is nothing to train")
     sets = [store.read(file) for file in files]
@@ -131,10 +132,6 @@ def score(
     if as_json:
         results = zip(files, scored, strict=True)
         click.echo(json.dumps([{"file": str(file), **result.to_json()} for file, (*_, result) in results]))
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def _trained_before(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import Command, Number, bundle, force_option, key_value_pairs, source_options
+from atom_plugin.cli.options import Command, Number, bundle, force_option, is_given, key_value_pairs, source_options
 from atom_plugin.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def import_(
 
     refuse_input(path, output)
     refuse_existing(output, force=force)
-    named = _given(ctx, "dataset")
-    if not named and (idle := [name for name in _SOURCE_PARAMETERS if _given(ctx, name)]):
+    named = is_given(ctx, "dataset")
+    if not named and (idle := [name for name in _SOURCE_PARAMETERS if is_given(ctx, name)]):
         raise click.UsageError(
             f"--{idle[0].replace('_', '-')} is about the source of --dataset; name that as well", ctx
         )
@@ -213,11 +213,6 @@ def _context(
         constants=both_or_none(per_channel("mean", mean), per_channel("std", std)),
         method=method,
     )
-
-
-def _given(ctx: click.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 def _say(notes: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from atom_plugin.errors import ConfigError
 from atom_plugin.replay.configs import check_configs, flat_config
 from atom_plugin.replay.results import Key, StreamResult
+from atom_plugin.spread import sample_std
 
 _UNTOLD = "details."  # settings that stand in the file, but not above every table
 
@@ -110,7 +111,7 @@ def _summary(group: Iterable[StreamResult]) -> Summary:
         for run, value in zip(runs, values, strict=True):
             orders.setdefault(run.order, []).append(value)
         means = [statistics.fmean(each) for each in orders.values()]
-        return Spread(mean=statistics.fmean(means), std=statistics.stdev(means) if len(means) > 1 else 0.0)
+        return Spread(mean=statistics.fmean(means), std=sample_std(means))
 
     return Summary(
         policy=first.policy,

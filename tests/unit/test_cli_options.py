@@ -10,15 +10,18 @@ import pytest
 
 from atom_plugin.cli.options import (
     FRACTION,
+    NORMALISATION,
     POSITIVE_FLOAT,
     POSITIVE_INT,
     SEED,
     Number,
     force_option,
+    is_given,
     json_option,
     run_options,
     source_options,
 )
+from atom_plugin.networks import NORMALISATIONS
 from atom_plugin.sources import SourceRequest
 
 
@@ -119,3 +122,18 @@ def test_run_force_and_json_options_hand_over_their_names() -> None:
 def test_help_lists_a_bundle_in_its_order() -> None:
     command = click.command()(run_options(lambda **_: None))
     assert [option.name for option in command.params] == ["seed", "device", "precision", "quiet"]
+
+
+def test_a_default_that_is_repeated_counts_as_given() -> None:
+    @click.command()
+    @click.option("--seed", default=0)
+    @click.pass_context
+    def command(ctx: click.Context, seed: int) -> bool:
+        return is_given(ctx, "seed")
+
+    assert command.main(["--seed", "0"], standalone_mode=False) is True
+    assert command.main([], standalone_mode=False) is False
+
+
+def test_the_normalisations_offered_are_those_there_are() -> None:
+    assert list(NORMALISATION.choices) == list(NORMALISATIONS)

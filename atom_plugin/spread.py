@@ -1,0 +1,11 @@
+"""How far repeated measurements lie apart."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+
+def sample_std(values: Sequence[float]) -> float:
+    """The sample standard deviation (divisor n - 1); 0 for a single value, which tells of no spread."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
