@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,3 +46,20 @@ def _cpu_has_bfloat16() -> bool:
     """AVX512-BF16 or AMX; without them oneDNN emulates bfloat16, slower than float32."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def describe_hardware(device: torch.device) -> str:
+    """What computes, for results: a GPU's name, or the processor's with the threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads" + ("" if device.type == "cpu" else f", {device.type}")
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it; ``platform`` has it on other systems."""
+    table = Path("/proc/cpuinfo")
+    for line in table.read_text().splitlines() if table.exists() else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +18,20 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     name = "/".join(map(str, (seed, *purpose)))
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+@contextmanager
+def global_draws_from(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Within, torch's global state is seeded from one draw of ``generator``; after, it is as it was.
+
+    For code that offers no generator of its own: dropout, torchvision's transforms. The CPU's state, and that of ``device``
+    where it is a CUDA one.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every accelerator as well
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -4,51 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
+from atom_plugin.augmentation import Augmentation
 from atom_plugin.device import autocast
-from atom_plugin.errors import ConfigError, DivergenceError
+from atom_plugin.errors import DivergenceError
 from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNetConfig
+from atom_plugin.pixel_policies import POLICIES, pixel_policy, pixels_of
 from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.randomness import generator_for
+from atom_plugin.randomness import generator_for, global_draws_from
 from atom_plugin.sources import Split
 from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.training_recipes import TrainConfig
+
+__all__ = ["Architecture", "TrainConfig", "accuracy", "train", "train_on_real"]
 
 _TEST_BATCH = 128
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The field's evaluation: SGD, momentum, weight decay, the learning rate times 0.1 at half, siamese augmentation.
+class Architecture(Protocol):
+    """What builds fresh networks: :class:`~atom_plugin.networks.ConvNetConfig`, or any other with this method."""
 
-    DataDAM's code trains 1,800 epochs at batch 64, DM's 1,000 at batch 256. Each image of a batch is augmented on its own.
-    """
-
-    epochs: int = 800
-    batch_size: int = 256
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    augmentation: str = DEFAULT_STRATEGY
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ConfigError(f"lr must be above 0, not {self.lr}")
-        Augmentation(strategy=self.augmentation)
+    def build(
+        self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
+    ) -> nn.Module:
+        """A network for images (C, H, W), its weights drawn from ``generator``. Raises ConfigError where it cannot be."""
 
 
 def train(
     synthetic_set: SyntheticSet,
-    network_config: ConvNetConfig,
+    architecture: Architecture,
     config: TrainConfig,
     *,
     seed: int,
@@ -56,23 +45,21 @@ def train(
     precision: str = "float32",
     on_epoch: Callable[[int], object] | None = None,
 ) -> nn.Module:
-    """A fresh network of ``network_config``, trained on the set. Raises DivergenceError where the loss blows up."""
-    shape, classes = synthetic_set.preprocessing.image_shape, len(synthetic_set.class_names)
-    network = network_config.build(shape, classes, generator=generator_for(seed, "network"))
-    images, labels = synthetic_set.images.to(device), synthetic_set.labels.to(device)
-
-    def batch(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        index = chosen.to(device)
-        return images[index], labels[index]
-
-    return _fit(network, batch, len(labels), config, seed=seed, device=device, precision=precision, on_epoch=on_epoch)
+    """A fresh network of ``architecture``, trained on the set. Raises DivergenceError where the loss blows up."""
+    preprocessing, classes = synthetic_set.preprocessing, len(synthetic_set.class_names)
+    batch = _set_batches(synthetic_set, config, device)
+    network = architecture.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
+    count = len(synthetic_set)
+    return _fit(
+        network, batch, count, classes, config, seed=seed, device=device, precision=precision, on_epoch=on_epoch
+    )
 
 
 def train_on_real(
     real: Split,
     preprocessing: Preprocessing,
     classes: int,
-    network_config: ConvNetConfig,
+    architecture: Architecture,
     config: TrainConfig,
     *,
     seed: int,
@@ -84,19 +71,53 @@ def train_on_real(
 
     A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
     """
-    network = network_config.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
+    network = architecture.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
+    batch = _pixel_batches(real.images, real.labels, preprocessing, config, device)
+    return _fit(
+        network, batch, len(real), classes, config, seed=seed, device=device, precision=precision, on_epoch=on_epoch
+    )
+
+
+_Batch = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+"""From indices: the images there, preprocessed, augmented and on the device, and their labels."""
+
+
+def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, device: torch.device) -> _Batch:
+    if config.augmentation in POLICIES:
+        preprocessing = synthetic_set.preprocessing
+        pixels = pixels_of(synthetic_set.images, preprocessing)
+        return _pixel_batches(pixels, synthetic_set.labels, preprocessing, config, device)
+    images, labels = synthetic_set.images.to(device), synthetic_set.labels.to(device)
+    augmentation = Augmentation(strategy=config.augmentation)
+
+    def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        index = chosen.to(device)
+        return augmentation.per_sample(images[index], generator), labels[index]
+
+    return batch
+
+
+def _pixel_batches(
+    pixels: torch.Tensor, labels: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, device: torch.device
+) -> _Batch:
+    """Of uint8 ``pixels``: policies see those, siamese operations what preprocessing makes of them."""
     prepare = preprocessing.to(device)
+    policy = pixel_policy(config.augmentation, pixels.shape[1]) if config.augmentation in POLICIES else None
+    augmentation = Augmentation(strategy="none" if policy else config.augmentation)
 
-    def batch(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return prepare.forward(real.images[chosen].to(device)), real.labels[chosen].to(device)
+    def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures = pixels[chosen] if policy is None else policy(pixels[chosen], generator)
+        images = prepare.forward(pictures.to(device))
+        return augmentation.per_sample(images, generator), labels[chosen].to(device)
 
-    return _fit(network, batch, len(real), config, seed=seed, device=device, precision=precision, on_epoch=on_epoch)
+    return batch
 
 
 def _fit(
     network: nn.Module,
-    batch: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    batch: _Batch,
     count: int,
+    classes: int,
     config: TrainConfig,
     *,
     seed: int,
@@ -104,23 +125,23 @@ def _fit(
     precision: str,
     on_epoch: Callable[[int], object] | None,
 ) -> nn.Module:
-    """Train on ``count`` images; ``batch`` gives those at some indices, preprocessed and on the device, and their labels."""
+    """Train on the ``count`` images that ``batch`` hands out, of ``classes`` classes."""
     network.to(memory_format=torch.channels_last).to(device).train()
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    # A milestone at 0 would lower the rate before the first step.
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[max(1, config.epochs // 2)], gamma=0.1)
-    augmentation = Augmentation(strategy=config.augmentation)
+    optimizer = config.build_optimizer(network)
+    schedule = config.build_schedule(optimizer)
     generator = generator_for(seed, "train")
-    with reuse_freed_memory() if device.type == "cpu" else nullcontext():
+    with (
+        reuse_freed_memory() if device.type == "cpu" else nullcontext(),
+        global_draws_from(generator_for(seed, "dropout"), device),
+    ):
         for epoch in range(config.epochs):
             for chosen in torch.randperm(count, generator=generator).split(config.batch_size):
-                images, labels = batch(chosen)
-                images = augmentation.per_sample(images, generator)
+                images, targets = batch(chosen, generator)
+                if config.cutmix:
+                    images, targets = _cut_and_mix(images, targets, classes, config.cutmix, generator)
                 with autocast(device, precision):
                     logits = network(images.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(logits.float(), labels)
+                loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -130,6 +151,17 @@ def _fit(
     if not torch.isfinite(loss):
         raise DivergenceError(f"training ended with a loss of {loss.item()}; lower --lr (now {config.lr:g})")
     return network
+
+
+def _cut_and_mix(
+    images: torch.Tensor, labels: torch.Tensor, classes: int, alpha: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every image with a box of its neighbour's, and the shares (N, classes) of both labels."""
+    from torchvision.transforms import v2
+
+    with global_draws_from(generator):
+        mixed: tuple[torch.Tensor, torch.Tensor] = v2.CutMix(num_classes=classes, alpha=alpha)(images, labels)
+    return mixed
 
 
 @torch.no_grad()

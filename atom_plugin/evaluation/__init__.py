@@ -1,0 +1,83 @@
+"""Judge a set as the papers do: fresh networks trained on it, tested on real images, the last epoch reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from atom_plugin.device import resolve_device, resolve_precision
+from atom_plugin.evaluation.architectures import CONVNET, NamedModel, Network, network_for, network_of
+from atom_plugin.evaluation.jobs import (
+    Cell,
+    Job,
+    Outcome,
+    Subject,
+    full_subjects,
+    network_seed,
+    plan_jobs,
+    run_jobs,
+    train_cell,
+)
+from atom_plugin.evaluation.results import Evaluation, summarise
+from atom_plugin.evaluation.results_file import ResultsFile
+from atom_plugin.evaluation.sources import check_test_source, find_test_source, load_test_sources
+from atom_plugin.sources import Split
+from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.training_recipes import TrainConfig
+
+__all__ = [
+    "CONVNET",
+    "Cell",
+    "Evaluation",
+    "Job",
+    "NamedModel",
+    "Network",
+    "Outcome",
+    "ResultsFile",
+    "Subject",
+    "check_test_source",
+    "evaluate",
+    "find_test_source",
+    "full_subjects",
+    "load_test_sources",
+    "network_for",
+    "network_of",
+    "network_seed",
+    "plan_jobs",
+    "run_jobs",
+    "summarise",
+    "train_cell",
+]
+
+
+def evaluate(
+    synthetic_set: SyntheticSet,
+    test: Split,
+    config: TrainConfig,
+    *,
+    model: str = CONVNET,
+    normalisation: str | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_epoch: Callable[[], object] | None = None,
+) -> Evaluation:
+    """Train ``repeats`` fresh networks on the set and test each. Network r of seed s is the same whatever the set.
+
+    ``model`` and ``normalisation`` are as :func:`network_for` has them. Raises ConfigError where the model cannot take the
+    images, DivergenceError where a loss blows up.
+    """
+    on = resolve_device(device)
+    subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on="")
+    jobs = plan_jobs(
+        [subject],
+        [model],
+        config,
+        normalisation=normalisation,
+        repeats=repeats,
+        seed=seed,
+        precision=resolve_precision(precision, on),
+    )
+    each_epoch = None if on_epoch is None else lambda _: on_epoch()
+    (evaluation,) = summarise(train_cell(jobs, device=on, on_epoch=each_epoch))
+    return evaluation

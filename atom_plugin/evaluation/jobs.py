@@ -1,0 +1,235 @@
+"""An evaluation as a list of independent jobs, one network each, and what runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, TypedDict
+
+import torch
+
+from atom_plugin.device import describe_hardware
+from atom_plugin.errors import AtomError, ConfigError
+from atom_plugin.evaluation.architectures import Network, network_for, network_of
+from atom_plugin.sources import SourceData, Split
+from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.training import accuracy, train, train_on_real
+from atom_plugin.training_recipes import TrainConfig
+
+FULL = "full"  # the method of rows whose networks saw all real images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What networks are trained on, called ``name`` in results, and the real images ``test`` that they are tested on.
+
+    With ``real`` they train on those, under the set's preprocessing, and not on the set. ``tested_on`` is the fingerprint of
+    the source that both are of.
+    """
+
+    name: str
+    synthetic_set: SyntheticSet
+    test: Split
+    tested_on: str
+    real: Split | None = None
+
+    def __len__(self) -> int:
+        return len(self.synthetic_set if self.real is None else self.real)
+
+    @property
+    def full(self) -> bool:
+        """Whether networks see real images in the set's place."""
+        return self.real is not None
+
+    @property
+    def method(self) -> str:
+        """What made the images: a matcher, a selection, or "full"."""
+        return FULL if self.full else self.synthetic_set.provenance.method
+
+    @property
+    def ipc(self) -> int | None:
+        """Images per class; None for all real images."""
+        return None if self.full else self.synthetic_set.ipc
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 of all that a network learns from: images, labels and preprocessing; not of where they come from."""
+        sha = hashlib.sha256()
+        preprocessing, whitening = self.synthetic_set.preprocessing, self.synthetic_set.preprocessing.whitening
+        parts = [preprocessing.mean, preprocessing.std]
+        if whitening is not None:
+            parts += [whitening.mean, whitening.matrix]
+        if self.full:
+            sha.update(f"{FULL} {self.tested_on}".encode())
+        else:
+            parts += [self.synthetic_set.images, self.synthetic_set.labels]
+        for part in parts:
+            array = part.cpu().contiguous().numpy()
+            sha.update(f"{array.dtype.str} {array.shape}\n".encode())
+            sha.update(array.tobytes())
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """One place of the table: networks of one architecture, trained one way on one subject."""
+
+    subject: Subject
+    model: str
+    network: Network
+    training: TrainConfig
+    precision: str
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON values; what decides the result beside the seed. Hardware and versions are not in it."""
+        return {
+            "trained_on": self.subject.fingerprint,
+            "full": self.subject.full,
+            "tested_on": self.subject.tested_on,
+            "model": self.model,
+            "network": asdict(self.network),
+            "training": asdict(self.training),
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One network: number ``repeat`` of a cell. ``index`` counts the jobs of an evaluation, whoever runs them."""
+
+    index: int
+    cell: Cell
+    seed: int
+    repeat: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON values: jobs with equal ones train the same network."""
+        return {**self.cell.identity, "seed": self.seed, "repeat": self.repeat}
+
+    @property
+    def key(self) -> str:
+        """The identity as text."""
+        return json.dumps(self.identity, sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a job came to: an accuracy in [0, 1] after ``seconds``, or the error that ended it."""
+
+    job: Job
+    accuracy: float | None = None
+    seconds: float = 0.0
+    hardware: str = ""
+    error: str | None = None
+
+
+def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) -> list[Subject]:
+    """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects."""
+    full: dict[str, Subject] = {}
+    for subject, source in zip(subjects, sources, strict=True):
+        whole = replace(subject, name=f"{source.name}, all images", real=source.train)
+        full.setdefault(f"{whole.fingerprint} {network_of(subject.synthetic_set)}", whole)
+    return list(full.values())
+
+
+def plan_jobs(
+    subjects: Sequence[Subject],
+    models: Sequence[str],
+    training: TrainConfig,
+    *,
+    full_training: TrainConfig | None = None,
+    normalisation: str | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    precision: str = "float32",
+) -> list[Job]:
+    """Every network of an evaluation, cell by cell: ``repeats`` of each model on each subject.
+
+    ``full_training`` is for subjects of all real images, by default as the others. Raises ConfigError for less than one
+    repeat, a model named twice, or two subjects that are the same.
+    """
+    if repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, not {repeats}")
+    if twice := [name for name in models if models.count(name) > 1]:
+        raise ConfigError(f"found the model {twice[0]!r} twice, expected every one once; leave one out")
+    _check_distinct(subjects)
+    cells = [
+        Cell(
+            subject=subject,
+            model=model,
+            network=network_for(model, subject.synthetic_set, normalisation),
+            training=(full_training or training) if subject.full else training,
+            precision=precision,
+        )
+        for subject in subjects
+        for model in models
+    ]
+    numbered = enumerate(itertools.product(cells, range(repeats)))
+    return [Job(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
+
+
+def _check_distinct(subjects: Sequence[Subject]) -> None:
+    held: dict[str, str] = {}
+    for subject in subjects:
+        if not subject.full and (other := held.setdefault(subject.fingerprint, subject.name)) != subject.name:
+            raise ConfigError(f"{other} and {subject.name} hold the same set; name it once")
+    names = [subject.name for subject in subjects if not subject.full]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"found {twice[0]} twice, expected every set once; leave one out")
+
+
+def run_jobs(
+    jobs: Iterable[Job], *, device: torch.device, on_epoch: Callable[[int], object] | None = None
+) -> Iterator[Outcome]:
+    """Run jobs, those of a cell together, and yield each outcome as it comes.
+
+    Where a network fails with an AtomError (a model that cannot take the images, a loss that blows up), its cell ends there,
+    with that error as the last outcome, and the others go on.
+    """
+    for _, group in itertools.groupby(jobs, key=lambda job: id(job.cell)):
+        of_cell = list(group)
+        done = 0
+        try:
+            for outcome in train_cell(of_cell, device=device, on_epoch=on_epoch):
+                done += 1
+                yield outcome
+        except AtomError as error:
+            yield Outcome(job=of_cell[done], error=str(error))
+
+
+def train_cell(
+    jobs: Sequence[Job], *, device: torch.device, on_epoch: Callable[[int], object] | None = None
+) -> Iterator[Outcome]:
+    """Networks of one cell, one after the other. All of them are known here, so this is where they could train together."""
+    cell = jobs[0].cell
+    subject, preprocessing = cell.subject, cell.subject.synthetic_set.preprocessing
+    hardware = describe_hardware(device)
+    for job in jobs:
+        started = time.perf_counter()
+        how = _How(seed=network_seed(job.seed, job.repeat), device=device, precision=cell.precision, on_epoch=on_epoch)
+        if subject.real is not None:
+            classes = len(subject.synthetic_set.class_names)
+            network = train_on_real(subject.real, preprocessing, classes, cell.network, cell.training, **how)
+        else:
+            network = train(subject.synthetic_set, cell.network, cell.training, **how)
+        reached = accuracy(network, preprocessing, subject.test, device=device)
+        yield Outcome(job=job, accuracy=reached, seconds=time.perf_counter() - started, hardware=hardware)
+
+
+class _How(TypedDict):
+    seed: int
+    device: torch.device
+    precision: str
+    on_epoch: Callable[[int], object] | None
+
+
+def network_seed(seed: int, repeat: int) -> int:
+    """The seed of the ``repeat``-th network of an evaluation, whatever the set."""
+    return seed * 1_000_003 + repeat

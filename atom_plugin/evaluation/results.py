@@ -1,0 +1,163 @@
+"""What networks reached: one result per set and architecture, and one over all sets that differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from atom_plugin.evaluation.architectures import Network
+from atom_plugin.evaluation.jobs import Cell, Outcome
+from atom_plugin.networks import ConvNetConfig
+from atom_plugin.spread import sample_std
+from atom_plugin.synthetic_set import Provenance
+from atom_plugin.training_recipes import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
+
+    ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
+    ``ipc``. ``images`` is how many a network saw. ``error`` is what ended the networks early, None where all were trained.
+    """
+
+    names: tuple[str, ...]
+    method: str
+    ipc: int | None
+    model: str
+    accuracies: tuple[float, ...]
+    training: TrainConfig
+    network: Network
+    precision: str
+    images: int
+    test_images: int
+    error: str | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over networks; None without any, or where some failed: the rest would flatter."""
+        return None if self.error or not self.accuracies else statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation over networks; 0 for a single one, None where there is no mean."""
+        return None if self.mean is None else sample_std(self.accuracies)
+
+    @property
+    def label(self) -> str:
+        """The set, or how many of which kind."""
+        if len(self.names) == 1:
+            return self.names[0]
+        return f"{self.method}, {len(self.names)} sets"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: ``file`` names one set, ``files`` those of a pooled result."""
+        several = len(self.names) > 1
+        own = asdict(self)
+        del own["names"]
+        return {
+            **({"files": list(self.names)} if several else {"file": self.names[0]}),
+            "mean": self.mean,
+            "std": self.std,
+            "n": len(self.accuracies),
+            **own,
+            "accuracies": list(self.accuracies),
+        }
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.mean is None or self.std is None:
+            return f"failed: {self.error}"
+        count = len(self.accuracies)
+        networks = f"{count} networks" if count > 1 else "1 network"
+        return (
+            f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation} normalisation, "
+            f"{self.training.epochs} epochs; last epoch, {self.test_images} test images)"
+        )
+
+    def settings(self) -> dict[str, str]:
+        """What two results must share to be compared, or else be told apart by; as text, by name."""
+        training = self.training
+        optimizer = f"{training.optimizer} {training.lr:g}, weight decay {training.weight_decay:g}"
+        courses = {
+            "half": "x0.1 at half",
+            "step": f"x{training.step_factor:g} every {training.step_epochs} epochs",
+            "cosine": f"cosine, {100 * training.warmup:g} % warm-up",
+        }
+        extras = {"label smoothing": training.label_smoothing, "CutMix": training.cutmix}
+        return {
+            "recipe": training.recipe,
+            "epochs": str(training.epochs),
+            "batch": str(training.batch_size),
+            "optimizer": optimizer + (f", momentum {training.momentum:g}" if training.optimizer == "sgd" else ""),
+            "rate": courses[training.schedule],
+            "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
+            "augmentation": training.augmentation,
+            "normalisation": _normalisation(self.network),
+            "precision": self.precision,
+            "test images": str(self.test_images),
+        }
+
+
+def _normalisation(network: Network) -> str:
+    return network.normalisation if isinstance(network, ConvNetConfig) else "own"
+
+
+def summarise(outcomes: Iterable[Outcome]) -> list[Evaluation]:
+    """One result per cell, in order of first appearance, and after them the pooled ones.
+
+    Pooled are sets of one method, with one config but for the seed, of one source: the papers' mean and standard deviation
+    "over 100 models" are over 20 networks on each of five such sets. All networks count alike. Without a single network of
+    some set, there is no pooled result of its kind.
+    """
+    by_cell: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_cell.setdefault(id(outcome.job.cell), []).append(outcome)
+    single = [(group[0].job.cell, _of_cell(group)) for group in by_cell.values()]
+    kinds: dict[str, list[Evaluation]] = {}
+    for cell, evaluation in single:
+        if not cell.subject.full:
+            kinds.setdefault(_kind(cell), []).append(evaluation)
+    pooled = [_pooled(group) for group in kinds.values() if len(group) > 1 and all(e.mean is not None for e in group)]
+    return [*(evaluation for _, evaluation in single), *pooled]
+
+
+def _of_cell(outcomes: Sequence[Outcome]) -> Evaluation:
+    cell = outcomes[0].job.cell
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    return Evaluation(
+        names=(cell.subject.name,),
+        method=cell.subject.method,
+        ipc=cell.subject.ipc,
+        model=cell.model,
+        accuracies=tuple(outcome.accuracy for outcome in outcomes if outcome.accuracy is not None),
+        training=cell.training,
+        network=cell.network,
+        precision=cell.precision,
+        images=len(cell.subject),
+        test_images=len(cell.subject.test),
+        error=errors[0] if errors else None,
+    )
+
+
+def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
+    return replace(
+        evaluations[0],
+        names=tuple(name for evaluation in evaluations for name in evaluation.names),
+        accuracies=tuple(accuracy for evaluation in evaluations for accuracy in evaluation.accuracies),
+    )
+
+
+def _kind(cell: Cell) -> str:
+    """Equal for networks that one pooled result is made of."""
+    provenance, trained = cell.subject.synthetic_set.provenance, dict(cell.identity)
+    del trained["trained_on"]
+    made = [provenance.method, _seedless(provenance), provenance.iterations, provenance.source, cell.subject.ipc]
+    return json.dumps([made, trained], sort_keys=True)
+
+
+def _seedless(provenance: Provenance) -> Mapping[str, Any]:
+    return {name: value for name, value in provenance.config.items() if name != "seed"}

@@ -1,0 +1,65 @@
+"""Results side by side: a table for people, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from atom_plugin.evaluation.results import Evaluation
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+    """A row per result, under a line that tells the budget that all share; what they do not share has columns of its own."""
+    from prettytable import PrettyTable
+
+    settings = [evaluation.settings() for evaluation in evaluations]
+    differing = [name for name in settings[0] if len({each[name] for each in settings}) > 1]
+    shared = ", ".join(f"{name} {value}" for name, value in settings[0].items() if name not in differing)
+    drawn = PrettyTable(["set", "IPC", "model", *differing, "n", "accuracy, %"])
+    drawn.align = "l"
+    for name in ("IPC", "n", "accuracy, %"):
+        drawn.align[name] = "r"
+    for evaluation, each in zip(evaluations, settings, strict=True):
+        ipc = "all" if evaluation.ipc is None else str(evaluation.ipc)
+        own = [each[name] for name in differing]
+        count = len(evaluation.accuracies)
+        drawn.add_row([evaluation.label, ipc, evaluation.model, *own, count, _percent(evaluation)])
+    told = f"{shared}.\nTest accuracy after the last epoch: mean ± sample standard deviation over n networks."
+    return "\n".join([told, "", drawn.get_string(), *_notes(evaluations)])
+
+
+def _percent(evaluation: Evaluation) -> str:
+    if evaluation.mean is None or evaluation.std is None:
+        return "failed"
+    mean = f"{100 * evaluation.mean:.2f}"
+    return f"{mean} ± {100 * evaluation.std:.2f}" if len(evaluation.accuracies) > 1 else mean
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    return [f"failed: {each.model} on {each.label}: {each.error}" for each in evaluations if each.error is not None]
+
+
+def as_csv(evaluations: Sequence[Evaluation]) -> str:
+    """A line per result under one of names; accuracies are shares in [0, 1], files are joined by ``;``."""
+    rows = [
+        {
+            "set": evaluation.label,
+            "files": ";".join(evaluation.names),
+            "method": evaluation.method,
+            "ipc": evaluation.ipc,
+            "model": evaluation.model,
+            "n": len(evaluation.accuracies),
+            "mean": evaluation.mean,
+            "std": evaluation.std,
+            "images": evaluation.images,
+            **evaluation.settings(),
+            "error": evaluation.error,
+        }
+        for evaluation in evaluations
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
