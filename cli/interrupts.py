@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from atom_plugin.errors import Interrupted
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -35,6 +37,18 @@ def stop_requests() -> Iterator[Callable[[], int]]:
         yield lambda: noted
     finally:
         _restore(before)
+
+
+@contextmanager
+def told_how_to_go_on(words: Callable[[], str]) -> Iterator[None]:
+    """Where a signal stops the work within, raise Interrupted with ``words``, which are made then."""
+    from atom_plugin.cli.main import Terminated
+
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        raise Interrupted(words(), number) from None
 
 
 def _restore(before: Mapping[signal.Signals, Any]) -> None:

@@ -168,32 +168,55 @@ def run_options(command: Command) -> Command:
 
 
 def training_options(command: Command) -> Command:
-    """How networks are trained on a set: ``normalisation``, ``batch_size``, ``lr`` and ``augmentation``."""
+    """How networks are trained on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
+
+    @functools.wraps(command)
+    def with_training(*args: Any, training_recipe: str, **others: Any) -> Any:
+        from atom_plugin.training_recipes import TrainConfig
+
+        chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "augmentation")}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return command(*args, training=TrainConfig.from_recipe(training_recipe, **given), **others)
+
     return bundle(
         click.option(
-            "--normalisation",
-            type=NORMALISATION,
-            help="The networks' normalisation.  [default: as the set was made with]",
+            "--training-recipe",
+            metavar="NAME",
+            default="standard",
+            show_default=True,
+            help="Where choices of the training that are not given come from: standard, dm, datadam-code, datadam-paper or "
+            "modern, which is for transformers.",
         ),
         click.option(
-            "--batch-size", metavar="N", type=POSITIVE_INT, default=256, show_default=True, help="Images per step."
+            "--epochs",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Passes over the set.  [default: the recipe's; standard: 800]",
+        ),
+        click.option(
+            "--batch-size",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Images per step.  [default: the recipe's; standard: 256]",
         ),
         click.option(
             "--lr",
             metavar="RATE",
             type=POSITIVE_FLOAT,
-            default=0.01,
-            show_default=True,
-            help="Learning rate; times 0.1 at half.",
+            help="Learning rate at its highest.  [default: the recipe's; standard: 0.01]",
         ),
         click.option(
             "--augmentation",
             metavar="OPS",
-            default="color_crop_cutout_flip_scale_rotate",
-            show_default=True,
-            help="Siamese operations joined by _, or none.",
+            help="siamese, some of its operations joined by _ (color_crop_cutout_flip_scale_rotate are all), randaugment, "
+            "autoaugment, or none.  [default: siamese]",
         ),
-    )(command)
+        click.option(
+            "--normalisation",
+            type=NORMALISATION,
+            help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
+        ),
+    )(cast("Command", with_training))
 
 
 def seed_option(command: Command) -> Command:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.interrupts import told_how_to_go_on
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
@@ -104,7 +102,7 @@ def replay(
         experiment.describe_memories(),
         force=force,
     )
-    with _resumable(files):
+    with told_how_to_go_on(lambda: _how_to_go_on(files)):
         _run_all(experiments, runs, results, quiet=quiet)
     _report(files, results, experiment.config, data, as_json=as_json, markdown=markdown)
 
@@ -185,18 +183,9 @@ def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: Resul
             experiment.forget(result)
 
 
-@contextmanager
-def _resumable(files: ResultFiles) -> Iterator[None]:
-    """Say how to go on where a signal stops the work."""
-    from atom_plugin.cli.main import Terminated
-    from atom_plugin.errors import Interrupted
-
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated) as stop:
-        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-        kept = f"results so far: {files.results}" if files.results.exists() else f"no result yet; state: {files.folder}"
-        raise Interrupted(f"Stopped; go on with --resume ({kept})", number) from None
+def _how_to_go_on(files: ResultFiles) -> str:
+    kept = f"results so far: {files.results}" if files.results.exists() else f"no result yet; state: {files.folder}"
+    return f"Stopped; go on with --resume ({kept})"
 
 
 def _report(

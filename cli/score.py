@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atom_plugin.scores import FullData, Scores
     from atom_plugin.sources import SourceData, SourceRequest
     from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.training_recipes import TrainConfig
 
     Scored = list[tuple[SyntheticSet, SourceData, Scores]]
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     default=5,
     show_default=True,
     help="Networks trained per set, and draws of random real images.",
-)
-@click.option(
-    "--epochs", metavar="N", type=POSITIVE_INT, default=800, show_default=True, help="Passes over the set, and draws."
 )
 @click.option(
     "--full-epochs",
@@ -83,6 +81,7 @@ def score(
     files: tuple[Path, ...],
     dataset: str,
     request: SourceRequest,
+    training: TrainConfig,
     full_accuracy: float | None,
     as_json: bool,
     quiet: bool,
@@ -103,7 +102,6 @@ def score(
     from atom_plugin.evaluation import load_test_sources, network_of
     from atom_plugin.scores import FullData
     from atom_plugin.scores import score as run
-    from atom_plugin.training import TrainConfig
 
     given = {name for name in ("dataset", "full_epochs", "full_repeats") if is_given(ctx, name)}
     if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:
@@ -119,13 +117,12 @@ def score(
         if options["normalisation"] is not None:
             network = replace(network, normalisation=options["normalisation"])
         full = known or _trained_before(synthetic_set, data, network, scored)
-        config = TrainConfig(**{name: options[name] for name in ("epochs", "batch_size", "lr", "augmentation")})
-        total = 2 * options["repeats"] * config.epochs
+        total = 2 * options["repeats"] * training.epochs
         total += options["full_repeats"] * options["full_epochs"] if full is None else 0
         others = ("full_epochs", "full_repeats", "weight", "repeats", "seed", "device", "precision")
         settings = {name: options[name] for name in others}
         with tqdm(total=total, disable=quiet, unit="epoch", desc=file.name) as bar:
-            result = run(synthetic_set, data, config, network=network, full=full, on_epoch=bar.update, **settings)
+            result = run(synthetic_set, data, training, network=network, full=full, on_epoch=bar.update, **settings)
         scored.append((synthetic_set, data, result))
         if not as_json:
             click.echo(f"{file}: {result.describe()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from torch import nn
 
 from atom_plugin.config import DistillConfig
 from atom_plugin.errors import ConfigError
+from atom_plugin.models import TIMM_PREFIX, build_model, papers, timm_models
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.synthetic_set import SyntheticSet
 
@@ -19,31 +21,38 @@ CONVNET = "convnet"
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model of :mod:`atom_plugin.models` by its name, with the normalisation that it comes with."""
+    """A model of :mod:`atom_plugin.models` by its name; ``normalisation`` None is a model that offers no choice of it."""
 
     name: str
-    normalisation: str = "the model's own"
+    normalisation: str | None = None
 
     def build(
         self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """A fresh network for images (C, H, W). Raises ConfigError where the model cannot take them."""
-        from atom_plugin.models import build_model
-
-        return build_model(self.name, image_shape, classes, generator=generator)
+        """A fresh network for images (C, H, W). Raises ModelError where the model cannot take them."""
+        options = {} if self.normalisation is None else {"normalisation": self.normalisation}
+        return build_model(self.name, image_shape, classes, generator=generator, options=options)
 
 
 Network: TypeAlias = ConvNetConfig | NamedModel
 
 
 def network_for(model: str, synthetic_set: SyntheticSet, normalisation: str | None = None) -> Network:
-    """What ``model`` stands for: "convnet" is the set's own network (see :func:`network_of`), with another ``normalisation``
-    if given; any other name is a model of :mod:`atom_plugin.models`, which keeps its own.
+    """What ``model`` stands for on a set; the models that have a choice get ``normalisation`` if it is given.
+
+    "convnet" is the network that the set was made with (see :func:`network_of`). Raises ModelError for an unknown name.
     """
-    if model != CONVNET:
+    if model == CONVNET:
+        own = network_of(synthetic_set)
+        return own if normalisation is None else replace(own, normalisation=normalisation)
+    if model in papers.BUILDERS:
+        choice = inspect.signature(papers.BUILDERS[model]).parameters.get("normalisation")
+        return NamedModel(name=model, normalisation=None if choice is None else normalisation or choice.default)
+    if model.startswith(TIMM_PREFIX):
+        timm_models.builder(model.removeprefix(TIMM_PREFIX))
         return NamedModel(name=model)
-    own = network_of(synthetic_set)
-    return own if normalisation is None else replace(own, normalisation=normalisation)
+    build_model(model, synthetic_set.preprocessing.image_shape, 1)  # says that there is no such name
+    return NamedModel(name=model)
 
 
 def network_of(synthetic_set: SyntheticSet) -> ConvNetConfig:

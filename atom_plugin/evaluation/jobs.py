@@ -144,16 +144,15 @@ def plan_jobs(
     models: Sequence[str],
     training: TrainConfig,
     *,
-    full_training: TrainConfig | None = None,
     normalisation: str | None = None,
     repeats: int = 5,
     seed: int = 0,
     precision: str = "float32",
+    first: int = 0,
 ) -> list[Job]:
-    """Every network of an evaluation, cell by cell: ``repeats`` of each model on each subject.
+    """Every network of an evaluation, cell by cell, numbered from ``first``: ``repeats`` of each model on each subject.
 
-    ``full_training`` is for subjects of all real images, by default as the others. Raises ConfigError for less than one
-    repeat, a model named twice, or two subjects that are the same.
+    Raises ConfigError for less than one repeat, an unknown model or one named twice, or two subjects that are the same.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
@@ -165,28 +164,31 @@ def plan_jobs(
             subject=subject,
             model=model,
             network=network_for(model, subject.synthetic_set, normalisation),
-            training=(full_training or training) if subject.full else training,
+            training=training,
             precision=precision,
         )
         for subject in subjects
         for model in models
     ]
-    numbered = enumerate(itertools.product(cells, range(repeats)))
+    numbered = enumerate(itertools.product(cells, range(repeats)), first)
     return [Job(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
 
 
 def _check_distinct(subjects: Sequence[Subject]) -> None:
     held: dict[str, str] = {}
     for subject in subjects:
-        if not subject.full and (other := held.setdefault(subject.fingerprint, subject.name)) != subject.name:
-            raise ConfigError(f"{other} and {subject.name} hold the same set; name it once")
-    names = [subject.name for subject in subjects if not subject.full]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"found {twice[0]} twice, expected every set once; leave one out")
+        key = json.dumps([subject.fingerprint, None if not subject.full else str(network_of(subject.synthetic_set))])
+        if key in held:
+            raise ConfigError(f"{held[key]} and {subject.name} hold the same images; name them once")
+        held[key] = subject.name
 
 
 def run_jobs(
-    jobs: Iterable[Job], *, device: torch.device, on_epoch: Callable[[int], object] | None = None
+    jobs: Iterable[Job],
+    *,
+    device: torch.device,
+    on_start: Callable[[Job], object] | None = None,
+    on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
     """Run jobs, those of a cell together, and yield each outcome as it comes.
 
@@ -197,7 +199,7 @@ def run_jobs(
         of_cell = list(group)
         done = 0
         try:
-            for outcome in train_cell(of_cell, device=device, on_epoch=on_epoch):
+            for outcome in train_cell(of_cell, device=device, on_start=on_start, on_epoch=on_epoch):
                 done += 1
                 yield outcome
         except AtomError as error:
@@ -205,13 +207,19 @@ def run_jobs(
 
 
 def train_cell(
-    jobs: Sequence[Job], *, device: torch.device, on_epoch: Callable[[int], object] | None = None
+    jobs: Sequence[Job],
+    *,
+    device: torch.device,
+    on_start: Callable[[Job], object] | None = None,
+    on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
     """Networks of one cell, one after the other. All of them are known here, so this is where they could train together."""
     cell = jobs[0].cell
     subject, preprocessing = cell.subject, cell.subject.synthetic_set.preprocessing
     hardware = describe_hardware(device)
     for job in jobs:
+        if on_start is not None:
+            on_start(job)
         started = time.perf_counter()
         how = _How(seed=network_seed(job.seed, job.repeat), device=device, precision=cell.precision, on_epoch=on_epoch)
         if subject.real is not None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import Cell, Outcome
-from atom_plugin.networks import ConvNetConfig
 from atom_plugin.spread import sample_std
 from atom_plugin.synthetic_set import Provenance
 from atom_plugin.training_recipes import TrainConfig
@@ -51,7 +50,7 @@ class Evaluation:
         """The set, or how many of which kind."""
         if len(self.names) == 1:
             return self.names[0]
-        return f"{self.method}, {len(self.names)} sets"
+        return f"{self.method} IPC {self.ipc}, {len(self.names)} sets"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: ``file`` names one set, ``files`` those of a pooled result."""
@@ -74,8 +73,8 @@ class Evaluation:
         count = len(self.accuracies)
         networks = f"{count} networks" if count > 1 else "1 network"
         return (
-            f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation} normalisation, "
-            f"{self.training.epochs} epochs; last epoch, {self.test_images} test images)"
+            f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation or 'its own'} "
+            f"normalisation, {self.training.epochs} epochs; last epoch, {self.test_images} test images)"
         )
 
     def settings(self) -> dict[str, str]:
@@ -96,14 +95,10 @@ class Evaluation:
             "rate": courses[training.schedule],
             "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
             "augmentation": training.augmentation,
-            "normalisation": _normalisation(self.network),
+            "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
             "test images": str(self.test_images),
         }
-
-
-def _normalisation(network: Network) -> str:
-    return network.normalisation if isinstance(network, ConvNetConfig) else "own"
 
 
 def summarise(outcomes: Iterable[Outcome]) -> list[Evaluation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from atom_plugin.evaluation.results import Evaluation
 
@@ -14,8 +14,7 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     from prettytable import PrettyTable
 
     settings = [evaluation.settings() for evaluation in evaluations]
-    differing = [name for name in settings[0] if len({each[name] for each in settings}) > 1]
-    shared = ", ".join(f"{name} {value}" for name, value in settings[0].items() if name not in differing)
+    differing = _differing(settings)
     drawn = PrettyTable(["set", "IPC", "model", *differing, "n", "accuracy, %"])
     drawn.align = "l"
     for name in ("IPC", "n", "accuracy, %"):
@@ -25,8 +24,19 @@ def table(evaluations: Sequence[Evaluation]) -> str:
         own = [each[name] for name in differing]
         count = len(evaluation.accuracies)
         drawn.add_row([evaluation.label, ipc, evaluation.model, *own, count, _percent(evaluation)])
-    told = f"{shared}.\nTest accuracy after the last epoch: mean ± sample standard deviation over n networks."
-    return "\n".join([told, "", drawn.get_string(), *_notes(evaluations)])
+    told = "Test accuracy after the last epoch: mean ± sample standard deviation over n networks."
+    return "\n".join([f"{shared_settings(evaluations)}.", told, "", drawn.get_string(), *_notes(evaluations)])
+
+
+def shared_settings(evaluations: Sequence[Evaluation]) -> str:
+    """The settings that all results have in common, in words."""
+    settings = [evaluation.settings() for evaluation in evaluations]
+    differing = _differing(settings)
+    return ", ".join(f"{name} {value}" for name, value in settings[0].items() if name not in differing)
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    return [name for name in settings[0] if len({each[name] for each in settings}) > 1]
 
 
 def _percent(evaluation: Evaluation) -> str:
