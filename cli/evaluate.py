@@ -146,17 +146,17 @@ def evaluate(
       atom-cli consume evaluate cifar10-*.h5 --models convnet,alexnet,vgg11,resnet18,vit \\
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
     """
-    from atom_plugin.atomic import refuse_existing, write_bytes
+    from atom_plugin.atomic import write_bytes
     from atom_plugin.device import resolve_device, resolve_precision
     from atom_plugin.evaluation import ResultsFile, summarise
     from atom_plugin.evaluation.chart import draw_chart
-    from atom_plugin.evaluation.tables import as_csv, shared_settings, table
+    from atom_plugin.evaluation.tables import as_csv, table
 
     if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
     for path in (csv_file, chart):
         if path is not None:
-            refuse_existing(path, force=force)
+            _check_place(path, force=force)
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
     jobs = _plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
@@ -170,7 +170,17 @@ def evaluate(
     if all(each.mean is None for each in evaluations):
         ctx.exit(1)
     if chart is not None:
-        draw_chart(evaluations, chart, title=shared_settings(evaluations), force=force)
+        draw_chart(evaluations, chart, force=force)
+
+
+def _check_place(path: Path, *, force: bool) -> None:
+    """Raises StoreError, before the work, where a file could not be written after it."""
+    from atom_plugin.atomic import reason, refuse_existing
+    from atom_plugin.errors import StoreError
+
+    refuse_existing(path, force=force)
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: cannot be written: {reason(FileNotFoundError(), path)}")
 
 
 def _plan(
@@ -196,32 +206,36 @@ def _plan(
 
 
 def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device, *, quiet: bool) -> list[Outcome]:
-    """The outcomes in the order of the jobs, those in the file first looked up."""
+    """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run."""
     from tqdm import tqdm
 
     from atom_plugin.evaluation import Outcome, run_jobs
 
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
+    pending: dict[str, Job] = {}
     for job in jobs:
         if finished is not None and (held := finished.accuracy_of(job)) is not None:
-            outcomes[job.index] = Outcome(job=job, accuracy=held)
+            outcomes[job.key] = Outcome(job=job, accuracy=held)
+        else:
+            pending.setdefault(job.key, job)
     path = None if finished is None else finished.path
-    pending = [job for job in jobs if job.index not in outcomes]
-    total = sum(job.cell.training.epochs for job in pending)
+    total = sum(job.cell.training.epochs for job in pending.values())
 
     def how_to_go_on() -> str:
-        return f"Stopped after {len(outcomes)} of {len(jobs)} networks; give the same command to go on (results so far: {path})"
+        done = f"{len(outcomes)} of {len(outcomes.keys() | pending.keys())} networks"
+        return f"Stopped after {done}; give the same command to go on (results so far: {path})"
 
     resumable = nullcontext() if finished is None else told_how_to_go_on(how_to_go_on)
     with resumable, tqdm(total=total, disable=quiet, unit="epoch") as bar:
-        for outcome in run_jobs(pending, device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update()):
-            outcomes[outcome.job.index] = outcome
+        each = run_jobs(pending.values(), device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
+        for outcome in each:
+            outcomes[outcome.job.key] = outcome
             if outcome.error is not None:
                 cell = outcome.job.cell
                 tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
-    return [outcomes[job.index] for job in jobs if job.index in outcomes]
+    return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
 
 
 def _tell(bar: Any, job: Job) -> None:

@@ -3,62 +3,89 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.results import Evaluation
+from atom_plugin.evaluation.tables import differing_settings, shared_settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLOURS = "tableau-colorblind10"  # a style of matplotlib's
+_GAP = 0.6  # between groups, in bars
+_LONGEST = 32  # characters of a label's line
 
 
-def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, title: str = "", force: bool = False) -> None:
+def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bool = False) -> None:
     """Draw accuracies to a PNG file: a group of bars per set, one bar per model, mean ± standard deviation over networks.
 
-    A pooled result stands in for its sets; what failed is left out. Raises ConfigError where nothing is left, StoreError
+    A pooled result stands in for its sets; what failed is left out. The settings that all share are the title, others stand
+    with the group that has them. Raises ConfigError where nothing is left, StoreError
     where writing fails.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     target = Path(path)
     refuse_existing(target, force=force)
     shown = _shown(evaluations)
     if not shown:
         raise ConfigError("found no accuracy to draw, expected at least one; see why the networks failed")
-    groups = list(dict.fromkeys(evaluation.names for evaluation in shown))
-    models = list(dict.fromkeys(evaluation.model for evaluation in shown))
-    colours = [entry["color"] for entry in style.library[_COLOURS]["axes.prop_cycle"]]
-    # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
-    figure = Figure(figsize=(8, 1.5 + 0.28 * len(groups) * (len(models) + 0.6)), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    models = list(dict.fromkeys(evaluation.architecture for evaluation in shown))
+    cycle = [entry["color"] for entry in style.library[_COLOURS]["axes.prop_cycle"]]
+    colours = {model: cycle[number % len(cycle)] for number, model in enumerate(models)}
+    groups: dict[tuple[str, ...], list[Evaluation]] = {}
     for evaluation in shown:
-        assert evaluation.mean is not None and evaluation.std is not None
-        number = models.index(evaluation.model)
-        place = groups.index(evaluation.names) * (len(models) + 0.6) + number
-        mean, std = 100 * evaluation.mean, 100 * evaluation.std
-        error = std if len(evaluation.accuracies) > 1 else None
-        axes.barh(place, mean, height=0.85, color=colours[number % len(colours)], xerr=error, capsize=2.5)
-        axes.text(mean + (error or 0) + 0.8, place, f"{mean:.1f}", va="center", fontsize=8)
-    middles = [number * (len(models) + 0.6) + (len(models) - 1) / 2 for number in range(len(groups))]
-    labels = {evaluation.names: evaluation.label for evaluation in shown}
-    axes.set_yticks(middles, [labels[names] for names in groups], parse_math=False)
+        groups.setdefault(evaluation.names, []).append(evaluation)
+    # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
+    figure = Figure(figsize=(8, 1.5 + 0.28 * (len(shown) + _GAP * len(groups))), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(*_draw_bars(axes, groups, colours), parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlim(0, None)
-    axes.margins(x=0.08)
+    axes.margins(x=0.12, y=0.02)
+    axes.set_xlim(left=0)
     several = any(len(evaluation.accuracies) > 1 for evaluation in shown)
     axes.set_xlabel("test accuracy, %" + (" (mean ± standard deviation over networks)" if several else ""))
-    axes.set_title(title, fontsize=9, loc="left", parse_math=False, wrap=True)
+    axes.set_title(shared_settings(shown), fontsize=9, loc="left", parse_math=False, wrap=True)
     axes.grid(axis="x", linewidth=0.3, alpha=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(models) > 1:
-        handles = [axes.barh(0, 0, color=colours[number % len(colours)]) for number in range(len(models))]
+        handles = [Patch(color=colour) for colour in colours.values()]
         figure.legend(handles, models, loc="outside right center", frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(target, buffer.getbuffer(), force=force)
+
+
+def _draw_bars(
+    axes: Axes, groups: Mapping[tuple[str, ...], Sequence[Evaluation]], colours: Mapping[str, str]
+) -> tuple[list[float], list[str]]:
+    """Bars from place 0 on, groups apart; gives the middle of each group and its label."""
+    middles, labels, place = [], [], 0.0
+    differing = differing_settings([evaluation for group in groups.values() for evaluation in group])
+    for group in groups.values():
+        middles.append(place + (len(group) - 1) / 2)
+        settings = [evaluation.settings() for evaluation in group]
+        own = [f"{name} {', '.join(dict.fromkeys(each[name] for each in settings))}" for name in differing]
+        words = [Path(group[0].label).name, *own]
+        labels.append("\n".join(line for text in words for line in textwrap.wrap(text, _LONGEST)))
+        for evaluation in group:
+            assert evaluation.mean is not None and evaluation.std is not None
+            mean, error = 100 * evaluation.mean, 100 * evaluation.std if len(evaluation.accuracies) > 1 else None
+            axes.barh(place, mean, height=0.85, color=colours[evaluation.architecture], xerr=error, capsize=2.5)
+            axes.annotate(
+                f"{mean:.1f}", (mean + (error or 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+            place += 1
+        place += _GAP
+    return middles, labels
 
 
 def _shown(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -152,12 +152,15 @@ def plan_jobs(
 ) -> list[Job]:
     """Every network of an evaluation, cell by cell, numbered from ``first``: ``repeats`` of each model on each subject.
 
-    Raises ConfigError for less than one repeat, an unknown model or one named twice, or two subjects that are the same.
+    Networks on all real images that two subjects would train alike are trained once. Raises ConfigError for less than one
+    repeat, an unknown model or one named twice, a subject without images, or two sets that are the same.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
     if twice := [name for name in models if models.count(name) > 1]:
         raise ConfigError(f"found the model {twice[0]!r} twice, expected every one once; leave one out")
+    if empty := [subject.name for subject in subjects if not len(subject)]:
+        raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
     _check_distinct(subjects)
     cells = [
         Cell(
@@ -170,14 +173,18 @@ def plan_jobs(
         for subject in subjects
         for model in models
     ]
-    numbered = enumerate(itertools.product(cells, range(repeats)), first)
+    distinct: dict[str, Cell] = {}
+    for cell in cells:
+        distinct.setdefault(json.dumps([cell.identity, not cell.subject.full and cell.subject.name]), cell)
+    numbered = enumerate(itertools.product(distinct.values(), range(repeats)), first)
     return [Job(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
 
 
 def _check_distinct(subjects: Sequence[Subject]) -> None:
-    held: dict[str, str] = {}
+    """Seeds that a deterministic selection makes nothing of give equal sets: to pool those would count one for many."""
+    held: dict[tuple[str, Network], str] = {}
     for subject in subjects:
-        key = json.dumps([subject.fingerprint, None if not subject.full else str(network_of(subject.synthetic_set))])
+        key = subject.fingerprint, network_of(subject.synthetic_set)
         if key in held:
             raise ConfigError(f"{held[key]} and {subject.name} hold the same images; name them once")
         held[key] = subject.name

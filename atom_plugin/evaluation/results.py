@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import Cell, Outcome
+from atom_plugin.networks import ConvNetConfig
 from atom_plugin.spread import sample_std
 from atom_plugin.synthetic_set import Provenance
-from atom_plugin.training_recipes import TrainConfig
+from atom_plugin.training_recipes import SIAMESE, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,15 @@ class Evaluation:
             return self.names[0]
         return f"{self.method} IPC {self.ipc}, {len(self.names)} sets"
 
+    @property
+    def architecture(self) -> str:
+        """The model, and what a ConvNet has other than the family's defaults; normalisation stands by itself."""
+        if not isinstance(self.network, ConvNetConfig):
+            return self.model
+        own, usual = asdict(self.network), asdict(ConvNetConfig())
+        words = [f"{name} {own[name]}" for name in own if name != "normalisation" and own[name] != usual[name]]
+        return f"{self.model} ({', '.join(words)})" if words else self.model
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: ``file`` names one set, ``files`` those of a pooled result."""
         several = len(self.names) > 1
@@ -80,7 +91,8 @@ class Evaluation:
     def settings(self) -> dict[str, str]:
         """What two results must share to be compared, or else be told apart by; as text, by name."""
         training = self.training
-        optimizer = f"{training.optimizer} {training.lr:g}, weight decay {training.weight_decay:g}"
+        details = [f"momentum {training.momentum:g}"] if training.optimizer == "sgd" else []
+        details.append(f"weight decay {training.weight_decay:g}")
         courses = {
             "half": "x0.1 at half",
             "step": f"x{training.step_factor:g} every {training.step_epochs} epochs",
@@ -91,10 +103,9 @@ class Evaluation:
             "recipe": training.recipe,
             "epochs": str(training.epochs),
             "batch": str(training.batch_size),
-            "optimizer": optimizer + (f", momentum {training.momentum:g}" if training.optimizer == "sgd" else ""),
-            "rate": courses[training.schedule],
+            "optimizer": f"{training.optimizer} {training.lr:g} ({', '.join(details)}), {courses[training.schedule]}",
             "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
-            "augmentation": training.augmentation,
+            "augmentation": SIAMESE if training.augmentation == DEFAULT_STRATEGY else training.augmentation,
             "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
             "test images": str(self.test_images),

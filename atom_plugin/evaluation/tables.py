@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from atom_plugin.evaluation.results import Evaluation
 
@@ -14,7 +14,7 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     from prettytable import PrettyTable
 
     settings = [evaluation.settings() for evaluation in evaluations]
-    differing = _differing(settings)
+    differing = differing_settings(evaluations)
     drawn = PrettyTable(["set", "IPC", "model", *differing, "n", "accuracy, %"])
     drawn.align = "l"
     for name in ("IPC", "n", "accuracy, %"):
@@ -23,19 +23,20 @@ def table(evaluations: Sequence[Evaluation]) -> str:
         ipc = "all" if evaluation.ipc is None else str(evaluation.ipc)
         own = [each[name] for name in differing]
         count = len(evaluation.accuracies)
-        drawn.add_row([evaluation.label, ipc, evaluation.model, *own, count, _percent(evaluation)])
+        drawn.add_row([evaluation.label, ipc, evaluation.architecture, *own, count, _percent(evaluation)])
     told = "Test accuracy after the last epoch: mean ± sample standard deviation over n networks."
     return "\n".join([f"{shared_settings(evaluations)}.", told, "", drawn.get_string(), *_notes(evaluations)])
 
 
 def shared_settings(evaluations: Sequence[Evaluation]) -> str:
     """The settings that all results have in common, in words."""
+    differing = differing_settings(evaluations)
+    return ", ".join(f"{name} {value}" for name, value in evaluations[0].settings().items() if name not in differing)
+
+
+def differing_settings(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The names of the others."""
     settings = [evaluation.settings() for evaluation in evaluations]
-    differing = _differing(settings)
-    return ", ".join(f"{name} {value}" for name, value in settings[0].items() if name not in differing)
-
-
-def _differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in settings[0] if len({each[name] for each in settings}) > 1]
 
 
@@ -58,7 +59,7 @@ def as_csv(evaluations: Sequence[Evaluation]) -> str:
             "files": ";".join(evaluation.names),
             "method": evaluation.method,
             "ipc": evaluation.ipc,
-            "model": evaluation.model,
+            "model": evaluation.architecture,
             "n": len(evaluation.accuracies),
             "mean": evaluation.mean,
             "std": evaluation.std,
