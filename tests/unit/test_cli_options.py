@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import click.testing
 import pytest
 
 from atom_plugin.cli.options import (
@@ -20,9 +21,11 @@ from atom_plugin.cli.options import (
     json_option,
     run_options,
     source_options,
+    training_options,
 )
 from atom_plugin.networks import NORMALISATIONS
 from atom_plugin.sources import SourceRequest
+from atom_plugin.training_recipes import RECIPES, TrainConfig
 
 
 def run(options: Any, *args: str) -> dict[str, Any]:
@@ -137,3 +140,14 @@ def test_a_default_that_is_repeated_counts_as_given() -> None:
 
 def test_the_normalisations_offered_are_those_there_are() -> None:
     assert list(NORMALISATION.choices) == list(NORMALISATIONS)
+
+
+def test_a_training_starts_from_its_recipe_and_takes_what_is_given() -> None:
+    assert run(training_options) == {"training": TrainConfig(), "normalisation": None}
+    got = run(training_options, "--training-recipe", "modern", "--epochs", "3", "--augmentation", "none")
+    assert got["training"] == TrainConfig.from_recipe("modern", epochs=3, augmentation="none")
+
+
+def test_the_help_names_every_training_recipe() -> None:
+    text = click.testing.CliRunner().invoke(click.command()(training_options(lambda **_: None)), "--help").output
+    assert [name for name in RECIPES if name not in text] == []

@@ -1,0 +1,211 @@
+"""`consume evaluate` through the command: tables, files, failures, and going on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import small_config
+from synthetic_sets import make_set
+
+from atom_plugin.assembly import selected_set
+from atom_plugin.cli.main import main
+from atom_plugin.errors import ModelError
+from atom_plugin.evaluation import NamedModel
+from atom_plugin.networks import ConvNetConfig
+from atom_plugin.sources import SourceRequest, load_source
+
+START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
+QUICK = ("--epochs", "1", "--repeats", "2", "--quiet", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """Three small sets of digits; two differ in their seed alone."""
+    folder = tmp_path_factory.mktemp("sets")
+    data = load_source("digits", SourceRequest())
+    for name, options in {"a": {"seed": 0}, "b": {"seed": 1}, "wide": {"network": {"width": 12}}}.items():
+        selected_set(small_config(ipc=1, **options), data).save(folder / f"{name}.h5")
+    return folder
+
+
+@pytest.fixture
+def inside(tmp_path, sets, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in sets.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+def evaluate(capsys, *args, code=0):
+    """Standard output and error of an evaluation that ends with ``code``."""
+    assert main(["consume", "evaluate", *map(str, args)]) == code
+    return capsys.readouterr()
+
+
+def test_several_sets_and_files_of_results(inside, capsys):
+    files = ("--results", "r.jsonl", "--csv", "r.csv", "--chart", "r.png")
+    out, err = evaluate(capsys, "a.h5", "b.h5", "wide.h5", *QUICK, *files, "--full", "--full-epochs", "1")
+    assert err == ""
+    assert "recipe standard, epochs 1, batch 256" in out
+    expected = {"a.h5": [2], "b.h5": [2], "wide.h5": [2], "digits, all images": [1, 1], "random IPC 1, 2 sets": [4]}
+    for name, counts in expected.items():
+        rows = [line for line in out.splitlines() if f"| {name} " in line]
+        assert [int(row.split("|")[-3]) for row in rows] == counts
+    assert "convnet (depth 2, width 12)" in out
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert len(lines) == 8, "2 of each set, and 1 on all images for each of two networks"
+    assert [row["n"] for row in csv.DictReader(Path("r.csv").read_text().splitlines())] == [
+        "2",
+        "2",
+        "2",
+        "1",
+        "1",
+        "4",
+    ]
+    assert Path("r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_run_takes_all_from_the_file_and_trains_only_what_is_new(inside, capsys, monkeypatch):
+    import atom_plugin.evaluation.jobs as jobs
+
+    first = json.loads(evaluate(capsys, "a.h5", *QUICK, "--json", "--results", "r.jsonl").out)
+    trained, plain = [], jobs.train
+    monkeypatch.setattr(jobs, "train", lambda *a, **k: trained.append(k["seed"]) or plain(*a, **k))
+    again = json.loads(evaluate(capsys, "a.h5", *QUICK, "--json", "--results", "r.jsonl").out)
+    assert (again, trained) == (first, [])
+    (more,) = json.loads(evaluate(capsys, "a.h5", *QUICK, "--repeats", "3", "--json", "--results", "r.jsonl").out)
+    assert (more["accuracies"][:2], trained) == (first[0]["accuracies"], [2])
+    assert Path("r.jsonl").read_text().count("\n") == 3
+
+
+def test_a_model_that_fails_stands_in_the_results_and_the_others_go_on(inside, capsys, monkeypatch):
+    def refuse(self, image_shape, classes, *, generator=None):
+        raise ModelError(f"{self.name} cannot take 1x8x8 images")
+
+    monkeypatch.setattr(NamedModel, "build", refuse)
+    out, err = evaluate(capsys, "a.h5", *QUICK, "--models", "vit,convnet", "--json", "--results", "r.jsonl")
+    assert err == "failed: vit on a.h5: vit cannot take 1x8x8 images\n"
+    failed, done = json.loads(out)
+    assert (failed["model"], failed["error"], failed["mean"]) == ("vit", "vit cannot take 1x8x8 images", None)
+    assert (done["model"], done["error"], done["n"]) == ("convnet", None, 2)
+    assert Path("r.jsonl").read_text().count("\n") == 2, "what failed is tried again"
+    out, err = evaluate(capsys, "a.h5", *QUICK, "--model", "vit", "--chart", "r.png", code=1)
+    assert err.count("\n") == 1
+    assert "failed: vit on a.h5" in out
+    assert not Path("r.png").exists()
+
+
+def test_recipe_and_options_reach_the_training(inside, capsys):
+    options = (
+        "--training-recipe",
+        "modern",
+        "--lr",
+        "0.002",
+        "--augmentation",
+        "autoaugment",
+        "--normalisation",
+        "batch",
+    )
+    (row,) = json.loads(evaluate(capsys, "a.h5", *QUICK, *options, "--json").out)
+    training = row["training"]
+    assert (training["recipe"], training["epochs"], training["lr"]) == ("modern", 1, 0.002)
+    assert (training["optimizer"], training["augmentation"]) == ("adamw", "autoaugment")
+    assert row["network"]["normalisation"] == "batch"
+
+
+def test_what_two_sets_share_is_trained_once(inside, capsys, monkeypatch):
+    monkeypatch.setattr(
+        NamedModel, "build", lambda self, *args, generator: ConvNetConfig(width=8).build(*args, generator=generator)
+    )
+    out, _ = evaluate(capsys, "a.h5", "wide.h5", *QUICK, "--models", "convnet,vgg11", "--json", "--results", "r.jsonl")
+    rows = json.loads(out)
+    assert [(row["file"], row["model"], row["n"]) for row in rows] == [
+        *(("a.h5", "convnet", 2), ("a.h5", "vgg11", 2), ("wide.h5", "convnet", 2), ("wide.h5", "vgg11", 2))
+    ]
+    assert rows[1]["accuracies"] == rows[3]["accuracies"]
+    assert Path("r.jsonl").read_text().count("\n") == 6
+
+
+def test_models_are_listed_by_a_pattern(capsys):
+    assert main(["consume", "evaluate", "--list-models", "timm:mixer_b16*"]) == 0
+    out = capsys.readouterr().out.split()
+    assert out[:5] == ["convnet", "alexnet", "vgg11", "resnet18", "vit"]
+    assert "timm:mixer_b16_224" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("a.h5", "--models", "alexnett"), 2, "no model is called 'alexnett'; did you mean 'alexnet'"),
+        (("a.h5", "--models", "timm:nothing"), 2, "has no model 'nothing'"),
+        (("a.h5", "--models", "convnet,"), 2, "--models must be names joined by commas, not 'convnet,'"),
+        (("a.h5", "--models", "convnet,convnet"), 2, "found the model 'convnet' twice"),
+        (("a.h5", "--training-recipe", "modem"), 2, "no training recipe is called 'modem'; did you mean 'modern'"),
+        (("a.h5", "--augmentation", "blur"), 2, "unknown augmentation 'blur'"),
+        (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1, not 0"),
+        (("a.h5", "--full-epochs", "3"), 2, "--full-epochs is about --full; add that"),
+        (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 hold the same images"),
+        (("a.h5", "--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere; create it first"),
+        (("a.h5", "--results", "a.h5"), 1, "a.h5, line 1: is not JSON"),
+        (("a.h5", "--results", "other.jsonl"), 2, "holds networks trained with epochs 9, this evaluation asks for 1"),
+        (("a.h5", "--chart", "nowhere/r.png"), 1, "there is no folder nowhere; create it first"),
+        (("a.h5", "--csv", "a.h5"), 1, "a.h5: already exists and is kept"),
+        (("a.h5", "--chart", "a.h5"), 1, "a.h5: already exists and is kept"),
+        (("rgba.h5", "--dataset", "digits"), 2, "holds images of 4x8x8"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, args, code, words):
+    import atom_plugin.evaluation.jobs as jobs
+
+    (inside / "copy.h5").write_bytes((inside / "a.h5").read_bytes())
+    make_set(shape=(4, 8, 8)).save("rgba.h5")
+    if "other.jsonl" in args:
+        evaluate(capsys, "a.h5", *QUICK, "--results", "other.jsonl")
+        text = Path("other.jsonl").read_text()
+        Path("other.jsonl").write_text(text.replace('"epochs": 1', '"epochs": 9'))
+    monkeypatch.setattr(jobs, "train", lambda *a, **k: pytest.fail("trained"))
+    kept = (inside / "a.h5").read_bytes()
+    out, err = evaluate(capsys, *args, *(QUICK if "--repeats" not in args else ()), code=code)
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+    assert (inside / "a.h5").read_bytes() == kept
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_evaluation_goes_on_and_loses_at_most_the_network_under_way(inside, capsys, number):
+    # More networks than it can train before the signal; fewer when it goes on.
+    args = ("consume", "evaluate", "a.h5", "--epochs", "1", "--quiet", "--device", "cpu", "--results", "r.jsonl")
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, *args, "--repeats", "300"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    results = Path("r.jsonl")
+    while not (results.exists() and results.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    done = results.read_bytes().count(b"\n")
+    if number == signal.SIGTERM:
+        assert process.returncode == 143
+        assert err == (
+            f"Stopped after {done} of 300 networks; give the same command to go on (results so far: r.jsonl)\n"
+        )
+    wanted = done + 2
+    (row,) = json.loads(evaluate(capsys, *args[2:], "--repeats", wanted, "--json").out)
+    (undisturbed,) = json.loads(evaluate(capsys, *args[2:-2], "--repeats", wanted, "--json").out)
+    assert row == undisturbed
+    assert results.read_bytes().count(b"\n") == wanted

@@ -1,0 +1,167 @@
+"""An evaluation as a list of jobs, and what running it gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small import coloured_source, small_config
+
+from atom_plugin.assembly import selected_set
+from atom_plugin.errors import ConfigError, ModelError
+from atom_plugin.evaluation import (
+    NamedModel,
+    Subject,
+    evaluate,
+    full_subjects,
+    network_for,
+    network_of,
+    plan_jobs,
+    run_jobs,
+    summarise,
+)
+from atom_plugin.networks import ConvNetConfig
+from atom_plugin.training_recipes import TrainConfig
+
+CPU = torch.device("cpu")
+QUICK = TrainConfig(epochs=1)
+
+
+def subjects(*seeds, **overrides):
+    """Selected sets of one source that differ in their seed alone."""
+    data = coloured_source()
+    sets = [selected_set(small_config(ipc=2, seed=seed, **overrides), data) for seed in seeds]
+    return data, [
+        Subject(name=f"{seed}.h5", synthetic_set=held, test=data.test, tested_on=data.fingerprint)
+        for seed, held in zip(seeds, sets, strict=True)
+    ]
+
+
+def test_jobs_are_numbered_cell_by_cell_and_each_is_another_network():
+    _, two = subjects(0, 1)
+    jobs = plan_jobs(two, ["convnet", "alexnet"], QUICK, repeats=3, first=5)
+    assert [job.index for job in jobs] == list(range(5, 17))
+    assert [(job.cell.subject.name, job.cell.model, job.repeat) for job in jobs[2:5]] == [
+        ("0.h5", "convnet", 2),
+        ("0.h5", "alexnet", 0),
+        ("0.h5", "alexnet", 1),
+    ]
+    assert len({job.key for job in jobs}) == 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"precision": "bfloat16"}, {"normalisation": "batch"}, {"training": replace(QUICK, lr=0.02)}],
+)
+def test_another_seed_precision_network_or_budget_is_another_job(change):
+    _, one = subjects(0)
+    changed = {**change}
+    training = changed.pop("training", QUICK)
+    (before,) = plan_jobs(one, ["convnet"], QUICK, repeats=1)
+    (after,) = plan_jobs(one, ["convnet"], training, repeats=1, **changed)
+    assert before.key != after.key
+
+
+def test_a_fingerprint_is_of_what_networks_learn_from():
+    data, (one,) = subjects(0)
+    held = one.synthetic_set
+    renamed = replace(held, provenance=replace(held.provenance, method="other"))
+    assert replace(one, synthetic_set=renamed).fingerprint == one.fingerprint
+    for other in (
+        replace(held, images=held.images + 1),
+        replace(held, labels=held.labels.flip(0)),
+        replace(held, preprocessing=replace(held.preprocessing, std=held.preprocessing.std * 2)),
+    ):
+        assert replace(one, synthetic_set=other).fingerprint != one.fingerprint
+    assert replace(one, real=data.train).fingerprint != one.fingerprint
+
+
+def test_all_images_stand_once_for_sets_that_share_preprocessing_and_network():
+    data, alike = subjects(0, 1)
+    _, other = subjects(2, network={"width": 16})
+    whole = full_subjects([*alike, *other], [data] * 3)
+    assert [len(subject) for subject in whole] == [len(data.train)] * 2
+    assert {subject.method for subject in whole} == {"full"}
+    assert [network_of(subject.synthetic_set).width for subject in whole] == [8, 16]
+    cells = [job.cell for job in plan_jobs(whole, ["convnet", "vgg11"], QUICK, repeats=1)]
+    assert [cell.model for cell in cells] == ["convnet", "vgg11", "convnet"], "the VGG is the same for both"
+
+
+def test_the_same_set_twice_is_refused_unless_its_network_is_another():
+    _, (one,) = subjects(0)
+    _, (wide,) = subjects(0, network={"width": 16})
+    assert wide.fingerprint == one.fingerprint
+    jobs = plan_jobs([one, replace(wide, name="wide.h5")], ["convnet", "vgg11"], QUICK, repeats=1)
+    assert len(jobs) == 4
+    assert len({job.key for job in jobs}) == 3, "the VGG is the same for both"
+    with pytest.raises(ConfigError, match=r"0\.h5 and copy\.h5 hold the same images; name them once"):
+        plan_jobs([one, replace(one, name="copy.h5")], ["convnet"], QUICK)
+    with pytest.raises(ConfigError, match=r"0\.h5: holds no images"):
+        nothing = replace(one.synthetic_set, images=one.synthetic_set.images[:0], labels=one.synthetic_set.labels[:0])
+        plan_jobs([replace(one, synthetic_set=nothing)], ["convnet"], QUICK)
+    with pytest.raises(ConfigError, match="'convnet' twice"):
+        plan_jobs([one], ["convnet", "convnet"], QUICK)
+    with pytest.raises(ConfigError, match="repeats must be at least 1, not 0"):
+        plan_jobs([one], ["convnet"], QUICK, repeats=0)
+
+
+@pytest.mark.parametrize("name", ["alexnett", "timm:vit_tinny_patch16_224", "resnet"])
+def test_an_unknown_model_is_found_before_the_work(name):
+    _, one = subjects(0)
+    with pytest.raises(ModelError, match="no model"):
+        plan_jobs(one, ["convnet", name], QUICK)
+
+
+def test_normalisation_goes_to_the_models_that_have_a_choice():
+    _, (one,) = subjects(0)
+    held = one.synthetic_set
+    assert network_for("convnet", held) == network_of(held)
+    assert network_for("convnet", held, "batch") == replace(network_of(held), normalisation="batch")
+    assert network_for("alexnet", held) == NamedModel(name="alexnet", normalisation="none")
+    assert network_for("vgg11", held, "batch") == NamedModel(name="vgg11", normalisation="batch")
+    assert network_for("vit", held, "batch") == NamedModel(name="vit")
+    assert network_for("timm:resnet10t", held, "batch") == NamedModel(name="timm:resnet10t")
+
+
+def test_jobs_give_what_one_evaluation_gives_in_any_part_of_the_list():
+    data, one = subjects(0)
+    jobs = plan_jobs(one, ["convnet"], QUICK, repeats=3, seed=2)
+    together = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)]
+    apart = [outcome.accuracy for part in (jobs[2:], jobs[:2]) for outcome in run_jobs(part, device=CPU)]
+    assert [*apart[1:], apart[0]] == together
+    result = evaluate(one[0].synthetic_set, data.test, QUICK, repeats=3, seed=2, device="cpu", precision="float32")
+    assert list(result.accuracies) == together
+
+
+def test_what_fails_ends_its_cell_and_nothing_else(monkeypatch):
+    _, two = subjects(0, 1)
+    jobs = plan_jobs(two, ["convnet", "vit"], QUICK, repeats=2)
+
+    def refuse(self, image_shape, classes, *, generator=None):
+        raise ModelError("vit cannot take 3x8x8 images")
+
+    monkeypatch.setattr(NamedModel, "build", refuse)
+    started, epochs = [], []
+    outcomes = list(run_jobs(jobs, device=CPU, on_start=started.append, on_epoch=epochs.append))
+    assert [outcome.job.index for outcome in outcomes] == [0, 1, 2, 4, 5, 6]
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False] * 2
+    assert [job.index for job in started] == [0, 1, 2, 4, 5, 6]
+    assert len(epochs) == 4
+    assert all(outcome.seconds > 0 and outcome.hardware for outcome in outcomes if outcome.error is None)
+    failed = [evaluation for evaluation in summarise(outcomes) if evaluation.error]
+    assert [(each.model, each.names, each.mean) for each in failed] == [
+        ("vit", ("0.h5",), None),
+        ("vit", ("1.h5",), None),
+    ]
+
+
+def test_a_network_on_all_images_sees_all_of_them():
+    data, one = subjects(0)
+    jobs = plan_jobs(full_subjects(one, [data]), ["convnet"], TrainConfig(epochs=40, lr=0.05), repeats=1)
+    (outcome,) = run_jobs(jobs, device=CPU)
+    assert outcome.accuracy is not None
+    assert outcome.accuracy > 0.6
+    (evaluation,) = summarise([outcome])
+    assert (evaluation.method, evaluation.ipc, evaluation.images) == ("full", None, 36)
+    assert isinstance(evaluation.network, ConvNetConfig)
