@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
 from atom_plugin.config import DistillConfig
+from atom_plugin.device import resolve_device, resolve_precision
 from atom_plugin.initialisation import initial_images
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.sources import SourceData
@@ -49,12 +53,20 @@ def fit_preprocessing(config: DistillConfig, data: SourceData) -> Preprocessing:
 
 
 def selected_set(
-    config: DistillConfig, data: SourceData, *, preprocessing: Preprocessing | None = None
+    config: DistillConfig,
+    data: SourceData,
+    *,
+    preprocessing: Preprocessing | None = None,
+    device: str = "auto",
+    on_images: Callable[[int], object] | None = None,
 ) -> SyntheticSet:
     """Real images chosen by ``config.initialiser``, never optimised: a selection baseline.
 
-    ``preprocessing`` None fits what the config asks for. Raises SourceError where a class has fewer images than the IPC.
+    ``preprocessing`` None fits what the config asks for. A network that chooses runs on ``device``; ``on_images`` is
+    told how many images each batch of its training had. Raises SourceError where a class has fewer images than the IPC.
     """
+    on = resolve_device(device)
+    config = replace(config, precision=resolve_precision(config.precision, on))
     prepared = preprocessing or fit_preprocessing(config, data)
-    images = initial_images(config, data, prepared)
+    images = initial_images(config, data, prepared, device=on, on_images=on_images)
     return assemble(images, config, data, prepared, method=config.initialiser, iterations=0, final_loss=None)

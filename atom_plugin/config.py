@@ -12,7 +12,7 @@ from atom_plugin.matchers import MATCHERS
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.preprocessing import DATADAM_EPS, KORNIA_EPS
 
-INITIALISERS = ("random", "noise", "k-center", "herding")
+INITIALISERS = ("random", "noise", "k-center", "herding", "forgetting")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 
@@ -26,7 +26,8 @@ class DistillConfig:
     images start from. ``network``: the family member drawn anew each iteration. ``augmentation``: siamese operations, joined by
     ``_``, or "none". ``standardise`` and ``zca_eps`` (None: no ZCA): the preprocessing, in this order. ``network_state``,
     ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr``: another course of the network, as
-    :mod:`atom_plugin.matching_network` says. ``recipe`` remembers where unnamed choices came from.
+    :mod:`atom_plugin.matching_network` says. ``embedding``, ``forgetting_epochs``: the network that chooses real images, as
+    :mod:`atom_plugin.initialisation` says. ``recipe`` remembers where unnamed choices came from.
     """
 
     ipc: int
@@ -50,6 +51,8 @@ class DistillConfig:
     inner_loop: int = 1
     network_epochs: int = 0
     network_lr: float = 0.01
+    embedding: str = "random"
+    forgetting_epochs: int = 20
 
     def __post_init__(self) -> None:
         for name in ("ipc", "iterations", "real_batch", "network_pool", "inner_loop"):
@@ -68,13 +71,10 @@ class DistillConfig:
             raise ConfigError(f"zca_eps must be above 0, not {self.zca_eps}; 0.1 is DataDAM's, 1e-6 kornia's")
         Augmentation(strategy=self.augmentation)
         self._check_network_course()
+        self._check_choosing_network()
 
     def _check_network_course(self) -> None:
-        kind, _, epochs = self.network_state.partition(":")
-        trained = kind == "trained" and epochs.isdecimal() and int(epochs) >= 1
-        if not trained and self.network_state != "random":
-            raise ConfigError(f"network_state must be random or trained:EPOCHS (trained:3), not {self.network_state!r}")
-        if not trained and self.network_pool != DistillConfig.network_pool:
+        if not trained_epochs(self.network_state, "network_state") and self.network_pool != DistillConfig.network_pool:
             raise ConfigError("network_pool counts trained networks; give network_state trained:EPOCHS as well")
         if self.network_epochs < 0:
             raise ConfigError(f"network_epochs must be 0 or more, not {self.network_epochs}")
@@ -85,10 +85,29 @@ class DistillConfig:
         if not self.network_epochs and self.network_lr != DistillConfig.network_lr:
             raise ConfigError("network_lr is that of network_epochs, which is 0; give both, or neither")
 
+    def _check_choosing_network(self) -> None:
+        if trained_epochs(self.embedding, "embedding") and self.initialiser not in ("herding", "k-center"):
+            raise ConfigError(
+                f"embedding is what herding and k-center compare, and {self.initialiser} does not; drop it"
+            )
+        if self.forgetting_epochs < 2:
+            raise ConfigError(
+                f"forgetting_epochs must be at least 2 (right, then wrong, is an event), not {self.forgetting_epochs}"
+            )
+        if self.initialiser != "forgetting" and self.forgetting_epochs != DistillConfig.forgetting_epochs:
+            raise ConfigError(f"forgetting_epochs are those of forgetting, not of {self.initialiser}; drop them")
+
     @property
     def pretraining_epochs(self) -> int:
         """Epochs of training on the real images before matching; 0 for random networks."""
-        return int(self.network_state.partition(":")[2] or 0)
+        return trained_epochs(self.network_state, "network_state")
+
+    @property
+    def choosing_epochs(self) -> int:
+        """Epochs of training on the real images before some are chosen; 0 where no trained network chooses."""
+        return (
+            self.forgetting_epochs if self.initialiser == "forgetting" else trained_epochs(self.embedding, "embedding")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -142,6 +161,16 @@ class DistillConfig:
         return [
             f"{f.name}: {mine[f.name]}, not {theirs[f.name]}" for f in fields(self) if mine[f.name] != theirs[f.name]
         ]
+
+
+def trained_epochs(state: str, name: str) -> int:
+    """EPOCHS of "trained:EPOCHS", 0 of "random". Raises ConfigError for any other ``state``, calling it ``name``."""
+    kind, _, epochs = state.partition(":")
+    if kind == "trained" and epochs.isdecimal() and int(epochs) >= 1:
+        return int(epochs)
+    if state != "random":
+        raise ConfigError(f"{name} must be random or trained:EPOCHS (trained:3), not {state!r}")
+    return 0
 
 
 _NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed"}

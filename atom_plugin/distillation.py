@@ -124,7 +124,7 @@ class Distiller:
         self._batches = RealBatches(data, self._device_preprocessing, self.config, self.device)
         self._matching = MatchingNetwork(self.config, data, self._device_preprocessing, self.device)
         self.network = self._matching.network
-        start = initial_images(self.config, data, self.preprocessing)
+        start = initial_images(self.config, data, self.preprocessing, device=self.device)
         self.images = start.to(self.device).requires_grad_()
         self._momentum: torch.Tensor | None = None
 

@@ -1,48 +1,90 @@
-"""What synthetic images start from: real images, chosen at random, by herding or k-center, or noise."""
+"""What synthetic images start from, and what a selection consists of: real images, chosen by some method, or noise.
+
+The methods are those of :mod:`~atom_plugin.selection`. Herding and k-center compare embeddings under one network, which
+is random, or trained on the real images (``DistillConfig.embedding``: "random", "trained:EPOCHS"); forgetting counts
+events while one network trains on them (``forgetting_epochs``).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 from atom_plugin.config import DistillConfig
-from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNetConfig
+from atom_plugin.embeddings import embed, embedding_network
+from atom_plugin.forgetting import ForgettingCounter
+from atom_plugin.matching_network import MatchingNetwork
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
-from atom_plugin.selection import select
+from atom_plugin.selection import check_counts, select
 from atom_plugin.sources import SourceData
 
-_EMBED_BATCH = 64
 
+def initial_images(
+    config: DistillConfig,
+    data: SourceData,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    on_images: Callable[[int], object] | None = None,
+) -> torch.Tensor:
+    """Float32 (K * ipc, C, H, W), class-major, preprocessed, on the CPU; ``config.precision`` must be resolved.
 
-def initial_images(config: DistillConfig, data: SourceData, preprocessing: Preprocessing) -> torch.Tensor:
-    """Float32 (K * ipc, C, H, W), class-major, preprocessed. Raises SourceError where a class has too few images."""
+    Where a network is trained to choose, on ``device``, ``on_images`` is told how many images each batch had. Raises
+    SourceError where a class has too few images, DivergenceError where that training blows up.
+    """
     generator = generator_for(config.seed, "initialise")
     if config.initialiser == "noise":
         return torch.randn(len(data.class_names) * config.ipc, *data.image_shape, generator=generator)
-    embeddings = None
-    if config.initialiser != "random":
-        embeddings = random_embeddings(config.network, data, preprocessing, generator)
+    embeddings = events = None
+    check_counts(data.train.labels, config.ipc, data.class_names)  # before any training
+    if config.initialiser == "forgetting":
+        events = forgetting_events(config, data, preprocessing, generator, device=device, on_images=on_images)
+    elif config.initialiser != "random":
+        network = embedding_network(
+            config,
+            data,
+            preprocessing,
+            state=config.embedding,
+            generator=generator,
+            device=device,
+            on_images=on_images,
+        )
+        embeddings = embed(network, data.train.images, preprocessing)
     chosen = select(
         config.initialiser,
         data.train.labels,
         config.ipc,
         generator=generator,
         embeddings=embeddings,
+        events=events,
         class_names=data.class_names,
     )
     return preprocessing.forward(data.train.rows(chosen))
 
 
-@torch.no_grad()
-def random_embeddings(
-    config: ConvNetConfig, data: SourceData, preprocessing: Preprocessing, generator: torch.Generator
+def forgetting_events(
+    config: DistillConfig,
+    data: SourceData,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+    *,
+    device: torch.device,
+    on_images: Callable[[int], object] | None = None,
 ) -> torch.Tensor:
-    """(N, D) embeddings of all training images under one random network."""
-    network = config.build(data.image_shape, len(data.class_names), generator=generator)
-    network.to(memory_format=torch.channels_last)
-    with reuse_freed_memory():
-        batches = (preprocessing.forward(batch) for batch in data.train.images.split(_EMBED_BATCH))
-        return torch.cat(
-            [network.features(batch.contiguous(memory_format=torch.channels_last)).embedding for batch in batches]
-        )
+    """Forgetting events of every training image, float64 (N,), in the training of one network.
+
+    It trains for ``config.forgetting_epochs``, and is drawn from ``generator``, as are its batches. Raises DivergenceError
+    where it blows up.
+    """
+    counter = ForgettingCounter(data.train.labels)
+
+    def observe(rows: torch.Tensor, logits: torch.Tensor) -> None:
+        counter.update(rows, logits)
+        if on_images is not None:
+            on_images(len(rows))
+
+    trainer = MatchingNetwork(config, data, preprocessing.to(device), device)
+    trainer.pretrain(config.forgetting_epochs, generator, observe)
+    return counter.scores()

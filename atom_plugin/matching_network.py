@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast
 from atom_plugin.errors import DivergenceError
+from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.sources import SourceData
@@ -30,6 +32,7 @@ _BATCH = 256
 _INNER_MOMENTUM = 0.5  # DC's released code
 
 State = dict[str, Any]
+OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class MatchingNetwork:
@@ -105,19 +108,29 @@ class MatchingNetwork:
 
     def _trained(self, index: int) -> State:
         """The state of pool network ``index``, trained on the real images, kept on the CPU."""
-        generator = generator_for(self._config.seed, "pool", index)
+        self.pretrain(self._config.pretraining_epochs, generator_for(self._config.seed, "pool", index))
+        return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
+        """Draw the network anew and train it for ``epochs`` on the real images.
+
+        ``on_batch`` is told the indices of each batch's images, int64 (n,) on the CPU, and their logits (n, classes), as
+        they are before the step. Raises DivergenceError where the loss is no longer finite.
+        """
         self.network.reset(generator)
         train = self._data.train
-        self._train(
-            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
-            train.labels.to(self._device),
-            torch.optim.SGD(
-                self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
-            ),  # as evaluations train
-            self._config.pretraining_epochs,
-            generator,
-        )
-        return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+        # As evaluations train.
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        with reuse_freed_memory() if self._device.type == "cpu" else nullcontext():
+            self._train(
+                lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
+                train.labels.to(self._device),
+                optimizer,
+                epochs,
+                generator,
+                on_batch=on_batch,
+                remedy="choose another preprocessing or normalisation",
+            )
 
     def _train(
         self,
@@ -126,6 +139,9 @@ class MatchingNetwork:
         optimizer: torch.optim.Optimizer,
         epochs: int,
         generator: torch.Generator,
+        *,
+        on_batch: OnBatch | None = None,
+        remedy: str = "lower --network-lr",
     ) -> None:
         """``epochs`` passes in batches of 256, each image augmented by itself as the run augments."""
         loss = torch.zeros(())
@@ -136,6 +152,8 @@ class MatchingNetwork:
                     batch = self._augmentation.per_sample(images_of(rows), generator)
                 with autocast(self._device, self._config.precision):
                     logits = self.network(batch.contiguous(memory_format=torch.channels_last))
+                if on_batch is not None:
+                    on_batch(rows, logits.detach())
                 loss = F.cross_entropy(logits.float(), labels[rows.to(labels.device)])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -143,4 +161,4 @@ class MatchingNetwork:
         optimizer.zero_grad(set_to_none=True)
         self.network.requires_grad_(False)
         if not math.isfinite(value := float(loss.detach())):
-            raise DivergenceError(f"training the matching network ended with a loss of {value}; lower --network-lr")
+            raise DivergenceError(f"training a network ended with a loss of {value}; {remedy}")

@@ -1,6 +1,7 @@
 """Real images per class, chosen: the starting points of distillation and the baselines it is measured against.
 
-Everything here works on labels and embeddings, (N, D) float rows of some network's features; no image is touched.
+Everything here works on labels, embeddings, (N, D) float rows of some network's features, and counts of forgetting events;
+no image is touched. docs/selection.md compares the methods.
 Indices come back class-major: ``ipc`` for the lowest class id first, in the order in which they were chosen.
 """
 
@@ -12,7 +13,7 @@ import torch
 
 from atom_plugin.errors import ConfigError, SourceError, did_you_mean
 
-METHODS = ("random", "herding", "k-center")
+METHODS = ("random", "herding", "k-center", "forgetting")
 
 
 def select(
@@ -22,19 +23,27 @@ def select(
     *,
     generator: torch.Generator,
     embeddings: torch.Tensor | None = None,
+    events: torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
     """Choose ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`METHODS`: int64 (K * ipc,).
 
-    ``generator`` draws for ``random`` and is left alone by the others, which need ``embeddings`` (N, D).
-    Raises ConfigError for an unknown method, ``ipc`` below 1, or embeddings that are missing or do not fit;
-    SourceError for a class with fewer than ``ipc`` samples, by its name where ``class_names`` are given.
+    ``generator`` draws for ``random``, and among equals for ``forgetting``, which needs ``events`` (N,); herding and
+    k-center leave it alone and need ``embeddings`` (N, D). Raises ConfigError for an unknown method, ``ipc`` below 1, or
+    embeddings or events that are missing or do not fit; SourceError for a class with fewer than ``ipc`` samples, by its
+    name where ``class_names`` are given.
     """
     if method not in METHODS:
         hint = did_you_mean(method, METHODS)
         raise ConfigError(f"no selection method is called {method!r}; {hint}known: {', '.join(METHODS)}")
     if method == "random":
         return random_indices(labels, ipc, generator, class_names=class_names)
+    if method == "forgetting":
+        if events is None:
+            raise ConfigError(
+                "the selection method 'forgetting' ranks forgetting events; count them, or choose 'random'"
+            )
+        return forgetting_indices(events, labels, ipc, generator, class_names=class_names)
     if embeddings is None:
         raise ConfigError(f"the selection method {method!r} compares embeddings; give them, or choose 'random'")
     if method == "herding":
@@ -114,15 +123,39 @@ def k_center_indices(
     return torch.cat(chosen)
 
 
-def _classes(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None) -> Iterator[torch.Tensor]:
-    """The indices of each class's samples, ascending, on the CPU, class by class."""
+def forgetting_indices(
+    events: torch.Tensor,
+    labels: torch.Tensor,
+    ipc: int,
+    generator: torch.Generator,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> torch.Tensor:
+    """The most forgotten samples of each class (Toneva et al., 2019): int64 (K * ipc,).
+
+    ``events`` (N,) counts forgetting events, infinite for a sample that was never learnt, as
+    :meth:`.forgetting.ForgettingCounter.scores` has it: these come first, then the others from most to fewest. Counts
+    are small and ties many, so equals come in an order that ``generator`` draws, not in the source's. Raises as
+    :func:`select`.
+    """
+    if events.shape != labels.shape or bool(events.isnan().any()):
+        raise ConfigError(
+            f"events must be one number per label, ({len(labels)},), not {tuple(events.shape)}, and none of them NaN"
+        )
+    chosen = []
+    for members in _classes(labels, ipc, class_names):
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        chosen.append(shuffled[events[shuffled].argsort(descending=True, stable=True)[:ipc]])
+    return torch.cat(chosen)
+
+
+def check_counts(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None = None) -> None:
+    """Raise what :func:`select` raises of ``labels`` (N,) and ``ipc``: for use before the work on embeddings or events."""
     if ipc < 1:
         raise ConfigError(f"ipc (images per class) must be at least 1, not {ipc}")
     if not len(labels):
         raise SourceError("there are no images to choose from")
-    # One stable sort instead of one comparison of all labels per class.
-    in_order, indices = labels.cpu().sort(stable=True)
-    found, counts = torch.unique_consecutive(in_order, return_counts=True)
+    found, counts = labels.unique(return_counts=True)
     few = int(counts.argmin())
     if counts[few] < ipc:
         label, count = int(found[few]), int(counts[few])
@@ -131,6 +164,14 @@ def _classes(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None) 
             f"class {name} has {count} image(s), fewer than the {ipc} per class asked for; "
             f"lower --ipc to {count} or add images"
         )
+
+
+def _classes(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None) -> Iterator[torch.Tensor]:
+    """The indices of each class's samples, ascending, on the CPU, class by class."""
+    check_counts(labels, ipc, class_names)
+    # One stable sort instead of one comparison of all labels per class.
+    in_order, indices = labels.cpu().sort(stable=True)
+    _, counts = torch.unique_consecutive(in_order, return_counts=True)
     yield from torch.split(indices, counts.tolist())
 
 

@@ -22,6 +22,7 @@ FIELD_OPTIONS = (
     *("matcher", "iterations", "real_batch", "image_lr", "image_momentum", "image_schedule", "initialiser"),
     *("augmentation", "standardise", "zca", "zca_eps", "seed", "precision"),
     *("network_state", "network_pool", "inner_loop", "network_epochs", "network_lr"),
+    *("embedding", "forgetting_epochs"),
 )
 NETWORK_OPTIONS = ("depth", "width", "activation", "normalisation", "pooling", "pool_size", "initialisation")
 
@@ -93,8 +94,11 @@ def recipe_options(command: Command) -> Command:
         _chosen("--image-momentum", Number(float, at_least=0, below=1), "Momentum of that SGD, below 1.", "M"),
         _chosen("--image-schedule", ["constant", "cosine"], "Course of that learning rate."),
         _chosen(
-            "--initialiser", ["random", "noise", "k-center", "herding"], "What images start from: real ones, or noise."
+            "--initialiser",
+            ["random", "noise", "k-center", "herding", "forgetting"],
+            "What images start from: real ones, chosen as `atom-cli select` chooses, or noise.",
         ),
+        choosing_options,
         _chosen("--augmentation", click.STRING, "Siamese operations joined by _, or none.", "OPS"),
         click.option(
             "--standardise/--no-standardise",
@@ -132,6 +136,24 @@ def recipe_options(command: Command) -> Command:
             "N",
         ),
         _chosen("--network-lr", POSITIVE_FLOAT, "Learning rate of that training.", "RATE"),
+    )(command)
+
+
+def choosing_options(command: Command) -> Command:
+    """The networks that choose real images: the command gets ``embedding`` and ``forgetting_epochs``, None where not given."""
+    return bundle(
+        click.option(
+            "--embedding",
+            metavar="STATE",
+            help="The network whose embeddings herding and k-center compare: random, or trained:EPOCHS on the real "
+            "images before.  [default: random]",
+        ),
+        click.option(
+            "--forgetting-epochs",
+            metavar="N",
+            type=Number(int, at_least=2),
+            help="Passes over the real images in which forgetting counts its events.  [default: 20]",
+        ),
     )(command)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from atom_plugin.cli.distill_options import choosing_options
 from atom_plugin.cli.options import (
     POSITIVE_FLOAT,
     POSITIVE_INT,
     force_option,
     json_option,
-    quiet_option,
-    seed_option,
+    run_options,
     source_options,
 )
 from atom_plugin.cli.report import report
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @click.option("--ipc", metavar="N", type=POSITIVE_INT, required=True, help="Images per class.")
 @click.option(
     "--method",
-    type=click.Choice(["random", "herding", "k-center"]),
+    type=click.Choice(["random", "herding", "k-center", "forgetting"]),
     default="random",
     show_default=True,
-    help="How images are chosen; herding and k-center look at embeddings of a random network.",
+    help="How images are chosen: herding and k-center compare embeddings, forgetting counts what training forgets.",
 )
+@choosing_options
 @click.option(
     "--preprocessing-of",
     metavar="FILE",
@@ -47,8 +48,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The set to write.  [default: DATASET-METHOD-ipcN.h5]",
 )
-@seed_option
-@quiet_option
+@run_options
 @force_option
 @json_option
 def select(
@@ -57,22 +57,31 @@ def select(
     request: SourceRequest,
     ipc: int,
     method: str,
+    embedding: str | None,
+    forgetting_epochs: int | None,
     preprocessing_of: Path | None,
     zca: bool | None,
     zca_eps: float | None,
     output: Path | None,
     seed: int,
+    device: str,
+    precision: str,
     quiet: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Select real images into a set of the same format: the baseline.
 
+    docs/selection.md says what each method chooses, and what it costs.
+
     \b
     Example:
       atom-cli select --method random --ipc 20
-      atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5
+      atom-cli select --method herding --embedding trained:20 --ipc 20
+      atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5 digits-herding-ipc20.h5
     """
+    from tqdm import tqdm
+
     from atom_plugin import store
     from atom_plugin.assembly import selected_set
     from atom_plugin.atomic import refuse_existing
@@ -85,9 +94,20 @@ def select(
     refuse_existing(output, force=force)
     preprocessing = None if preprocessing_of is None else store.read(preprocessing_of).preprocessing
     data = load_source(dataset, request)
+    choosing = {"embedding": embedding, "forgetting_epochs": forgetting_epochs}
     config = DistillConfig.from_recipe(
-        "atom", ipc=ipc, image_shape=data.image_shape, seed=seed, initialiser=method, zca=zca, zca_eps=zca_eps
+        "atom",
+        ipc=ipc,
+        image_shape=data.image_shape,
+        seed=seed,
+        precision=precision,
+        initialiser=method,
+        zca=zca,
+        zca_eps=zca_eps,
+        **{name: value for name, value in choosing.items() if value is not None},
     )
-    selected = selected_set(config, data, preprocessing=preprocessing)
+    images = config.choosing_epochs * len(data.train)
+    with tqdm(total=images, disable=quiet or not images, unit="image", unit_scale=True, desc=method, delay=0.5) as bar:
+        selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
     store.write(selected, output, force=force)
     report(selected, output, as_json=as_json)

@@ -8,9 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selection_oracles import herding_oracle, k_center_oracle
 
 from atom_plugin.errors import ConfigError, SourceError
-from atom_plugin.selection import METHODS, herding_indices, k_center_indices, random_indices, select
+from atom_plugin.selection import (
+    METHODS,
+    forgetting_indices,
+    herding_indices,
+    k_center_indices,
+    random_indices,
+    select,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -21,52 +29,6 @@ def sample(count: int = 60, classes: int = 3, dimensions: int = 5, seed: int = 0
     draw = generator(seed)
     labels = torch.arange(count)[torch.randperm(count, generator=draw)] % classes
     return torch.randn(count, dimensions, generator=draw), labels
-
-
-def distance(one: list[float], other: list[float]) -> float:
-    return math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)))
-
-
-def mean_of(rows: list[list[float]]) -> list[float]:
-    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-
-
-def herding_oracle(embeddings: torch.Tensor, labels: torch.Tensor, ipc: int) -> list[int]:
-    rows, chosen = embeddings.double().tolist(), []
-    for label in sorted(set(labels.tolist())):
-        members = [index for index, of in enumerate(labels.tolist()) if of == label]
-        goal = mean_of([rows[index] for index in members])
-        picked: list[int] = []
-        for _ in range(ipc):
-            best, best_distance = -1, math.inf
-            for index in members:
-                if index in picked:
-                    continue
-                away = distance(goal, mean_of([rows[other] for other in [*picked, index]]))
-                if away < best_distance:
-                    best, best_distance = index, away
-            picked.append(best)
-        chosen += picked
-    return chosen
-
-
-def k_center_oracle(embeddings: torch.Tensor, labels: torch.Tensor, ipc: int) -> list[int]:
-    rows, chosen = embeddings.double().tolist(), []
-    for label in sorted(set(labels.tolist())):
-        members = [index for index, of in enumerate(labels.tolist()) if of == label]
-        goal = mean_of([rows[index] for index in members])
-        picked = [min(members, key=lambda index: distance(goal, rows[index]))]
-        while len(picked) < ipc:
-            best, best_distance = -1, -math.inf
-            for index in members:
-                if index in picked:
-                    continue
-                away = min(distance(rows[index], rows[other]) for other in picked)
-                if away > best_distance:
-                    best, best_distance = index, away
-            picked.append(best)
-        chosen += picked
-    return chosen
 
 
 @pytest.mark.parametrize("ipc", [1, 2, 7, 20])
@@ -81,6 +43,40 @@ def test_herding_is_the_literal_algorithm(ipc: int, seed: int) -> None:
 def test_k_center_is_the_literal_algorithm(ipc: int, seed: int) -> None:
     embeddings, labels = sample(seed=seed)
     assert k_center_indices(embeddings, labels, ipc).tolist() == k_center_oracle(embeddings, labels, ipc)
+
+
+@pytest.mark.parametrize("ipc", [1, 2, 7, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_forgetting_takes_the_most_forgotten_of_each_class(ipc: int, seed: int) -> None:
+    _, labels = sample(seed=seed)
+    draw = generator(seed)
+    # Distinct counts, so that no draw decides; two samples were never learnt.
+    events = torch.randperm(60, generator=draw).double()
+    events[torch.randperm(60, generator=draw)[:2]] = torch.inf
+    chosen = forgetting_indices(events, labels, ipc, draw).view(3, ipc).tolist()
+    for label, picked in enumerate(chosen):
+        members = [index for index, of in enumerate(labels.tolist()) if of == label]
+        left = [float(events[index]) for index in members if index not in picked]
+        ranked = [float(events[index]) for index in picked]
+        assert set(picked) <= set(members)
+        assert ranked == sorted(ranked, reverse=True)
+        assert not left or min(ranked) >= max(left)
+
+
+def test_equally_forgotten_samples_are_drawn() -> None:
+    labels = torch.zeros(20, dtype=torch.int64)
+    events = torch.tensor([3.0, *[1.0] * 18, 2.0])
+    draw = generator()
+    counts = torch.zeros(20)
+    for _ in range(300):
+        chosen = forgetting_indices(events, labels, 5, draw)
+        assert chosen[:2].tolist() == [0, 19]
+        counts[chosen] += 1
+    # Each of 18 is one of 3: 50 of 300, standard deviation 6.5.
+    assert (counts[1:19] - 50).abs().max() < 30
+    assert torch.equal(
+        forgetting_indices(events, labels, 5, generator(3)), forgetting_indices(events, labels, 5, generator(3))
+    )
 
 
 def test_herding_matches_the_mean_better_than_chance() -> None:
@@ -132,13 +128,14 @@ def test_every_method_gives_distinct_samples_class_by_class(counts: list[int], m
     labels = torch.cat([torch.full((count,), 3 * label) for label, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=draw)]
     embeddings = torch.randn(len(labels), 4, generator=draw)
-    chosen = select(method, labels, ipc, generator=draw, embeddings=embeddings)
+    events = torch.randint(3, (len(labels),), generator=draw).double()
+    chosen = select(method, labels, ipc, generator=draw, embeddings=embeddings, events=events)
     assert chosen.dtype == torch.int64
     assert labels[chosen].tolist() == [3 * label for label in range(len(counts)) for _ in range(ipc)]
     assert len(set(chosen.tolist())) == len(chosen)
 
 
-def test_select_is_the_named_function_and_only_random_draws() -> None:
+def test_select_is_the_named_function_and_embeddings_leave_nothing_to_draw() -> None:
     embeddings, labels = sample()
     draw = generator(5)
     untouched = draw.get_state()
@@ -150,6 +147,11 @@ def test_select_is_the_named_function_and_only_random_draws() -> None:
     )
     assert torch.equal(draw.get_state(), untouched)
     assert torch.equal(select("random", labels, 4, generator=draw), random_indices(labels, 4, generator(5)))
+    events = torch.arange(60.0) // 10
+    assert torch.equal(
+        select("forgetting", labels, 4, generator=generator(5), events=events),
+        forgetting_indices(events, labels, 4, generator(5)),
+    )
 
 
 def test_half_precision_embeddings_are_compared_in_float64() -> None:
@@ -168,15 +170,16 @@ def test_unknown_methods() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_class_with_too_few_images(method: str) -> None:
     labels = torch.tensor([0, 0, 0, 2, 2])
-    embeddings = torch.zeros(5, 2)
+    embeddings, events = torch.zeros(5, 2), torch.zeros(5)
+    given = {"generator": generator(), "embeddings": embeddings, "events": events}
     with pytest.raises(SourceError, match=r"class 2 has 2 image\(s\), fewer than the 3 .* lower --ipc to 2 or add"):
-        select(method, labels, 3, generator=generator(), embeddings=embeddings)
+        select(method, labels, 3, **given)
     with pytest.raises(SourceError, match="class 'dog' has 2"):
-        select(method, labels, 3, generator=generator(), embeddings=embeddings, class_names=("cat", "cow", "dog"))
+        select(method, labels, 3, **given, class_names=("cat", "cow", "dog"))
     with pytest.raises(ConfigError, match="at least 1, not 0"):
-        select(method, labels, 0, generator=generator(), embeddings=embeddings)
+        select(method, labels, 0, **given)
     with pytest.raises(SourceError, match="no images"):
-        select(method, labels[:0], 1, generator=generator(), embeddings=embeddings[:0])
+        select(method, labels[:0], 1, generator=generator(), embeddings=embeddings[:0], events=events[:0])
 
 
 @pytest.mark.parametrize("method", ["herding", "k-center"])
@@ -189,3 +192,12 @@ def test_embeddings_that_do_not_fit(method: str) -> None:
             select(method, labels, 1, generator=generator(), embeddings=bad)
     with pytest.raises(ConfigError, match="NaN or infinite"):
         select(method, labels, 1, generator=generator(), embeddings=torch.tensor([[1.0], [2.0], [math.nan], [0.0]]))
+
+
+def test_events_that_do_not_fit() -> None:
+    labels = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ConfigError, match="ranks forgetting events; count them"):
+        select("forgetting", labels, 1, generator=generator(), embeddings=torch.zeros(4, 2))
+    for bad in (torch.zeros(3), torch.zeros(4, 1), torch.tensor([0.0, 1.0, math.nan, 0.0])):
+        with pytest.raises(ConfigError, match=r"one number per label, \(4,\)"):
+            select("forgetting", labels, 1, generator=generator(), events=bad)
