@@ -147,7 +147,7 @@ def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes:
     from PIL import Image, ImageDraw
 
     heading, large, font, small = _shorten(title, 100), _font(16), _font(layout.text), _font(12)
-    names = [_drawable(_shorten(name, 28), font) or f"class {label}" for label, name, _ in rows]
+    names = [legible(name, instead=f"class {label}") for label, name, _ in rows]
     left = _MARGIN + math.ceil(max(font.getlength(name) for name in names)) + _MARGIN
     columns = max(len(tiles) for _, _, tiles in rows)
     longest = max([large.getlength(heading), *(small.getlength(note) for note in notes)])
@@ -194,6 +194,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def legible(text: str, *, longest: int = 28, instead: str = "") -> str:
+    """``text`` as a picture can show it: printable and short; or ``instead``, where DejaVu Sans lacks its letters."""
+    return _drawable(_shorten(text, longest), _font(12)) or instead
 
 
 def _shorten(name: str, longest: int) -> str:

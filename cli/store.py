@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option
-from atom_plugin.cli.store_formats import export, import_, refuse_input
-from atom_plugin.errors import ConfigError, StoreError, did_you_mean
+from atom_plugin.cli.options import force_option, json_option
+from atom_plugin.cli.store_formats import export, import_
+from atom_plugin.cli.store_show import class_ids, classes_option, listed, show
+from atom_plugin.errors import StoreError
 
 if TYPE_CHECKING:
     from atom_plugin.store import Header
@@ -67,29 +68,7 @@ def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
         ctx.exit(1)
 
 
-@store.command()
-@_file_argument
-@click.option("-o", "--output", metavar="PNG", type=_FILE, help="The picture to write.  [default: FILE with .png]")
-@click.option(
-    "--per-class", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="At most so many images a row."
-)
-@force_option
-def show(file: Path, output: Path | None, per_class: int, force: bool) -> None:
-    """Draw FILE's images in true colours.
-
-    The picture has a row for each class, the preprocessing undone; its name is printed.
-    """
-    from atom_plugin.pictures import grid
-    from atom_plugin.synthetic_set import SyntheticSet
-
-    held = SyntheticSet.load(file)
-    target = output or file.with_suffix(".png")
-    refuse_input(file, target)
-    title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
-    grid(held, held.labels, held.class_names, target, per_class=per_class, title=title, force=force)
-    click.echo(target)
-
-
+store.add_command(show)
 store.add_command(export)
 store.add_command(import_)
 
@@ -112,13 +91,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
 @store.command()
 @_file_argument
-@click.option(
-    "--classes",
-    metavar="NAMES_OR_IDS",
-    required=True,
-    multiple=True,
-    help="Comma separated; may be given several times, so that a name may hold a comma.",
-)
+@classes_option(required=True)
 @_output_option
 @force_option
 def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> None:
@@ -131,28 +104,6 @@ def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> N
     held = SyntheticSet.load(file)
     held.subset(class_ids(classes, held.class_names)).save(output, force=force)
     click.echo(output)
-
-
-def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """The ids that ``--classes`` means. Raises ConfigError for what is neither a name nor an id, or not one class."""
-    wanted = []
-    for text in given:
-        # A whole value that is a name may hold commas.
-        for item in [text] if text in class_names else [part.strip() for part in text.split(",")]:
-            wanted.append(_class_id(item, class_names))
-    return wanted
-
-
-def _class_id(item: str, class_names: Sequence[str]) -> int:
-    named = [label for label, name in enumerate(class_names) if name == item]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
-    if item.isascii() and item.isdigit() and int(item) < len(class_names):
-        return int(item)
-    hint = did_you_mean(item, class_names).rstrip() or f"there are {_listed(class_names)}"
-    raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
 
 
 def _as_json(header: Header) -> dict[str, Any]:
@@ -189,7 +140,7 @@ def _as_text(header: Header) -> str:
         "written by": f"{header.written_by}, format version {header.version}",
         "images": f"{count} of {channels} x {height} x {width}, float32",
         "classes": f"{len(header.counts)} of {len(header.class_names)}, {each}: "
-        + _listed([header.class_names[label] for label in header.counts]),
+        + listed([header.class_names[label] for label in header.counts]),
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
         "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
         "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",
@@ -198,11 +149,6 @@ def _as_text(header: Header) -> str:
         "sha256": f"{header.checksum} (not checked; see verify)",
     }
     return "\n".join(f"{name + ':':<12}{value}" for name, value in rows.items())
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _short(values: Sequence[float]) -> str:

@@ -1,0 +1,181 @@
+"""`atom-cli store show`: a set's images as a picture, in true colours or as points among the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import POSITIVE_INT, Command, force_option, run_options, source_options
+from atom_plugin.cli.store_formats import refuse_input
+from atom_plugin.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from atom_plugin.embedding_picture import EmbeddingMap
+    from atom_plugin.sources import SourceRequest
+    from atom_plugin.synthetic_set import SyntheticSet
+
+_FILE = click.Path(path_type=Path)
+_IMAGES_PER_ROW = 10
+# What only --embedding needs; given without it, an option would do nothing.
+_OF_EMBEDDING = (
+    *("network_state", "dataset", "data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir"),
+    *("workers", "seed", "device", "precision", "quiet"),
+)
+
+
+def classes_option(*, required: bool) -> Callable[[Command], Command]:
+    """``--classes``: the command gets ``classes``, texts for :func:`class_ids`."""
+    return click.option(
+        "--classes",
+        metavar="NAMES_OR_IDS",
+        required=required,
+        multiple=True,
+        help="Comma separated; may be given several times, so that a name may hold a comma."
+        + ("" if required else "  [default: all]"),
+    )
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option("-o", "--output", metavar="PNG", type=_FILE, help="The picture to write.  [default: FILE with .png]")
+@classes_option(required=False)
+@click.option(
+    "--per-class",
+    metavar="N",
+    type=POSITIVE_INT,
+    help="At most so many images a row; with --embedding, so many real images of each class.  "
+    "[default: 10; 1,000 real images in all]",
+)
+@click.option(
+    "--embedding",
+    type=click.Choice(["pca", "tsne"]),
+    help="Draw synthetic images as points among real ones instead, where a network places them; FILE with .pca.png or "
+    ".tsne.png.",
+)
+@click.option(
+    "--network-state",
+    metavar="STATE",
+    default="trained:10",
+    show_default=True,
+    help="That network: random, or trained:EPOCHS on the real images before.",
+)
+@source_options
+@run_options
+@force_option
+@click.pass_context
+def show(
+    ctx: click.Context,
+    /,
+    *,
+    file: Path,
+    output: Path | None,
+    classes: tuple[str, ...],
+    per_class: int | None,
+    embedding: str | None,
+    network_state: str,
+    dataset: str,
+    request: SourceRequest,
+    seed: int,
+    device: str,
+    precision: str,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Draw FILE's images in true colours, or with --embedding as points among the real ones.
+
+    The picture has a row for each class, the preprocessing undone; its name is printed. The points are those of the set's
+    own network, trained on the real images; these are of the source that the set names, also where its folder moved
+    (--data-dir), and --dataset names another.
+
+    \b
+    Examples:
+      atom-cli store show set.h5
+      atom-cli store show set.h5 --embedding tsne --classes cat,dog
+    """
+    from atom_plugin.atomic import refuse_existing
+    from atom_plugin.embedding_picture import draw_embedding_map
+    from atom_plugin.pictures import grid
+    from atom_plugin.synthetic_set import SyntheticSet
+
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    idle = [name for name in _OF_EMBEDDING if name in given]
+    if embedding is None and idle:
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --embedding; give that as well", ctx)
+    held = SyntheticSet.load(file)
+    target = output or file.with_suffix(".png" if embedding is None else f".{embedding}.png")
+    refuse_input(file, target)
+    refuse_existing(target, force=force)
+    if classes:
+        held = held.subset(class_ids(classes, held.class_names))
+    title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
+    if embedding is None:
+        rows = per_class or _IMAGES_PER_ROW
+        grid(held, held.labels, held.class_names, target, per_class=rows, title=title, force=force)
+    else:
+        options = {"per_class": per_class, "seed": seed, "device": device, "precision": precision}
+        points = _embedded(
+            *(held, file, dataset if "dataset" in given else None, request),
+            **options,
+            method=embedding,
+            state=network_state,
+            quiet=quiet,
+        )
+        draw_embedding_map(points, target, title=title, force=force)
+    click.echo(target)
+
+
+def _embedded(
+    held: SyntheticSet,
+    file: Path,
+    dataset: str | None,
+    request: SourceRequest,
+    *,
+    state: str,
+    quiet: bool,
+    **options: Any,
+) -> EmbeddingMap:
+    """The set's points among those of its source, or of ``dataset``."""
+    from tqdm import tqdm
+
+    from atom_plugin.config import trained_epochs
+    from atom_plugin.embedding_picture import embedding_map
+    from atom_plugin.evaluation import load_test_sources
+
+    epochs = trained_epochs(state, "--network-state")  # before anything is loaded
+    (data,) = load_test_sources([str(file)], [held], dataset, request)
+    images = epochs * len(data.train)
+    with tqdm(
+        total=images, disable=quiet or not images, unit="image", unit_scale=True, desc="training", delay=0.5
+    ) as bar:
+        return embedding_map(held, data, state=state, on_images=bar.update, **options)
+
+
+def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """The ids that ``--classes`` means. Raises ConfigError for what is neither a name nor an id, or not one class."""
+    wanted = []
+    for text in given:
+        # A whole value that is a name may hold commas.
+        for item in [text] if text in class_names else [part.strip() for part in text.split(",")]:
+            wanted.append(_class_id(item, class_names))
+    return wanted
+
+
+def _class_id(item: str, class_names: Sequence[str]) -> int:
+    named = [label for label, name in enumerate(class_names) if name == item]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
+    if item.isascii() and item.isdigit() and int(item) < len(class_names):
+        return int(item)
+    hint = did_you_mean(item, class_names).rstrip() or f"there are {listed(class_names)}"
+    raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """``names`` in a line, the first few where there are many."""
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
