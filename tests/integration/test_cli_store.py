@@ -14,8 +14,9 @@ from PIL import Image
 from synthetic_sets import assert_equal_sets, make_set
 
 from atom_plugin import store as library
+from atom_plugin.cli.main import main
 from atom_plugin.cli.store import class_ids, store
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, SourceError, StoreError
 from atom_plugin.formats import FORMATS
 from atom_plugin.synthetic_set import SyntheticSet, concatenate
 
@@ -320,3 +321,54 @@ def test_every_command_has_help():
         assert command.help is not None
         assert command.help.split("\n")[0][:40] in text
         assert all(getattr(option, "help", "") for option in command.params if option.param_type_name == "option")
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    """Two digits of each class."""
+    path = tmp_path_factory.mktemp("selected") / "digits.h5"
+    assert main(["select", "--ipc", "2", "-q", "-o", str(path)]) == 0
+    return path
+
+
+QUICK = ("--network-state", "random", "--per-class", "5", "-q")
+
+
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+def test_show_embedding_draws_the_set_among_its_source(selected, projection, capsys):
+    capsys.readouterr()
+    target = selected.with_suffix(f".{projection}.png")
+    assert done("show", selected, "--embedding", projection, *QUICK) == f"{target}\n"
+    first = target.read_bytes()
+    assert "already exists" in fails(StoreError, "show", selected, "--embedding", projection, *QUICK)
+    done("show", selected, "--embedding", projection, *QUICK, "--force")
+    assert target.read_bytes() == first
+    done("show", selected, "--embedding", projection, *QUICK, "--force", "--seed", "1")
+    assert target.read_bytes() != first
+
+
+def test_show_only_some_classes(selected, tmp_path):
+    done("show", selected, "--classes", "3,5", "-o", tmp_path / "two.png")
+    done("show", selected, "-o", tmp_path / "all.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "all.png") as whole:
+        assert two.size[1] < whole.size[1] / 3
+    done("show", selected, "--embedding", "pca", "--classes", "3", "--classes", "5", *QUICK, "-o", tmp_path / "a.png")
+    assert "no class is called 'x'" in fails(ConfigError, "show", selected, "--classes", "x", "-o", tmp_path / "b.png")
+
+
+def test_show_embedding_of_what_does_not_fit(path, selected, tmp_path):
+    out = ("-o", tmp_path / "a.png")
+    for idle in (("--seed", "1"), ("--dataset", "digits"), ("--network-state", "random"), ("--device", "cpu"), ("-q",)):
+        result = run("show", selected, *idle, *out)
+        assert result.exit_code == 2
+        assert "is about --embedding; give that as well" in result.stderr
+    embedded = ("--embedding", "pca", *out)
+    assert run("show", selected, "--embedding", "umap", *out).exit_code == 2
+    assert "--network-state must be random or trained:EPOCHS" in fails(
+        ConfigError, "show", selected, *embedded, "--network-state", "trained"
+    )
+    assert "fingerprint" in fails(SourceError, "show", path, *embedded)
+    assert "holds images of 1x4x4" in fails(ConfigError, "show", path, *embedded, "--dataset", "digits")
+    few = ("--classes", "3", "--per-class", "2", "--network-state", "random")
+    assert "draw more classes" in fails(ConfigError, "show", selected, *embedded, *few)
+    assert not (tmp_path / "a.png").exists()
