@@ -236,7 +236,7 @@ def _add_legend(figure: Figure, handles: list[Any], names: list[str], columns: i
     legend = figure.legend(
         handles,
         [str(number) for number in range(len(names))],
-        loc="outside right upper",
+        loc="outside right center",
         ncols=columns,
         frameon=False,
         fontsize=7 if many else 9,
