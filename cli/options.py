@@ -98,7 +98,7 @@ def source_options(command: Command) -> Command:
             default="digits",
             show_default=True,
             help="Image source: digits (embedded), mnist, fashion-mnist, svhn, cifar10, cifar100, "
-            "folder (your own images, with --data-dir), or a plugin's.",
+            "folder (your own images, with --data-dir), packed (a folder with decoded images, images.h5), or a plugin's.",
         ),
         click.option(
             "--data-dir",

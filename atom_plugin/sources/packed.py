@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from h5py import h5d, h5p, h5s, h5t
 
-from atom_plugin.errors import SourceError
+from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.sources import SourceData, SourceRequest, Split
 from atom_plugin.sources.common import content_digest, stored_options
 from atom_plugin.sources.mapped import MappedImages
@@ -78,10 +78,11 @@ class Packed:
 def load_packed(request: SourceRequest) -> SourceData:
     """A folder with a packed source, images.h5: decoded images of any number, read from disk as they are needed.
 
-    Raises SourceError for a missing, unfinished or damaged file, and for an ``image_size`` that is not the file's.
+    Raises ConfigError without ``data_dir``, SourceError for a missing, unfinished or damaged file, and for an
+    ``image_size`` that is not the file's.
     """
     if request.data_dir is None:
-        raise SourceError(f"the packed source needs the folder of its {FILE_NAME}; pass --data-dir DIR (data_dir=)")
+        raise ConfigError(f"the packed source needs the folder of its {FILE_NAME}; pass --data-dir DIR (data_dir=)")
     path = request.data_dir.absolute() / FILE_NAME
     packed = read(path)
     sides = tuple(packed.train.images.shape[2:])

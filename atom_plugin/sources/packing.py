@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from atom_plugin.sources.pixels import Pixels
 # How many bytes may be written between two marks of progress: what a kill costs at most.
 _MARKED = 2**28
 _NARROWED = 4096  # images at a time
+_ELSEWHERE = " (--cache-dir, cache_dir=)"
 
 
 class Packer:
@@ -40,10 +40,10 @@ class Packer:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self._continues():
-                _check_space(path, contents)
                 create(path, contents)
             header = read_header(path)
             self._file = path.open("r+b", buffering=0)
+            self._reserve(header.offset)
         except OSError as error:
             raise self._unwritable(error) from error
         self._offset, self._progress = header.offset, header.progress
@@ -141,6 +141,16 @@ class Packer:
             and np.array_equal(theirs.test_labels, mine.test_labels)
         )
 
+    def _reserve(self, offset: int) -> None:
+        """Take the disk's space now: a disk that is too small is found out before the work, and none fills up during it."""
+        if not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            os.posix_fallocate(self._file.fileno(), offset, self._contents.pixel_bytes)
+        except OSError:
+            self.discard()
+            raise
+
     def _mark(self) -> None:
         os.fsync(self._file.fileno())
         self._file.seek(self._progress)
@@ -152,10 +162,8 @@ class Packer:
         return self._file.read(size)
 
     def _unwritable(self, error: OSError) -> SourceError:
-        kept = f"; what is there is kept and continued, or can be removed: {self._path}" if self._path.exists() else ""
-        return SourceError(
-            f"decoded images cannot be written to {self._path.parent}: {reason(error, self._path)}{kept}"
-        )
+        why = reason(error, self._path, self._contents.pixel_bytes)
+        return SourceError(f"decoded images cannot be written to {self._path.parent}: {why}{_ELSEWHERE}")
 
 
 @contextlib.contextmanager
@@ -176,7 +184,7 @@ def alone(path: Path) -> Iterator[None]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise SourceError(
-                f"decoded images cannot be written to {path.parent}: {reason(error, path)}; or name one with --cache-dir"
+                f"decoded images cannot be written to {path.parent}: {reason(error, path)}{_ELSEWHERE}"
             ) from error
         try:
             with contextlib.suppress(OSError):
@@ -196,12 +204,3 @@ def _is(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _check_space(path: Path, contents: Contents) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < contents.pixel_bytes:
-        raise SourceError(
-            f"{contents.count} decoded images take {contents.pixel_bytes / 2**30:.1f} GiB, but {path.parent} has "
-            f"{free / 2**30:.1f} free; free some, or name a folder on another disk with --cache-dir (cache_dir=)"
-        )

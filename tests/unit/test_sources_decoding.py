@@ -67,6 +67,20 @@ def test_errors_come_back_from_processes(tmp_path: Path) -> None:
         decoded(paths, workers=2, total_bytes=10**9)
 
 
+def test_handed_on_as_they_come_from_any_place_on(tmp_path: Path) -> None:
+    paths, whole, parts = files(tmp_path, 140), decoded(files(tmp_path, 140)), []
+    decoding.decode_into(parts.append, paths, total_bytes=0, image_size=None, workers=1, progress=False, skip=70)
+    assert [len(part) for part in parts] == [64, 6] and np.array_equal(np.concatenate(parts), whole[70:])
+
+
+def test_nothing_is_handed_on_after_an_unreadable_file(tmp_path: Path) -> None:
+    paths, parts = files(tmp_path, 140), []
+    Path(paths[64]).write_bytes(b"")
+    with pytest.raises(SourceError, match="1 image file"):
+        decoding.decode_into(parts.append, paths, total_bytes=0, image_size=None, workers=1, progress=False)
+    assert [len(part) for part in parts] == [64]
+
+
 def test_small_jobs_start_no_processes() -> None:
     assert decoding._worker_count(32, 2000, 2_000_000, None) == 1
     assert decoding._worker_count(900, 60_000, 60_000_000, 4) == 4

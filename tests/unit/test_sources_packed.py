@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from atom_plugin.errors import SourceError
+from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.sources import SourceRequest, Split, load_source, packed
 from atom_plugin.sources.common import content_digest
 from atom_plugin.sources.packed import Contents
@@ -155,7 +155,7 @@ def test_the_source_reads_a_folder_with_the_file(tmp_path: Path, monkeypatch: py
         load_source("packed", SourceRequest(data_dir=tmp_path, image_size=8))
     with pytest.raises(SourceError, match=r"there is no .*nowhere.images\.h5"):
         load_source("packed", SourceRequest(data_dir=tmp_path / "nowhere"))
-    with pytest.raises(SourceError, match="--data-dir"):
+    with pytest.raises(ConfigError, match="--data-dir"):
         load_source("packed", SourceRequest())
 
 
