@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
@@ -43,14 +44,6 @@ class RealBatches:
         self._preprocessing = preprocessing
         self._sampler = ClassSampler(data.train.labels, len(data.class_names))
         self._drawn: dict[int, torch.Tensor] = {}
-        self._prepared: torch.Tensor | None = None
-        self._raw: torch.Tensor | None = None
-        if self._worth_preparing():
-            self._prepared = self._all(preprocessing.forward, torch.float32)
-        elif device.type == "cpu" and data.train.mapped is None:
-            self._raw = self._train.images
-        elif self._fits_the_device():
-            self._raw = self._all(lambda part: part, torch.uint8)
         self._prefetcher = Prefetcher(self._read)
 
     def choose(self, iteration: int) -> torch.Tensor:
@@ -87,6 +80,17 @@ class RealBatches:
     def close(self) -> None:
         """End the reading thread, if there is one; a later :meth:`fetch` may start it again."""
         self._prefetcher.close()
+
+    # Both are made at the first batch, since not every holder of batches fetches any.
+    @cached_property
+    def _prepared(self) -> torch.Tensor | None:
+        return self._all(self._preprocessing.forward, torch.float32) if self._worth_preparing() else None
+
+    @cached_property
+    def _raw(self) -> torch.Tensor | None:
+        if self._device.type == "cpu" and self._train.mapped is None:
+            return self._train.images
+        return self._all(lambda part: part, torch.uint8) if self._fits_the_device() else None
 
     def _read(self, rows: torch.Tensor) -> torch.Tensor:
         out = None

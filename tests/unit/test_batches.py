@@ -61,6 +61,13 @@ def test_images_are_kept_whitened_only_where_the_run_gains():
     assert not kept(None, 1000)
 
 
+def test_who_fetches_nothing_keeps_nothing(monkeypatch):
+    ours = real_batches(coloured_source(), 0.1, iterations=1000)
+    monkeypatch.setattr(Preprocessing, "forward", lambda self, images: pytest.fail("whitened too early"))
+    ours.choose(0)
+    ours.close()
+
+
 def test_a_batch_can_be_changed_without_harm():
     for iterations in (1, 1000):
         ours = real_batches(coloured_source(), 0.1, iterations=iterations)
