@@ -92,7 +92,7 @@ def embedding_map(
         on_images=on_images,
     )
     chosen = _real_rows(synthetic_set, data, per_class, generator_for(seed, "real points"))
-    real = embed(network, data.train.images[chosen], synthetic_set.preprocessing)
+    real = embed(network, data.train.rows(chosen), synthetic_set.preprocessing)
     synthetic = embed(network, synthetic_set.images)
     epochs = trained_epochs(state, "state")
     trained = f"trained {epochs} epoch{'s' * (epochs > 1)} on the real images" if epochs else "random"
