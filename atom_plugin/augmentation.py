@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -73,6 +73,11 @@ class Draw:
     augmentation: Augmentation
     choice: torch.Tensor
     uniforms: torch.Tensor
+
+    def of(self, classes: range) -> Draw:
+        """The same for some of the classes."""
+        rows = slice(classes.start, classes.stop)
+        return replace(self, choice=self.choice[rows], uniforms=self.uniforms[rows])
 
     def apply(self, images: torch.Tensor) -> torch.Tensor:
         """Augment (K, n, C, H, W), differentiably. The same draw does the same to another batch of these classes."""

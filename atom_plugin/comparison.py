@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from atom_plugin import processes
+from atom_plugin.batch_statistics import features_of_all
+from atom_plugin.features import Features
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher, Statistics
 from atom_plugin.networks import ConvNet
-from atom_plugin.streaming import stream_together
+from atom_plugin.streaming import normalises_by_batch, stream_together
 from atom_plugin.tracked import tracked_statistics
 
 # Real images per class that batch normalisation is fixed with for an ImageMatcher; as in DC's released code.
@@ -18,9 +21,18 @@ _FIXING_IMAGES = 16
 
 
 def compare(
-    matcher: Matcher, network: ConvNet, real: torch.Tensor, synthetic: torch.Tensor, *, groups: int
+    matcher: Matcher,
+    network: ConvNet,
+    real: torch.Tensor,
+    synthetic: torch.Tensor,
+    *,
+    groups: int,
+    first_class: int = 0,
 ) -> torch.Tensor:
     """The loss of ``synthetic`` (M, C, H, W) against ``real`` (N, C, H, W), both class-major over ``groups`` classes.
+
+    These are the classes from ``first_class`` on. In several processes each compares its own, and batch normalisation takes
+    the moments of all.
 
     A :class:`MeanMatcher` gets its statistics streamed on a CPU, from whole features elsewhere. An :class:`ImageMatcher` gets
     the network with its batch normalisation fixed to the moments of the real batch, all classes mixed: a class's few
@@ -29,7 +41,7 @@ def compare(
     real = real.contiguous(memory_format=torch.channels_last)
     synthetic = synthetic.contiguous(memory_format=torch.channels_last)
     if isinstance(matcher, ImageMatcher):
-        labels = torch.arange(groups, device=real.device)
+        labels = torch.arange(first_class, first_class + groups, device=real.device)
         each = (labels.repeat_interleave(len(images) // groups) for images in (real, synthetic))
         with fixed_batch_normalisation(network, real.unflatten(0, (groups, -1))[:, :_FIXING_IMAGES].flatten(0, 1)):
             return matcher.loss(network, real, synthetic, *each)
@@ -48,7 +60,7 @@ def real_statistics(
     if real.device.type == "cpu":
         return stream_together(network, matchers, real, groups=groups)
     with torch.no_grad():
-        seen = network.features(real, groups=groups)
+        seen = _features(network, real, groups)
         return [matcher.statistics(seen) for matcher in matchers]
 
 
@@ -56,7 +68,13 @@ def synthetic_statistics(matcher: MeanMatcher, network: ConvNet, synthetic: torc
     """The matcher's statistics of ``synthetic`` (M, C, H, W), channels-last, with gradient."""
     if synthetic.device.type == "cpu":
         return tracked_statistics(network, matcher, synthetic, groups=groups)
-    return matcher.statistics(network.features(synthetic, groups=groups))
+    return matcher.statistics(_features(network, synthetic, groups))
+
+
+def _features(network: ConvNet, images: torch.Tensor, groups: int) -> Features:
+    if processes.count() > 1 and normalises_by_batch(network):
+        return features_of_all(network, images, groups=groups)
+    return network.features(images, groups=groups)
 
 
 @contextmanager

@@ -25,9 +25,9 @@ class DistillConfig:
     and iteration. ``image_lr``, ``image_momentum``, ``image_schedule``: SGD on the synthetic images. ``initialiser``: what
     images start from. ``network``: the family member drawn anew each iteration. ``augmentation``: siamese operations, joined by
     ``_``, or "none". ``standardise`` and ``zca_eps`` (None: no ZCA): the preprocessing, in this order. ``network_state``,
-    ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr``: another course of the network, as
-    :mod:`atom_plugin.matching_network` says. ``embedding``, ``forgetting_epochs``: the network that chooses real images, as
-    :mod:`atom_plugin.initialisation` says. ``recipe`` remembers where unnamed choices came from.
+    ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr``: see :mod:`atom_plugin.matching_network`.
+    ``embedding``, ``forgetting_epochs``: the network that chooses real images, see :mod:`atom_plugin.initialisation`.
+    ``memory_budget``: bytes for a pass, see :mod:`atom_plugin.parts`. ``recipe`` remembers where unnamed choices came from.
     """
 
     ipc: int
@@ -53,6 +53,7 @@ class DistillConfig:
     network_lr: float = 0.01
     embedding: str = "random"
     forgetting_epochs: int = 20
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("ipc", "iterations", "real_batch", "network_pool", "inner_loop"):

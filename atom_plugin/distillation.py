@@ -1,8 +1,9 @@
-"""The loop: SGD on the synthetic images, a fresh random network each iteration, all classes at once.
+"""The loop: SGD on the synthetic images, a fresh random network each iteration, all classes alike.
 
 One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, augment each class's real and synthetic
 images alike, compare their features, step the images down the gradient. A network may serve several iterations, and be
-trained on the synthetic images in between (:mod:`.matching_network`).
+trained on the synthetic images in between (:mod:`.matching_network`). Classes may pass in chunks, and be shared by processes
+(:mod:`.parts`); random draws are for all classes, in every process alike.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from pathlib import Path
 
 import torch
 
+from atom_plugin import processes
 from atom_plugin.assembly import assemble, fit_preprocessing
 from atom_plugin.augmentation import Augmentation, Draw
 from atom_plugin.batches import RealBatches
 from atom_plugin.checkpoint import Checkpoint
-from atom_plugin.comparison import compare
 from atom_plugin.config import DistillConfig
-from atom_plugin.device import autocast, resolve_device, resolve_precision
-from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
+from atom_plugin.device import resolve_device, resolve_precision
+from atom_plugin.errors import DivergenceError, Interrupted, ProcessError
 from atom_plugin.initialisation import initial_images
 from atom_plugin.matchers import Matcher, make_matcher
 from atom_plugin.matching_network import MatchingNetwork
+from atom_plugin.matching_step import MatchingStep
 from atom_plugin.memory import reuse_freed_memory
+from atom_plugin.parts import plan
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.sources import SourceData
@@ -39,7 +42,7 @@ _LARGEST_PIXEL = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a caller sees after each iteration. ``snapshot`` makes the set as it stands."""
+    """What a caller sees after each iteration. ``snapshot`` makes the set as it stands: in all processes of a run, or none."""
 
     iteration: int
     loss: float
@@ -66,25 +69,27 @@ def distill(
     other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts where there is none yet; the
     result is the same to the byte. Raises ConfigError for options that do not fit, SourceError for too few images,
     DivergenceError for a loss that is not finite.
+
+    Within :func:`atom_plugin.processes.joined` every process calls this alike, and has the whole set in the end; the first one
+    writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
     """
     distiller = Distiller(config, data, device=device, preprocessing=preprocessing)
     if resume and checkpoint is not None and checkpoint.exists():
         distiller.restore(Checkpoint.load(checkpoint), checkpoint)
-    with distiller.running():
+    with distiller.running(), _naming_what_is_kept(checkpoint):
         while distiller.iteration < distiller.config.iterations:
             started = time.perf_counter()
-            try:
-                loss = distiller.step()
-            except DivergenceError as error:
-                raise DivergenceError(f"{error}{_kept(checkpoint)}") from None
+            loss = distiller.step()
             if on_progress is not None:
                 seconds = time.perf_counter() - started
                 snapshot = distiller.synthetic_set
                 on_progress(Progress(iteration=distiller.iteration, loss=loss, seconds=seconds, snapshot=snapshot))
-            signum = 0 if stop_signal is None else stop_signal()
+            signum = int(processes.highest(0 if stop_signal is None else stop_signal()))
             unfinished = distiller.iteration < distiller.config.iterations
             if checkpoint is not None and unfinished and (signum or distiller.iteration % checkpoint_every == 0):
-                distiller.state().save(checkpoint)
+                state = distiller.state()
+                if processes.leads():
+                    state.save(checkpoint)
             if signum and unfinished:
                 raise Interrupted(f"Stopped after iteration {distiller.iteration}{_to_resume(checkpoint)}", signum)
     return distiller.synthetic_set()
@@ -94,14 +99,21 @@ def _to_resume(checkpoint: Path | None) -> str:
     return "" if checkpoint is None else f"; continue with --resume (checkpoint: {checkpoint})"
 
 
-def _kept(checkpoint: Path | None) -> str:
-    return (
-        f"; the last good checkpoint is kept in {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
-    )
+@contextmanager
+def _naming_what_is_kept(checkpoint: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (DivergenceError, ProcessError) as error:
+        if checkpoint is None or not checkpoint.exists():
+            raise
+        raise type(error)(f"{error}; the last good checkpoint is kept in {checkpoint}") from error.__cause__
 
 
 class Distiller:
-    """A run as an object: :meth:`step` it, look at it, save its :meth:`state`. :func:`distill` drives it to the end."""
+    """A run as an object: :meth:`step` it, look at it, save its :meth:`state`. :func:`distill` drives it to the end.
+
+    ``images`` are those of this process's classes: all, where it is alone.
+    """
 
     def __init__(
         self,
@@ -124,50 +136,43 @@ class Distiller:
         self._batches = RealBatches(data, self._device_preprocessing, self.config, self.device)
         self._matching = MatchingNetwork(self.config, data, self._device_preprocessing, self.device)
         self.network = self._matching.network
+        self._parts = plan(self.config, self.classes, data.image_shape, self.matcher, self.network)
+        self._matching_step = MatchingStep(self.config, self.matcher, self.network, self._batches, self._parts)
         start = initial_images(self.config, data, self.preprocessing, device=self.device)
-        self.images = start.to(self.device).requires_grad_()
+        self.images = self._part(start)
         self._momentum: torch.Tensor | None = None
 
     def step(self) -> float:
         """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
-        draw, real = self.draw()
-
-        def loss(synthetic: torch.Tensor) -> torch.Tensor:
-            return compare(self.matcher, self.network, real, synthetic, groups=self.classes)
-
-        return self.descend(draw, loss)
+        return self._descend(*self._matching_step(self.iteration, self._draw(), self.images))
 
     def draw(self) -> tuple[Draw, torch.Tensor]:
-        """What this iteration is drawn: the network, in place, the augmentation, and the real batch augmented by it."""
-        config = self.config
-        generator = generator_for(config.seed, "iteration", self.iteration)
-        self._matching.prepare(self.iteration, generator)
-        draw = self._augmentation.draw(self.classes, generator)
-        with torch.no_grad():
-            ahead = self._batches.choose(self.iteration + 1)
-            real = self._batches.fetch(self._batches.choose(self.iteration), ahead=ahead)
-            return draw, draw.apply(real.unflatten(0, (self.classes, config.real_batch))).flatten(0, 1)
+        """The network, in place, the augmentation, and the real batch augmented by it; for runs in one part, as descend."""
+        draw = self._draw()
+        ((_, real),) = self._matching_step.real(self.iteration, draw)
+        return draw, real
 
     def descend(self, draw: Draw, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> float:
         """Step the images down the gradient of a loss of them, augmented; returns the loss before.
 
         Raises DivergenceError where it is not finite, and leaves the images as they were.
         """
-        config = self.config
-        synthetic = draw.apply(self.images.unflatten(0, (self.classes, config.ipc))).flatten(0, 1)
-        with autocast(self.device, config.precision):
-            loss = loss_of(synthetic)
-        if not loss.requires_grad:
-            raise ConfigError(f"the loss of matcher {config.matcher!r} does not depend on the synthetic images")
-        value = float(loss.detach())
+        loss, gradient = self._matching_step.gradient(draw, self.images, self._parts.own, loss_of)
+        return self._descend(float(loss), gradient)
+
+    def _draw(self) -> Draw:
+        generator = generator_for(self.config.seed, "iteration", self.iteration)
+        self._matching.prepare(self.iteration, generator)
+        return self._augmentation.draw(self.classes, generator)
+
+    def _descend(self, value: float, gradient: torch.Tensor) -> float:
         if not math.isfinite(value):
             raise DivergenceError(
-                f"the loss became {value} in iteration {self.iteration + 1}; lower --image-lr (now {config.image_lr:g}) or the "
-                "matcher's loss scale"
+                f"the loss became {value} in iteration {self.iteration + 1}; lower --image-lr (now "
+                f"{self.config.image_lr:g}) or the matcher's loss scale"
             )
-        (gradient,) = torch.autograd.grad(loss, self.images)
         self._update(gradient)
-        self._matching.advance(self.iteration, self.images)
+        self._matching.advance(self.iteration, lambda: self._whole(self.images))
         self.iteration += 1
         self.loss = value
         return value
@@ -189,7 +194,7 @@ class Distiller:
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""
         return assemble(
-            self._sane_images().cpu().clone(memory_format=torch.contiguous_format),
+            self._whole(self._sane_images()).cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
             self.preprocessing,
@@ -201,7 +206,7 @@ class Distiller:
     def _sane_images(self) -> torch.Tensor:
         """A step may throw the images off while the loss stays finite; such a state is neither saved nor handed out."""
         images = self.images.detach()
-        largest = float(images.abs().max())
+        largest = processes.highest(float(images.abs().max()))
         if not largest <= _LARGEST_PIXEL:
             raise DivergenceError(
                 f"the images ran away: their largest value is {largest:.3g} after iteration {self.iteration}; lower "
@@ -210,11 +215,11 @@ class Distiller:
         return images
 
     def state(self) -> Checkpoint:
-        """What :meth:`restore` needs."""
+        """What :meth:`restore` needs, however many processes there are then."""
         return Checkpoint(
             iteration=self.iteration,
-            images=self._sane_images(),
-            momentum=self._momentum,
+            images=self._whole(self._sane_images()),
+            momentum=None if self._momentum is None else self._whole(self._momentum),
             network=self._matching.state(self.iteration),
             config=self.config,
             fingerprint=self.data.fingerprint,
@@ -225,8 +230,17 @@ class Distiller:
         checkpoint.check(self.config, self.data.fingerprint, path)
         self.iteration = checkpoint.iteration
         self._matching.restore(checkpoint.network)
-        self.images = checkpoint.images.to(self.device).requires_grad_()
-        self._momentum = None if checkpoint.momentum is None else checkpoint.momentum.to(self.device)
+        self.images = self._part(checkpoint.images)
+        self._momentum = None if checkpoint.momentum is None else self._part(checkpoint.momentum)
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        """This process's rows of the set's, on the device."""
+        rows = self._parts.images(self.config.ipc)[processes.rank()]
+        return whole[rows.start : rows.stop].to(self.device).clone()
+
+    def _whole(self, part: torch.Tensor) -> torch.Tensor:
+        """The inverse: the rows of all processes."""
+        return processes.gathered(part.detach(), self._parts.images(self.config.ipc))
 
     @contextmanager
     def running(self) -> Iterator[None]:

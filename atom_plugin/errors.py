@@ -40,6 +40,10 @@ class DivergenceError(AtomError):
     """A loss or an image that is no longer finite."""
 
 
+class ProcessError(AtomError):
+    """A process of a run that lost the others: one of them ended, or is stuck."""
+
+
 class Interrupted(AtomError):
     """A run that a signal stopped after its state was saved (the command line exits with 128 + ``signum``)."""
 

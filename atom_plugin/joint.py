@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import torch
 
+from atom_plugin import processes
 from atom_plugin.comparison import real_statistics, synthetic_statistics
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast
@@ -88,6 +89,11 @@ def _check(configs: Sequence[DistillConfig]) -> None:
         others = [line for line in configs[0].differences(config) if line.partition(":")[0] not in _OWN]
         if others:
             raise ConfigError(f"runs that share their real branch must agree in all it depends on; found {others[0]}")
+        if config.memory_budget is not None or processes.count() > 1:
+            raise ConfigError(
+                "runs that share their real branch take all classes at once; leave memory_budget out, and in several "
+                "processes give each whole runs (atom_plugin.processes.alone)"
+            )
         if config.network_epochs:
             raise ConfigError(
                 f"network_epochs is {config.network_epochs}: each run would train the network on its own images; "

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from atom_plugin import processes
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast
@@ -65,18 +66,19 @@ class MatchingNetwork:
             self._pool[index] = self._trained(index)
         self.network.load_state_dict(self._pool[index])
 
-    def advance(self, iteration: int, images: torch.Tensor) -> None:
-        """Train on ``images`` (K * ipc, C, H, W), class-major, where iteration + 1 goes on with this network.
+    def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
+        """Train on the images (K * ipc, C, H, W), class-major, where iteration + 1 goes on with this network.
 
-        Raises DivergenceError where the loss is no longer finite.
+        Processes of one run all train it, on the same images, and go on with the first one's. Raises DivergenceError where
+        the loss is no longer finite.
         """
         config, following = self._config, iteration + 1
         if not config.network_epochs or following % config.inner_loop == 0 or following == config.iterations:
             return
-        labels = torch.arange(len(self._data.class_names), device=images.device).repeat_interleave(config.ipc)
+        fixed = images_of_all().detach()
+        labels = torch.arange(len(self._data.class_names), device=fixed.device).repeat_interleave(config.ipc)
         if self._optimizer is None:
             self._optimizer = self._inner_sgd()
-        fixed = images.detach()
         self._train(
             lambda rows: fixed[rows.to(fixed.device)],
             labels,
@@ -160,5 +162,6 @@ class MatchingNetwork:
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.network.requires_grad_(False)
-        if not math.isfinite(value := float(loss.detach())):
+        processes.agree([*self.network.parameters(), *self.network.buffers()])
+        if not math.isfinite(value := processes.highest(float(loss.detach()))):
             raise DivergenceError(f"training a network ended with a loss of {value}; {remedy}")

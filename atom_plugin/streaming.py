@@ -18,14 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from atom_plugin.matchers import MeanMatcher, Statistics, grouped, widened
+from atom_plugin.moments import Moments, batch_moments, patch_moments
 from atom_plugin.networks import ConvBlock, ConvNet
 from atom_plugin.threads import parallel_map
 
 # Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 23
-
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""Mean and biased variance per channel."""
 
 
 def stream_statistics(
@@ -51,11 +49,16 @@ def stream_together(
     for piece in pieces[:-1]:
         starts.append(starts[-1] + len(piece))
     sums = [_ClassSums(matcher, groups, len(images), len(network.blocks)) for matcher in matchers]
-    if network.config.normalisation == "batch":
+    if normalises_by_batch(network):
         _through_batch_normalisation(network, pieces, starts, sums)
     else:
         _through_blocks(network, pieces, starts, sums)
     return [item.means() for item in sums]
+
+
+def normalises_by_batch(network: ConvNet) -> bool:
+    """Whether batch normalisations take the moments of what passes, rather than those they hold."""
+    return any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in network.modules())
 
 
 def images_per_piece(network: ConvNet, images: torch.Tensor, piece_bytes: int) -> int:
@@ -195,49 +198,6 @@ def _add(sums: Sequence[_ClassSums], results: Iterable[list[list[_Part]]]) -> No
     for found in results:
         for item, parts in zip(sums, found, strict=True):
             item.add(parts)
-
-
-def batch_moments(outputs: Iterable[torch.Tensor]) -> Moments:
-    """Mean and biased variance per channel over all pieces (N_i, C, H, W).
-
-    Sums of a piece are float32, their totals float64: the variance loses about log2(1 + mean^2 / variance) bits.
-    """
-    pieces = list(outputs)
-
-    def run(output: torch.Tensor) -> torch.Tensor:
-        rows = widened(output.permute(0, 2, 3, 1).flatten(0, 2))
-        return torch.stack([rows.sum(0), torch.linalg.vecdot(rows, rows, dim=0)]).double()
-
-    count = sum(piece.numel() // piece.shape[1] for piece in pieces)
-    total, squares = torch.stack(parallel_map(run, pieces)).sum(0) / count
-    variance = (squares - total.square()).clamp_(min=0)
-    kind = widened(pieces[0][:0]).dtype
-    return total.to(kind), variance.to(kind)
-
-
-def patch_moments(block: ConvBlock, images: Iterable[torch.Tensor]) -> Moments:
-    """:func:`batch_moments` of ``block.convolution`` of all pieces (N_i, C, H, W), without the convolution.
-
-    An output is w p + b of a patch p of 9 C pixels. Over all patches its mean is w E[p] + b, its variance w Cov[p] w'.
-    """
-    weight = block.convolution.weight.flatten(1).double()
-    bias = block.convolution.bias
-    assert bias is not None
-    pieces = list(images)
-
-    def run(piece: torch.Tensor) -> torch.Tensor:
-        patches = widened(F.unfold(piece, 3, padding=1))
-        # One more row of ones, and the products hold the sums.
-        patches = torch.cat([patches, patches.new_ones(len(piece), 1, patches.shape[2])], dim=1)
-        return torch.bmm(patches, patches.transpose(1, 2)).double().sum(0)
-
-    products = torch.stack(parallel_map(run, pieces)).sum(0)
-    products = products / products[-1, -1]
-    mean = products[-1, :-1]
-    covariance = products[:-1, :-1] - torch.outer(mean, mean)
-    variance = ((weight @ covariance) * weight).sum(1).clamp_(min=0)
-    kind = widened(pieces[0][:0]).dtype
-    return (weight @ mean + bias.double()).to(kind), variance.to(kind)
 
 
 def _folded(block: ConvBlock, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,9 +21,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from atom_plugin import processes
 from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
+from atom_plugin.moments import batch_moments
 from atom_plugin.networks import ConvBlock, ConvNet
-from atom_plugin.streaming import PIECE_BYTES, batch_moments, images_per_piece
+from atom_plugin.streaming import PIECE_BYTES, images_per_piece
 from atom_plugin.threads import parallel_map
 
 
@@ -87,9 +89,10 @@ class _BlockTail(torch.autograd.Function):
 
         totals = parallel_map(through_tail, zip(pieces, downs, strict=True))
         if moments is not None:
-            total, product = torch.stack([item for item in totals if item is not None]).sum(0) / (
-                output.numel() // output.shape[1]
-            )
+            sums = torch.stack([item for item in totals if item is not None]).sum(0)
+            count = sums.new_tensor(output.numel() // output.shape[1], dtype=torch.float64)
+            sums, count = processes.summed_together(sums, count)
+            total, product = sums / count
             inverse = _per_channel((moments[1] + block.normalisation.eps).rsqrt())
 
             def centre(item: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin import processes
 from atom_plugin.cli.distill_options import (
     FIELD_OPTIONS,
     MATCHER_OPTIONS,
@@ -63,31 +64,55 @@ def distill(
       atom-cli distill --ipc 20
       atom-cli distill --dataset cifar10 --ipc 10 -o cifar.h5
       atom-cli distill --dataset folder --data-dir photos --image-size 64 --ipc 5
+      torchrun --nproc-per-node 2 $(which atom-cli) distill --dataset cifar100 --ipc 10 -o cifar.h5
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
+    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
+    paths = _Paths(output)
+    with processes.joined(options["device"]):
+        _distill_into(paths, dataset, request, ipc, options, force=force, as_json=as_json, resume=resume, quiet=quiet)
+
+
+def _distill_into(
+    paths: _Paths,
+    dataset: str,
+    request: SourceRequest,
+    ipc: int,
+    options: dict[str, Any],
+    *,
+    force: bool,
+    as_json: bool,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """The command, in each process of a run alike; the first one writes and prints."""
     from atom_plugin import store
     from atom_plugin.atomic import refuse_existing
     from atom_plugin.pictures import loss_curve
     from atom_plugin.run_log import read_log
     from atom_plugin.sources import load_source
 
-    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
-    paths = _Paths(output)
+    output = paths.output
     if not (resume or force):
         paths.refuse_leftovers()
     finished = resume and output.is_file() and not force
     if not finished:
         refuse_existing(output, force=force)
         _check_writable(output)
-    data = load_source(dataset, request)
+    with processes.leader_first():
+        data = load_source(dataset, request)
     config = _config(ipc, data, options)
     if finished:
         synthetic_set = _finished_set(paths, config, data, options["device"])
     else:
         options["replace"] = resume or force
+        processes.barrier()  # all have looked at the files before the first one writes any
         synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
-        store.write(synthetic_set, output, force=force)
+        if processes.leads():
+            store.write(synthetic_set, output, force=force)
+    if not processes.leads():
+        return
     paths.checkpoint.unlink(missing_ok=True)
     if options["plot"]:
         loss_curve(read_log(paths.log), paths.plot, force=resume or force)
@@ -148,18 +173,20 @@ def _run(
     from atom_plugin.pictures import grid
     from atom_plugin.run_log import RunLog
 
-    if not resume:
+    leads = processes.leads()
+    if not resume and leads:
         paths.checkpoint.unlink(missing_ok=True)  # of a run that --force starts over
     done = Checkpoint.load(paths.checkpoint).iteration if resume and paths.checkpoint.exists() else 0
     with ExitStack() as stack:
-        log = stack.enter_context(RunLog(paths.log, after=done))
+        log = stack.enter_context(RunLog(paths.log, after=done)) if leads else None
         bar = stack.enter_context(
-            tqdm(total=config.iterations, initial=done, disable=quiet, unit="step", desc=config.matcher)
+            tqdm(total=config.iterations, initial=done, disable=quiet or not leads, unit="step", desc=config.matcher)
         )
         stop_signal = stack.enter_context(stop_requests())
 
         def on_progress(progress: Progress) -> None:
-            log.write(iteration=progress.iteration, loss=progress.loss, seconds=round(progress.seconds, 6))
+            if log is not None:
+                log.write(iteration=progress.iteration, loss=progress.loss, seconds=round(progress.seconds, 6))
             bar.set_postfix(loss=f"{progress.loss:.4g}", refresh=False)
             bar.update()
             every = options["preview_every"]
@@ -167,7 +194,8 @@ def _run(
                 seen = progress.snapshot()
                 title = f"{config.matcher}, step {progress.iteration}"
                 path = paths.preview(progress.iteration)
-                grid(seen, seen.labels, seen.class_names, path, title=title, force=options["replace"])
+                if leads:
+                    grid(seen, seen.labels, seen.class_names, path, title=title, force=options["replace"])
 
         return run(
             config,

@@ -16,13 +16,14 @@ from atom_plugin.cli.options import (
     bundle,
     key_value_pairs,
 )
+from atom_plugin.cli.sizes import SIZE
 
 MATCHER_OPTIONS = ("p_s", "p_c", "task_balance", "loss_scale")
 FIELD_OPTIONS = (
     *("matcher", "iterations", "real_batch", "image_lr", "image_momentum", "image_schedule", "initialiser"),
     *("augmentation", "standardise", "zca", "zca_eps", "seed", "precision"),
     *("network_state", "network_pool", "inner_loop", "network_epochs", "network_lr"),
-    *("embedding", "forgetting_epochs"),
+    *("embedding", "forgetting_epochs", "memory_budget"),
 )
 NETWORK_OPTIONS = ("depth", "width", "activation", "normalisation", "pooling", "pool_size", "initialisation")
 
@@ -136,6 +137,12 @@ def recipe_options(command: Command) -> Command:
             "N",
         ),
         _chosen("--network-lr", POSITIVE_FLOAT, "Learning rate of that training.", "RATE"),
+        click.option(
+            "--memory-budget",
+            metavar="SIZE",
+            type=SIZE,
+            help="Memory of one pass, e.g. 2GB: decides how many classes pass together, per process.  [default: all do]",
+        ),
     )(command)
 
 

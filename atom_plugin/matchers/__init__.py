@@ -52,6 +52,11 @@ class MeanMatcher(ABC):
     """
 
     @property
+    def separates(self) -> bool:
+        """Whether the loss is a sum over classes, which can then be taken a few at a time, or shared by processes."""
+        return True
+
+    @property
     def whole_embeddings(self) -> bool:
         """Whether the embedding's descriptors stay whole, (K, n, D_i): for losses that are no distance of class means.
 
@@ -97,6 +102,11 @@ class ImageMatcher(ABC):
 
     The loop calls :meth:`loss` with its own network; so may any other loop, with any ``nn.Module`` that gives logits.
     """
+
+    @property
+    def separates(self) -> bool:
+        """Whether the loss is a sum over classes, as :attr:`MeanMatcher.separates`; no, unless a subclass says so."""
+        return False
 
     @abstractmethod
     def loss(

@@ -38,6 +38,11 @@ class Cafe(MeanMatcher):
         check_weights(self, "map_weight", "embedding_weight", "discrimination_weight", "loss_scale")
 
     @property
+    def separates(self) -> bool:
+        """Only without discrimination, which holds each image against the centres of all classes."""
+        return not self.discrimination_weight
+
+    @property
     def whole_embeddings(self) -> bool:
         """Always: every real image is classified by itself."""
         return True

@@ -49,6 +49,11 @@ class GradientMatching(ImageMatcher):
         if not isinstance(self.biases, bool):
             raise ConfigError(f"biases must be true or false, not {self.biases!r}")
 
+    @property
+    def separates(self) -> bool:
+        """Yes: each class has gradients of its own."""
+        return True
+
     def loss(
         self,
         network: nn.Module,

@@ -34,6 +34,11 @@ class PixelMatching(ImageMatcher):
         check_weights(self, "loss_scale")
         Kernel(self.kernel, self.bandwidths)
 
+    @property
+    def separates(self) -> bool:
+        """Yes."""
+        return True
+
     def loss(
         self,
         network: nn.Module,

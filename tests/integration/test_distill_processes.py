@@ -1,0 +1,207 @@
+"""Distillation in several processes: the same result as in one, whatever the normalisation, and what a run survives."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from groups import in_processes
+from small import coloured_source, small_config
+
+from atom_plugin import parts, processes
+from atom_plugin.distillation import Distiller, distill
+from atom_plugin.errors import ConfigError, Interrupted, ProcessError
+from atom_plugin.matchers import make_matcher
+from atom_plugin.networks import NORMALISATIONS
+
+CLASSES = 5  # not a multiple of two: the processes own two and three
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes and signals as POSIX has them")
+
+
+def every_run():
+    """Small runs, by name: each normalisation, chunks as well, a trained network, another matcher."""
+    runs = {name: small_config(iterations=3, network={"normalisation": name}) for name in sorted(NORMALISATIONS)}
+    matcher = make_matcher("atom")
+    for name in ("batch", "instance"):
+        network = runs[name].network.build((3, 8, 8), CLASSES)
+        budget = parts.bytes_of_pass(runs[name], (3, 8, 8), matcher, network, 2)
+        runs[f"{name} in chunks"] = dataclasses.replace(runs[name], memory_budget=budget)
+    runs["trained"] = small_config(iterations=4, inner_loop=2, network_epochs=1, network={"normalisation": "batch"})
+    runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
+    runs["dc"] = small_config(iterations=2, matcher="dc")
+    runs["dm"] = small_config(iterations=2, matcher="dm", matcher_options={"kernel": "mixture"})
+    return runs
+
+
+def run_all() -> dict[str, Any]:
+    found = {}
+    data = coloured_source(classes=CLASSES)
+    with processes.joined("cpu"):
+        for name, config in every_run().items():
+            losses: list[float] = []
+            result = distill(config, data, device="cpu", on_progress=lambda p: losses.append(p.loss))  # noqa: B023
+            found[name] = (losses, result.images, result.provenance.config)
+    return found
+
+
+def test_two_processes_give_the_set_of_one():
+    alone, (first, second) = run_all(), in_processes(2, run_all)
+    for name, (losses, images, config) in alone.items():
+        assert first[name][0] == pytest.approx(losses, rel=2e-4), name
+        torch.testing.assert_close(first[name][1], images, rtol=1e-3, atol=2e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        assert torch.equal(first[name][1], second[name][1]), name
+        assert first[name][0] == second[name][0]
+        assert first[name][2] == config
+
+
+def parts_of_a_process():
+    with processes.joined("cpu"):
+        distiller = Distiller(every_run()["batch in chunks"], coloured_source(classes=CLASSES), device="cpu")
+        return distiller._parts, len(distiller.images)
+
+
+def test_each_process_owns_its_classes_alone():
+    (first, own), (second, others) = in_processes(2, parts_of_a_process)
+    assert first.owners == second.owners == (range(0, 2), range(2, 5))
+    assert (own, others) == (4, 6)
+    assert first.chunked
+    assert second.chunked
+    assert [len(chunk) for chunk in second.chunks] == [1, 2]
+
+
+def go_on(path: Path, stop_after: int | None):
+    """A run up to a signal that one process alone gets, or from the checkpoint to the end."""
+    config = every_run()["batch in chunks"]
+    config = dataclasses.replace(config, iterations=6, inner_loop=3, network_epochs=1)
+    seen: list[int] = []
+    with processes.joined("cpu"):
+        last = processes.rank() == processes.count() - 1
+        run = {
+            "checkpoint": path,
+            "checkpoint_every": 100,
+            "resume": True,
+            "on_progress": lambda p: seen.append(p.iteration),
+            "stop_signal": lambda: 2 if last and len(seen) == stop_after else 0,
+        }
+        if stop_after is None:
+            return distill(config, coloured_source(classes=CLASSES), device="cpu", **run).images, seen
+        with pytest.raises(Interrupted, match=r"after iteration \d; continue with --resume") as caught:
+            distill(config, coloured_source(classes=CLASSES), device="cpu", **run)
+        return caught.value.signum, seen
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    whole, _ = go_on(tmp_path / "never.checkpoint", None)
+    path = tmp_path / "run.checkpoint"
+    assert go_on(path, 1) == (2, [1])
+    assert in_processes(2, go_on, path, 1) == [(2, [2])] * 2
+    assert torch.load(path)["images"].shape[0] == CLASSES * 2
+    for images, seen in in_processes(3, go_on, path, None):
+        torch.testing.assert_close(images, whole, rtol=1e-3, atol=2e-4)
+        assert seen == [3, 4, 5, 6]
+    images, seen = go_on(path, None)
+    torch.testing.assert_close(images, whole, rtol=1e-3, atol=2e-4)
+    assert seen == [3, 4, 5, 6]
+
+
+def refused():
+    lines = []
+    with processes.joined("cpu"):
+        for config, classes in (
+            (small_config(), 1),
+            (small_config(matcher="cafe"), CLASSES),
+            (small_config(matcher="dc", network={"normalisation": "batch"}), CLASSES),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                distill(config, coloured_source(classes=classes), device="cpu")
+            lines.append(str(caught.value))
+    return lines
+
+
+def test_what_cannot_be_shared_is_refused_in_a_line():
+    for many, inseparable, fixed in in_processes(2, refused):
+        assert many == "2 processes for 1 classes; start at most one per class"
+        assert "matcher 'cafe' compares all classes at once, which 2 processes cannot" in inseparable
+        assert "choose another --normalisation" in fixed
+
+
+def die_in_a_step(path: Path):
+    config = small_config(iterations=50, network={"normalisation": "batch"})
+
+    def look(progress):
+        if progress.iteration == 4 and not processes.leads():
+            os._exit(9)
+
+    with processes.joined("cpu"), pytest.raises(ProcessError) as caught:
+        distill(config, coloured_source(), device="cpu", checkpoint=path, checkpoint_every=2, on_progress=look)
+    return str(caught.value)
+
+
+def test_a_process_that_dies_stops_the_others_and_leaves_the_checkpoint(tmp_path):
+    line, dead = in_processes(2, die_in_a_step, tmp_path / "run.checkpoint")
+    assert dead is None
+    assert "lost the others" in line
+    assert f"the last good checkpoint is kept in {tmp_path / 'run.checkpoint'}" in line
+    assert "\n" not in line
+
+
+OPTIONS = ("--ipc", "1", "--width", "8", "--real-batch", "8", "--iterations", "100000", "--checkpoint-every", "10")
+SCRIPT = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """torchrun's two processes, each of which first writes its number beside the set."""
+    (folder / "run.py").write_text(
+        "import os, pathlib; pathlib.Path(f'pid-{os.environ[\"RANK\"]}').write_text(str(os.getpid()))\n" + SCRIPT
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "run.py"]
+    return subprocess.Popen(
+        [*command, "distill", *OPTIONS, "-o", "a.h5", *more],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
+    log = folder / "a.jsonl"
+    for _ in range(1200):
+        if log.exists() and log.read_bytes().count(b"\n") >= steps:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError("the run did not get going")
+
+
+def test_torchrun_ctrl_c_then_the_death_of_one_then_the_end(tmp_path):
+    process = start(tmp_path, "--quiet")
+    wait_for_steps(tmp_path, process, 3)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert (out, process.returncode != 0) == ("", True)
+    assert errors.count("continue with --resume") == 1
+    assert (tmp_path / "a.checkpoint").exists()
+    done = (tmp_path / "a.jsonl").read_bytes().count(b"\n")
+
+    process = start(tmp_path, "--quiet", "--resume")
+    wait_for_steps(tmp_path, process, done + 25)
+    os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
+    killed = time.monotonic()
+    out, errors = process.communicate(timeout=60)
+    assert time.monotonic() - killed < 30
+    assert (out, process.returncode != 0) == ("", True)
+    (line,) = (line for line in errors.splitlines() if line.startswith("Error: "))
+    assert "lost the others" in line
+    assert "the last good checkpoint is kept in a.checkpoint" in line
+    assert not (tmp_path / "a.h5").exists()
+    assert torch.load(tmp_path / "a.checkpoint")["iteration"] > done
