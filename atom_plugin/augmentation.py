@@ -96,7 +96,8 @@ class Draw:
         return torch.cat(parts).index_select(0, back)
 
 
-def _color(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+def color(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Brightness, saturation and contrast of (K, n, C, H, W), by three of each class's uniforms (K, 4)."""
     shift, saturation, contrast = (uniforms[:, i].view(-1, 1, 1, 1, 1) for i in range(3))
     images = images + (shift - 0.5) * settings.brightness
     grey = images.mean(2, keepdim=True)
@@ -108,8 +109,9 @@ def _color(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor)
 def _crop(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Shift by whole pixels, up to the padding either way, with zeros moving in."""
     height, width = images.shape[-2:]
-    rows = _shifted(uniforms[:, 0], height, int(height * settings.crop_pad + 0.5))
-    columns = _shifted(uniforms[:, 1], width, int(width * settings.crop_pad + 0.5))
+    rows, columns = (
+        _shifted(crop_shifts(settings, uniforms[:, axis], side), side) for axis, side in enumerate((height, width))
+    )
     # Index height or width is the padding's zero.
     padded = F.pad(images, (0, 1, 0, 1))
     shape = (*images.shape[:3], height, width + 1)
@@ -117,15 +119,20 @@ def _crop(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) 
     return picked.gather(4, columns.view(-1, 1, 1, 1, width).expand(images.shape))
 
 
-def _shifted(uniform: torch.Tensor, side: int, pad: int) -> torch.Tensor:
-    """(K, side) source indices of a shift drawn from -pad … pad; ``side`` marks a place outside the image."""
-    shift = (uniform * (2 * pad + 1)).long() - pad
-    index = torch.arange(side, device=uniform.device) + shift[:, None]
+def crop_shifts(settings: Augmentation, uniform: torch.Tensor, side: int) -> torch.Tensor:
+    """(K,) whole pixels, from -padding to padding of a side: place i shows what was at i + shift."""
+    pad = int(side * settings.crop_pad + 0.5)
+    return (uniform * (2 * pad + 1)).long() - pad
+
+
+def _shifted(shift: torch.Tensor, side: int) -> torch.Tensor:
+    """(K, side) source indices; ``side`` marks a place outside the image."""
+    index = torch.arange(side, device=shift.device) + shift[:, None]
     return torch.where((index >= 0) & (index < side), index, side)
 
 
-def _cutout(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Zero a square, whose centre may lie anywhere in the image."""
+def cutout(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Zero a square of (K, n, C, H, W), whose centre may lie anywhere in the image."""
     rows = _covered(uniforms[:, 0], images.shape[-2], settings.cutout)
     columns = _covered(uniforms[:, 1], images.shape[-1], settings.cutout)
     hole = rows[:, :, None] & columns[:, None, :]
@@ -146,18 +153,28 @@ def _flip(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) 
 
 
 def _scale(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    return _resample(images, scale_maps(settings, uniforms))
+
+
+def scale_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
+    """(K, 2, 3) affine maps, as ``affine_grid`` takes them."""
     low = 1.0 / settings.scale
     factors = low + uniforms[:, :2] * (settings.scale - low)
     zero = torch.zeros_like(factors[:, 0])
     theta = torch.stack([factors[:, 0], zero, zero, zero, factors[:, 1], zero], dim=1)
-    return _resample(images, theta.view(-1, 2, 3))
+    return theta.view(-1, 2, 3)
 
 
 def _rotate(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    return _resample(images, rotate_maps(settings, uniforms))
+
+
+def rotate_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
+    """(K, 2, 3) affine maps, as ``affine_grid`` takes them."""
     angle = (uniforms[:, 0] - 0.5) * 2 * settings.rotate * math.pi / 180
     zero = torch.zeros_like(angle)
     theta = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1)
-    return _resample(images, theta.view(-1, 2, 3))
+    return theta.view(-1, 2, 3)
 
 
 def _resample(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
@@ -170,9 +187,9 @@ def _resample(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
 
 _Function = Callable[[Augmentation, torch.Tensor, torch.Tensor], torch.Tensor]
 _FUNCTIONS: dict[str, _Function] = {
-    "color": _color,
+    "color": color,
     "crop": _crop,
-    "cutout": _cutout,
+    "cutout": cutout,
     "flip": _flip,
     "scale": _scale,
     "rotate": _rotate,
