@@ -53,11 +53,24 @@ class RealBatches:
         time, and parts of it fetched by any process.
         """
         if iteration not in self._drawn:
-            generator = generator_for(self._config.seed, "real", iteration)
-            chosen = self._sampler.draw(self._config.real_batch, generator).view(-1, self._config.real_batch)
+            chosen = self.drawn(iteration)
             latest = max(self._drawn, default=None)
             self._drawn = {iteration: chosen} if latest is None else {latest: self._drawn[latest], iteration: chosen}
         return self._drawn[iteration]
+
+    def drawn(self, iteration: int) -> torch.Tensor:
+        """What :meth:`choose` gives, drawn anew: any thread may ask."""
+        generator = generator_for(self._config.seed, "real", iteration)
+        return self._sampler.draw(self._config.real_batch, generator).view(-1, self._config.real_batch)
+
+    @property
+    def pixels(self) -> torch.Tensor | None:
+        """All images, uint8 (N, C, H, W), where the device keeps them."""
+        return self._raw
+
+    def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Images ``indices`` (n,), uint8 (n, C, H, W) on the CPU, in ``out`` where given."""
+        return self._train.rows(indices, out=out)
 
     @torch.no_grad()
     def fetch(self, indices: torch.Tensor, *, ahead: torch.Tensor | None = None) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from atom_plugin import processes
 from atom_plugin.batch_statistics import features_of_all
+from atom_plugin.errors import ConfigError
 from atom_plugin.features import Features
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher, Statistics
 from atom_plugin.networks import ConvNet
@@ -75,6 +76,14 @@ def _features(network: ConvNet, images: torch.Tensor, groups: int) -> Features:
     if processes.count() > 1 and normalises_by_batch(network):
         return features_of_all(network, images, groups=groups)
     return network.features(images, groups=groups)
+
+
+def image_gradient(loss: torch.Tensor, images: torch.Tensor, matcher: str) -> torch.Tensor:
+    """The gradient of the loss of ``matcher``. Raises ConfigError where that does not depend on ``images``."""
+    if not loss.requires_grad:
+        raise ConfigError(f"the loss of matcher {matcher!r} does not depend on the synthetic images")
+    (gradient,) = torch.autograd.grad(loss, images)
+    return gradient
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from atom_plugin import processes
 from atom_plugin.comparison import real_statistics, synthetic_statistics
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MeanMatcher, Statistics
 from atom_plugin.preprocessing import Preprocessing

@@ -17,10 +17,9 @@ from atom_plugin import processes
 from atom_plugin.augmentation import Draw
 from atom_plugin.batch_statistics import fixed_moments, loss_and_gradients, moments_of
 from atom_plugin.batches import RealBatches
-from atom_plugin.comparison import compare, real_statistics
+from atom_plugin.comparison import compare, image_gradient, real_statistics
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import autocast
-from atom_plugin.errors import ConfigError
 from atom_plugin.features import Features
 from atom_plugin.matchers import Matcher, MeanMatcher
 from atom_plugin.networks import ConvNet
@@ -61,9 +60,7 @@ class MatchingStep:
         with autocast(images.device, self._config.precision):
             synthetic, leaf = self._synthetic(draw, images, classes)
             loss = loss_of(synthetic)
-        if not loss.requires_grad:
-            raise ConfigError(f"the loss of matcher {self._config.matcher!r} does not depend on the synthetic images")
-        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+        return loss.detach(), image_gradient(loss, leaf, self._config.matcher)
 
     def real(self, iteration: int, draw: Draw, *, again: bool = False) -> Iterator[tuple[range, torch.Tensor]]:
         """Chunk by chunk: its classes and their real images, augmented. ``again``: they will be asked for once more."""

@@ -23,9 +23,7 @@ from atom_plugin.augmentation import Augmentation, color, crop_shifts, cutout, r
 _GEOMETRIC = ("crop", "flip", "scale", "rotate")
 
 
-def augment(
-    settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor
-) -> torch.Tensor:
+def augment(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Augment (K, n, C, H, W), differentiably, as ``Draw(settings, choice, uniforms).apply`` does.
 
     ``choice`` is int64 (K,), ``uniforms`` (K, 4) of the images' type, both on their device; nothing waits for them.

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.sources import SourceData, Split
 from atom_plugin.sources.mapped import MappedImages
 from atom_plugin.sources.packed import FILE_NAME, Contents, read_header

@@ -3,6 +3,9 @@
 Written out, ``f.abs().pow(4).sum(1)`` takes longer on a CPU than the convolution that made f: ``pow`` is slow, and each
 step writes a tensor of the map's size to memory. Here powers of two are repeated squarings, done on pieces of the map that
 stay in cache, and the backward pass computes the powers again instead of keeping them: memory is the map and its gradient.
+
+An accelerator's reductions read bfloat16 and add in float32 in one kernel: there each sum is one pass over the map as it is,
+and only the backward pass, which synthetic images alone need, widens pieces of it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from atom_plugin.matchers import widened
+from atom_plugin.matchers import full_precision, widened
 
 # Bytes of one piece in float32: it and one temporary of its size stay in cache. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 21
+_ACCELERATOR_PIECE_BYTES = 1 << 26  # fewer launches, and still bounded
 
 
 def power_sums(feature_map: torch.Tensor, p_s: float | None, p_c: float | None) -> tuple[torch.Tensor, ...]:
@@ -35,6 +39,8 @@ class _PowerSums(torch.autograd.Function):
     def forward(ctx: Any, rows: torch.Tensor, p_s: float | None, p_c: float | None) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(rows)
         ctx.powers = (p_s, p_c)
+        if rows.device.type != "cpu":
+            return _sums_in_one_pass(rows, p_s, dim=2), _sums_in_one_pass(rows, p_c, dim=1)
         spatial, channel = [], []
         for piece in _pieces(rows):
             wide = widened(piece)
@@ -72,11 +78,19 @@ class _PowerSums(torch.autograd.Function):
 
 
 def _pieces(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Pieces of whole images; one piece on an accelerator, where launches cost more than cache misses."""
-    if rows.device.type != "cpu":
-        return (rows,)
-    pieces: tuple[torch.Tensor, ...] = rows.split(max(1, PIECE_BYTES // max(1, 4 * rows[0].numel())))
+    """Pieces of whole images."""
+    size = PIECE_BYTES if rows.device.type == "cpu" else _ACCELERATOR_PIECE_BYTES
+    pieces: tuple[torch.Tensor, ...] = rows.split(max(1, size // max(1, 4 * rows[0].numel())))
     return pieces
+
+
+def _sums_in_one_pass(rows: torch.Tensor, power: float | None, *, dim: int) -> torch.Tensor:
+    """``sum |rows|^power`` over ``dim``, by the reduction of the p-norm, which widens each value as it reads it."""
+    if power is None:
+        return rows.new_empty(0)
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    with full_precision(rows):  # autocast would widen the whole map first
+        return _power(torch.linalg.vector_norm(rows, power, dim=dim, dtype=wide), power)
 
 
 def _power(values: torch.Tensor, power: float) -> torch.Tensor:

@@ -17,7 +17,7 @@ from small import coloured_source, small_config
 from torch import nn
 
 from atom_plugin.assembly import fit_preprocessing
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.hosting import HostMatcher
 from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.networks import ConvNet

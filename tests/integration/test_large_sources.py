@@ -15,7 +15,8 @@ from small import coloured_source, small_config
 
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.cli.main import main
-from atom_plugin.distillation import Distiller, distill
+from atom_plugin.distillation import distill
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import SourceError
 from atom_plugin.sources import SourceData, SourceRequest, load_source, packed
 from atom_plugin.sources.packed import Contents, create
@@ -102,7 +103,7 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from small import coloured_source, small_config
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.sources import SourceRequest, load_source, packed
 
 packed.MAPPED_BYTES = 2**20

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from atom_plugin.assembly import fit_preprocessing, selected_set
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.embeddings import embed, embedding_network
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.initialisation import forgetting_events, initial_images

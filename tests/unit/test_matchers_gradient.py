@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.comparison import compare, fixed_batch_normalisation
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError
 from atom_plugin.features import Features
 from atom_plugin.matchers import MATCHERS, ImageMatcher, make_matcher

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Distiller, distill
+from atom_plugin.distillation import distill
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.randomness import generator_for

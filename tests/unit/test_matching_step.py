@@ -8,7 +8,8 @@ import torch
 from small import coloured_source, small_config
 
 from atom_plugin import parts
-from atom_plugin.distillation import Distiller, distill
+from atom_plugin.distillation import distill
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError, Interrupted
 from atom_plugin.matchers import make_matcher
 from atom_plugin.networks import NORMALISATIONS
