@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 )
 @recipe_options
 @run_options
+@click.option(
+    "--step",
+    type=click.Choice(["auto", "plain", "captured"]),
+    default="auto",
+    show_default=True,
+    help="The step: captured as one CUDA graph, or plain, for any device and matcher; auto captures where that can be.",
+)
 @record_options
 @force_option
 @json_option
@@ -183,11 +192,22 @@ def _run(
             tqdm(total=config.iterations, initial=done, disable=quiet or not leads, unit="step", desc=config.matcher)
         )
         stop_signal = stack.enter_context(stop_requests())
+        unlogged: deque[Progress] = deque()
+
+        def write_log(*, wait: bool) -> None:
+            while unlogged and (wait or unlogged[0].ready):
+                done = unlogged.popleft()
+                if not math.isfinite(done.loss):
+                    continue  # the run ends with an error that says so
+                if log is not None:
+                    log.write(iteration=done.iteration, loss=done.loss, seconds=round(done.seconds, 6))
+                bar.set_postfix(loss=f"{done.loss:.4g}", refresh=False)
+
+        stack.callback(write_log, wait=True)
 
         def on_progress(progress: Progress) -> None:
-            if log is not None:
-                log.write(iteration=progress.iteration, loss=progress.loss, seconds=round(progress.seconds, 6))
-            bar.set_postfix(loss=f"{progress.loss:.4g}", refresh=False)
+            unlogged.append(progress)
+            write_log(wait=False)  # a device may still be at work on the last steps; nothing waits for it here
             bar.update()
             every = options["preview_every"]
             if every and progress.iteration % every == 0:
@@ -201,6 +221,7 @@ def _run(
             config,
             data,
             device=options["device"],
+            step=options["step"],
             checkpoint=paths.checkpoint,
             checkpoint_every=options["checkpoint_every"],
             resume=resume,
