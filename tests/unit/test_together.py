@@ -1,0 +1,91 @@
+"""Networks trained together against each of them alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small import coloured_source, small_config
+
+from atom_plugin import together, training
+from atom_plugin.assembly import selected_set
+from atom_plugin.errors import ConfigError, DivergenceError
+from atom_plugin.networks import NORMALISATIONS, ConvNetConfig
+from atom_plugin.together import train_together
+from atom_plugin.training import TrainConfig, accuracy, train
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def a_set(seed=0):
+    return selected_set(small_config(ipc=4, seed=seed), coloured_source())
+
+
+def differences(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    return [(ours[name].double() - theirs[name].double()).abs().max().item() for name in ours]
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("batch_size", [256, 5])
+def test_each_network_ends_where_it_would_have_alone(monkeypatch, normalisation, batch_size):
+    _double_precision(monkeypatch)
+    sets = [a_set(0), a_set(0), a_set(1)]
+    network = ConvNetConfig(width=8, depth=2, normalisation=normalisation, pooling="max")
+    config = TrainConfig(epochs=4, batch_size=batch_size, lr=0.05)
+    trained = train_together(sets, network, config, seeds=[3, 4, 3], device=CPU)
+    for chosen, seed, ours in zip(sets, [3, 4, 3], trained, strict=True):
+        alone = train(chosen, network, config, seed=seed, device=CPU)
+        assert max(differences(ours, alone)) < 1e-6
+        untrained = network.build((3, 8, 8), 3, generator=training.generator_for(seed, "network"))
+        assert max(differences(ours, untrained)) > 1e-3
+    assert max(differences(trained[0], trained[1])) > 1e-2
+    assert max(differences(trained[0], trained[2])) > 1e-4
+
+
+def _double_precision(monkeypatch):
+    """Networks and images in float64, in which only mistakes differ (the loss alone is float32, for both)."""
+    build = ConvNetConfig.build
+    monkeypatch.setattr(ConvNetConfig, "build", lambda *args, **options: build(*args, **options).double())
+    prepared = together.SyntheticSet.__post_init__
+
+    def widen(self):
+        prepared(self)
+        object.__setattr__(self, "images", self.images.double())
+
+    monkeypatch.setattr(together.SyntheticSet, "__post_init__", widen)
+
+
+def test_repeats_of_one_set_share_its_images_and_reach_its_accuracy():
+    data, chosen = coloured_source(), a_set()
+    network, config = ConvNetConfig(width=16, depth=2), TrainConfig(epochs=60, lr=0.05)
+    epochs: list[int] = []
+    trained = train_together([chosen] * 3, network, config, seeds=[0, 1, 2], device=CPU, on_epoch=epochs.append)
+    assert epochs == list(range(1, 61))
+    assert min(accuracy(one, chosen.preprocessing, data.test, device=CPU) for one in trained) > 0.8
+
+
+def test_sets_that_do_not_fit_are_refused():
+    network, config = ConvNetConfig(width=4, depth=2), TrainConfig(epochs=1)
+    with pytest.raises(ConfigError, match="found 1 sets and 2 seeds"):
+        train_together([a_set()], network, config, seeds=[0, 1], device=CPU)
+    smaller = selected_set(small_config(ipc=2), coloured_source())
+    with pytest.raises(ConfigError, match=r"not 6 images of \(3, 8, 8\) in 3 classes and 12 images"):
+        train_together([a_set(), smaller], network, config, seeds=[0, 1], device=CPU)
+
+
+def test_a_network_that_blows_up_is_named():
+    config = TrainConfig(epochs=20, lr=1e30)
+    with pytest.raises(DivergenceError, match=r"training network 7 ended with a loss of .*lower --lr"):
+        train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[7], device=CPU)
+
+
+@needs_gpu
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+def test_on_a_gpu_too(normalisation):
+    device, chosen = torch.device("cuda"), a_set()
+    network, config = ConvNetConfig(width=16, depth=2, normalisation=normalisation), TrainConfig(epochs=5)
+    trained = train_together([chosen] * 2, network, config, seeds=[0, 1], device=device)
+    for seed, ours in enumerate(trained):
+        assert max(differences(ours, train(chosen, network, config, seed=seed, device=device))) < 1e-2
