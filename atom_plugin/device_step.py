@@ -64,9 +64,9 @@ def takes_device_step(
 class PendingLoss:
     """The loss of one step, which may still be under way. Calling it waits for that step."""
 
-    def __init__(self, iteration: int, host: torch.Tensor | float, done: torch.cuda.Event | None) -> None:
+    def __init__(self, iteration: int, value: torch.Tensor | float, done: torch.cuda.Event | None) -> None:
         self.iteration = iteration
-        self._host = host
+        self._value = value
         self._done = done
 
     @property
@@ -78,7 +78,9 @@ class PendingLoss:
         """The loss before the step's update."""
         if self._done is not None:
             self._done.synchronize()
-        return float(self._host)
+            self._done = None
+        self._value = float(self._value)  # page-locked memory is not to be held on to
+        return self._value
 
 
 class DeviceStep:

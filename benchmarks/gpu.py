@@ -1,0 +1,274 @@
+"""Everything that docs/performance-gpu.md owes, in one command, under 25 minutes: `python benchmarks/gpu.py --data FILE`.
+
+In this order, one JSON line to --out after each piece, so that an interruption loses nothing of what was done:
+
+1. ceilings: the bandwidth of a copy and the rate of a bfloat16 matrix product;
+2. the step at IPC 1, 10 and 50, and at 128 real images per class: ours captured, ours plain, the baseline of step.py; device
+   events and the host's clock, peak memory of each, how far the captured losses are from the plain ones;
+3. where a captured step's time goes, by kernel;
+4. 20 evaluation networks together, 1,000 epochs on an IPC 10 selection, one of them in turn as well;
+5. sets by atom, atom-channel, datadam and dm at IPC 10, 8,000 iterations, 5 networks of 1,000 epochs each; then atom and dm at
+   IPC 1 and 50 while time is left. The sets are stored beside --out.
+
+The images are CIFAR-10's as a folder, an archive of one, or an .npz file (images.py). A second call goes on after the pieces
+that --out holds. `--only NAME` runs the pieces whose names begin so; `--quick` makes everything tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from images import load_images
+from step import SHAPE, PlainStep, count, random_source, whitening_of_cifars_size
+from together import compare
+
+from atom_plugin import store
+from atom_plugin.assembly import fit_preprocessing, selected_set
+from atom_plugin.config import DistillConfig
+from atom_plugin.device import repeatable_convolutions, resolve_device
+from atom_plugin.distillation import Distiller, Progress, distill
+from atom_plugin.errors import AtomError
+from atom_plugin.evaluation import network_seed
+from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.sources import SourceData
+from atom_plugin.together import train_together
+from atom_plugin.training import TrainConfig, accuracy
+from atom_plugin.versions import package_versions
+
+Piece = Callable[[], dict[str, Any]]
+
+
+def on_device(run: Callable[[], object], steps: int) -> dict[str, float]:
+    """Milliseconds per step over ``steps`` in a row: by device events, and by the host's clock until all is done."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    start.record()
+    for _ in range(steps):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return {"device_ms": start.elapsed_time(end) / steps, "host_ms": 1e3 * (time.perf_counter() - began) / steps}
+
+
+def measured(make: Callable[[], Callable[[], object]], steps: int, *, warm_up: int) -> dict[str, Any]:
+    """The step that ``make`` makes: three rounds of ``steps``, their median and spread, and the memory it took at most."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run = make()
+    for _ in range(warm_up):
+        run()
+    rounds = [on_device(run, steps) for _ in range(3)]
+    found: dict[str, Any] = {"steps": steps, "rounds": rounds}
+    for clock in ("device_ms", "host_ms"):
+        found[clock] = statistics.median(entry[clock] for entry in rounds)
+    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    found["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
+    return found
+
+
+def step_config(ipc: int, real_batch: int, normalisation: str, **overrides: Any) -> DistillConfig:
+    return DistillConfig.from_recipe(
+        "atom",
+        ipc=ipc,
+        image_shape=SHAPE,
+        real_batch=real_batch,
+        iterations=100_000,
+        network={"normalisation": normalisation},
+        **overrides,
+    )
+
+
+def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> dict[str, Any]:
+    data, preprocessing = random_source(), whitening_of_cifars_size()
+    config = step_config(ipc, real_batch, normalisation)
+    steps = 5 if quick else 200
+
+    def ours(kind: str) -> Callable[[], object]:
+        return Distiller(config, data, device="cuda", step=kind, preprocessing=preprocessing).launch
+
+    with repeatable_convolutions():  # as a run has them
+        result: dict[str, Any] = {
+            "captured": measured(lambda: ours("captured"), steps, warm_up=20),
+            "plain": measured(lambda: ours("plain"), max(2, steps // 10), warm_up=3),
+        }
+    result["baseline"] = measured(
+        lambda: PlainStep(config, data, preprocessing, "cuda"), max(2, steps // 20), warm_up=2
+    )
+    result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured"]["host_ms"]
+    result["gflop"] = count(config)
+    for precision in ("bfloat16", "float32"):
+        fixed = step_config(ipc, real_batch, normalisation, precision=precision)
+        losses = {}
+        for kind in ("plain", "captured"):
+            run = Distiller(fixed, data, device="cuda", step=kind, preprocessing=preprocessing)
+            with run.running():
+                losses[kind] = [run.launch()() for _ in range(10)]
+        pairs = zip(losses["plain"], losses["captured"], strict=True)
+        result[f"largest relative difference of 10 losses, {precision}"] = max(abs(a - b) / abs(a) for a, b in pairs)
+    return result
+
+
+def ceilings() -> dict[str, Any]:
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    product = measured(lambda: lambda: a @ a, 20, warm_up=3)["device_ms"]
+    source = torch.empty(2**32, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    copy = measured(lambda: lambda: target.copy_(source), 10, warm_up=2)["device_ms"]
+    return {"tflop_per_s": 2 * 8192**3 / product / 1e9, "gb_per_s": 2 * 2**32 / copy / 1e6}
+
+
+def kernels(steps: int = 5) -> dict[str, Any]:
+    """The 25 kernels that take most of a captured step, and how many launches a step has."""
+    data, preprocessing = random_source(), whitening_of_cifars_size()
+    run = Distiller(step_config(10, 64, "batch"), data, device="cuda", step="captured", preprocessing=preprocessing)
+    with run.running():
+        for _ in range(20):
+            run.launch()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(steps):
+                run.launch()
+            torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    rows = [[event.key[:120], event.count / steps, event.self_device_time_total / steps] for event in events[:25]]
+    launches = sum(event.count for event in events if event.self_device_time_total) / steps
+    return {"kernel, launches a step, microseconds a step": rows, "launches": launches}
+
+
+def together_piece(data: SourceData, quick: bool) -> dict[str, Any]:
+    selection = DistillConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, zca=False)
+    config = TrainConfig(epochs=4 if quick else 1000)
+    networks = 3 if quick else 20
+    return compare(selected_set(selection, data), data, config, networks, torch.device("cuda"), turns=1)
+
+
+class Images:
+    """The real images and their preprocessing, loaded when first asked for: fitting ZCA takes a while."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._data: SourceData | None = None
+        self._preprocessing: Preprocessing | None = None
+
+    def data(self) -> SourceData:
+        self._data = self._data or load_images(self._path)
+        return self._data
+
+    def preprocessing(self, config: DistillConfig) -> Preprocessing:
+        self._preprocessing = self._preprocessing or fit_preprocessing(config, self.data())
+        return self._preprocessing
+
+
+def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool) -> dict[str, Any]:
+    data = images.data()
+    config = DistillConfig.from_recipe(
+        "atom", ipc=ipc, image_shape=data.image_shape, matcher=matcher, iterations=20 if quick else 8000
+    )
+    preprocessing = images.preprocessing(config)
+    losses: list[Progress] = []
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    made = distill(config, data, device="cuda", preprocessing=preprocessing, on_progress=losses.append)
+    seconds = time.perf_counter() - began
+    store.write(made, folder / f"{matcher}-ipc{ipc}.h5", force=True)
+    training = TrainConfig(epochs=2 if quick else 1000)
+    began = time.perf_counter()
+    networks = train_together(
+        [made] * 5,
+        config.network,
+        training,
+        seeds=[network_seed(0, repeat) for repeat in range(5)],
+        device=torch.device("cuda"),
+        precision="bfloat16",
+    )
+    reached = [accuracy(network, preprocessing, data.test, device=torch.device("cuda")) for network in networks]
+    values = [progress.loss for progress in losses]
+    return {
+        "config": config.to_json(),
+        "seconds": seconds,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "loss, first and last hundred": [statistics.fmean(values[:100]), statistics.fmean(values[-100:])],
+        "training seconds": time.perf_counter() - began,
+        "accuracies": reached,
+        "mean": statistics.fmean(reached),
+        "std": statistics.stdev(reached),
+    }
+
+
+def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
+    """By name, in the order of their worth."""
+    found: dict[str, Piece] = {"ceilings": ceilings}
+    for ipc, real_batch, normalisation in ((10, 64, "batch"), (1, 64, "batch"), (50, 64, "batch"), (10, 128, "instance")):
+        found[f"step-ipc{ipc}-real{real_batch}-{normalisation}"] = lambda i=ipc, r=real_batch, n=normalisation: (
+            step_piece(i, r, n, quick)
+        )
+    found["kernels"] = kernels
+    found["together"] = lambda: together_piece(images.data(), quick)
+    wanted = [(matcher, 10) for matcher in ("atom", "datadam", "dm", "atom-channel")]
+    for matcher, ipc in [*wanted, *((matcher, ipc) for ipc in (1, 50) for matcher in ("atom", "dm"))]:
+        found[f"set-{matcher}-ipc{ipc}"] = lambda m=matcher, i=ipc: set_piece(images, m, i, folder, quick)
+    return found
+
+
+def run_all(found: dict[str, Piece], out: Path, minutes: float) -> None:
+    """Run what ``out`` lacks, in order, as long as a piece of its kind fits into what is left of ``minutes``."""
+    began, took = time.perf_counter(), dict[str, float]()
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {line["piece"] for line in lines if "error" not in line}
+    for name, run in found.items():
+        kind = name.partition("-")[0]
+        left = 60 * minutes - (time.perf_counter() - began)
+        if name in done or left < took.get(kind, 0.0):
+            print(f"{name}: {'done before' if name in done else f'left out, {left:.0f} s left'}", file=sys.stderr)
+            continue
+        started = time.perf_counter()
+        try:
+            result = run()
+        except Exception as error:  # the other pieces are worth having
+            traceback.print_exc()
+            result = {"error": f"{type(error).__name__}: {error}"}
+        took[kind] = time.perf_counter() - started
+        line = {"piece": name, **result, "piece_seconds": took[kind], "device": torch.cuda.get_device_name()}
+        with out.open("a") as file:
+            file.write(json.dumps({**line, "versions": package_versions()}) + "\n")
+        print(f"{name}: {took[kind]:.0f} s", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="CIFAR-10: a folder, an archive of one, or .npz; without it, pieces 4 and 5 are left out")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results/gpu.jsonl"))
+    parser.add_argument("--minutes", type=float, default=24.0, help="start no piece that would outlast these")
+    parser.add_argument("--only", action="append", help="pieces whose names begin with this; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    given = parser.parse_args()
+    try:
+        resolve_device("cuda")
+        images = Images(given.data)
+        if given.data is not None:
+            images.data()
+    except AtomError as error:
+        sys.exit(f"Error: {error}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    found = pieces(images, given.out.parent, given.quick)
+    if given.data is None:
+        found = {name: run for name, run in found.items() if not name.startswith(("set", "together"))}
+    if given.only:
+        found = {name: run for name, run in found.items() if name.startswith(tuple(given.only))}
+    run_all(found, given.out, given.minutes)
+
+
+if __name__ == "__main__":
+    main()
