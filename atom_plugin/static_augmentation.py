@@ -82,7 +82,7 @@ class _Resample(torch.autograd.Function):
     def forward(ctx: Any, images: torch.Tensor, maps: torch.Tensor, reach: int) -> torch.Tensor:
         ctx.save_for_backward(maps)
         ctx.reach = reach
-        groups, count, channels, height, width = images.shape
+        groups, count, _, height, width = images.shape
         x, y = _centres(width, maps), _centres(height, maps)
         grid = torch.stack(_mapped(maps, x.view(1, 1, -1), y.view(1, -1, 1)), dim=3)
         # One grid per image, not one image of n * C channels: a GPU's kernel walks over channels in turn.

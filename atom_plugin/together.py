@@ -66,7 +66,9 @@ def train_together(
         learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, on_epoch)
     for seed, loss in zip(seeds, learner.losses.tolist(), strict=True):
         if not loss < float("inf"):
-            raise DivergenceError(f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})")
+            raise DivergenceError(
+                f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})"
+            )
     return learner.stack.unstacked(networks)
 
 
@@ -75,7 +77,9 @@ def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:
         raise ConfigError(f"found {len(sets)} sets and {len(seeds)} seeds; give a set for each seed, and at least one")
     shapes = {(len(item), item.preprocessing.image_shape, len(item.class_names)) for item in sets}
     if len(shapes) > 1:
-        found = " and ".join(f"{count} images of {shape} in {classes} classes" for count, shape, classes in sorted(shapes))
+        found = " and ".join(
+            f"{count} images of {shape} in {classes} classes" for count, shape, classes in sorted(shapes)
+        )
         raise ConfigError(f"networks train together on sets of one size, not {found}; train these one after the other")
 
 
@@ -90,7 +94,8 @@ class _Stack:
         flat = torch.cat([torch.cat([_rows(p.detach()) for p in parameters]).flatten() for parameters in together])
         self.flat = flat.to(device).requires_grad_()
         self.norms = [
-            _side_by_side(block.normalisation, self.count).to(device, flat.dtype) for block in self.template.conv_blocks()
+            _side_by_side(block.normalisation, self.count).to(device, flat.dtype)
+            for block in self.template.conv_blocks()
         ]
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:

@@ -210,7 +210,12 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
 def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
     """By name, in the order of their worth."""
     found: dict[str, Piece] = {"ceilings": ceilings}
-    for ipc, real_batch, normalisation in ((10, 64, "batch"), (1, 64, "batch"), (50, 64, "batch"), (10, 128, "instance")):
+    for ipc, real_batch, normalisation in (
+        (10, 64, "batch"),
+        (1, 64, "batch"),
+        (50, 64, "batch"),
+        (10, 128, "instance"),
+    ):
         found[f"step-ipc{ipc}-real{real_batch}-{normalisation}"] = lambda i=ipc, r=real_batch, n=normalisation: (
             step_piece(i, r, n, quick)
         )
@@ -248,7 +253,9 @@ def run_all(found: dict[str, Piece], out: Path, minutes: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="CIFAR-10: a folder, an archive of one, or .npz; without it, pieces 4 and 5 are left out")
+    parser.add_argument(
+        "--data", help="CIFAR-10: a folder, an archive of one, or .npz; without it, pieces 4 and 5 are left out"
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu-results/gpu.jsonl"))
     parser.add_argument("--minutes", type=float, default=24.0, help="start no piece that would outlast these")
     parser.add_argument("--only", action="append", help="pieces whose names begin with this; may be repeated")

@@ -19,7 +19,7 @@ from atom_plugin.matchers import full_precision, widened
 
 # Bytes of one piece in float32: it and one temporary of its size stay in cache. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 21
-_ACCELERATOR_PIECE_BYTES = 1 << 26  # fewer launches, and still bounded
+_ACCELERATOR_PIECE_BYTES = 1 << 24  # it and its temporaries stay in the L2 of a large GPU
 
 
 def power_sums(feature_map: torch.Tensor, p_s: float | None, p_c: float | None) -> tuple[torch.Tensor, ...]:

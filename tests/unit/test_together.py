@@ -1,6 +1,5 @@
 """Networks trained together against each of them alone."""
 
-from dataclasses import replace
 
 import pytest
 import torch
