@@ -36,7 +36,8 @@ from atom_plugin import store
 from atom_plugin.assembly import fit_preprocessing, selected_set
 from atom_plugin.config import DistillConfig
 from atom_plugin.device import repeatable_convolutions, resolve_device
-from atom_plugin.distillation import Distiller, Progress, distill
+from atom_plugin.distillation import Progress, distill
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import AtomError
 from atom_plugin.evaluation import network_seed
 from atom_plugin.preprocessing import Preprocessing
