@@ -1,0 +1,138 @@
+"""From a cell and the options of a run to the configs of its sets and the budget of its networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from atom_plugin.config import DistillConfig
+from atom_plugin.matchers import make_matcher
+from atom_plugin.networks import ConvNetConfig
+from atom_plugin.training import TrainConfig
+from study.cells import Cell
+
+AS_PRINTED = "as-printed"
+# What tells one selection from another; the rest of a config is the loop's.
+_OF_A_SELECTION = ("ipc", "seed", "initialiser", "network", "standardise", "zca_eps")
+# What all cells of a table have in common, and its caption says.
+_SHARED = (
+    "real_batch",
+    "image_lr",
+    "image_momentum",
+    "image_schedule",
+    "network",
+    "augmentation",
+    "standardise",
+    "zca_eps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The options that hold for all cells of a run.
+
+    ``recipe`` is one of the package's, or ``AS_PRINTED``: each cell's own paper's. ``changes`` are keyword arguments of
+    ``DistillConfig.from_recipe``, ``training`` of ``TrainConfig``; a cell's own come on top of both. ``sets`` distillations
+    with seeds ``seed``, ``seed + 1``, …, and ``networks`` trained on each.
+    """
+
+    recipe: str = "atom"
+    iterations: int = 1000
+    sets: int = 1
+    networks: int = 3
+    seed: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A cell with all that decides its value. ``protocol`` is what it shares with the cells of its table, as JSON."""
+
+    cell: Cell
+    configs: tuple[DistillConfig, ...]
+    training: TrainConfig
+    networks: int
+    seed: int
+    protocol: Mapping[str, Any]
+
+
+def job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
+    """Raises ConfigError, or PluginError, where the choices do not fit together."""
+    training = TrainConfig(**{**run.training, **cell.training})
+    return Job(
+        cell=cell,
+        configs=tuple(_config(cell, run, image_shape, run.seed + number) for number in range(run.sets)),
+        training=training,
+        networks=run.networks,
+        seed=run.seed,
+        protocol=_protocol(cell, run, image_shape),
+    )
+
+
+def _config(cell: Cell, run: Run, image_shape: tuple[int, int, int], seed: int) -> DistillConfig:
+    printed = run.recipe == AS_PRINTED
+    recipe = cell.own_recipe or (cell.printed if printed else run.recipe)
+    changes = merged(run.changes, cell.changes)
+    if cell.selection is not None:
+        changes["initialiser"] = cell.selection
+    elif printed and recipe == cell.printed != cell.own_recipe:
+        # The papers print no factor on the loss; a matcher that is not its recipe's own would start from the code's.
+        changes["matcher_options"] = {"loss_scale": 1.0, **changes.get("matcher_options", {})}
+    if cell.own_recipe is None or not printed:
+        changes.setdefault("iterations", run.iterations)
+    return DistillConfig.from_recipe(recipe, ipc=cell.ipc, image_shape=image_shape, seed=seed, **changes)
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; where both have one name, the second's, but network and matcher options are merged likewise."""
+    both = {**first, **second}
+    for name in ("network", "matcher_options"):
+        if name in first and name in second:
+            both[name] = {**first[name], **second[name]}
+    return both
+
+
+def _protocol(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    changes = {name: value for name, value in run.changes.items() if name not in ("matcher", "matcher_options")}
+    recipe = "atom-paper" if run.recipe == AS_PRINTED else run.recipe
+    base = DistillConfig.from_recipe(recipe, ipc=cell.ipc, image_shape=image_shape, **changes).to_json()
+    return {
+        "recipe": run.recipe,
+        "iterations": run.iterations,
+        "sets": run.sets,
+        "networks": run.networks,
+        "seed": run.seed,
+        "training": asdict(TrainConfig(**run.training)),
+        "changes": dict(run.changes),
+        **{name: base[name] for name in _SHARED},
+    }
+
+
+def identity(config: Mapping[str, Any], selection: str | None = None) -> str:
+    """Equal text for two configs, as JSON of this or an older release, that ask for the same set.
+
+    Unknown names are ignored and missing ones have today's defaults. The recipe is only where choices came from. Precision
+    counts where it was asked for: a file holds the one that its machine had. Raises ConfigError for no config at all.
+    """
+    defaults = DistillConfig(ipc=1).to_json()
+    known = {**defaults, **{name: value for name, value in config.items() if name in defaults}}
+    network = {f.name for f in fields(ConvNetConfig)}
+    known["network"] = {**defaults["network"], **{k: v for k, v in known["network"].items() if k in network}}
+    if selection is not None:
+        known = {name: known[name] for name in _OF_A_SELECTION}
+    else:
+        del known["recipe"], known["precision"]
+        known["matcher_options"] = vars(make_matcher(known["matcher"], known["matcher_options"]))
+    return json.dumps(_plain(known), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values with one spelling: numbers as floats, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
