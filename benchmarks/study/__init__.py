@@ -1,1 +1,1 @@
-"""What `benchmarks/paper.py` and `benchmarks/accuracy.py` share: cells, the sets and accuracies behind them, and their pages."""
+"""What `benchmarks/paper.py` and `benchmarks/accuracy.py` share: cells, sets, accuracies, pages."""
