@@ -23,8 +23,8 @@ from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.sources import SourceData
 from atom_plugin.synthetic_set import SyntheticSet
 
-# What a run's synthetic side alone depends on.
-_OWN = frozenset(
+# What a run's synthetic side alone depends on: runs may share a real branch though they differ in these.
+OWN_CHOICES = frozenset(
     {"ipc", "recipe", "matcher", "matcher_options", "iterations"}
     | {"image_lr", "image_momentum", "image_schedule", "initialiser"}
 )
@@ -86,7 +86,7 @@ def _check(configs: Sequence[DistillConfig]) -> None:
     if not configs:
         raise ConfigError("found no config to distil; give at least one")
     for config in configs:
-        others = [line for line in configs[0].differences(config) if line.partition(":")[0] not in _OWN]
+        others = [line for line in configs[0].differences(config) if line.partition(":")[0] not in OWN_CHOICES]
         if others:
             raise ConfigError(f"runs that share their real branch must agree in all it depends on; found {others[0]}")
         if config.memory_budget is not None or processes.count() > 1:

@@ -18,8 +18,9 @@ from atom_plugin.sources import SourceRequest, load_source
 from study.cells import Cell
 from study.journal import read_lines
 from study.judge import done, judge
+from study.making import make_sets
 from study.plan import AS_PRINTED, Job, Run, job
-from study.sets import SetFolder, make_sets, wanted
+from study.sets import SetFolder, wanted
 
 CALLED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 FULL = {"iterations": 8000, "sets": 5, "networks": 20, "epochs": 1000}
@@ -61,6 +62,11 @@ def script(
     @click.option("--results", type=click.Path(path_type=Path), default=results, help="The file of JSON lines.")
     @click.option("--page", type=click.Path(path_type=Path), default=page, help="The page that render writes.")
     @click.option("--only", type=click.Choice(STAGES), help="One stage alone.")
+    @click.option(
+        "--joint/--one-by-one",
+        default=True,
+        help="Distil sets that differ in nothing but their synthetic side at once.  [default: joint]",
+    )
     @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
     @seed_option
     @quiet_option
@@ -114,6 +120,7 @@ def _work(
     folder: Path,
     results: Path,
     only: str | None,
+    joint: bool,
     device: str,
     quiet: bool,
     **given: Any,
@@ -132,7 +139,7 @@ def _work(
     if listing:
         _list(jobs, sets, results)
     else:
-        failed += make_sets(jobs, sets, device=device, quiet=quiet) if only in (None, "distil") else []
+        failed += make_sets(jobs, sets, device=device, joint=joint, quiet=quiet) if only in (None, "distil") else []
         failed += judge(jobs, sets, results, dataset=called, device=device) if only in (None, "evaluate") else []
     for line in failed:
         print(line, file=sys.stderr)

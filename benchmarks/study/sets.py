@@ -1,22 +1,16 @@
-"""Stage 1: the sets behind the cells, found in a folder or made there."""
+"""The sets behind the cells, and the folder where they lie."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from atom_plugin import store
-from atom_plugin.assembly import fit_preprocessing, selected_set
-from atom_plugin.cli.interrupts import stop_requests
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Progress, distill
-from atom_plugin.errors import AtomError, StoreError
-from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.errors import AtomError
 from atom_plugin.sources import SourceData
 from atom_plugin.synthetic_set import SyntheticSet
 from study.plan import Job, identity
@@ -30,7 +24,13 @@ class Wanted:
     selection: str | None
 
     @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.selection or self.config.matcher}, IPC {self.config.ipc}, seed {self.config.seed}"
+
+    @property
     def key(self) -> str:
+        """Equal for two that are the same set."""
         return f"{self.selection or ''} {identity(self.config.to_json(), self.selection)}"
 
 
@@ -85,54 +85,3 @@ class SetFolder:
         method = want.selection or want.config.matcher
         digest = hashlib.sha256((want.key + self.data.fingerprint).encode()).hexdigest()[:8]
         return self.folder / f"{method}-ipc{want.config.ipc}-seed{want.config.seed}-{digest}.h5"
-
-
-def make_sets(jobs: Iterable[Job], folder: SetFolder, *, device: str, quiet: bool) -> list[str]:
-    """Make what is missing, preprocessing fitted once for all sets that share it; returns a line for each that failed."""
-    missing = [want for want in wanted(jobs) if want not in folder]
-    failed = []
-    for preprocessing, group in _by_preprocessing(missing, folder.data):
-        for want in group:
-            print(
-                f"{want.selection or want.config.matcher}, IPC {want.config.ipc}, seed {want.config.seed}",
-                file=sys.stderr,
-            )
-            try:
-                folder.add(want, _make(want, folder, preprocessing, device=device, quiet=quiet))
-            except StoreError:
-                raise
-            except AtomError as error:
-                failed.append(f"{want.selection or want.config.matcher}, IPC {want.config.ipc}: {error}")
-    return failed
-
-
-def _by_preprocessing(missing: list[Wanted], data: SourceData) -> Iterator[tuple[Preprocessing, list[Wanted]]]:
-    groups: dict[tuple[bool, float | None], list[Wanted]] = {}
-    for want in missing:
-        groups.setdefault((want.config.standardise, want.config.zca_eps), []).append(want)
-    for group in groups.values():
-        yield fit_preprocessing(group[0].config, data), group
-
-
-def _make(want: Wanted, folder: SetFolder, preprocessing: Preprocessing, *, device: str, quiet: bool) -> SyntheticSet:
-    """One set, selected or distilled; a stopped distillation goes on from its checkpoint."""
-    if want.selection is not None:
-        return selected_set(want.config, folder.data, preprocessing=preprocessing)
-    checkpoint = folder.path(want).with_suffix(".checkpoint")
-    with tqdm(total=want.config.iterations, disable=quiet, unit="step") as bar, stop_requests() as stop_signal:
-
-        def show(progress: Progress) -> None:
-            bar.update(progress.iteration - bar.n)
-
-        made = distill(
-            want.config,
-            folder.data,
-            device=device,
-            preprocessing=preprocessing,
-            checkpoint=checkpoint,
-            resume=True,
-            on_progress=show,
-            stop_signal=stop_signal,
-        )
-    checkpoint.unlink(missing_ok=True)
-    return made
