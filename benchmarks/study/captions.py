@@ -54,8 +54,8 @@ def budget(group: Sequence[Line]) -> str:
     return f"{group[0]['data']}. This is a **reduced run**: {', '.join(less)}."
 
 
-def caption(group: Sequence[Line]) -> str:
-    """Budget, recipe, training, machine and versions."""
+def caption(group: Sequence[Line], *, shared: bool = True) -> str:
+    """Budget, recipe, training, machine and versions; with ``shared``, which cells are another one's measurement."""
     protocol, training = group[0]["protocol"], group[0]["protocol"]["training"]
     said = [
         budget(group),
@@ -65,7 +65,7 @@ def caption(group: Sequence[Line]) -> str:
         f"Measured on {', '.join(_distinct(map(_machine, group)))}; {', '.join(_distinct(map(_versions, group)))}.",
     ]
     same = [f"{line['row']} ({line['column']}): {line['same_as']}" for line in group if line["same_as"]]
-    if same:
+    if same and shared:
         said.append(f"Measured once, under another name: {'; '.join(same)}.")
     return "\n".join(said)
 

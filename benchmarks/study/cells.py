@@ -31,8 +31,8 @@ class Cell:
 
     ``changes`` are keyword arguments of ``DistillConfig.from_recipe`` on top of the run's recipe, ``training`` changes of
     its training; ``printed`` names the recipe of the paper itself, and ``own_recipe`` one without which the method is another
-    (DC's loops). ``selection`` is the method that picks real images in place of distilling. ``measure`` is "accuracy" or
-    "cost". ``dataset`` is the papers' name of it.
+    (DC's loops). ``selection`` is the method that picks real images in place of distilling. ``default_normalisation``: train
+    under the run's own, whatever the set was made with. ``measure`` is "accuracy" or "cost". ``dataset`` is the papers' name.
     """
 
     table: str
@@ -46,6 +46,7 @@ class Cell:
     printed: str = "atom-paper"
     own_recipe: str | None = None
     model: str = "convnet"
+    default_normalisation: bool = False
     measure: str = "accuracy"
     paper: Figure | None = None
 

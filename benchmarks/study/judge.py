@@ -22,7 +22,7 @@ from atom_plugin.synthetic_set import SyntheticSet
 from atom_plugin.training import TrainConfig
 from atom_plugin.versions import package_versions
 from study.journal import append_line, read_lines
-from study.plan import Job, identity
+from study.plan import Job, identity, training_identity
 from study.sets import SetFolder, Wanted
 
 
@@ -65,6 +65,7 @@ def train_and_test(
     training: TrainConfig,
     *,
     model: str,
+    normalisation: str | None,
     networks: int,
     seed: int,
     device: str,
@@ -72,7 +73,9 @@ def train_and_test(
     """The one place that evaluates. Raises ConfigError for another model than the ConvNet that the set was made with."""
     if model != "convnet":
         raise ConfigError(f"found model {model!r}, expected convnet: other architectures cannot be trained here yet")
-    return evaluate(synthetic_set, data.test, training, repeats=networks, seed=seed, device=device)
+    return evaluate(
+        synthetic_set, data.test, training, normalisation=normalisation, repeats=networks, seed=seed, device=device
+    )
 
 
 def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
             folder.data,
             job.training,
             model=job.cell.model,
+            normalisation=job.normalisation,
             networks=job.networks,
             seed=job.seed + number,
             device=device,
@@ -125,6 +129,7 @@ def _head(job: Job, data: SourceData, dataset: str) -> dict[str, Any]:
         "config": job.configs[0].to_json(),
         "seeds": [config.seed for config in job.configs],
         "model": cell.model,
+        "normalisation": job.normalisation,
         "training": asdict(job.training),
         "networks": job.networks,
         "sets": len(job.configs),
@@ -149,12 +154,18 @@ def _measured(job: Job, data: SourceData) -> tuple[Any, ...]:
     """Equal for two cells that must come to the same value."""
     config = job.configs[0].to_json()
     seeds = tuple(each.seed for each in job.configs)
-    rest = (job.cell.model, asdict(job.training), job.networks, job.seed, data.fingerprint)
+    rest = (
+        *(job.cell.model, job.normalisation, training_identity(asdict(job.training))),
+        *(job.networks, job.seed, data.fingerprint),
+    )
     return job.cell.selection, identity(config, job.cell.selection), seeds, *rest
 
 
 def _measured_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    rest = (line["model"], line["training"], line["networks"], line["seed"], line["source"]["fingerprint"])
+    rest = (
+        *(line["model"], line["normalisation"], training_identity(line["training"])),
+        *(line["networks"], line["seed"], line["source"]["fingerprint"]),
+    )
     return line["selection"], identity(line["config"], line["selection"]), tuple(line["seeds"]), *rest
 
 

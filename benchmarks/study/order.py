@@ -28,6 +28,14 @@ class Comparison:
             return "not told apart"
         return "confirmed" if self.interval[0] > 0 else "refuted"
 
+    @property
+    def points(self) -> str:
+        """Difference and interval in percentage points."""
+        if self.interval is None:
+            return f"{100 * self.difference:+.2f} (n too small)"
+        low, high = self.interval
+        return f"{100 * self.difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
 
 def welch(higher: Sequence[float], lower: Sequence[float]) -> tuple[float, float] | None:
     """The interval at ``LEVEL`` for the mean of ``higher`` minus that of ``lower`` (Welch, 1947); None for too few values."""

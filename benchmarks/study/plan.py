@@ -11,6 +11,7 @@ from atom_plugin.config import DistillConfig
 from atom_plugin.matchers import make_matcher
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.training import TrainConfig
+from study import pooled  # noqa: F401 - registers its matcher
 from study.cells import Cell
 
 AS_PRINTED = "as-printed"
@@ -49,26 +50,34 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A cell with all that decides its value. ``protocol`` is what it shares with the cells of its table, as JSON."""
+    """A cell with all that decides its value. ``protocol`` is what it shares with the cells of its table, as JSON.
+
+    ``normalisation`` is that of the networks trained on the set, None for the set's own.
+    """
 
     cell: Cell
     configs: tuple[DistillConfig, ...]
     training: TrainConfig
     networks: int
     seed: int
+    normalisation: str | None
     protocol: Mapping[str, Any]
 
 
 def job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
     """Raises ConfigError, or PluginError, where the choices do not fit together."""
-    training = TrainConfig(**{**run.training, **cell.training})
+    configs = tuple(_config(cell, run, image_shape, run.seed + number) for number in range(run.sets))
+    protocol = _protocol(cell, run, image_shape)
+    usual: str = protocol["network"]["normalisation"]
+    other = cell.default_normalisation and configs[0].network.normalisation != usual
     return Job(
         cell=cell,
-        configs=tuple(_config(cell, run, image_shape, run.seed + number) for number in range(run.sets)),
-        training=training,
+        configs=configs,
+        training=TrainConfig(**{**run.training, **cell.training}),
         networks=run.networks,
         seed=run.seed,
-        protocol=_protocol(cell, run, image_shape),
+        normalisation=usual if other else None,
+        protocol=protocol,
     )
 
 
@@ -127,6 +136,13 @@ def identity(config: Mapping[str, Any], selection: str | None = None) -> str:
         del known["recipe"], known["precision"]
         known["matcher_options"] = vars(make_matcher(known["matcher"], known["matcher_options"]))
     return json.dumps(_plain(known), sort_keys=True)
+
+
+def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Equal for two trainings, as JSON of this or an older release, that are the same; the recipe's name does not count."""
+    defaults = asdict(TrainConfig())
+    known = {**defaults, **{name: value for name, value in training.items() if name in defaults}}
+    return {name: value for name, value in known.items() if name != "recipe"}
 
 
 def _plain(value: Any) -> Any:

@@ -66,12 +66,13 @@ def _table(table: Table, dataset: str, columns: list[str], lines: list[Line]) ->
     body = []
     for row in rows:
         pairs = [(ours.get((row, column)), papers.get((row, column))) for column in columns]
-        body.append([row, *(text for line, cell in pairs for text in (_here(line), _printed(cell)))])
+        body.append([row, *(text for line, cell in pairs for text in (here(line), _printed(cell)))])
     heads = ["", *(text for column in columns for text in (f"{column}, here", f"{column}, paper"))]
     return grid(heads, body)
 
 
-def _here(line: Line | None) -> str:
+def here(line: Line | None) -> str:
+    """Our figure as a table shows it."""
     if line is None:
         return "owed"
     count = sum(map(len, line["accuracies"]))
@@ -120,7 +121,7 @@ def _verdict(group: list[Line]) -> list[str]:
     pairs = [compare(a, b, held[a], held[b]) for a, b in CLAIMED if a in held and b in held]
     if not pairs:
         return []
-    rows = [[f"{pair.higher} above {pair.lower}", _points(pair), pair.verdict] for pair in pairs]
+    rows = [[f"{pair.higher} above {pair.lower}", pair.points, pair.verdict] for pair in pairs]
     owed = [f"{a} above {b}" for a, b in CLAIMED if a not in held or b not in held]
     rows += [[name, "owed", "owed"] for name in owed]
     return [
@@ -139,10 +140,3 @@ def _whole(pairs: list[Comparison], owed: list[str]) -> str:
     if verdicts == {"confirmed"}:
         return "**The order is confirmed.**"
     return "**The order is neither confirmed nor refuted**: not all neighbours can be told apart."
-
-
-def _points(pair: Comparison) -> str:
-    if pair.interval is None:
-        return f"{100 * pair.difference:+.2f} (n too small)"
-    low, high = pair.interval
-    return f"{100 * pair.difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
