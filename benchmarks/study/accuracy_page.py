@@ -63,4 +63,9 @@ def _owed(held: set[str]) -> list[str]:
         return []
     named = [f"--row {shlex.quote(name)}" for name in missing] if held else []
     command = " \\\n      ".join(["python benchmarks/accuracy.py --dataset cifar10", *named])
-    return ["## Owed\n", f"{'; '.join(missing)}.\n", f"    {command}\n"]
+    choices: dict[str, list[str]] = {}
+    for variant in VARIANTS:
+        if row(variant) in missing:
+            choices.setdefault(variant.choice, []).append(variant.value)
+    body = [[choice, "; ".join(values)] for choice, values in choices.items()]
+    return ["## Owed\n", grid(["choice", "values"], body) + "\n", f"    {command}\n"]

@@ -56,12 +56,12 @@ def budget(group: Sequence[Line]) -> str:
 
 def caption(group: Sequence[Line], *, shared: bool = True) -> str:
     """Budget, recipe, training, machine and versions; with ``shared``, which cells are another one's measurement."""
-    protocol, training = group[0]["protocol"], group[0]["protocol"]["training"]
+    protocol = group[0]["protocol"]
+    timed = "steps" in protocol
     said = [
-        budget(group),
+        f"{group[0]['data']}; {protocol['steps']} steps, after three to warm up." if timed else budget(group),
         f"Recipe `{protocol['recipe']}`: {_loop(protocol)}.",
-        f"Training: {training['epochs']} epochs, batch {training['batch_size']}, learning rate {training['lr']:g}, "
-        f"augmentation {training['augmentation']}; {group[0]['test_images']:,} test images.",
+        *([] if timed else [_training(group[0])]),
         f"Measured on {', '.join(_distinct(map(_machine, group)))}; {', '.join(_distinct(map(_versions, group)))}.",
     ]
     same = [f"{line['row']} ({line['column']}): {line['same_as']}" for line in group if line["same_as"]]
@@ -70,12 +70,20 @@ def caption(group: Sequence[Line], *, shared: bool = True) -> str:
     return "\n".join(said)
 
 
+def _training(line: Line) -> str:
+    training = line["protocol"]["training"]
+    return (
+        f"Training: {training['epochs']:,} epochs, batch {training['batch_size']}, learning rate {training['lr']:g}, "
+        f"augmentation {training['augmentation']}; {line['test_images']:,} test images."
+    )
+
+
 def _loop(protocol: dict[str, Any]) -> str:
     network = protocol["network"]
     eps = protocol["zca_eps"]
     steps = ["standardised"] * protocol["standardise"] + ([f"ZCA with eps {eps:g}"] if eps is not None else [])
     said = [
-        f"{protocol['iterations']:,} iterations",
+        *([f"{protocol['iterations']:,} iterations"] if "iterations" in protocol else []),
         f"real batch {protocol['real_batch']}",
         f"image learning rate {protocol['image_lr']:g} ({protocol['image_schedule']}), momentum {protocol['image_momentum']:g}",
         f"ConvNet of width {network['width']}, {network['normalisation']} normalisation, {network['pooling']} pooling "

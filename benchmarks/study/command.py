@@ -16,6 +16,7 @@ from atom_plugin.config import RECIPES
 from atom_plugin.errors import AtomError, ConfigError
 from atom_plugin.sources import SourceRequest, load_source
 from study.cells import Cell
+from study.costs import measure_costs
 from study.journal import read_lines
 from study.judge import done, judge
 from study.making import make_sets
@@ -23,8 +24,8 @@ from study.plan import AS_PRINTED, Job, Run, job
 from study.sets import SetFolder, wanted
 
 CALLED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-FULL = {"iterations": 8000, "sets": 5, "networks": 20, "epochs": 1000}
-REDUCED = {"iterations": 1000, "sets": 1, "networks": 3, "epochs": 300}
+FULL = {"iterations": 8000, "sets": 5, "networks": 20, "epochs": 1000, "steps": 100}
+REDUCED = {"iterations": 1000, "sets": 1, "networks": 3, "epochs": 300, "steps": 20}
 STAGES = ("distil", "evaluate")
 
 
@@ -54,6 +55,7 @@ def script(
     @click.option("--n-sets", "sets", type=POSITIVE_INT, help="Sets per cell, one per seed.")
     @click.option("--networks", type=POSITIVE_INT, help="Networks trained on each set.")
     @click.option("--epochs", type=POSITIVE_INT, help="Epochs of each.")
+    @click.option("--steps", type=POSITIVE_INT, help="Timed steps of table 3.")
     @click.option("--option", metavar="KEY=VALUE", multiple=True, callback=key_value_pairs, help=_OPTION)
     @click.option(
         "--training", metavar="KEY=VALUE", multiple=True, callback=key_value_pairs, help="As --option, of training."
@@ -136,11 +138,16 @@ def _work(
             failed.append(f"{cell.name}: {error}")
     folder.mkdir(parents=True, exist_ok=True)
     sets = SetFolder(folder, data)
+    judged = [each for each in jobs if each.cell.measure == "accuracy"]
+    timed = [each for each in jobs if each.cell.measure == "cost"]
     if listing:
         _list(jobs, sets, results)
-    else:
-        failed += make_sets(jobs, sets, device=device, joint=joint, quiet=quiet) if only in (None, "distil") else []
-        failed += judge(jobs, sets, results, dataset=called, device=device) if only in (None, "evaluate") else []
+        return
+    if only != "evaluate":
+        failed += make_sets(judged, sets, device=device, joint=joint, quiet=quiet)
+    if only != "distil":
+        failed += judge(judged, sets, results, dataset=called, device=device)
+        failed += measure_costs(timed, data, request, results, dataset=called, device=device)
     for line in failed:
         print(line, file=sys.stderr)
     if failed:
@@ -158,6 +165,7 @@ def _run(given: dict[str, Any]) -> Run:
         iterations=budget["iterations"],
         sets=budget["sets"],
         networks=budget["networks"],
+        steps=budget["steps"],
         seed=given["seed"],
         changes=changes,
         training={"epochs": budget["epochs"], **given["training"]},
@@ -168,5 +176,5 @@ def _list(jobs: list[Job], sets: SetFolder, results: Path) -> None:
     lines = read_lines(results)
     for each in jobs:
         held = sum(want in sets for want in wanted([each]))
-        state = "done" if done(each, sets.data, lines) else f"{held} of {len(each.configs)} sets"
-        print(f"{each.cell.name}: {state}")
+        owed = f"owed, {held} of {len(each.configs)} sets made" if each.cell.measure == "accuracy" else "owed"
+        click.echo(f"{each.cell.name}: {'done' if done(each, sets.data, lines) else owed}")

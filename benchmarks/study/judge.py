@@ -41,7 +41,7 @@ def judge(jobs: Iterable[Job], folder: SetFolder, results: Path, *, dataset: str
         except AtomError as error:
             failed.append(f"{job.cell.name}: {error}")
             continue
-        line = {**_head(job, folder.data, dataset), **found}
+        line = {**head(job, folder.data, dataset), **found}
         append_line(results, line)
         lines.append(line)
         print(f"{job.cell.name}: {100 * line['mean']:.2f} ± {100 * line['std']:.2f} %", file=sys.stderr)
@@ -116,7 +116,8 @@ def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
     }
 
 
-def _head(job: Job, data: SourceData, dataset: str) -> dict[str, Any]:
+def head(job: Job, data: SourceData, dataset: str) -> dict[str, Any]:
+    """What a cell's line holds before anything was measured."""
     cell = job.cell
     return {
         "table": cell.table,

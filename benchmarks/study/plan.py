@@ -36,13 +36,14 @@ class Run:
 
     ``recipe`` is one of the package's, or ``AS_PRINTED``: each cell's own paper's. ``changes`` are keyword arguments of
     ``DistillConfig.from_recipe``, ``training`` of ``TrainConfig``; a cell's own come on top of both. ``sets`` distillations
-    with seeds ``seed``, ``seed + 1``, …, and ``networks`` trained on each.
+    with seeds ``seed``, ``seed + 1``, …, and ``networks`` trained on each; ``steps`` is how many are timed for a cost.
     """
 
     recipe: str = "atom"
     iterations: int = 1000
     sets: int = 1
     networks: int = 3
+    steps: int = 20
     seed: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -66,8 +67,10 @@ class Job:
 
 def job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
     """Raises ConfigError, or PluginError, where the choices do not fit together."""
-    configs = tuple(_config(cell, run, image_shape, run.seed + number) for number in range(run.sets))
     protocol = _protocol(cell, run, image_shape)
+    if cell.measure == "cost":
+        return _cost_job(cell, run, image_shape, protocol)
+    configs = tuple(_config(cell, run, image_shape, run.seed + number) for number in range(run.sets))
     usual: str = protocol["network"]["normalisation"]
     other = cell.default_normalisation and configs[0].network.normalisation != usual
     return Job(
@@ -78,6 +81,22 @@ def job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
         seed=run.seed,
         normalisation=usual if other else None,
         protocol=protocol,
+    )
+
+
+def _cost_job(cell: Cell, run: Run, image_shape: tuple[int, int, int], protocol: Mapping[str, Any]) -> Job:
+    """No network is trained for it: nothing of that is in its line."""
+    kept = {
+        name: value for name, value in protocol.items() if name not in ("iterations", "sets", "networks", "training")
+    }
+    return Job(
+        cell=cell,
+        configs=(_config(cell, run, image_shape, run.seed),),
+        training=TrainConfig(),
+        networks=0,
+        seed=run.seed,
+        normalisation=None,
+        protocol={**kept, "steps": run.steps},
     )
 
 

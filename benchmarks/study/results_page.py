@@ -75,6 +75,8 @@ def here(line: Line | None) -> str:
     """Our figure as a table shows it."""
     if line is None:
         return "owed"
+    if "steps" in line:
+        return f"{line['mean']:,.0f}" if line["std"] is None else f"{line['mean']:.3f} ± {line['std']:.3f}"
     count = sum(map(len, line["accuracies"]))
     spread = f" ± {100 * line['std']:.2f}" if count > 1 else ""
     return f"{100 * line['mean']:.2f}{spread} (n = {count})"
