@@ -32,12 +32,12 @@ class Ablation:
 
 def ablations(study: str) -> list[Ablation]:
     """The rows of one study, say "ATOM, table 5", in the page's order."""
-    return [_ablation(*found) for found in _rows() if found[0] == study]
+    return [found for found in _all() if found.study == study]
 
 
 @cache
-def _rows() -> list[tuple[str, str, str]]:
-    return _ROW.findall(_PAGE.read_text(encoding="utf-8"))
+def _all() -> list[Ablation]:
+    return [_ablation(*found) for found in _ROW.findall(_PAGE.read_text(encoding="utf-8"))]
 
 
 def _ablation(study: str, row: str, options: str) -> Ablation:

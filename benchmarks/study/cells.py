@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from study.ablations import Ablation, ablations
@@ -196,6 +197,7 @@ def _study(key: str) -> Table:
     return Table(key=key, title=f"{title} ({source})", cells=tuple(cells), note=note)
 
 
+@cache
 def tables() -> dict[str, Table]:
     """Every table, by its key on the command line."""
     made = [_table_1(), _table_2(), _table_3(), _table_4(), _table_5(), *map(_study, _STUDIES)]

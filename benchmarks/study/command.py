@@ -128,7 +128,7 @@ def _work(
     **given: Any,
 ) -> None:
     if not cells:
-        raise ConfigError("no cell is left; see --list for the rows and IPCs of a table")
+        raise ConfigError("no cell has that row and IPC; `list` shows those of a table")
     data = load_source(dataset, request)
     run, failed, jobs = _run(given), [], []
     for cell in cells:

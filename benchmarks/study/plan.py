@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from atom_plugin.config import DistillConfig
+from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import make_matcher
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.training import TrainConfig
@@ -67,6 +69,13 @@ class Job:
 
 def job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
     """Raises ConfigError, or PluginError, where the choices do not fit together."""
+    try:
+        return _job(cell, run, image_shape)
+    except TypeError as error:  # a name that the config, its network or the training does not have
+        raise ConfigError(f"{error}; give names of DistillConfig, ConvNetConfig and TrainConfig") from None
+
+
+def _job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
     protocol = _protocol(cell, run, image_shape)
     if cell.measure == "cost":
         return _cost_job(cell, run, image_shape, protocol)
@@ -142,8 +151,8 @@ def _protocol(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> dict[s
 def identity(config: Mapping[str, Any], selection: str | None = None) -> str:
     """Equal text for two configs, as JSON of this or an older release, that ask for the same set.
 
-    Unknown names are ignored and missing ones have today's defaults. The recipe is only where choices came from. Precision
-    counts where it was asked for: a file holds the one that its machine had. Raises ConfigError for no config at all.
+    Unknown names are ignored and missing ones have today's defaults. The recipe does not count, which is only where choices
+    came from, nor does the precision: a file holds the one that its machine had. Raises PluginError for an unknown matcher.
     """
     defaults = DistillConfig(ipc=1).to_json()
     known = {**defaults, **{name: value for name, value in config.items() if name in defaults}}
@@ -153,8 +162,14 @@ def identity(config: Mapping[str, Any], selection: str | None = None) -> str:
         known = {name: known[name] for name in _OF_A_SELECTION}
     else:
         del known["recipe"], known["precision"]
-        known["matcher_options"] = vars(make_matcher(known["matcher"], known["matcher_options"]))
+        known["matcher_options"] = _all_options(known["matcher"], json.dumps(known["matcher_options"]))
     return json.dumps(_plain(known), sort_keys=True)
+
+
+@cache  # a matcher is looked up among all installed packages, and a run asks for thousands
+def _all_options(matcher: str, options: str) -> Mapping[str, Any]:
+    """The matcher's options, those not given with their defaults."""
+    return vars(make_matcher(matcher, json.loads(options)))
 
 
 def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
