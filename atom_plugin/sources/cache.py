@@ -34,10 +34,8 @@ def cache_key(layout: Layout, image_size: int | None) -> str:
 
 def read(path: Path) -> Packed | None:
     """The cached images; None where there is no sound cache: then they are decoded again."""
-    if not path.exists():
-        return None
     try:
-        return read_packed(path)
+        return read_packed(path) if path.exists() else None
     except (SourceError, OSError) as error:
         _logger.info("the image cache is of no use (%s); decoding again", error)
         return None

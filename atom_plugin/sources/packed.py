@@ -148,17 +148,18 @@ def _header(path: Path, file: Any) -> Header:
         raise ValueError(f"its format is {file.attrs.get('format')!r}, expected {FORMAT!r}")
     if int(file.attrs["version"]) != VERSION:
         raise SourceError(f"{path} has format version {file.attrs['version']}, this release reads {VERSION}; update")
-    images, labels = file["images"], [file[f"labels/{split}"][()] for split in ("train", "test")]
-    names = json.loads(file["class_names"][()].tobytes())
+    images, labels = file["images"], [file[f"labels/{split}"] for split in ("train", "test")]
     if images.ndim != 4 or images.dtype != np.uint8 or images.chunks is not None:
         raise ValueError("its images are not contiguous uint8 (N, C, H, W)")
     if any(item.ndim != 1 or item.dtype != np.int64 for item in labels) or len(images) != sum(map(len, labels)):
         raise ValueError(f"it has {len(images)} images and labels of {[item.shape for item in labels]}")
+    if images.size + file["class_names"].size > path.stat().st_size:
+        raise ValueError(f"it is cut short: {len(images)} images take more than its {path.stat().st_size} bytes")
     channels, height, width = (int(size) for size in images.shape[1:])
     contents = Contents(
-        class_names=tuple(map(str, names)),
-        train_labels=labels[0],
-        test_labels=labels[1],
+        class_names=tuple(map(str, json.loads(file["class_names"][()].tobytes()))),
+        train_labels=labels[0][()],
+        test_labels=labels[1][()],
         image_shape=(channels, height, width),
     )
     digest = file.attrs.get("digest")

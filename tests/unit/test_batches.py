@@ -41,6 +41,7 @@ def test_fetched_is_what_was_chosen_preprocessed(zca_eps):
 def test_kept_whitened_images_are_those_whitened_per_batch(monkeypatch):
     data = coloured_source()
     kept = real_batches(data, 0.1, iterations=1000)
+    kept.fetch(kept.choose(0))
     monkeypatch.setattr(batches, "PREPARED_BYTES", 0)
     fresh = real_batches(data, 0.1, iterations=1000)
     calls = []
@@ -66,6 +67,15 @@ def test_who_fetches_nothing_keeps_nothing(monkeypatch):
     monkeypatch.setattr(Preprocessing, "forward", lambda self, images: pytest.fail("whitened too early"))
     ours.choose(0)
     ours.close()
+
+
+def test_a_gpu_holds_a_source_that_fits_into_half_of_its_free_memory(monkeypatch):
+    data = coloured_source()
+    ours = RealBatches(data, Preprocessing.fit(data.train), small_config(), torch.device("cuda"))
+    size = data.train.images.numel()
+    for free, fits in ((2 * size, True), (2 * size - 2, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
+        assert ours._fits_the_device() is fits
 
 
 def test_a_batch_can_be_changed_without_harm():
