@@ -104,7 +104,7 @@ def test_timms_families_train_and_predict(family, size):
     train_and_predict(timm_family(family, size), (3, size, size))
 
 
-@pytest.mark.parametrize("family", ["swin", "convnext", "mobilenet v3", "resnet"])
+@pytest.mark.parametrize("family", ["swin", "convnext", "resnet"])
 def test_timms_families_take_one_channel_at_28_pixels(family):
     name, options = FAMILIES[family]
     train_and_predict(build(f"timm:{name}", (1, 28, 28), options=options), (1, 28, 28))
@@ -200,7 +200,7 @@ def test_resnet_like_stems_lose_their_pooling_below_64_pixels():
 
 
 def test_windows_divide_the_map_without_padding():
-    for size, grid in ((32, 16), (64, 16), (48, 16), (28, 14)):
+    for size, grid in ((32, 16), (28, 14)):
         block = timm_family("swin", size).layers[0].blocks[0]
         assert block.input_resolution == (grid, grid)
         assert grid % block.window_size[0] == 0
