@@ -1,6 +1,5 @@
 """Networks trained together against each of them alone."""
 
-
 import pytest
 import torch
 from small import coloured_source, small_config
