@@ -206,7 +206,8 @@ def _draw_points(axes: Axes, points: EmbeddingMap) -> tuple[list[Any], list[str]
     of_class = {label: colour for label, (_, colour) in zip(classes, looks, strict=True)}
     shuffled = np.random.default_rng(0).permutation(len(points.real))
     axes.scatter(
-        *points.real[shuffled].T,
+        points.real[shuffled, 0],
+        points.real[shuffled, 1],
         s=12,
         color=[of_class[label] for label in points.real_labels[shuffled].tolist()],
         alpha=0.4,
@@ -216,7 +217,9 @@ def _draw_points(axes: Axes, points: EmbeddingMap) -> tuple[list[Any], list[str]
     for label, (marker, colour) in zip(classes, looks, strict=True):
         own = points.synthetic[points.synthetic_labels == label]
         size = (150 if few else 60) * (1.0 if marker == "*" else 0.5)
-        axes.scatter(*own.T, s=size, color=[colour], marker=marker, edgecolors="black", linewidths=0.7, zorder=3)
+        axes.scatter(
+            own[:, 0], own[:, 1], s=size, color=[colour], marker=marker, edgecolors="black", linewidths=0.7, zorder=3
+        )
     handles = [
         Line2D([], [], marker="o", markersize=3, markeredgewidth=0, linestyle="", color="black", alpha=0.5),
         Line2D([], [], marker="*", markersize=11, markeredgecolor="black", linestyle="", color="white"),

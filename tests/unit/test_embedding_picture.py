@@ -140,11 +140,11 @@ def test_maps_that_cannot_be(tmp_path):
 def test_synthetic_points_are_large_and_marked_real_ones_small(tmp_path):
     lone = points(classes=1, each=1, real=np.array([[0.0, 0.0]]), synthetic=np.array([[1.0, 1.0]]))
     draw_embedding_map(lone, tmp_path / "a.png")
-    picture = pixels(tmp_path / "a.png")
-    blue = (np.abs(picture - (31, 119, 180)) < 25).all(-1)  # of the star, and of its like in the legend
+    picture = pixels(tmp_path / "a.png")[:, :700]  # without the legend
+    blue = (np.abs(picture - (31, 119, 180)) < 25).all(-1)
     faint = (picture[..., 2] - picture[..., 0] > 30) & ~blue
     top, bottom = blue[: len(blue) // 2], faint[len(faint) // 2 :]
-    assert top.sum() > 60
+    assert top.sum() > 25
     assert 3 < bottom.sum() < 30
 
 
