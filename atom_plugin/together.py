@@ -12,12 +12,10 @@ within rounding. What this saves is what is spent around the arithmetic; the ari
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from atom_plugin.augmentation import Augmentation
@@ -25,14 +23,34 @@ from atom_plugin.capture import captured
 from atom_plugin.device import autocast, repeatable_convolutions
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNet, ConvNetConfig, InstanceNorm
+from atom_plugin.networks import ConvNet, ConvNetConfig
+from atom_plugin.pixel_policies import POLICIES
 from atom_plugin.randomness import generator_for
+from atom_plugin.stacked import Stack
 from atom_plugin.static_augmentation import augment
 from atom_plugin.step_inputs import Layout
 from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.training import TrainConfig
+from atom_plugin.training_recipes import TrainConfig
 
+_KEPT_MAPS = 6  # of the size of the first one, of which the deeper ones are fractions
 _AHEAD = 32  # steps that the host gives a GPU before it waits for them
+
+
+def suits(network: object, config: TrainConfig, device: torch.device) -> bool:
+    """Whether networks of this kind can train together, and gain by it: ConvNets by SGD, on CUDA.
+
+    On a CPU one network's arithmetic fills the processor. CutMix and the policies on pixels draw from the host as they go.
+    """
+    plain = config.optimizer == "sgd" and not config.cutmix and config.augmentation not in POLICIES
+    return device.type == "cuda" and isinstance(network, ConvNetConfig) and plain
+
+
+def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
+    """How many networks keep their maps within a quarter of the device's memory; at least one."""
+    height, width = synthetic_set.preprocessing.image_shape[1:]
+    images = min(config.batch_size, len(synthetic_set))
+    per_network = 4 * _KEPT_MAPS * images * network.width * height * width
+    return max(1, torch.cuda.get_device_properties(device).total_memory // 4 // per_network)
 
 
 def train_together(
@@ -48,15 +66,20 @@ def train_together(
     """One network per seed, trained on the set beside it: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
 
     ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. Raises ConfigError where
-    they do not fit, DivergenceError where a network's loss blows up.
+    they do not fit and for another optimizer than SGD, CutMix and policies on pixels; DivergenceError where a network's loss
+    blows up.
     """
     _check_sets(sets, seeds)
+    if config.optimizer != "sgd" or config.cutmix or config.augmentation in POLICIES:
+        raise ConfigError(
+            f"networks train together by SGD with siamese augmentation, not by recipe {config.recipe!r}; train them in turn"
+        )
     shape, classes = sets[0].preprocessing.image_shape, len(sets[0].class_names)
     networks = [network_config.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
     distinct = list({id(item): item for item in sets}.values())  # repeats of one set share its images
     rows = {id(item): index * len(item) for index, item in enumerate(distinct)}
     learner = _Learner(
-        _Stack(networks, device),
+        Stack(networks, device),
         torch.cat([item.images for item in distinct]).to(device),
         torch.cat([item.labels for item in distinct]).to(device),
         config,
@@ -83,78 +106,6 @@ def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:
         raise ConfigError(f"networks train together on sets of one size, not {found}; train these one after the other")
 
 
-class _Stack:
-    """``networks``, side by side in one vector of parameters ``flat``, each kind of parameter of all of them together."""
-
-    def __init__(self, networks: Sequence[ConvNet], device: torch.device) -> None:
-        self.count = len(networks)
-        self.template = networks[0]
-        self.shapes = [(self.count * len(p), *p.shape[1:]) for p in self.template.parameters()]
-        together = zip(*(network.parameters() for network in networks), strict=True)
-        flat = torch.cat([torch.cat([_rows(p.detach()) for p in parameters]).flatten() for parameters in together])
-        self.flat = flat.to(device).requires_grad_()
-        self.norms = [
-            _side_by_side(block.normalisation, self.count).to(device, flat.dtype)
-            for block in self.template.conv_blocks()
-        ]
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """(R, B, classes) for (R, B, C, H, W)."""
-        parameters = iter(self._views())
-        state = images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        for block, norm in zip(self.template.conv_blocks(), self.norms, strict=True):
-            state = F.conv2d(state, next(parameters), next(parameters), padding=1, groups=self.count)
-            named = {name: next(parameters) for name, _ in block.normalisation.named_parameters()}
-            state = block.pool(block.activation(functional_call(norm, named, (state,))))
-        embedding = state.unflatten(1, (self.count, -1)).transpose(0, 1).flatten(2)
-        weight, bias = (next(parameters).unflatten(0, (self.count, -1)) for _ in range(2))
-        return torch.baddbmm(bias.unsqueeze(1), embedding, weight.transpose(1, 2))
-
-    def changed(self) -> list[torch.Tensor]:
-        """What a step changes here, besides the parameters: running moments."""
-        return [buffer for norm in self.norms for buffer in norm.buffers()]
-
-    def unstacked(self, networks: Sequence[ConvNet]) -> list[ConvNet]:
-        """Parameters and running moments, put back into ``networks``, on the device."""
-        apart = [view.detach().chunk(self.count) for view in self._views()]
-        for index, network in enumerate(networks):
-            network.to(memory_format=torch.channels_last).to(self.flat.device)
-            for parameter, parts in zip(network.parameters(), apart, strict=True):
-                parameter.data.copy_(parts[index])
-            for block, norm in zip(network.conv_blocks(), self.norms, strict=True):
-                for own, all_of_them in zip(block.normalisation.buffers(), norm.buffers(), strict=True):
-                    own.copy_(all_of_them.chunk(self.count)[index] if all_of_them.ndim else all_of_them)
-        return list(networks)
-
-    def _views(self) -> list[torch.Tensor]:
-        """The parameters by kind; one split, whose gradient is one concatenation."""
-        parts = self.flat.split([torch.Size(shape).numel() for shape in self.shapes])
-        return [_unrowed(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
-
-
-def _rows(parameter: torch.Tensor) -> torch.Tensor:
-    """Convolutions as channels-last memory has them, everything else as it is."""
-    return parameter.permute(0, 2, 3, 1) if parameter.ndim == 4 else parameter
-
-
-def _unrowed(part: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    if len(shape) != 4:
-        return part.view(shape)
-    out, channels, height, width = shape
-    return part.view(out, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _side_by_side(norm: nn.Module, count: int) -> nn.Module:
-    """The same normalisation over ``count`` times as many channels, or groups of them."""
-    if isinstance(norm, nn.BatchNorm2d):
-        return nn.BatchNorm2d(norm.num_features * count, eps=norm.eps, momentum=norm.momentum)
-    if isinstance(norm, InstanceNorm):
-        return InstanceNorm(norm.num_channels * count)
-    if isinstance(norm, nn.GroupNorm):
-        return nn.GroupNorm(norm.num_groups * count, norm.num_channels * count, eps=norm.eps)
-    return norm
-
-
 @dataclass
 class _Batch:
     """One size of batch: where its draws arrive on the device, and the step that reads them there."""
@@ -168,7 +119,7 @@ class _Learner:
     """SGD on all networks of ``stack``; ``losses`` (R,) are those of the last step."""
 
     def __init__(
-        self, stack: _Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, precision: str
+        self, stack: Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, precision: str
     ) -> None:
         self.stack = stack
         self.losses = torch.zeros(stack.count, device=images.device)
@@ -186,8 +137,7 @@ class _Learner:
         """Train on ``count`` images each, network r's from row ``rows[r]`` on."""
         generators = [generator_for(seed, "train") for seed in seeds]
         config, started = self._config, 0
-        for epoch in range(config.epochs):
-            rate = config.lr * (0.1 if epoch >= max(1, config.epochs // 2) else 1.0)
+        for epoch, rate in enumerate(_rates(config)):
             orders = [torch.randperm(count, generator=generator).split(config.batch_size) for generator in generators]
             for chosen in zip(*orders, strict=True):
                 self._step([part + row for part, row in zip(chosen, rows, strict=True)], generators, rate)
@@ -241,7 +191,8 @@ class _Learner:
             images = augment(self._augmentation, images, given["choice"].flatten(), uniforms).squeeze(1)
         with autocast(device, self._precision):
             logits = self.stack.logits(images.unflatten(0, given["indices"].shape))
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), self._labels.index_select(0, indices), reduction="none")
+        labels, smoothing = self._labels.index_select(0, indices), config.label_smoothing
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="none", label_smoothing=smoothing)
         losses = losses.view(given["indices"].shape).mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), self.stack.flat)
         with torch.no_grad():
@@ -249,3 +200,13 @@ class _Learner:
             self._momentum.mul_(config.momentum).add_(gradient).add_(self.stack.flat, alpha=config.weight_decay)
             self.stack.flat.addcmul_(self._momentum, given["rate"], value=-1)
             self.losses.copy_(losses)
+
+
+def _rates(config: TrainConfig) -> Iterator[float]:
+    """The learning rate of each epoch."""
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=config.lr)
+    schedule = config.build_schedule(optimizer)
+    for _ in range(config.epochs):
+        yield float(optimizer.param_groups[0]["lr"])
+        optimizer.step()  # of nothing; a schedule warns where none came before
+        schedule.step()

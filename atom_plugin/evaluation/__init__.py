@@ -14,11 +14,10 @@ from atom_plugin.evaluation.jobs import (
     full_subjects,
     network_seed,
     plan_jobs,
-    run_jobs,
-    train_cell,
 )
 from atom_plugin.evaluation.results import Evaluation, summarise
 from atom_plugin.evaluation.results_file import ResultsFile
+from atom_plugin.evaluation.running import run_jobs, train_cell
 from atom_plugin.evaluation.sources import check_test_source, find_test_source, load_test_sources
 from atom_plugin.sources import Split
 from atom_plugin.synthetic_set import SyntheticSet

@@ -5,20 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any
 
-import torch
-
-from atom_plugin.device import describe_hardware
-from atom_plugin.errors import AtomError, ConfigError
+from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.architectures import Network, network_for, network_of
 from atom_plugin.sources import SourceData, Split
 from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.training import accuracy, train, train_on_real
 from atom_plugin.training_recipes import TrainConfig
 
 FULL = "full"  # the method of rows whose networks saw all real images
@@ -188,61 +183,6 @@ def _check_distinct(subjects: Sequence[Subject]) -> None:
         if key in held:
             raise ConfigError(f"{held[key]} and {subject.name} hold the same images; name them once")
         held[key] = subject.name
-
-
-def run_jobs(
-    jobs: Iterable[Job],
-    *,
-    device: torch.device,
-    on_start: Callable[[Job], object] | None = None,
-    on_epoch: Callable[[int], object] | None = None,
-) -> Iterator[Outcome]:
-    """Run jobs, those of a cell together, and yield each outcome as it comes.
-
-    Where a network fails with an AtomError (a model that cannot take the images, a loss that blows up), its cell ends there,
-    with that error as the last outcome, and the others go on.
-    """
-    for _, group in itertools.groupby(jobs, key=lambda job: id(job.cell)):
-        of_cell = list(group)
-        done = 0
-        try:
-            for outcome in train_cell(of_cell, device=device, on_start=on_start, on_epoch=on_epoch):
-                done += 1
-                yield outcome
-        except AtomError as error:
-            yield Outcome(job=of_cell[done], error=str(error))
-
-
-def train_cell(
-    jobs: Sequence[Job],
-    *,
-    device: torch.device,
-    on_start: Callable[[Job], object] | None = None,
-    on_epoch: Callable[[int], object] | None = None,
-) -> Iterator[Outcome]:
-    """Networks of one cell, one after the other. All of them are known here, so this is where they could train together."""
-    cell = jobs[0].cell
-    subject, preprocessing = cell.subject, cell.subject.synthetic_set.preprocessing
-    hardware = describe_hardware(device)
-    for job in jobs:
-        if on_start is not None:
-            on_start(job)
-        started = time.perf_counter()
-        how = _How(seed=network_seed(job.seed, job.repeat), device=device, precision=cell.precision, on_epoch=on_epoch)
-        if subject.real is not None:
-            classes = len(subject.synthetic_set.class_names)
-            network = train_on_real(subject.real, preprocessing, classes, cell.network, cell.training, **how)
-        else:
-            network = train(subject.synthetic_set, cell.network, cell.training, **how)
-        reached = accuracy(network, preprocessing, subject.test, device=device)
-        yield Outcome(job=job, accuracy=reached, seconds=time.perf_counter() - started, hardware=hardware)
-
-
-class _How(TypedDict):
-    seed: int
-    device: torch.device
-    precision: str
-    on_epoch: Callable[[int], object] | None
 
 
 def network_seed(seed: int, repeat: int) -> int:

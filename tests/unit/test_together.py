@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import coloured_source, small_config
 
-from atom_plugin import together, training
+from atom_plugin import evaluation, together, training
 from atom_plugin.assembly import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.networks import NORMALISATIONS, ConvNetConfig
@@ -87,3 +87,36 @@ def test_on_a_gpu_too(normalisation):
     trained = train_together([chosen] * 2, network, config, seeds=[0, 1], device=device)
     for seed, ours in enumerate(trained):
         assert max(differences(ours, train(chosen, network, config, seed=seed, device=device))) < 1e-2
+
+
+@pytest.mark.parametrize("schedule", ["half", "step", "cosine"])
+def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alone(monkeypatch, schedule):
+    _double_precision(monkeypatch)
+    chosen, network = a_set(), ConvNetConfig(width=4, depth=2)
+    config = TrainConfig(epochs=5, lr=0.05, schedule=schedule, step_epochs=2, warmup=0.4, label_smoothing=0.1)
+    (ours,) = train_together([chosen], network, config, seeds=[3], device=CPU)
+    assert max(differences(ours, train(chosen, network, config, seed=3, device=CPU))) < 1e-6
+
+
+def test_what_draws_from_the_host_as_it_goes_is_refused_and_trained_in_turn():
+    cuda = torch.device("cuda")
+    for other in ({"recipe": "modern", "optimizer": "adamw"}, {"cutmix": 1.0}, {"augmentation": "randaugment"}):
+        config = TrainConfig(epochs=1, **other)
+        assert not together.suits(ConvNetConfig(), config, cuda)
+        with pytest.raises(ConfigError, match="train them in turn"):
+            train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[0], device=CPU)
+    assert together.suits(ConvNetConfig(), TrainConfig(), cuda)
+    assert not together.suits(ConvNetConfig(), TrainConfig(), CPU)
+
+
+def test_an_evaluation_gives_what_its_networks_reach_in_turn(monkeypatch):
+    data = coloured_source()
+    subject = evaluation.Subject(name="a", synthetic_set=a_set(), test=data.test, tested_on="x")
+    jobs = evaluation.plan_jobs([subject], ["convnet"], TrainConfig(epochs=30, lr=0.05), repeats=3)
+    in_turn = list(evaluation.run_jobs(jobs, device=CPU))
+    monkeypatch.setattr(together, "suits", lambda *_: True)
+    monkeypatch.setattr(together, "most_at_once", lambda *_: 2)
+    at_once = list(evaluation.run_jobs(jobs, device=CPU))
+    assert [outcome.job for outcome in at_once] == jobs
+    for one, other in zip(in_turn, at_once, strict=True):
+        assert one.accuracy == pytest.approx(other.accuracy, abs=0.06)
