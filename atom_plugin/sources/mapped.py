@@ -50,7 +50,7 @@ class MappedImages:
             out = torch.empty(len(indices), *self._shape, dtype=torch.uint8)
         if not hasattr(os, "preadv"):  # Windows
             return torch.index_select(self.tensor, 0, indices, out=out)
-        buffers = memoryview(out.numpy().reshape(-1))
+        buffers = out.numpy().reshape(-1).data
         places = indices.tolist()
         share = -(-len(places) // _READERS)
         with ThreadPoolExecutor(_READERS) as readers:

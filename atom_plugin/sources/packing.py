@@ -72,7 +72,7 @@ class Packer:
         rows = np.ascontiguousarray(np.broadcast_to(images, (len(images), *self._contents.image_shape)))
         try:
             self._file.seek(self._offset + self.done * math.prod(self._contents.image_shape))
-            buffer = memoryview(rows.reshape(-1))
+            buffer = rows.reshape(-1).data
             while buffer:
                 buffer = buffer[self._file.write(buffer) :]
             self.done += len(images)
