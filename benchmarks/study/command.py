@@ -21,6 +21,7 @@ from study.journal import read_lines
 from study.judge import done, judge
 from study.making import make_sets
 from study.plan import AS_PRINTED, Job, Run, job
+from study.pooled import register
 from study.sets import SetFolder, wanted
 
 CALLED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -83,6 +84,7 @@ def script(
         _work(_of_dataset(picked, called.partition(" (")[0]), called, listing=action == "list", **given)
 
     def main() -> None:
+        register()
         try:
             command()
         except AtomError as error:

@@ -13,7 +13,6 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import make_matcher
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.training import TrainConfig
-from study import pooled  # noqa: F401 - registers its matcher
 from study.cells import Cell
 
 AS_PRINTED = "as-printed"

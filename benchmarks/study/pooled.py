@@ -11,10 +11,14 @@ from atom_plugin.matchers import MATCHERS, Statistics
 from atom_plugin.matchers.attention import Atom
 
 
-@MATCHERS.register("atom-pooled", description="atom on maps after 2x2 average pooling")
 @dataclass(frozen=True, kw_only=True)
 class AtomPooled(Atom):
     """The matchers of the package see a block's map before its pooling, as DataDAM's code does; the papers do not say."""
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         return super().describe_map(F.avg_pool2d(feature_map, 2))
+
+
+def register() -> None:
+    """Make it a matcher of this process."""
+    MATCHERS.register("atom-pooled", description="atom on maps after 2x2 average pooling")(AtomPooled)
