@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+import torch
+import torch.distributed
 
 _DEADLINE = 60.0
 
@@ -20,13 +22,12 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["atom_plugin.distillation", "torch.distributed", "small"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # As with torchrun, the key-value store belongs to none of the processes.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = []
     for rank in range(count):
         receive, send = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(send, rank, count, port, function, arguments), daemon=True)
+        process = context.Process(target=_run, args=(send, rank, count, store.port, function, arguments), daemon=True)
         process.start()
         send.close()
         started.append((process, receive))
@@ -51,9 +52,8 @@ def _run(send: Any, rank: int, count: int, port: int, function: Callable[..., An
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     try:
-        import torch
-
         torch.set_num_threads(1)
         found = ("returned", function(*arguments))
     except BaseException:

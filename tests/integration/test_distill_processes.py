@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from groups import in_processes
 from small import coloured_source, small_config
 
 from atom_plugin import parts, processes
+from atom_plugin.cli.main import main
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError, Interrupted, ProcessError
@@ -155,6 +159,56 @@ def test_a_process_that_dies_stops_the_others_and_leaves_the_checkpoint(tmp_path
 
 
 OPTIONS = ("--ipc", "1", "--width", "8", "--real-batch", "8", "--iterations", "100000", "--checkpoint-every", "10")
+
+
+def command(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """The command in this process, as torchrun starts it: exit code, stdout, stderr."""
+    os.chdir(folder)
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = main(["distill", *OPTIONS, "--quiet", *arguments])
+    return code, out.getvalue(), errors.getvalue()
+
+
+def signalled_command(folder: Path, number: int) -> tuple[int, str, str]:
+    def send() -> None:
+        log = folder / "a.jsonl"
+        while not (log.exists() and log.read_bytes().count(b"\n") > 3):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    if os.environ["RANK"] == "1":
+        threading.Thread(target=send, daemon=True).start()
+    return command(folder, "-o", "a.h5")
+
+
+def test_the_command_writes_and_prints_once(tmp_path):
+    results = in_processes(2, command, tmp_path, "--iterations", "3", "-o", "a.h5", "--preview-every", "2", "--plot")
+    assert [code for code, *_ in results] == [0, 0]
+    assert [bool(out) for _, out, _ in results] == [True, False]
+    assert [errors for *_, errors in results] == ["", ""]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.000002.png", "a.h5", "a.jsonl", "a.loss.png"]
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_one_stops_all_and_saves_the_state(tmp_path, number, code):
+    results = in_processes(2, signalled_command, tmp_path, number)
+    assert [(found, out) for found, out, _ in results] == [(code, "")] * 2
+    errors = "".join(errors for *_, errors in results)
+    assert errors.count("\n") == 1
+    assert "continue with --resume" in errors
+    assert torch.load(tmp_path / "a.checkpoint")["images"].shape[0] == 10
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_wrong_options_are_one_line_of_one_process(tmp_path):
+    for arguments in (["--matcher", "cafe"], ["--memory-budget", "1KB"], ["--memory-budget", "2 gigs"], ["--ipc", "0"]):
+        results = in_processes(2, command, tmp_path, *arguments)
+        assert [code for code, *_ in results] == [2, 2]
+        assert "".join(errors for *_, errors in results).count("\n") == 1, results
+    assert list(tmp_path.iterdir()) == []
+
+
 SCRIPT = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 
 
@@ -176,7 +230,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
     log = folder / "a.jsonl"
-    for _ in range(1200):
+    for _ in range(6000):
         if log.exists() and log.read_bytes().count(b"\n") >= steps:
             return
         assert process.poll() is None, process.communicate()[1]
@@ -184,6 +238,7 @@ def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> 
     raise AssertionError("the run did not get going")
 
 
+@pytest.mark.slow
 def test_torchrun_ctrl_c_then_the_death_of_one_then_the_end(tmp_path):
     process = start(tmp_path, "--quiet")
     wait_for_steps(tmp_path, process, 3)

@@ -77,7 +77,7 @@ def test_what_three_processes_tell_each_other():
 
 
 def speak_in_turn(folder):
-    said = processes.first_to_say  # only within a group here: torchrun's store is there from the start, this one is not
+    said = processes.first_to_say
     with processes.joined("cpu"):
         with processes.leader_first():
             if processes.leads():
@@ -86,9 +86,8 @@ def speak_in_turn(folder):
             came = sorted(path.name for path in folder.iterdir())
         before = said("only if nobody spoke", unless_explained=True) if processes.leads() else None
         processes.barrier()
-        lines = (said("the same"), said(f"from {processes.rank()}"), said("late", unless_explained=True))
-        processes.barrier()
-        return came[0], before, lines
+        rank = processes.rank()
+    return came[0], before, (said("the same"), said(f"from {rank}"), said("late", unless_explained=True))
 
 
 def test_the_first_goes_first_and_a_line_is_said_once(tmp_path):
