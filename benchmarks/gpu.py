@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import sys
 import time
@@ -228,11 +229,23 @@ def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
     return found
 
 
+def finished(out: Path) -> set[str]:
+    """The pieces that ``out`` holds; a line cut short by a kill, and one that tells of an error, count for nothing."""
+    done = set()
+    for line in out.read_text().splitlines() if out.exists() else ():
+        try:
+            held = json.loads(line)
+        except ValueError:
+            continue
+        if "error" not in held:
+            done.add(held["piece"])
+    return done
+
+
 def run_all(found: dict[str, Piece], out: Path, minutes: float) -> None:
     """Run what ``out`` lacks, in order, as long as a piece of its kind fits into what is left of ``minutes``."""
-    began, took = time.perf_counter(), dict[str, float]()
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {line["piece"] for line in lines if "error" not in line}
+    began, took = time.perf_counter(), {"set": 120.0, "together": 60.0}
+    done = finished(out)
     for name, run in found.items():
         kind = name.partition("-")[0]
         left = 60 * minutes - (time.perf_counter() - began)
@@ -246,10 +259,17 @@ def run_all(found: dict[str, Piece], out: Path, minutes: float) -> None:
             traceback.print_exc()
             result = {"error": f"{type(error).__name__}: {error}"}
         took[kind] = time.perf_counter() - started
-        line = {"piece": name, **result, "piece_seconds": took[kind], "device": torch.cuda.get_device_name()}
+        machine = {"device": torch.cuda.get_device_name(), "cores": os.cpu_count()}
+        line = {"piece": name, **result, "piece_seconds": took[kind], "machine": machine}
         with out.open("a") as file:
+            file.write("\n" if not _ends_a_line(out) else "")
             file.write(json.dumps({**line, "versions": package_versions()}) + "\n")
         print(f"{name}: {took[kind]:.0f} s", file=sys.stderr, flush=True)
+
+
+def _ends_a_line(path: Path) -> bool:
+    held = path.read_bytes()
+    return not held or held.endswith(b"\n")
 
 
 def main() -> None:

@@ -1,0 +1,101 @@
+"""The parts of benchmarks/gpu.py and together.py that need no GPU: where images come from, what is kept, who is compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import coloured_source, small_config
+
+from atom_plugin.assembly import selected_set
+from atom_plugin.errors import SourceError
+from atom_plugin.training import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import gpu
+import images
+import together
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            where = tmp_path / "cifar" / split / name
+            where.mkdir(parents=True)
+            for index in range(3):
+                Image.new("RGB", (8, 8), (number * 200, index * 50, 0)).save(where / f"{index}.png")
+    return tmp_path / "cifar"
+
+
+def test_images_come_from_a_folder_an_archive_or_arrays(folder, tmp_path):
+    plain = images.load_images(str(folder))
+    packed = images.load_images(shutil.make_archive(str(tmp_path / "packed"), "xztar", folder))
+    nested = images.load_images(shutil.make_archive(str(tmp_path / "nested"), "zip", tmp_path, "cifar"))
+    assert plain.fingerprint == packed.fingerprint == nested.fingerprint
+    np.savez(
+        tmp_path / "held.npz",
+        trainx=plain.train.images.numpy(),
+        trainy=plain.train.labels.numpy(),
+        testx=plain.test.images.numpy(),
+        testy=plain.test.labels.numpy(),
+    )
+    held = images.load_images(str(tmp_path / "held.npz"))
+    assert torch.equal(held.train.images, plain.train.images)
+    assert held.class_names == ("class 0", "class 1")
+
+
+def test_files_without_images_are_one_line(tmp_path):
+    with pytest.raises(SourceError, match="no such file or folder"):
+        images.load_images(str(tmp_path / "none"))
+    (tmp_path / "a.txt").write_text("no archive")
+    with pytest.raises(SourceError, match="neither a folder nor an archive"):
+        images.load_images(str(tmp_path / "a.txt"))
+    np.savez(tmp_path / "a.npz", trainx=np.zeros(1))
+    with pytest.raises(SourceError, match="has no array 'trainy'"):
+        images.load_images(str(tmp_path / "a.npz"))
+
+
+def test_pieces_are_kept_as_they_come_and_not_done_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
+    out, ran = tmp_path / "gpu.jsonl", []
+
+    def piece(name):
+        ran.append(name)
+        if name == "step-b" and ran.count(name) == 1:
+            raise RuntimeError("out of memory")
+        return {"value": name}
+
+    found = {name: lambda name=name: piece(name) for name in ("step-a", "step-b", "set-c")}
+    gpu.run_all(found, out, minutes=1.0)
+    assert ran == ["step-a", "step-b"]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("value") or line["error"] for line in lines] == ["step-a", "RuntimeError: out of memory"]
+    assert "set-c: left out" in capsys.readouterr().err
+    with out.open("a") as file:
+        file.write('{"piece": "set-c", "val')
+    gpu.run_all(found, out, minutes=10.0)
+    assert ran[2:] == ["step-b", "set-c"]
+    assert gpu.finished(out) == {"step-a", "step-b", "set-c"}
+
+
+def test_networks_in_turn_and_together_reach_the_same():
+    data = coloured_source()
+    chosen = selected_set(small_config(ipc=4), data)
+    result = together.compare(chosen, data, TrainConfig(epochs=2), 2, torch.device("cpu"), turns=2)
+    assert result["together"]["accuracies"] == pytest.approx(result["in turn"]["accuracies"], abs=0.12)
+    assert result["ratio"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+@pytest.mark.parametrize("script", [gpu, together])
+def test_a_missing_gpu_is_one_line(monkeypatch, script):
+    monkeypatch.setattr(sys, "argv", ["script", *(["--device", "cuda"] if script is together else [])])
+    with pytest.raises(SystemExit, match=r"^Error: device 'cuda' is not available here; available: cpu"):
+        script.main()
