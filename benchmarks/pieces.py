@@ -1,55 +1,63 @@
 """Sweep the two piece sizes that keep the CPU step in cache: `python benchmarks/pieces.py`.
 
-Prints one JSON line per size: median seconds of the real branch (streaming) or of attention's sums, forward and backward.
+Median seconds of the real branch (streaming) and of attention's sums, forward and backward, by the bytes of a piece.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from common import options_of, run_script, surroundings, times
 
 from atom_plugin.matchers import make_matcher, power_sums
 from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.streaming import stream_statistics
 
-REPEATS = 5
 
-
-def median(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def main() -> None:
+def real_branch(normalisation: str, *, width: int, count: int) -> Callable[[int], object]:
+    """The real branch on ``count`` images, as a function of the bytes of a piece."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(640, 3, 32, 32, generator=generator)
-    atom = make_matcher("atom")
-    feature_map = torch.randn(100, 32, 32, 128, generator=generator).permute(0, 3, 1, 2).requires_grad_()
+    images, atom = torch.randn(count, 3, 32, 32, generator=generator), make_matcher("atom")
+    network = ConvNetConfig(normalisation=normalisation, width=width).build((3, 32, 32), 10, generator=generator)
+    network.to(memory_format=torch.channels_last)
+    return lambda size: stream_statistics(network, atom, images, groups=10, piece_bytes=size)
+
+
+def attention_sums(*, width: int) -> Callable[[int], object]:
+    """Attention's sums on 100 maps of the first block, forward and backward, as a function of the bytes of a piece."""
+    generator = torch.Generator().manual_seed(0)
+    feature_map = torch.randn(100, 32, 32, width, generator=generator).permute(0, 3, 1, 2).requires_grad_()
+
+    def run(size: int) -> None:
+        power_sums.PIECE_BYTES = size
+        torch.stack([s.sum() for s in power_sums.power_sums(feature_map, 4.0, 4.0)]).sum().backward()
+
+    return run
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    options = options_of(__doc__, repeats=5, device=False).parse_args(arguments)
+    where = surroundings("cpu", options.threads)
+    torch.set_num_threads(options.threads)
+    width, count, powers = (8, 20, range(20, 22)) if options.quick else (128, 640, range(19, 27))
+    runs = {
+        "real branch, batch": real_branch("batch", width=width, count=count),
+        "real branch, instance": real_branch("instance", width=width, count=count),
+        "power sums": attention_sums(width=width),
+    }
+    kept = power_sums.PIECE_BYTES
+    seconds: dict[str, dict[str, float]] = {}
     with reuse_freed_memory():
-        for normalisation in ("batch", "instance"):
-            network = ConvNetConfig(normalisation=normalisation).build((3, 32, 32), 10, generator=generator)
-            network.to(memory_format=torch.channels_last)
-            for power in range(20, 28):
-                seconds = median(
-                    lambda: stream_statistics(network, atom, images, groups=10, piece_bytes=1 << power)  # noqa: B023
-                )
-                print(json.dumps({"what": f"real branch, {normalisation}", "piece_bytes": 1 << power, "s": seconds}))
-        for power in range(18, 27):
-            power_sums.PIECE_BYTES = 1 << power
-            seconds = median(
-                lambda: torch.stack([s.sum() for s in power_sums.power_sums(feature_map, 4.0, 4.0)]).sum().backward()
-            )
-            print(json.dumps({"what": "power sums, forward and backward", "piece_bytes": 1 << power, "s": seconds}))
+        for what, run in runs.items():
+            sweep = {1 << power: times(lambda: run(1 << power), options.repeats) for power in powers}  # noqa: B023
+            seconds[what] = {str(size): statistics.median(values) for size, values in sweep.items()}
+    power_sums.PIECE_BYTES = kept
+    return {**where, "n": options.repeats, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

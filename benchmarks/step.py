@@ -1,7 +1,7 @@
 """Time one distillation step against the plain step, in one run: `python benchmarks/step.py`.
 
 The plain step does what released scripts do, in float32 and channels-first: real images preprocessed beforehand and
-held as floats, one augmentation call per class, hooks that clone every map, attention by ``abs().pow(p)``. Both steps draw
+held as floats, one augmentation call per class, a clone of every map, attention by ``abs().pow(p)``. Both steps draw
 the same numbers of images, use the same network and the same loss. Images are random: the time does not depend on them.
 
 Steps of the two kinds alternate, so that a slower minute of the machine hits both. Peak memory is that of a process of its
@@ -11,17 +11,25 @@ the captured step; gpu.py has the same comparison with device events, and with o
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from common import (
+    matrix_rate,
+    options_of,
+    peak_gigabytes,
+    plain_features,
+    run_script,
+    spread,
+    surroundings,
+    timed,
+    times,
+)
 from torch.nn import functional as F
 
 from atom_plugin.augmentation import Augmentation
@@ -35,16 +43,15 @@ from atom_plugin.preprocessing import Preprocessing, Whitening
 from atom_plugin.sources import SourceData, Split
 from atom_plugin.streaming import stream_statistics
 from atom_plugin.tracked import tracked_statistics
-from atom_plugin.versions import package_versions
 
 CLASSES, SHAPE, PER_CLASS = 10, (3, 32, 32), 5000
 
 
-def random_source() -> SourceData:
+def random_source(per_class: int = PER_CLASS) -> SourceData:
     """CIFAR-10's shapes with random pixels."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (CLASSES * PER_CLASS, *SHAPE), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)
+    images = torch.randint(0, 256, (CLASSES * per_class, *SHAPE), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(CLASSES).repeat_interleave(per_class)
     few = Split(images=images[:10], labels=labels[:10])
     names = tuple(f"class {k}" for k in range(CLASSES))
     return SourceData(
@@ -79,21 +86,20 @@ class PlainStep:
 
     def __call__(self) -> float:
         network = self.config.network.build(SHAPE, CLASSES).to(self.device)
-        maps: list[torch.Tensor] = []
-        for block in network.blocks[:-1]:
-            block.activation.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
         real, synthetic = [], []
         for k in range(CLASSES):
-            chosen = self.members[k][torch.randperm(PER_CLASS, generator=self.generator)[: self.config.real_batch]]
+            chosen = self.members[k][
+                torch.randperm(len(self.members[k]), generator=self.generator)[: self.config.real_batch]
+            ]
             own = self.images[k * self.config.ipc : (k + 1) * self.config.ipc]
             draw = self.augmentation.draw(1, self.generator)
             real.append(draw.apply(self.real[chosen][None])[0])
             synthetic.append(draw.apply(own[None])[0])
         with torch.no_grad():
-            real_embedding = network.features(torch.cat(real)).embedding
-        real_maps = [item.detach() for item in maps]
-        maps.clear()
-        embedding = network.features(torch.cat(synthetic)).embedding
+            real_maps, real_embedding = plain_features(network, torch.cat(real))
+            real_maps = [item.clone() for item in real_maps[:-1]]
+        maps, embedding = plain_features(network, torch.cat(synthetic))
+        maps = [item.clone() for item in maps[:-1]]
         loss = 0.01 * self.distance(real_embedding, embedding)
         for r, s in zip(real_maps, maps, strict=True):
             loss = (
@@ -117,12 +123,18 @@ class PlainStep:
         return (means[0] - means[1]).square().sum()
 
 
-def count(config: DistillConfig) -> dict[str, float]:
-    """Multiply-adds of the step's matrix work, in GFLOP: two per multiply-add, backward of the images twice forward."""
+def forward_flop(width: int) -> int:
+    """Operations of an image's way through the ConvNet-3's convolutions: two per multiply-add."""
     side, channels, forward = SHAPE[1], SHAPE[0], 0
     for _ in range(3):
-        forward += 2 * side * side * channels * 9 * config.network.width
-        side, channels = side // 2, config.network.width
+        forward += 2 * side * side * channels * 9 * width
+        side, channels = side // 2, width
+    return forward
+
+
+def count(config: DistillConfig) -> dict[str, float]:
+    """Multiply-adds of the step's matrix work, in GFLOP: two per multiply-add, backward of the images twice forward."""
+    forward = forward_flop(config.network.width)
     real, synthetic = CLASSES * config.real_batch, CLASSES * config.ipc
     size = SHAPE[0] * SHAPE[1] * SHAPE[2]
     # The images' gradient needs each convolution's input gradient, not its weights'.
@@ -130,25 +142,29 @@ def count(config: DistillConfig) -> dict[str, float]:
     return {name: value / 1e9 for name, value in gflop.items()}
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def traffic(config: DistillConfig, value_bytes: int) -> dict[str, float]:
+    """Gigabytes that the step moves if nothing stays in a cache, and every pass reads and writes each map once.
+
+    A map is written by its convolution, read for the normalisation's statistics, and read once more by one pass that makes
+    attention's sums and the pooled map of it; that one is written and read. Backward does twice what forward does.
+    """
+    side, image = SHAPE[1], 0.0
+    for _ in range(3):
+        places = config.network.width * side * side
+        image += 3 * places + 2 * places / 4
+        side //= 2
+    real, synthetic = CLASSES * config.real_batch, CLASSES * config.ipc
+    gigabytes = {"real forward": real * image, "synthetic": synthetic * 3 * image}
+    return {name: values * value_bytes / 1e9 for name, values in gigabytes.items()}
 
 
-def peak_memory(config: DistillConfig, device: str, steps: int = 5) -> float:
+def peak_memory(config: DistillConfig, data: SourceData, device: str, steps: int = 5) -> float:
     """Gigabytes that this process took at most over a few steps."""
-    distiller = Distiller(config, random_source(), device=device, preprocessing=whitening_of_cifars_size())
+    distiller = Distiller(config, data, device=device, preprocessing=whitening_of_cifars_size())
     with distiller.running():
         for _ in range(steps):
             distiller.launch()
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e9
-    # VmHWM, not getrusage: Linux lets a child's ru_maxrss begin at its parent's.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1e6
+    return peak_gigabytes(device)
 
 
 def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repeats: int) -> dict[str, float]:
@@ -176,83 +192,63 @@ def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repea
         "synthetic branch, forward and backward": synthetic,
     }
     with reuse_freed_memory():
-        for run in runs.values():
-            run()
-        return {name: statistics.median(timed(run) for _ in range(repeats)) for name, run in runs.items()}
+        return {name: statistics.median(times(run, repeats)) for name, run in runs.items()}
 
 
-def matrix_rate(device: str) -> float:
-    """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: what the arithmetic is held against."""
-    a = torch.randn(2048, 2048, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
-    out = torch.empty_like(a)
-    best = min(timed(lambda: torch.mm(a, a, out=out)) for _ in range(10))
-    return 2 * 2048**3 / best / 1e9
-
-
-def device_name(device: str) -> str:
-    if device != "cpu":
-        return torch.cuda.get_device_name()
-    return str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", platform.machine()))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--real-batch", type=int, default=64)
-    parser.add_argument("--normalisation", default="batch")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--memory", action="store_true", help="only print the peak memory of our step, in GB")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    try:
-        resolve_device(options.device)
-    except ConfigError as error:
-        sys.exit(f"Error: {error}")
-    config = DistillConfig.from_recipe(
+def config_of(options: Any) -> DistillConfig:
+    """The atom recipe's, at the sizes that the options name; ``--quick`` makes the network and its batches small."""
+    return DistillConfig.from_recipe(
         "atom",
         ipc=options.ipc,
         image_shape=SHAPE,
-        real_batch=options.real_batch,
-        network={"normalisation": options.normalisation},
+        real_batch=4 if options.quick else options.real_batch,
+        network={"normalisation": options.normalisation, **({"width": 8} if options.quick else {})},
     )
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    parser = options_of(__doc__, repeats=7)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--real-batch", type=int, default=64)
+    parser.add_argument("--normalisation", default="batch")
+    parser.add_argument("--memory", action="store_true", help="only measure the peak memory of our step, in GB")
+    options = parser.parse_args(arguments)
+    where = surroundings(options.device, options.threads)
+    torch.set_num_threads(options.threads)
+    config, data = config_of(options), random_source(100 if options.quick else PER_CLASS)
     if options.memory:
-        print(f"{peak_memory(config, options.device):.2f}")
-        return
-    data, preprocessing = random_source(), whitening_of_cifars_size()
+        return {"peak_gb": peak_memory(config, data, options.device)}
+    preprocessing = whitening_of_cifars_size()
     plain = PlainStep(config, data, preprocessing, options.device)
     ours = Distiller(config, data, device=options.device, preprocessing=preprocessing)
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
+    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
     for repeat in range(options.repeats + 1):
-        seconds = timed(plain)
+        its = timed(plain)
         with ours.running():
             for _ in range(3):  # the context hands memory back when left: a run pays its first steps' page faults once
                 ours.launch()
             own = timed(ours.launch)
         if repeat:  # the first of each warms up
-            times["plain"].append(seconds)
-            times["ours"].append(own)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    work, rate = count(config), matrix_rate(options.device)
+            seconds["plain"].append(its)
+            seconds["ours"].append(own)
+    measured = {name: spread(values) for name, values in seconds.items()}
+    work, rate = count(config), matrix_rate(options.device, 256 if options.quick else 2048)
     memory = subprocess.run(
-        [sys.executable, __file__, *sys.argv[1:], "--memory"], capture_output=True, text=True, check=True
+        [sys.executable, __file__, *arguments, "--memory"], capture_output=True, text=True, check=True
     )
-    result = {
-        "setting": {"ipc": options.ipc, "real_batch": options.real_batch, "normalisation": options.normalisation},
-        "machine": {"device": device_name(options.device), "threads": options.threads},
-        "versions": package_versions(),
-        "n": options.repeats,
-        "seconds": {name: {"median": median[name], "min": min(t), "max": max(t)} for name, t in times.items()},
-        "ratio": median["plain"] / median["ours"],
+    return {
+        "setting": {"ipc": options.ipc, "real_batch": config.real_batch, "normalisation": options.normalisation},
+        **where,
+        "seconds": measured,
+        "ratio": measured["plain"]["median"] / measured["ours"]["median"],
         "parts": parts_of_the_step(config, preprocessing, options.repeats) if options.device == "cpu" else None,
         "gflop": work,
+        "traffic_gb": traffic(config, 4 if options.device == "cpu" else 2),
         "matrix_gflop_per_s": rate,
-        "share_of_matrix_rate": sum(work.values()) / median["ours"] / rate,
-        "peak_gb": float(memory.stdout),
+        "share_of_matrix_rate": sum(work.values()) / measured["ours"]["median"] / rate,
+        "peak_gb": json.loads(memory.stdout)["peak_gb"],
     }
-    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,0 +1,127 @@
+"""What the benchmarks share: options, the machine they ran on, timing, spread, and what they print.
+
+A benchmark is a script of this folder that prints one JSON object, with ``machine`` and ``versions`` (:func:`surroundings`)
+beside what it measured, and takes ``--quick`` (tiny sizes, seconds) and, where it knows more than the CPU, ``--device``.
+What docs/performance.md is to show of it beyond its template stands under ``tables`` (a list of :func:`table`) and
+``notes`` (a list of lines). ``benchmarks/run.py`` runs all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from atom_plugin.device import resolve_device
+from atom_plugin.errors import AtomError
+from atom_plugin.networks import ConvNet
+from atom_plugin.versions import package_versions
+
+
+def options_of(doc: str | None, *, repeats: int, device: bool = True) -> argparse.ArgumentParser:
+    """A parser of what all benchmarks take, --device only where ``device``; ``doc``'s first line describes it."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    if device:
+        parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    return parser
+
+
+def run_script(main: Callable[[Sequence[str]], dict[str, Any]]) -> None:
+    """Print what ``main`` measured; an AtomError (a device that is not there, say) is one line and exit code 1."""
+    try:
+        result = main(sys.argv[1:])
+    except AtomError as error:
+        sys.exit(f"Error: {error}")
+    print(json.dumps(result, indent=2))
+
+
+def surroundings(device: str, threads: int) -> dict[str, Any]:
+    """``machine`` and ``versions``, for a result. Raises ConfigError for a device that is not there."""
+    kind = resolve_device(device).type
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    cpu = str(capabilities.get("cpu_name", platform.machine()))
+    machine: dict[str, Any] = {"device": cpu, "threads": threads, "cores": os.cpu_count()}
+    machine["instructions"] = torch.backends.cpu.get_cpu_capability()
+    if kind == "cuda":
+        machine |= {"device": torch.cuda.get_device_name(), "cpu": cpu}
+    return {"machine": machine, "versions": package_versions()}
+
+
+def now() -> float:
+    """Seconds on a clock, once a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call, a GPU's work included."""
+    start = now()
+    run()
+    return now() - start
+
+
+def times(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of ``repeats`` calls, after one that warms up."""
+    return [timed(run) for _ in range(repeats + 1)][1:]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, extremes and number of what was measured."""
+    return {"n": len(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Any]:
+    """A table for docs/performance.md; numbers are rounded there."""
+    return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+
+
+def matrix_rate(device: str, side: int = 2048) -> float:
+    """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: what the arithmetic is held against."""
+    a = torch.randn(side, side, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    out = torch.empty_like(a)
+    best = min(timed(lambda: torch.mm(a, a, out=out)) for _ in range(10))
+    return 2 * side**3 / best / 1e9
+
+
+def peak_gigabytes(device: str) -> float:
+    """Gigabytes that this process took at most; on a GPU, what torch allocated there."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e9
+    # VmHWM, not getrusage: Linux lets a child's ru_maxrss begin at its parent's.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1e6
+
+
+def plain_features(network: ConvNet, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The maps and the embedding of images (N, C, H, W) with torch's own operations, whatever the package's network does.
+
+    For the ConvNet of every recipe: ReLU, average pooling of 2x2.
+    """
+    maps = []
+    for block in network.conv_blocks():
+        convolution, normalisation = block.convolution, block.normalisation
+        images = F.conv2d(images, convolution.weight, convolution.bias, padding=1)
+        if isinstance(normalisation, nn.GroupNorm):
+            groups, weight, bias = normalisation.num_groups, normalisation.weight, normalisation.bias
+            images = F.group_norm(images, groups, weight, bias, normalisation.eps)
+        else:
+            images = normalisation(images)
+        images = F.relu(images, inplace=True)
+        maps.append(images)
+        images = F.avg_pool2d(images, 2)
+    return maps, images.flatten(1)
