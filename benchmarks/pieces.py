@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from common import options_of, run_script, surroundings, times
 
-from atom_plugin.matchers import make_matcher, power_sums
+from atom_plugin.matchers import MeanMatcher, make_matcher, power_sums
 from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.streaming import stream_statistics
@@ -22,6 +22,7 @@ def real_branch(normalisation: str, *, width: int, count: int) -> Callable[[int]
     """The real branch on ``count`` images, as a function of the bytes of a piece."""
     generator = torch.Generator().manual_seed(0)
     images, atom = torch.randn(count, 3, 32, 32, generator=generator), make_matcher("atom")
+    assert isinstance(atom, MeanMatcher)
     network = ConvNetConfig(normalisation=normalisation, width=width).build((3, 32, 32), 10, generator=generator)
     network.to(memory_format=torch.channels_last)
     return lambda size: stream_statistics(network, atom, images, groups=10, piece_bytes=size)
