@@ -3,7 +3,8 @@
 A benchmark is a script of this folder that prints one JSON object, with ``machine`` and ``versions`` (:func:`surroundings`)
 beside what it measured, and takes ``--quick`` (tiny sizes, seconds) and, where it knows more than the CPU, ``--device``.
 What docs/performance.md is to show of it beyond its template stands under ``tables`` (a list of :func:`table`) and
-``notes`` (a list of lines). ``benchmarks/run.py`` runs all of them.
+``notes`` (a list of lines). One that takes long may write JSON lines instead, to ``--out``, as it goes. ``benchmarks/run.py``
+runs all of them.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import jinja2  # torch brings it
 
 from atom_plugin.atomic import write_bytes
 
+_ABOUT = ("command", "date", "wall_s", "machine", "versions", "options", "notes", "tables")
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "performance.json"
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -22,13 +24,14 @@ TEMPLATE = "performance.md.jinja"
 
 # ATOM, table 3, on an A100: seconds of a step and GB of GPU memory, by IPC.
 PUBLISHED = {1: (0.10, 3.601), 10: (0.10, 4.314), 50: (0.17, 5.134)}
-# Parts whose JSON brings its own tables, and their headings.
+# Parts without a section of their own in the template: their headings, and the pictures that they draw.
 SECTIONS = {
     "gpu": "Steps and training",
     "together": "Networks trained together",
     "processes": "Several processes",
     "large": "Large sources",
 }
+PICTURES = {"large": "images/large-sources.png"}
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -45,7 +48,8 @@ def render(results: Mapping[str, Any]) -> str:
     functions = (ratios, steps, trainings, counts, shares, machine, measured_on, own_tables)
     environment.globals.update({function.__name__: function for function in functions})
     devices = {name: results[name] for name in ("cpu", "cuda") if name in results}
-    return environment.get_template(TEMPLATE).render(devices=devices, sections=SECTIONS)
+    pictures = {name: path for name, path in PICTURES.items() if (PAGE.parent / path).is_file()}
+    return environment.get_template(TEMPLATE).render(devices=devices, sections=SECTIONS, pictures=pictures)
 
 
 def write_page() -> None:
@@ -146,11 +150,23 @@ def own_tables(part: Mapping[str, Any]) -> str:
     blocks = ["\n".join(part["notes"])] if part.get("notes") else []
     for table in part.get("tables", []):
         blocks.append(f"{table['title']}\n\n{markdown(table['columns'], table['rows'])}")
-    if not part.get("tables"):
-        known = ("command", "date", "wall_s", "notes", "tables")
-        figures = {key: value for key, value in part.items() if key not in known}
+    if "lines" in part:
+        blocks.append(_of_lines(part["lines"]))
+    elif not part.get("tables"):
+        figures = {key: value for key, value in part.items() if key not in _ABOUT}
         blocks.append(markdown(["what", "figure"], _leaves(figures)))
     return "\n\n".join(blocks)
+
+
+def _of_lines(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each line; what all of them share is said once."""
+    rows = [dict(_leaves({key: value for key, value in line.items() if key not in _ABOUT})) for line in lines]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    same = [name for name in names if len(rows) > 1 and all(name in row and row[name] == rows[0][name] for row in rows)]
+    columns = [name for name in names if name not in same]
+    shared = [f"{name} {figure(rows[0][name])}" for name in same]
+    blocks = [f"Throughout: {'; '.join(shared)}."] if shared else []
+    return "\n\n".join([*blocks, markdown(columns, [[row.get(name, "") for name in columns] for row in rows])])
 
 
 def _leaves(value: object, name: str = "") -> Iterable[tuple[str, object]]:

@@ -2,17 +2,20 @@
 
 Each part is a script of this folder (see common.py) in a process of its own: its peak memory is its own, and what fails
 does not take the others along. Figures go to benchmarks/results/performance.json, by device; those of the other device
-stay. `--only step,training` measures these parts anew and keeps the others.
+stay. `--only step,training` measures these parts anew and keeps the others. Parts that take long, or much room on the disk,
+run where `--only` names them, or with `--long`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,19 +34,22 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A script, and how it is called. One that does not exist (yet) is left out."""
+    """A script, and how it is called. One that does not exist is left out.
+
+    ``lines``: it writes JSON lines to a file, ``--out``, where others print one object.
+    """
 
     script: str
     arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ("--quick", "--repeats", "1")
     devices: tuple[str, ...] = ("cpu", "cuda")
     takes_device: bool = True
+    long: bool = False
+    lines: bool = False
 
     def command(self, device: str, *, quick: bool) -> list[str]:
-        return [
-            *("python", f"benchmarks/{self.script}", *self.arguments),
-            *(["--device", device] if self.takes_device else []),
-            *(["--quick", "--repeats", "1"] if quick else []),
-        ]
+        on = ("--device", device) if self.takes_device else ()
+        return ["python", f"benchmarks/{self.script}", *self.arguments, *on, *(self.quick if quick else ())]
 
 
 PARTS = {
@@ -59,15 +65,20 @@ PARTS = {
     "together": Part(script="together.py"),
     "gpu": Part(script="gpu.py", devices=("cuda",)),
     "processes": Part(script="processes.py", devices=("cpu",), takes_device=False),
-    "large": Part(script="large.py"),
+    "large": Part(
+        script="large.py",
+        quick=("--images", "2000", "--classes", "10", "--width", "4", "--steps", "1", "--only", "whole"),
+        long=True,
+        lines=True,
+    ),
 }
 
 
-def chosen_parts(only: str | None, device: str) -> list[str]:
-    """The parts for ``device`` whose scripts exist; of ``only``, names or the words before a dash. Raises ConfigError."""
+def chosen_parts(only: str | None, device: str, *, long: bool = False) -> list[str]:
+    """The parts for ``device`` whose scripts exist, or those named in ``only``: whole or before the dash. ConfigError."""
     there = [name for name, part in PARTS.items() if device in part.devices and (HERE / part.script).is_file()]
     if only is None:
-        return there
+        return [name for name in there if long or not PARTS[name].long]
     wanted = only.split(",")
     chosen = [name for name in there if name in wanted or name.partition("-")[0] in wanted]
     if unknown := [name for name in wanted if not any(c == name or c.startswith(f"{name}-") for c in chosen)]:
@@ -76,22 +87,22 @@ def chosen_parts(only: str | None, device: str) -> list[str]:
 
 
 def measure(name: str, device: str, *, quick: bool) -> dict[str, Any]:
-    """What the part's script prints, with its command line, date and seconds. Raises ConfigError where it fails."""
-    command = PARTS[name].command(device, quick=quick)
+    """What the part's script measured, with its command line, date and seconds. Raises ConfigError where it fails."""
+    part = PARTS[name]
+    command = part.command(device, quick=quick)
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command[1:]],
-        cwd=HERE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        result = json.loads(done.stdout)
-    except ValueError:
-        result = None
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "lines"
+        called = [sys.executable, *command[1:], *(["--out", str(out)] if part.lines else [])]
+        done = subprocess.run(called, cwd=HERE.parent, capture_output=True, text=True, check=False)
+        result: object = None
+        with contextlib.suppress(ValueError, OSError):
+            if part.lines:
+                result = {"lines": [json.loads(line) for line in out.read_text().splitlines()]}
+            else:
+                result = json.loads(done.stdout)
     if done.returncode or not isinstance(result, dict):
-        last = (done.stderr.strip() or "it printed no JSON object").splitlines()[-1]
+        last = (done.stderr.strip() or "it gave no JSON object").splitlines()[-1]
         raise ConfigError(f"{name} failed (exit code {done.returncode}): {last}")
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     about = {"command": shlex.join(command), "date": today, "wall_s": round(time.perf_counter() - started, 1)}
@@ -99,35 +110,32 @@ def measure(name: str, device: str, *, quick: bool) -> dict[str, Any]:
 
 
 def results_so_far(path: Path | None, device: str, where: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
-    """The figures of ``path``; with ``keep`` also those of ``device``. Raises ConfigError where these are another machine's."""
-    held: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.is_file() else {}
-    here = held.pop(device, None)
-    if keep and here is not None:
-        if {key: here[key] for key in where} != where:
-            raise ConfigError(
-                f"{path} has figures of another machine or of other versions; measure all parts, or give another --out"
-            )
-        held[device] = here
-    else:
-        held[device] = {**where, "parts": {}}
-    return held
+    """The figures of ``path``, with room for those of ``device``, whose other parts stay where the machine is the same.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", metavar="PARTS", help=f"some of {', '.join(PARTS)}, joined by commas")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
-    parser.add_argument("--out", type=Path, help=f"JSON file  [default: {render.RESULTS.name}, none with --quick]")
-    options = parser.parse_args(arguments)
-    out = options.out or (None if options.quick else render.RESULTS)
+    Raises ConfigError for a file or a place that will not do, and where ``keep`` is asked for on another machine.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; create it first")
     try:
-        where = surroundings(options.device, torch.get_num_threads())
-        names = chosen_parts(options.only, options.device)
-        results = results_so_far(out, options.device, where, keep=options.only is not None)
-    except AtomError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+        held = json.loads(path.read_text()) if path is not None and path.is_file() else {}
+        here = held.setdefault(device, {**where, "parts": {}})
+        same = {key: here[key] for key in where} == where
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: holds no results of this script ({error}); give another --out") from error
+    if keep and not same:
+        raise ConfigError(
+            f"{path}: has figures of another machine or of other versions; measure all parts, or give another --out"
+        )
+    if not same:
+        held[device] = {**where, "parts": {}}
+    return dict(held)
+
+
+def run(options: argparse.Namespace, out: Path | None) -> int:
+    """Measure, write, and print the table of ratios; the number of parts that failed. Raises ConfigError, StoreError."""
+    where = surroundings(options.device, torch.get_num_threads())
+    names = chosen_parts(options.only, options.device, long=options.long)
+    results = results_so_far(out, options.device, where, keep=options.only is not None)
     failed = 0
     for name in names:
         try:
@@ -137,13 +145,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"Error: {error}", file=sys.stderr)
             continue
         print(f"{name}: {part['wall_s']} s", file=sys.stderr)
-        results[options.device]["parts"][name] = {key: value for key, value in part.items() if key not in where}
+        parts = results[options.device]["parts"] | {name: {key: part[key] for key in part if key not in where}}
+        results[options.device]["parts"] = {name: parts[name] for name in PARTS if name in parts}
         if out is not None:
             write_bytes(out, (json.dumps(results, indent=1) + "\n").encode(), force=True)
     if out == render.RESULTS:
         render.write_page()
     print(render.ratios(results[options.device]))
-    return 1 if failed else 0
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", metavar="PARTS", help=f"some of {', '.join(PARTS)}, joined by commas")
+    parser.add_argument("--long", action="store_true", help="the parts that take long, too")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    parser.add_argument("--out", type=Path, help=f"JSON file  [default: {render.RESULTS.name}, none with --quick]")
+    options = parser.parse_args(arguments)
+    try:
+        return 1 if run(options, options.out or (None if options.quick else render.RESULTS)) else 0
+    except AtomError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

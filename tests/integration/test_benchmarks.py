@@ -133,7 +133,7 @@ def test_run_measures_a_part_and_keeps_the_others(tmp_path, capsys):
     out.write_text(json.dumps(held))
     assert run.main(["--quick", "--only", "pieces", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
-    assert list(results["cpu"]["parts"]) == ["large", "pieces"]
+    assert list(results["cpu"]["parts"]) == ["pieces", "large"]
     assert results["cuda"] == {"parts": {}}
     part = results["cpu"]["parts"]["pieces"]
     assert part["command"] == "python benchmarks/pieces.py --repeats 3 --quick --repeats 1"
@@ -157,8 +157,23 @@ def test_run_says_what_failed_and_goes_on(tmp_path, capsys, monkeypatch):
     assert list(json.loads((tmp_path / "out.json").read_text())["cpu"]["parts"]) == ["good"]
     bad, mute, good = capsys.readouterr().err.splitlines()
     assert bad == "Error: bad failed (exit code 1): it broke"
-    assert mute == "Error: mute failed (exit code 0): it printed no JSON object"
+    assert mute == "Error: mute failed (exit code 0): it gave no JSON object"
     assert good.startswith("good: ")
+
+
+def test_run_reads_lines_of_a_part_that_takes_long(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text(
+        'import sys; open(sys.argv[-1], \'w\').write(\'{"n": 3, "s": 1.5}\\n{"n": 3, "s": {"read": 2.5}}\\n\')'
+    )
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "PARTS", {"slow": run.Part(script="slow.py", long=True, lines=True)})
+    monkeypatch.setattr(run.Part, "command", lambda self, device, quick: ["python", str(tmp_path / self.script)])
+    assert (run.chosen_parts(None, "cpu"), run.chosen_parts("slow", "cpu")) == ([], ["slow"])
+    assert run.chosen_parts(None, "cpu", long=True) == ["slow"]
+    part = run.measure("slow", "cpu", quick=False)
+    assert part["lines"] == [{"n": 3, "s": 1.5}, {"n": 3, "s": {"read": 2.5}}]
+    text = render.own_tables(part)
+    assert text == "Throughout: n 3.\n\n| s | s, read |\n| --- | --- |\n| 1.50 |  |\n|  | 2.50 |"
 
 
 def test_run_refuses_to_mix_machines_and_unknown_parts(tmp_path):
@@ -167,8 +182,14 @@ def test_run_refuses_to_mix_machines_and_unknown_parts(tmp_path):
     with pytest.raises(ConfigError, match="figures of another machine"):
         run.results_so_far(out, "cpu", where, keep=True)
     assert run.results_so_far(out, "cpu", where, keep=False) == {"cpu": {**where, "parts": {}}}
+    out.write_text("[]")
+    with pytest.raises(ConfigError, match="holds no results of this script"):
+        run.results_so_far(out, "cpu", where, keep=False)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        run.results_so_far(tmp_path / "none" / "out.json", "cpu", where, keep=False)
     with pytest.raises(ConfigError, match="no part for cpu is called nonsense; known: step-ipc1, "):
         run.chosen_parts("step,nonsense", "cpu")
+    assert "large" not in run.chosen_parts(None, "cpu")
     assert run.chosen_parts("step,pieces", "cpu") == ["step-ipc1", "step-ipc10", "step-ipc50", "pieces"]
     assert "step-ipc10-real128" in run.chosen_parts("step", "cuda")
 
