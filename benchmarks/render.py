@@ -159,14 +159,22 @@ def own_tables(part: Mapping[str, Any]) -> str:
 
 
 def _of_lines(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each line; what all of them share is said once."""
-    rows = [dict(_leaves({key: value for key, value in line.items() if key not in _ABOUT})) for line in lines]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    same = [name for name in names if len(rows) > 1 and all(name in row and row[name] == rows[0][name] for row in rows)]
-    columns = [name for name in names if name not in same]
-    shared = [f"{name} {figure(rows[0][name])}" for name in same]
-    blocks = [f"Throughout: {'; '.join(shared)}."] if shared else []
-    return "\n\n".join([*blocks, markdown(columns, [[row.get(name, "") for name in columns] for row in rows])])
+    """A table for all lines that have the same figures, a row for each; what they share is said once."""
+    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for line in lines:
+        row = dict(_leaves({key: value for key, value in line.items() if key not in _ABOUT}))
+        alike.setdefault(tuple(row), []).append(row)
+    blocks = []
+    for names, rows in alike.items():
+        if len(rows) == 1:
+            blocks.append(markdown(["what", "figure"], rows[0].items()))
+            continue
+        same = [name for name in names if all(row[name] == rows[0][name] for row in rows)]
+        columns = [name for name in names if name not in same]
+        if same:
+            blocks.append(f"Throughout: {'; '.join(f'{name} {figure(rows[0][name])}' for name in same)}.")
+        blocks.append(markdown(columns, [[row[name] for name in columns] for row in rows]))
+    return "\n\n".join(blocks)
 
 
 def _leaves(value: object, name: str = "") -> Iterable[tuple[str, object]]:

@@ -62,8 +62,8 @@ PARTS = {
     "training-ipc10": Part(script="training.py", arguments=("--ipc", "10", "--repeats", "5")),
     "training-ipc50": Part(script="training.py", arguments=("--ipc", "50", "--repeats", "3")),
     "pieces": Part(script="pieces.py", arguments=("--repeats", "3"), devices=("cpu",), takes_device=False),
-    "together": Part(script="together.py"),
-    "gpu": Part(script="gpu.py", devices=("cuda",)),
+    "together": Part(script="together.py", quick=("--networks", "2", "--epochs", "2")),
+    "gpu": Part(script="gpu.py", quick=("--quick",), devices=("cuda",), takes_device=False, long=True, lines=True),
     "processes": Part(script="processes.py", devices=("cpu",), takes_device=False),
     "large": Part(
         script="large.py",
