@@ -67,7 +67,7 @@ PARTS = {
     "processes": Part(script="processes.py", devices=("cpu",), takes_device=False),
     "large": Part(
         script="large.py",
-        quick=("--images", "2000", "--classes", "10", "--width", "4", "--steps", "1", "--only", "whole"),
+        quick=("--images", "2000", "--classes", "10", "--width", "4", "--steps", "1", "--only", "images", "ipc"),
         long=True,
         lines=True,
     ),
@@ -93,8 +93,15 @@ def measure(name: str, device: str, *, quick: bool) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lines"
-        called = [sys.executable, *command[1:], *(["--out", str(out)] if part.lines else [])]
-        done = subprocess.run(called, cwd=HERE.parent, capture_output=True, text=True, check=False)
+        called = [
+            sys.executable,
+            str(HERE.parent / command[1]),
+            *command[2:],
+            *(["--out", str(out)] if part.lines else []),
+        ]
+        # Pictures that a part draws of a quick run go with the folder.
+        where = folder if quick else HERE.parent
+        done = subprocess.run(called, cwd=where, capture_output=True, text=True, check=False)
         result: object = None
         with contextlib.suppress(ValueError, OSError):
             if part.lines:
@@ -151,7 +158,8 @@ def run(options: argparse.Namespace, out: Path | None) -> int:
             write_bytes(out, (json.dumps(results, indent=1) + "\n").encode(), force=True)
     if out == render.RESULTS:
         render.write_page()
-    print(render.ratios(results[options.device]))
+    if ratios := render.ratios(results[options.device]):
+        print(ratios)
     return failed
 
 
