@@ -34,9 +34,7 @@ from torch.nn import functional as F
 
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
-from atom_plugin.device import resolve_device
 from atom_plugin.distiller import Distiller
-from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MeanMatcher, make_matcher
 from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing, Whitening

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Distiller
+from atom_plugin.distiller import Distiller
 from atom_plugin.errors import AtomError
 from atom_plugin.sources import SourceData, SourceRequest, load_source
 from atom_plugin.versions import package_versions
