@@ -148,7 +148,7 @@ CASES = [
     ((*EVALUATE, "good.h5", "--dataset", "digits"), 2, "its classes"),
     ((*EVALUATE, "good.h5", "--dataset", "digits", "--image-size", "9"), 2, "holds images of 1x8x8"),
     ((*EVALUATE, "good.h5", "--lr", "0"), 2, "--lr must be above 0"),
-    ((*EVALUATE, "good.h5", "--model", "alexnet"), 2, "alexnet"),
+    ((*EVALUATE, "good.h5", "--model", "convnet,"), 2, "joined by commas"),
 ]
 
 
