@@ -15,10 +15,11 @@ from atom_plugin.config import DistillConfig
 from atom_plugin.embeddings import embed, embedding_network
 from atom_plugin.forgetting import ForgettingCounter
 from atom_plugin.matching_network import MatchingNetwork
+from atom_plugin.networks import ConvNet
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.selection import check_counts, select
-from atom_plugin.sources import SourceData
+from atom_plugin.sources import SourceData, Split
 
 
 def initial_images(
@@ -37,7 +38,7 @@ def initial_images(
     generator = generator_for(config.seed, "initialise")
     if config.initialiser == "noise":
         return torch.randn(len(data.class_names) * config.ipc, *data.image_shape, generator=generator)
-    embeddings = events = None
+    events = None
     check_counts(data.train.labels, config.ipc, data.class_names)  # before any training
     if config.initialiser == "forgetting":
         events = forgetting_events(config, data, preprocessing, generator, device=device, on_images=on_images)
@@ -51,17 +52,34 @@ def initial_images(
             device=device,
             on_images=on_images,
         )
-        embeddings = embed(network, data.train.images, preprocessing)
+        return preprocessing.forward(
+            data.train.rows(_class_by_class(config, data.train, preprocessing, network, generator))
+        )
     chosen = select(
         config.initialiser,
         data.train.labels,
         config.ipc,
         generator=generator,
-        embeddings=embeddings,
         events=events,
         class_names=data.class_names,
     )
     return preprocessing.forward(data.train.rows(chosen))
+
+
+def _class_by_class(
+    config: DistillConfig, train: Split, preprocessing: Preprocessing, network: ConvNet, generator: torch.Generator
+) -> torch.Tensor:
+    """What :func:`select` chooses by embeddings, int64 (K * ipc,), with those of one class in memory at a time."""
+    order = train.labels.argsort(stable=True)
+    chosen = []
+    for members in order.split(train.labels.bincount().tolist()):
+        if len(members):
+            embeddings = embed(network, train.rows(members), preprocessing)
+            picks = select(
+                config.initialiser, train.labels[members], config.ipc, generator=generator, embeddings=embeddings
+            )
+            chosen.append(members[picks])
+    return torch.cat(chosen)
 
 
 def forgetting_events(

@@ -37,7 +37,7 @@ from atom_plugin.sources.packing import Packer
 from atom_plugin.versions import package_versions
 
 SHAPE, BLOCK, TESTED = (3, 64, 64), 4096, 10
-MB = 2**20
+MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def first_part(folder: Path, setting: Setting) -> SourceData:
 
 
 def resident() -> dict[str, float]:
-    """RssAnon and RssFile of this process in MB."""
+    """RssAnon and RssFile of this process in MiB."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")}
 
@@ -152,10 +152,10 @@ def measure(folder: Path, setting: Setting, options: argparse.Namespace) -> dict
     reads = [timed(lambda: data.train.rows(rows)) for _ in range(options.steps)]
     return {
         **vars(setting),
-        "source_mb": setting.images * data.train.images[0].numel() / MB,
-        "batch_mb": len(rows) * data.train.images[0].numel() / MB,
-        "before_mb": before,
-        "grown_mb": {name: during[name] - before[name] for name in before},
+        "source_mib": setting.images * data.train.images[0].numel() / MIB,
+        "batch_mib": len(rows) * data.train.images[0].numel() / MIB,
+        "before_mib": before,
+        "grown_mib": {name: during[name] - before[name] for name in before},
         "step": spread(steps),
         "read": spread(reads),
     }
@@ -204,8 +204,8 @@ def plot(results: dict[Setting, dict[str, Any]], grown: dict[str, list[Setting]]
         fixed = [f"{getattr(settings[0], other):,} {other}" for other in vars(settings[0]) if other != name]
         memory, seconds = axes[:, column]
         for kind in ("RssAnon", "RssFile"):
-            memory.plot(places, [result["grown_mb"][kind] for result in found], "o-", label=kind)
-        memory.plot(places, [result["source_mb"] for result in found], "k:", label="the source's pixels")
+            memory.plot(places, [result["grown_mib"][kind] for result in found], "o-", label=kind)
+        memory.plot(places, [result["source_mib"] for result in found], "k:", label="the source's pixels")
         seconds.plot(places, [result["step"]["processor_median"] for result in found], "o-", label="step")
         seconds.plot(places, [result["read"]["processor_median"] for result in found], "s-", label="reading alone")
         memory.set_title(f"{name} grow\n({', '.join(fixed)})", fontsize=9)
@@ -213,8 +213,10 @@ def plot(results: dict[Setting, dict[str, Any]], grown: dict[str, list[Setting]]
         for axis in (memory, seconds):
             axis.set_xscale("log")
             axis.set_yscale("log")
+            axis.set_xticks(places, [f"{place:,}" for place in places])
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("MB above the libraries")
+    axes[0, 0].set_ylabel("MiB above the libraries")
     axes[1, 0].set_ylabel("processor seconds")
     axes[0, 0].legend(fontsize=8)
     axes[1, 0].legend(fontsize=8)
