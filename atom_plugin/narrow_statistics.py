@@ -78,4 +78,5 @@ def _group_normalised(norm: nn.GroupNorm, output: torch.Tensor) -> torch.Tensor:
 def _over_groups(norm: nn.GroupNorm, values: torch.Tensor) -> torch.Tensor:
     """(N, C), each group's channels replaced by their mean."""
     parts = values.unflatten(1, (norm.num_groups, -1))
-    return parts.mean(2, keepdim=True).expand_as(parts).flatten(1)
+    means: torch.Tensor = parts.mean(2, keepdim=True).expand_as(parts)
+    return means.flatten(1)

@@ -6,8 +6,8 @@ times as large, and on CUDA a step of all of them is one graph (:mod:`.capture`)
 is three operations.
 
 Network r has its own weights, order of images and augmentation, drawn from its seed as alone: it ends where it would have,
-within rounding. What this saves is what is spent around the arithmetic; the arithmetic itself is R times one network's
-(docs/performance-gpu.md counts it).
+within rounding. What this saves is what is spent around the arithmetic: much on a GPU, nothing on a CPU, where networks train
+faster in turn (docs/performance-gpu.md).
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ from atom_plugin.together import train_together
 from atom_plugin.training import TrainConfig, accuracy
 from atom_plugin.versions import package_versions
 
+DEVICE = "cuda"
 Piece = Callable[[], dict[str, Any]]
 
 
@@ -98,7 +99,7 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
     steps = 5 if quick else 200
 
     def ours(kind: str) -> Callable[[], object]:
-        return Distiller(config, data, device="cuda", step=kind, preprocessing=preprocessing).launch
+        return Distiller(config, data, device=DEVICE, step=kind, preprocessing=preprocessing).launch
 
     with repeatable_convolutions():  # as a run has them
         result: dict[str, Any] = {
@@ -106,7 +107,7 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
             "plain": measured(lambda: ours("plain"), max(2, steps // 10), warm_up=3),
         }
     result["baseline"] = measured(
-        lambda: PlainStep(config, data, preprocessing, "cuda"), max(2, steps // 20), warm_up=2
+        lambda: PlainStep(config, data, preprocessing, DEVICE), max(2, steps // 20), warm_up=2
     )
     result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured"]["host_ms"]
     result["gflop"] = count(config)
@@ -114,7 +115,7 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
         fixed = step_config(ipc, real_batch, normalisation, precision=precision)
         losses = {}
         for kind in ("plain", "captured"):
-            run = Distiller(fixed, data, device="cuda", step=kind, preprocessing=preprocessing)
+            run = Distiller(fixed, data, device=DEVICE, step=kind, preprocessing=preprocessing)
             with run.running():
                 losses[kind] = [run.launch()() for _ in range(10)]
         pairs = zip(losses["plain"], losses["captured"], strict=True)
@@ -123,9 +124,9 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
 
 
 def ceilings() -> dict[str, Any]:
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
     product = measured(lambda: lambda: a @ a, 20, warm_up=3)["device_ms"]
-    source = torch.empty(2**32, dtype=torch.uint8, device="cuda")
+    source = torch.empty(2**32, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     copy = measured(lambda: lambda: target.copy_(source), 10, warm_up=2)["device_ms"]
     return {"tflop_per_s": 2 * 8192**3 / product / 1e9, "gb_per_s": 2 * 2**32 / copy / 1e6}
@@ -134,7 +135,7 @@ def ceilings() -> dict[str, Any]:
 def kernels(steps: int = 5) -> dict[str, Any]:
     """The 25 kernels that take most of a captured step, and how many launches a step has."""
     data, preprocessing = random_source(), whitening_of_cifars_size()
-    run = Distiller(step_config(10, 64, "batch"), data, device="cuda", step="captured", preprocessing=preprocessing)
+    run = Distiller(step_config(10, 64, "batch"), data, device=DEVICE, step="captured", preprocessing=preprocessing)
     with run.running():
         for _ in range(20):
             run.launch()
@@ -153,7 +154,7 @@ def together_piece(data: SourceData, quick: bool) -> dict[str, Any]:
     selection = DistillConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, zca=False)
     config = TrainConfig(epochs=4 if quick else 1000)
     networks = 3 if quick else 20
-    return compare(selected_set(selection, data), data, config, networks, torch.device("cuda"), turns=1)
+    return compare(selected_set(selection, data), data, config, networks, torch.device(DEVICE), turns=1)
 
 
 class Images:
@@ -182,7 +183,7 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
     losses: list[Progress] = []
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    made = distill(config, data, device="cuda", preprocessing=preprocessing, on_progress=losses.append)
+    made = distill(config, data, device=DEVICE, preprocessing=preprocessing, on_progress=losses.append)
     seconds = time.perf_counter() - began
     store.write(made, folder / f"{matcher}-ipc{ipc}.h5", force=True)
     training = TrainConfig(epochs=2 if quick else 1000)
@@ -192,10 +193,10 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
         config.network,
         training,
         seeds=[network_seed(0, repeat) for repeat in range(5)],
-        device=torch.device("cuda"),
+        device=torch.device(DEVICE),
         precision="bfloat16",
     )
-    reached = [accuracy(network, preprocessing, data.test, device=torch.device("cuda")) for network in networks]
+    reached = [accuracy(network, preprocessing, data.test, device=torch.device(DEVICE)) for network in networks]
     values = [progress.loss for progress in losses]
     return {
         "config": config.to_json(),
@@ -283,7 +284,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
     given = parser.parse_args()
     try:
-        resolve_device("cuda")
+        resolve_device(DEVICE)
         images = Images(given.data)
         if given.data is not None:
             images.data()

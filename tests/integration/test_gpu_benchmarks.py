@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from small import coloured_source, small_config
 
+from atom_plugin import distillation, store
 from atom_plugin.assembly import selected_set
 from atom_plugin.errors import SourceError
 from atom_plugin.training import TrainConfig
@@ -85,12 +87,50 @@ def test_pieces_are_kept_as_they_come_and_not_done_twice(tmp_path, monkeypatch, 
     assert gpu.finished(out) == {"step-a", "step-b", "set-c"}
 
 
-def test_networks_in_turn_and_together_reach_the_same():
+def test_networks_in_turn_and_together_reach_the_same(monkeypatch):
+    monkeypatch.setattr(together, "matrix_rate", lambda device: 1e11)
     data = coloured_source()
     chosen = selected_set(small_config(ipc=4), data)
     result = together.compare(chosen, data, TrainConfig(epochs=2), 2, torch.device("cpu"), turns=2)
     assert result["together"]["accuracies"] == pytest.approx(result["in turn"]["accuracies"], abs=0.12)
     assert result["ratio"] > 0
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """What runs on a GPU, run here at a tiny size, so that no mistake of ours waits for a GPU to show."""
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(distillation, "takes_device_step", lambda step, *others: step == "captured")
+    monkeypatch.setattr(gpu, "random_source", lambda: coloured_source(per_class=8))
+
+    def measured(make, steps, *, warm_up):
+        make()()
+        return {"device_ms": 1.0, "host_ms": 2.0}
+
+    monkeypatch.setattr(gpu, "measured", measured)
+
+
+def test_a_set_is_made_stored_and_judged(on_the_cpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "load_images", lambda path: coloured_source())
+    result = gpu.set_piece(gpu.Images(None), "dm", 1, tmp_path, quick=True)
+    assert len(result["accuracies"]) == 5
+    assert store.read(tmp_path / "dm-ipc1.h5").provenance.method == "dm"
+    assert result["config"]["iterations"] == 20
+    assert json.dumps(result)
+
+
+def test_the_step_piece_compares_what_it_says(on_the_cpu, monkeypatch):
+    config = small_config(iterations=50)
+    monkeypatch.setattr(gpu, "step_config", lambda *given, precision="float32": replace(config, precision=precision))
+    monkeypatch.setattr(
+        gpu, "whitening_of_cifars_size", lambda: distillation.fit_preprocessing(config, coloured_source())
+    )
+    monkeypatch.setattr(gpu, "PlainStep", lambda *given: lambda: None)
+    result = gpu.step_piece(10, 64, "instance", quick=True)
+    assert result["largest relative difference of 10 losses, float32"] < 1e-3
+    assert result["ratio to the baseline"] == 1.0
+    assert json.dumps(result)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
