@@ -73,7 +73,7 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def ratios(device: Mapping[str, Any]) -> str:
-    """Ours against the plain step, the published figure and the counted limit."""
+    """Ours against the plain step, the published figure and the counted limit; empty where neither is measured."""
     rows = []
     for step in _like(device, "step-"):
         setting, ours, limit = step["setting"], step["seconds"]["ours"]["median"], _limit(step)
@@ -85,6 +85,8 @@ def ratios(device: Mapping[str, Any]) -> str:
         ours, limit = training["seconds"]["ours"]["median"], _limit(training)
         what = f"training epoch, {training['setting']['images']} images"
         rows.append([what, ours, training["ratio"], "", "", limit, ours / limit, "", ""])
+    if not rows:
+        return ""
     columns = [
         "what",
         "ours, s",
