@@ -26,8 +26,8 @@ from atom_plugin.streaming import PIECE_BYTES
 
 # Floats kept at the peak per value of an image and per value of a block's map; docs/scaling.md has what they were fitted to.
 _COPIES_OF_IMAGES = 5
-_COPIES_OF_MAPS = 3
-_COPIES_OF_PIECES = 4
+_COPIES_OF_MAPS = {False: 3, True: 8}  # by whether batch normalisation ties the classes together
+_COPIES_OF_PIECES = 6
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -88,10 +88,10 @@ def bytes_of_pass(
 ) -> int:
     """An estimate from above of what ``classes`` classes take while they pass: real batches, and synthetic maps for backward.
 
-    ``4 K (5 (B + n) I + 3 h M) + pieces``, with K classes, B real and n synthetic images of each, I values in an image and M
-    in all maps of one. Maps are held of h images per class: n; on an accelerator and for an :class:`ImageMatcher` B + n. On
-    a CPU the real maps pass in pieces, of which four of the first block are counted. Not counted: the source, the set with its
-    momentum, the network, libraries.
+    ``4 K (5 (B + n) I + c h M) + pieces``, with K classes, B real and n synthetic images of each, I values in an image and M
+    in all maps of one. Maps are held of h images per class: n; on an accelerator and for an :class:`ImageMatcher` B + n. c is
+    3, or with batch normalisation 8; there B maps of the second block are added. On a CPU the real maps pass in pieces,
+    of which six of the first block are counted. Not counted: the source, the set with its momentum, the network, libraries.
     """
     per_image = math.prod(image_shape)
     with torch.no_grad():
@@ -102,8 +102,10 @@ def bytes_of_pass(
         held += config.real_batch
     else:
         pieces = _COPIES_OF_PIECES * min(PIECE_BYTES, 4 * classes * config.real_batch * maps[0])
+    tied = batch_normalised(network)
     images = _COPIES_OF_IMAGES * (config.real_batch + config.ipc) * per_image
-    return 4 * classes * (images + _COPIES_OF_MAPS * held * sum(maps)) + pieces
+    kept = config.real_batch * sum(maps[1:2]) if tied else 0
+    return 4 * classes * (images + _COPIES_OF_MAPS[tied] * held * sum(maps) + kept) + pieces
 
 
 def batch_normalised(network: nn.Module) -> bool:

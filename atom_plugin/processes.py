@@ -139,6 +139,18 @@ def gathered(part: torch.Tensor, parts: Sequence[range]) -> torch.Tensor:
     return whole
 
 
+def collected(own: Sequence[Item]) -> list[Item]:
+    """All processes' items, by process: results of shared work. They are pickled on the way."""
+    if _count == 1:
+        return list(own)
+    import torch.distributed
+
+    found: list[Any] = [None] * _count
+    with _contact():
+        torch.distributed.all_gather_object(found, list(own))
+    return [item for items in found for item in items]
+
+
 def agree(tensors: Sequence[torch.Tensor]) -> None:
     """Give every process the first one's ``tensors``, in place: processors of two kinds round differently."""
     if _count > 1:

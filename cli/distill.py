@@ -77,32 +77,16 @@ def distill(
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
-    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
-    paths = _Paths(output)
-    with processes.joined(options["device"]):
-        _distill_into(paths, dataset, request, ipc, options, force=force, as_json=as_json, resume=resume, quiet=quiet)
-
-
-def _distill_into(
-    paths: _Paths,
-    dataset: str,
-    request: SourceRequest,
-    ipc: int,
-    options: dict[str, Any],
-    *,
-    force: bool,
-    as_json: bool,
-    resume: bool,
-    quiet: bool,
-) -> None:
-    """The command, in each process of a run alike; the first one writes and prints."""
     from atom_plugin import store
     from atom_plugin.atomic import refuse_existing
     from atom_plugin.pictures import loss_curve
     from atom_plugin.run_log import read_log
     from atom_plugin.sources import load_source
 
-    output = paths.output
+    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
+    paths = _Paths(output)
+    # From here on every process of a run does the same; the first one writes and prints.
+    click.get_current_context().with_resource(processes.joined(options["device"]))
     if not (resume or force):
         paths.refuse_leftovers()
     finished = resume and output.is_file() and not force

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin import processes
 from atom_plugin.cli.interrupts import told_how_to_go_on
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
 from atom_plugin.cli.replay_options import (
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
     from atom_plugin.replay.plan import ResultFiles, Run
-    from atom_plugin.replay.results import ResultsFile
+    from atom_plugin.replay.results import ResultsFile, StreamResult
     from atom_plugin.sources import SourceData, SourceRequest
     from atom_plugin.synthetic_set import SyntheticSet
 
@@ -69,6 +71,7 @@ def replay(
       atom-cli consume replay --ipc 10 --baselines --policy atom --mode replay --mode from-memory
       atom-cli consume replay --memory set.h5 --ipc 10 --policy random
       atom-cli consume replay --dataset cifar100 --ipc 20 --mode from-memory --epochs 1001 --orders 5 --networks 3
+      torchrun --nproc-per-node 2 $(which atom-cli) consume replay --ipc 10 --baselines
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
@@ -85,7 +88,9 @@ def replay(
     files = ResultFiles(output or Path(f"{dataset}-replay-ipc{ipc}"))
     files.refuse_leftovers(resume=resume, force=force)
     sets = [store.read(path) for path in memory]
-    data = load_source(dataset, request)
+    click.get_current_context().with_resource(processes.joined(options["device"]))
+    with processes.leader_first():
+        data = load_source(dataset, request)
     _check_sets(sets, memory, data)
     runs = plan_runs(names, modes, orders, networks)
     experiments: dict[str, Experiment] = {}
@@ -97,14 +102,34 @@ def replay(
         )
     for experiment in experiments.values():
         experiment.check(names, orders)
-    results = files.open(
-        {mode: experiment.describe() for mode, experiment in experiments.items()},
-        experiment.describe_memories(),
-        force=force,
-    )
+    processes.barrier()  # all have looked for leftovers before the first one leaves any
+    with processes.leader_first():
+        results = files.open(
+            {mode: experiment.describe() for mode, experiment in experiments.items()},
+            experiment.describe_memories(),
+            force=force and processes.leads(),
+        )
     with told_how_to_go_on(lambda: _how_to_go_on(files)):
-        _run_all(experiments, runs, results, quiet=quiet)
-    _report(files, results, experiment.config, data, as_json=as_json, markdown=markdown)
+        _run_all(experiments, _own(runs), results, quiet=quiet or not processes.leads())
+    processes.barrier()
+    if processes.leads():
+        found = _of_all_processes(files, results, runs)
+        _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)
+
+
+def _own(runs: list[Run]) -> list[Run]:
+    """This process's. Those of a policy in one class order stay together: they share the sets in the folder."""
+    own = set(processes.share(list(dict.fromkeys((run.policy, run.order) for run in runs))))
+    return [run for run in runs if (run.policy, run.order) in own]
+
+
+def _of_all_processes(files: ResultFiles, results: ResultsFile, runs: list[Run]) -> Sequence[StreamResult]:
+    """All results: where processes share the file, in the order of the plan, and not in that of finishing."""
+    if processes.count() == 1:
+        return results.results
+    place = {tuple(run): index for index, run in enumerate(runs)}
+    found = type(results)(files.results).results
+    return sorted(found, key=lambda result: place.get(result.key, len(place)))
 
 
 def _refuse_contradictions(modes: tuple[str, ...], stream_augmentation: str | None, *pairs: bool) -> None:
@@ -169,13 +194,14 @@ def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: Resul
             experiment = experiments[run.mode]
             result = results.find(*run)
             if result is None:
-                result = experiment.run(
-                    run.policy,
-                    run.order,
-                    run.network,
-                    on_epoch=bar.update,
-                    on_distilled=lambda progress: bar.set_postfix_str(f"distilling, step {progress.iteration}"),
-                )
+                with processes.alone():
+                    result = experiment.run(
+                        run.policy,
+                        run.order,
+                        run.network,
+                        on_epoch=bar.update,
+                        on_distilled=lambda progress: bar.set_postfix_str(f"distilling, step {progress.iteration}"),
+                    )
                 bar.set_postfix_str("")
                 results.append(result)
             else:
@@ -189,19 +215,25 @@ def _how_to_go_on(files: ResultFiles) -> str:
 
 
 def _report(
-    files: ResultFiles, results: ResultsFile, config: ReplayConfig, data: SourceData, *, as_json: bool, markdown: bool
+    files: ResultFiles,
+    results: Sequence[StreamResult],
+    config: ReplayConfig,
+    data: SourceData,
+    *,
+    as_json: bool,
+    markdown: bool,
 ) -> None:
     from atom_plugin.integrations.avalanche.benchmark import split_classes
     from atom_plugin.replay.curves import draw_curves
     from atom_plugin.replay.summaries import summarise, table
 
-    summaries = summarise(results.results)
+    summaries = summarise(results)
     per_step = [len(classes) for classes in split_classes(range(len(data.class_names)), config.steps)]
     title = f"{data.name}, {config.steps} steps, {config.ipc} memory images per class"
     draw_curves(summaries, files.picture, classes_per_step=per_step, title=title, force=True)
     if as_json:
         record = {
-            "results": [result.to_json() for result in results.results],
+            "results": [result.to_json() for result in results],
             "summaries": [summary.to_json() for summary in summaries],
             "picture": str(files.picture),
         }

@@ -52,7 +52,9 @@ def test_classes_are_dealt_evenly_among_processes(monkeypatch):
 def test_a_class_needs_what_is_counted():
     config = small_config(ipc=3, real_batch=5)  # maps of 8 x 8 x 8 and 8 x 4 x 4, images of 3 x 8 x 8
     images, maps = 192, 512 + 128
-    assert need(config, 2) == 4 * 2 * (5 * 8 * images + 3 * 3 * maps) + 4 * 4 * 2 * 5 * 512
+    assert need(config, 2) == 4 * 2 * (5 * 8 * images + 3 * 3 * maps) + 6 * 4 * 2 * 5 * 512
+    tied = small_config(ipc=3, real_batch=5, network={"normalisation": "batch"})
+    assert need(tied, 2) == 4 * 2 * (5 * 8 * images + 8 * 3 * maps + 5 * 128) + 6 * 4 * 2 * 5 * 512
     held_by_images = small_config(ipc=3, real_batch=5, matcher="dc")
     assert need(held_by_images, 2) == 4 * 2 * (5 * 8 * images + 3 * 8 * maps)
 

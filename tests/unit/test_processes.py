@@ -23,6 +23,7 @@ def test_alone_nothing_is_initialised_and_nothing_changes():
         assert processes.summed_together(values, values)[1] is values
         assert processes.gathered(values, [range(3)]) is values
         assert processes.highest(2.5) == 2.5
+        assert processes.collected("ab") == ["a", "b"]
         assert list(processes.share("abc")) == ["a", "b", "c"]
         assert processes.first_to_say("a line")
         assert processes.first_to_say("a line")
@@ -53,6 +54,7 @@ def exchange():
             "together": processes.summed_together(mine, torch.tensor(2.0**24 + rank, dtype=torch.float64)),
             "highest": processes.highest(-float(rank)),
             "not a number": processes.highest(float("nan") if rank == 1 else 0.0),
+            "collected": processes.collected([rank] * rank),
             "gathered": processes.gathered(torch.arange(own.start, own.stop), parts).tolist(),
         }
         given = torch.tensor([rank])
@@ -73,6 +75,7 @@ def test_what_three_processes_tell_each_other():
         assert (found["highest"], found["not a number"]) == (0.0, float("inf"))
         assert found["gathered"] == list(range(6))
         assert found["agreed"] == [0]
+        assert found["collected"] == [1, 2, 2]
         assert found["alone"] == (1, [7.0])
 
 
