@@ -145,7 +145,9 @@ def evaluate(
       atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5 --repeats 3
       atom-cli consume evaluate cifar10-*.h5 --models convnet,alexnet,vgg11,resnet18,vit \\
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
+      torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
+    from atom_plugin import processes
     from atom_plugin.atomic import write_bytes
     from atom_plugin.device import resolve_device, resolve_precision
     from atom_plugin.evaluation import ResultsFile, summarise
@@ -157,13 +159,18 @@ def evaluate(
     for path in (csv_file, chart):
         if path is not None:
             _check_place(path, force=force)
+    # From here on every process of a run does the same, but for the networks that it trains; the first one prints.
+    click.get_current_context().with_resource(processes.joined(options["device"]))
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
-    jobs = _plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
+    with processes.leader_first():
+        jobs = _plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
     finished = None if results is None else ResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)
     evaluations = summarise(_run(jobs, finished, device, quiet=quiet))
+    if not processes.leads():
+        return
     click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else table(evaluations))
     if csv_file is not None:
         write_bytes(csv_file, as_csv(evaluations).encode(), force=force)
@@ -206,9 +213,13 @@ def _plan(
 
 
 def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device, *, quiet: bool) -> list[Outcome]:
-    """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run."""
+    """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
+
+    Processes deal the others out among themselves, and have all outcomes in the end.
+    """
     from tqdm import tqdm
 
+    from atom_plugin import processes
     from atom_plugin.evaluation import Outcome, run_jobs
 
     outcomes: dict[str, Outcome] = {}
@@ -218,23 +229,29 @@ def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device
             outcomes[job.key] = Outcome(job=job, accuracy=held)
         else:
             pending.setdefault(job.key, job)
+    processes.barrier()  # all have read the results file before one writes to it
     path = None if finished is None else finished.path
-    total = sum(job.cell.training.epochs for job in pending.values())
+    own = processes.share(list(pending.values()))
+    total = sum(job.cell.training.epochs for job in own)
+    reached: list[tuple[str, dict[str, Any]]] = []
 
     def how_to_go_on() -> str:
         done = f"{len(outcomes)} of {len(outcomes.keys() | pending.keys())} networks"
         return f"Stopped after {done}; give the same command to go on (results so far: {path})"
 
     resumable = nullcontext() if finished is None else told_how_to_go_on(how_to_go_on)
-    with resumable, tqdm(total=total, disable=quiet, unit="epoch") as bar:
-        each = run_jobs(pending.values(), device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
+    with resumable, tqdm(total=total, disable=quiet or not processes.leads(), unit="epoch") as bar:
+        each = run_jobs(own, device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
         for outcome in each:
             outcomes[outcome.job.key] = outcome
+            reached.append((outcome.job.key, outcome.plain()))
             if outcome.error is not None:
                 cell = outcome.job.cell
                 tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
+        for key, values in processes.everyones(reached):
+            outcomes[key] = Outcome(job=pending[key], **values)
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
 
 

@@ -124,6 +124,10 @@ class Outcome:
     hardware: str = ""
     error: str | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """All but the job: plain values, for another process that holds the job itself."""
+        return {"accuracy": self.accuracy, "seconds": self.seconds, "hardware": self.hardware, "error": self.error}
+
 
 def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) -> list[Subject]:
     """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects."""

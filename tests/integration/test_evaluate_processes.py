@@ -1,0 +1,68 @@
+"""`consume evaluate` in several processes: its networks are dealt among them, and reach what one process's do."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from groups import in_processes
+
+from atom_plugin.cli.main import main
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes as POSIX has them")
+
+
+def evaluate(folder: Path, *more: str) -> tuple[int, str, str]:
+    os.chdir(folder)
+    command = ["consume", "evaluate", "a.h5", "b.h5", "--epochs", "3", "--repeats", "3", "--quiet", "--json"]
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = main([*command, *more])
+    return code, out.getvalue(), errors.getvalue()
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", "0"), ("b", "1")):
+        command = [
+            "select",
+            "--ipc",
+            "2",
+            "--width",
+            "8",
+            "--depth",
+            "2",
+            "--seed",
+            seed,
+            "--quiet",
+            "-o",
+            f"{name}.h5",
+        ]
+        assert main(command) == 0
+    return tmp_path
+
+
+def test_two_processes_share_the_networks(sets, capsys):
+    capsys.readouterr()
+    _, expected, _ = evaluate(sets)
+    (code, out, errors), (other_code, nothing, other_errors) = in_processes(2, evaluate, sets, "--results", "r.jsonl")
+    assert (code, other_code) == (0, 0), (errors, other_errors)
+    assert (nothing, errors, other_errors) == ("", "", "")
+    assert [row["accuracies"] for row in json.loads(out)] == [row["accuracies"] for row in json.loads(expected)]
+    lines = (sets / "r.jsonl").read_bytes()
+    assert lines.count(b"\n") == 6
+    code, again, _ = evaluate(sets, "--results", "r.jsonl")
+    assert (code, (sets / "r.jsonl").read_bytes()) == (0, lines), "all networks are in the file"
+    assert [row["accuracies"] for row in json.loads(again)] == [row["accuracies"] for row in json.loads(out)]
+
+
+def test_a_model_that_fails_in_one_process_stands_in_the_table_of_all(sets):
+    models = ("--models", "convnet,timm:inception_v4", "--repeats", "1")
+    (code, out, errors), (other_code, _, other_errors) = in_processes(2, evaluate, sets, *models)
+    assert (code, other_code) == (0, 0)
+    assert (errors + other_errors).count("failed: timm:inception_v4") == 2
+    assert sorted(row["error"] is None for row in json.loads(out)) == [False, False, True, True]
