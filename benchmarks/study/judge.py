@@ -70,11 +70,16 @@ def train_and_test(
     seed: int,
     device: str,
 ) -> Evaluation:
-    """The one place that evaluates. Raises ConfigError for another model than the ConvNet that the set was made with."""
-    if model != "convnet":
-        raise ConfigError(f"found model {model!r}, expected convnet: other architectures cannot be trained here yet")
+    """The one place that evaluates; ``model`` as `--models` has it. Raises ConfigError where it cannot be built."""
     return evaluate(
-        synthetic_set, data.test, training, normalisation=normalisation, repeats=networks, seed=seed, device=device
+        synthetic_set,
+        data.test,
+        training,
+        model=model,
+        normalisation=normalisation,
+        repeats=networks,
+        seed=seed,
+        device=device,
     )
 
 
