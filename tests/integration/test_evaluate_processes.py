@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes as POSIX h
 
 def evaluate(folder: Path, *more: str) -> tuple[int, str, str]:
     os.chdir(folder)
-    command = ["consume", "evaluate", "a.h5", "b.h5", "--epochs", "3", "--repeats", "3", "--quiet", "--json"]
+    command = ["consume", "evaluate", "random.h5", "herding.h5", "--epochs", "2", "--repeats", "3", "--quiet", "--json"]
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         code = main([*command, *more])
     return code, out.getvalue(), errors.getvalue()
@@ -27,21 +27,8 @@ def evaluate(folder: Path, *more: str) -> tuple[int, str, str]:
 @pytest.fixture
 def sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, seed in (("a", "0"), ("b", "1")):
-        command = [
-            "select",
-            "--ipc",
-            "2",
-            "--width",
-            "8",
-            "--depth",
-            "2",
-            "--seed",
-            seed,
-            "--quiet",
-            "-o",
-            f"{name}.h5",
-        ]
+    for name in ("random", "herding"):
+        command = ["select", "--method", name, "--ipc", "2", "--quiet", "-o", f"{name}.h5"]
         assert main(command) == 0
     return tmp_path
 
