@@ -46,9 +46,9 @@ def fixed_moments(network: ConvNet, moments: Sequence[Moments]) -> Iterator[None
             norm.running_mean, norm.running_var = mean, variance
         yield
     finally:
-        for norm, (training, mean, variance) in zip(norms, held, strict=True):
+        for norm, (training, *running) in zip(norms, held, strict=True):
             norm.train(training)
-            norm.running_mean, norm.running_var = mean, variance
+            norm.running_mean, norm.running_var = running
 
 
 def features_of_all(network: ConvNet, images: torch.Tensor, *, groups: int = 1) -> Features:

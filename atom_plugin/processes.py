@@ -248,11 +248,11 @@ def _prefix() -> str:
 
 def _store() -> Any:
     """The key-value store by which torchrun's processes find each other."""
-    from torch.distributed import TCPStore
+    import torch.distributed
 
-    return TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=10)
-    )
+    store: Any = torch.distributed
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return store.TCPStore(*address, is_master=False, timeout=timedelta(seconds=10))
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def select(
     refuse_existing(output, force=force)
     preprocessing = None if preprocessing_of is None else store.read(preprocessing_of).preprocessing
     data = load_source(dataset, request)
-    choosing = {"embedding": embedding, "forgetting_epochs": forgetting_epochs}
+    choosing: dict[str, Any] = {"embedding": embedding, "forgetting_epochs": forgetting_epochs}
     config = DistillConfig.from_recipe(
         "atom",
         ipc=ipc,

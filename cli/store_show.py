@@ -115,7 +115,7 @@ def show(
         rows = per_class or _IMAGES_PER_ROW
         grid(held, held.labels, held.class_names, target, per_class=rows, title=title, force=force)
     else:
-        options = {"per_class": per_class, "seed": seed, "device": device, "precision": precision}
+        options: dict[str, Any] = {"per_class": per_class, "seed": seed, "device": device, "precision": precision}
         points = _embedded(
             *(held, file, dataset if "dataset" in given else None, request),
             **options,
