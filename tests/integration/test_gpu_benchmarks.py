@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from small import coloured_source, small_config
 
-from atom_plugin import distillation, store
-from atom_plugin.assembly import selected_set
+from atom_plugin import distiller, store
+from atom_plugin.assembly import fit_preprocessing, selected_set
 from atom_plugin.errors import SourceError
 from atom_plugin.training import TrainConfig
 
@@ -101,7 +101,7 @@ def on_the_cpu(monkeypatch):
     """What runs on a GPU, run here at a tiny size, so that no mistake of ours waits for a GPU to show."""
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(distillation, "takes_device_step", lambda step, *others: step == "captured")
+    monkeypatch.setattr(distiller, "takes_device_step", lambda step, *others, **more: step == "captured")
     monkeypatch.setattr(gpu, "random_source", lambda: coloured_source(per_class=8))
 
     def measured(make, steps, *, warm_up):
@@ -123,9 +123,7 @@ def test_a_set_is_made_stored_and_judged(on_the_cpu, monkeypatch, tmp_path):
 def test_the_step_piece_compares_what_it_says(on_the_cpu, monkeypatch):
     config = small_config(iterations=50)
     monkeypatch.setattr(gpu, "step_config", lambda *given, precision="float32": replace(config, precision=precision))
-    monkeypatch.setattr(
-        gpu, "whitening_of_cifars_size", lambda: distillation.fit_preprocessing(config, coloured_source())
-    )
+    monkeypatch.setattr(gpu, "whitening_of_cifars_size", lambda: fit_preprocessing(config, coloured_source()))
     monkeypatch.setattr(gpu, "PlainStep", lambda *given: lambda: None)
     result = gpu.step_piece(10, 64, "instance", quick=True)
     assert result["largest relative difference of 10 losses, float32"] < 1e-3
