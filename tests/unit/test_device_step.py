@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import coloured_source, small_config
 
-from atom_plugin import capture, device_step, distillation
+from atom_plugin import capture, device_step, distiller
 from atom_plugin.batches import RealBatches
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
@@ -20,14 +20,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 @pytest.fixture
 def everywhere(monkeypatch):
     """Runs take the device's step on the CPU too, where nothing is captured."""
-    monkeypatch.setattr(distillation, "takes_device_step", lambda step, *others: step != "plain")
+    monkeypatch.setattr(distiller, "takes_device_step", lambda step, *others, **more: step != "plain")
 
 
 def steps(count, *, step="auto", device="cpu", **overrides):
-    distiller = Distiller(small_config(iterations=count, **overrides), coloured_source(), device=device, step=step)
-    with distiller.running():
-        losses = [distiller.launch()() for _ in range(count)]
-    return losses, distiller.synthetic_set().images
+    run = Distiller(small_config(iterations=count, **overrides), coloured_source(), device=device, step=step)
+    with run.running():
+        losses = [run.launch()() for _ in range(count)]
+    return losses, run.synthetic_set().images
 
 
 @pytest.mark.parametrize("normalisation", ["batch", "instance", "group", "layer", "none"])
@@ -83,21 +83,21 @@ def test_stopped_and_resumed_gives_the_same_bytes(everywhere, tmp_path, stop_aft
 
 def test_plain_and_device_steps_may_take_turns(everywhere):
     expected = steps(4)
-    distiller = Distiller(small_config(iterations=4), coloured_source(), device="cpu")
-    with distiller.running():
-        losses = [distiller.launch()(), distiller.step(), distiller.launch()(), distiller.step()]
+    run = Distiller(small_config(iterations=4), coloured_source(), device="cpu")
+    with run.running():
+        losses = [run.launch()(), run.step(), run.launch()(), run.step()]
     assert losses == pytest.approx(expected[0], rel=1e-4)
 
 
 def test_the_loss_of_each_iteration_is_told_once_and_in_order(everywhere, monkeypatch):
     monkeypatch.setattr(device_step, "_AHEAD", 3)
-    distiller = Distiller(small_config(), coloured_source(), device="cpu")
+    run = Distiller(small_config(), coloured_source(), device="cpu")
     told: list[int] = []
-    note = distiller._note_loss
-    monkeypatch.setattr(distiller, "_note_loss", lambda i, value: (told.append(i), note(i, value)))
-    pending = [distiller.launch() for _ in range(5)]
+    note = run._note_loss
+    monkeypatch.setattr(run, "_note_loss", lambda i, value: (told.append(i), note(i, value)))
+    pending = [run.launch() for _ in range(5)]
     assert told == [0, 1]
-    assert distiller.synthetic_set().provenance.final_loss == pending[-1]()
+    assert run.synthetic_set().provenance.final_loss == pending[-1]()
     assert told == [0, 1, 2, 3, 4]
     assert all(loss.ready for loss in pending)
 
@@ -208,7 +208,7 @@ def test_a_captured_run_repeats_to_the_byte_and_is_captured():
     first, again = (steps(20, device="cuda", step="captured") for _ in range(2))
     assert first[0] == again[0]
     assert torch.equal(first[1], again[1])
-    distiller = Distiller(small_config(), coloured_source(), device="cuda")
-    distiller.launch()
-    assert distiller._device_step is not None
-    assert distiller._device_step._run != distiller._device_step.compute
+    run = Distiller(small_config(), coloured_source(), device="cuda")
+    run.launch()
+    assert run._device_step is not None
+    assert run._device_step._run != run._device_step.compute
