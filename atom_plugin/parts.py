@@ -20,13 +20,14 @@ from torch import nn
 from atom_plugin import processes
 from atom_plugin.config import DistillConfig
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import ImageMatcher, Matcher
+from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.networks import ConvNet
 from atom_plugin.streaming import PIECE_BYTES
 
 # Floats kept at the peak per value of an image and per value of a block's map; docs/scaling.md has what they were fitted to.
-_COPIES_OF_IMAGES = 5
+_COPIES_OF_IMAGES = 7
 _COPIES_OF_MAPS = {False: 3, True: 8}  # by whether batch normalisation ties the classes together
+_COPIES_OF_DESCRIPTORS = 4
 _COPIES_OF_PIECES = 6
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
@@ -88,15 +89,18 @@ def bytes_of_pass(
 ) -> int:
     """An estimate from above of what ``classes`` classes take while they pass: real batches, and synthetic maps for backward.
 
-    ``4 K (5 (B + n) I + c h M) + pieces``, with K classes, B real and n synthetic images of each, I values in an image and M
-    in all maps of one. Maps are held of h images per class: n; on an accelerator and for an :class:`ImageMatcher` B + n. c is
-    3, or with batch normalisation 8; there B maps of the second block are added. On a CPU the real maps pass in pieces,
-    of which six of the first block are counted. Not counted: the source, the set with its momentum, the network, libraries.
+    ``4 K (7 (B + n) I + h (c M + 4 D)) + pieces``, with K classes, B real and n synthetic images of each, I values in an image,
+    M in all maps of one, and D in its descriptors. Maps are held of h images per class: n; on an accelerator and for an
+    :class:`ImageMatcher` B + n. c is 3, or with batch normalisation 8; there B maps of the second block are added. On a CPU
+    the real maps pass in pieces, of which six of the first block are counted. Not counted: the source, the set with its
+    momentum, the network, libraries.
     """
     per_image = math.prod(image_shape)
     with torch.no_grad():
-        blank = torch.empty(2, *image_shape, device="meta")
-        maps = [item[0].numel() for item in copy.deepcopy(network).to("meta").features(blank).maps]
+        seen = copy.deepcopy(network).cpu().features(torch.zeros(2, *image_shape), groups=2)
+        described = matcher.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
+    maps = [item[0].numel() for item in seen.maps]
+    descriptors = sum(item[0].numel() for item in described)
     held, pieces = config.ipc, 0
     if isinstance(matcher, ImageMatcher) or next(network.parameters()).device.type != "cpu":
         held += config.real_batch
@@ -105,7 +109,8 @@ def bytes_of_pass(
     tied = batch_normalised(network)
     images = _COPIES_OF_IMAGES * (config.real_batch + config.ipc) * per_image
     kept = config.real_batch * sum(maps[1:2]) if tied else 0
-    return 4 * classes * (images + _COPIES_OF_MAPS[tied] * held * sum(maps) + kept) + pieces
+    passing = held * (_COPIES_OF_MAPS[tied] * sum(maps) + _COPIES_OF_DESCRIPTORS * descriptors)
+    return 4 * classes * (images + passing + kept) + pieces
 
 
 def batch_normalised(network: nn.Module) -> bool:

@@ -9,13 +9,11 @@ those that wait for none.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from atom_plugin.errors import ConfigError, ProcessError
 
@@ -28,7 +26,8 @@ Item = TypeVar("Item")
 TIMEOUT = timedelta(minutes=10)
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-_rank, _count, _turns = 0, 1, 0
+
+_rank, _count = 0, 1
 
 
 def rank() -> int:
@@ -63,33 +62,52 @@ def joined(device: str = "auto") -> Iterator[None]:
     On CUDA each takes the GPU of its number on its machine. Does nothing where torchrun started one process or none, and
     within itself. Raises ConfigError for a device that a process cannot have, ProcessError where the others cannot be met.
     """
-    global _rank, _count, _turns  # a process is in one group
     if not launched() or _count > 1:
         yield
         return
     import torch.distributed
 
     backend = _backend(device)
-    with _contact():
+    with contact():
         torch.distributed.init_process_group(backend, timeout=TIMEOUT)
-    _rank, _count, _turns = torch.distributed.get_rank(), torch.distributed.get_world_size(), 0
+    try:
+        with _known(torch.distributed.get_rank(), torch.distributed.get_world_size()):
+            yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def dealt(device: str = "auto") -> Iterator[None]:
+    """Within: the processes know their number, and :func:`share` deals them independent runs; they are no group.
+
+    torch.distributed is not initialised, and nobody waits for anybody but at a :func:`.meetings.barrier`: for hours, if need
+    be. What runs in here is to run :func:`alone`. Devices and errors as :func:`joined`.
+    """
+    if not launched() or _count > 1:
+        yield
+        return
+    _backend(device)
+    with _known(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])):
+        yield
+
+
+@contextlib.contextmanager
+def _known(rank: int, count: int) -> Iterator[None]:
+    global _rank, _count  # a process has one number
+    before = _rank, _count
+    _rank, _count = rank, count
     try:
         yield
     finally:
-        _rank, _count = 0, 1
-        torch.distributed.destroy_process_group()
+        _rank, _count = before
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Within: this process is alone, though in a group: for one of the independent runs that :func:`share` gave it."""
-    global _rank, _count
-    before = _rank, _count
-    _rank, _count = 0, 1
-    try:
+    with _known(0, 1):
         yield
-    finally:
-        _rank, _count = before
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
@@ -97,7 +115,7 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     if _count > 1:
         import torch.distributed
 
-        with _contact():
+        with contact():
             torch.distributed.all_reduce(values)
     return values
 
@@ -120,7 +138,7 @@ def highest(value: float) -> float:
     import torch.distributed
 
     found = torch.tensor(value, dtype=torch.float64).nan_to_num_(nan=float("inf"))
-    with _contact():
+    with contact():
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return float(found)
 
@@ -133,32 +151,20 @@ def gathered(part: torch.Tensor, parts: Sequence[range]) -> torch.Tensor:
 
     whole = part.new_empty(parts[-1].stop, *part.shape[1:])
     whole[parts[_rank].start : parts[_rank].stop] = part
-    with _contact():
+    with contact():
         for owner, rows in enumerate(parts):
             torch.distributed.broadcast(whole[rows.start : rows.stop], src=owner)
     return whole
 
 
-def collected(own: Sequence[Item]) -> list[Item]:
-    """All processes' items, by process: results of shared work. They are pickled on the way."""
-    if _count == 1:
-        return list(own)
-    import torch.distributed
-
-    found: list[Any] = [None] * _count
-    with _contact():
-        torch.distributed.all_gather_object(found, list(own))
-    return [item for items in found for item in items]
-
-
 def everyones(part: list[Item]) -> list[Item]:
-    """All processes' lists, one after the other, in every process."""
+    """All processes' lists, one after the other, in every process. They are pickled on the way."""
     if _count == 1:
         return part
     import torch.distributed
 
     parts: list[Any] = [None] * _count
-    with _contact():
+    with contact():
         torch.distributed.all_gather_object(parts, part)
     return [item for each in parts for item in each]
 
@@ -168,53 +174,9 @@ def agree(tensors: Sequence[torch.Tensor]) -> None:
     if _count > 1:
         import torch.distributed
 
-        with _contact():
+        with contact():
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
-
-
-def barrier() -> None:
-    """Go on when every process has come here."""
-    highest(0.0)
-
-
-@contextlib.contextmanager
-def leader_first() -> Iterator[None]:
-    """Within: each machine's first process goes first and alone, to fetch or decode what the others then find."""
-    global _turns  # noqa: PLW0603
-    if _count == 1:
-        yield
-        return
-    _turns += 1
-    first = _local_rank() == 0
-    machine = os.environ.get("GROUP_RANK", "0")
-    key = f"{_prefix()}/turn-{machine}-{_turns}"
-    with _contact():
-        store = _store()
-        while not first and not store.check([key]):  # polled: a blocking wait would hear no signal
-            time.sleep(0.05)
-    yield
-    if first:
-        with _contact():
-            store.set(key, "done")
-
-
-def first_to_say(line: str, *, unless_explained: bool = False) -> bool:
-    """Whether none of the processes has said ``line`` before; with ``unless_explained``, whether none has said anything.
-
-    All meet the same error where the options are wrong; one line is enough.
-    """
-    if not launched():
-        return True
-    try:
-        store = _store()
-        if unless_explained and store.add(f"{_prefix()}/said", 0):
-            return False
-        store.add(f"{_prefix()}/said", 1)
-        said = store.add(f"{_prefix()}/said/{hashlib.sha256(line.encode()).hexdigest()}", 1)
-    except RuntimeError:  # torchrun is gone, or never came
-        return True
-    return bool(said == 1)
 
 
 def _backend(device: str) -> str:
@@ -227,37 +189,24 @@ def _backend(device: str) -> str:
         return "gloo"
     if kind != "cuda":
         raise ConfigError(f"several processes compute on cuda or cpu, not on {kind}; give --device cpu")
-    if _local_rank() >= torch.cuda.device_count():
+    if local_rank() >= torch.cuda.device_count():
         here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
         raise ConfigError(
             f"{here} processes on a machine with {torch.cuda.device_count()} GPUs; start one per GPU with "
             "--nproc-per-node, or give --device cpu"
         )
-    torch.cuda.set_device(_local_rank())
+    torch.cuda.set_device(local_rank())
     return "cpu:gloo,cuda:nccl"
 
 
-def _local_rank() -> int:
+def local_rank() -> int:
+    """This process's number among those on its machine."""
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
-def _prefix() -> str:
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return f"atom-plugin/{restarts}"
-
-
-def _store() -> Any:
-    """The key-value store by which torchrun's processes find each other."""
-    import torch.distributed
-
-    store: Any = torch.distributed
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return store.TCPStore(*address, is_master=False, timeout=timedelta(seconds=10))
-
-
 @contextlib.contextmanager
-def _contact() -> Iterator[None]:
-    """torch.distributed reports a lost connection and a late process as RuntimeErrors of a page."""
+def contact() -> Iterator[None]:
+    """Within: the RuntimeErrors of torch.distributed, of a page, are ProcessErrors in a line."""
     try:
         yield
     except RuntimeError as error:

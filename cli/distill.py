@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin import processes
+from atom_plugin import meetings, processes
 from atom_plugin.cli.distill_options import (
     FIELD_OPTIONS,
     MATCHER_OPTIONS,
@@ -93,14 +93,14 @@ def distill(
     if not finished:
         refuse_existing(output, force=force)
         _check_writable(output)
-    with processes.leader_first():
+    with meetings.leader_first():
         data = load_source(dataset, request)
     config = _config(ipc, data, options)
     if finished:
         synthetic_set = _finished_set(paths, config, data, options["device"])
     else:
         options["replace"] = resume or force
-        processes.barrier()  # all have looked at the files before the first one writes any
+        meetings.barrier()  # all have looked at the files before the first one writes any
         synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
         if processes.leads():
             store.write(synthetic_set, output, force=force)

@@ -219,7 +219,7 @@ def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device
     """
     from tqdm import tqdm
 
-    from atom_plugin import processes
+    from atom_plugin import meetings, processes
     from atom_plugin.evaluation import Outcome, run_jobs
 
     outcomes: dict[str, Outcome] = {}
@@ -250,6 +250,7 @@ def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device
                 tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
+        meetings.barrier()  # a process may be done long before the others
         for key, values in processes.everyones(reached):
             outcomes[key] = Outcome(job=pending[key], **values)
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]

@@ -22,7 +22,7 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from atom_plugin import processes
+from atom_plugin import meetings
 from atom_plugin._version import __version__
 from atom_plugin.errors import AtomError, ConfigError, Interrupted, did_you_mean
 
@@ -118,7 +118,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
             line, code = _explain(error, session.path)
             # Under torchrun all processes meet the same error, or are stopped for one that another has explained.
-            if processes.first_to_say(line, unless_explained=isinstance(error, Terminated)):
+            if meetings.first_to_say(line, unless_explained=isinstance(error, Terminated)):
                 click.echo(_one_line(line), err=True)
             _drop_unwritten_output()
             return code

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin import processes
+from atom_plugin import meetings, processes
 from atom_plugin.cli.interrupts import told_how_to_go_on
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
 from atom_plugin.cli.replay_options import (
@@ -88,8 +88,8 @@ def replay(
     files = ResultFiles(output or Path(f"{dataset}-replay-ipc{ipc}"))
     files.refuse_leftovers(resume=resume, force=force)
     sets = [store.read(path) for path in memory]
-    click.get_current_context().with_resource(processes.joined(options["device"]))
-    with processes.leader_first():
+    click.get_current_context().with_resource(processes.dealt(options["device"]))
+    with meetings.leader_first():
         data = load_source(dataset, request)
     _check_sets(sets, memory, data)
     runs = plan_runs(names, modes, orders, networks)
@@ -102,8 +102,8 @@ def replay(
         )
     for experiment in experiments.values():
         experiment.check(names, orders)
-    processes.barrier()  # all have looked for leftovers before the first one leaves any
-    with processes.leader_first():
+    meetings.barrier()  # all have looked for leftovers before the first one leaves any
+    with meetings.leader_first():
         results = files.open(
             {mode: experiment.describe() for mode, experiment in experiments.items()},
             experiment.describe_memories(),
@@ -111,7 +111,7 @@ def replay(
         )
     with told_how_to_go_on(lambda: _how_to_go_on(files)):
         _run_all(experiments, _own(runs), results, quiet=quiet or not processes.leads())
-    processes.barrier()
+    meetings.barrier()
     if processes.leads():
         found = _of_all_processes(files, results, runs)
         _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)

@@ -23,12 +23,7 @@ def test_alone_nothing_is_initialised_and_nothing_changes():
         assert processes.summed_together(values, values)[1] is values
         assert processes.gathered(values, [range(3)]) is values
         assert processes.highest(2.5) == 2.5
-        assert processes.collected("ab") == ["a", "b"]
         assert list(processes.share("abc")) == ["a", "b", "c"]
-        assert processes.first_to_say("a line")
-        assert processes.first_to_say("a line")
-        with processes.leader_first():
-            processes.barrier()
         distill(small_config(iterations=1), coloured_source(), device="cpu")
     assert not torch.distributed.is_initialized()
 
@@ -54,7 +49,6 @@ def exchange():
             "together": processes.summed_together(mine, torch.tensor(2.0**24 + rank, dtype=torch.float64)),
             "highest": processes.highest(-float(rank)),
             "not a number": processes.highest(float("nan") if rank == 1 else 0.0),
-            "collected": processes.collected([rank] * rank),
             "gathered": processes.gathered(torch.arange(own.start, own.stop), parts).tolist(),
         }
         given = torch.tensor([rank])
@@ -75,35 +69,23 @@ def test_what_three_processes_tell_each_other():
         assert (found["highest"], found["not a number"]) == (0.0, float("inf"))
         assert found["gathered"] == list(range(6))
         assert found["agreed"] == [0]
-        assert found["collected"] == [1, 2, 2]
         assert found["alone"] == (1, [7.0])
 
 
-def speak_in_turn(folder):
-    said = processes.first_to_say
-    with processes.joined("cpu"):
-        with processes.leader_first():
-            if processes.leads():
-                time.sleep(0.3)
-            (folder / str(processes.rank())).touch()
-            came = sorted(path.name for path in folder.iterdir())
-        before = said("only if nobody spoke", unless_explained=True) if processes.leads() else None
-        processes.barrier()
-        rank = processes.rank()
-    return came[0], before, (said("the same"), said(f"from {rank}"), said("late", unless_explained=True))
+def deal():
+    with processes.dealt("cpu"):
+        own = list(processes.share(["a", "b", "c"]))
+        with processes.alone():
+            return own, processes.count(), torch.distributed.is_initialized()
 
 
-def test_the_first_goes_first_and_a_line_is_said_once(tmp_path):
-    found = in_processes(2, speak_in_turn, tmp_path)
-    assert [came for came, _, _ in found] == ["0", "0"]
-    assert found[0][1] is True
-    assert sorted(lines[0] for *_, lines in found) == [False, True]
-    assert [lines[1:] for *_, lines in found] == [(True, False)] * 2
+def test_independent_runs_are_dealt_without_a_group():
+    assert in_processes(2, deal) == [(["a", "c"], 1, False), (["b"], 1, False)]
 
 
 def lose_one():
     with processes.joined("cpu"):
-        processes.barrier()
+        processes.highest(0.0)
         if processes.rank() == 1:
             os._exit(9)
         started = time.monotonic()
