@@ -157,18 +157,6 @@ def gathered(part: torch.Tensor, parts: Sequence[range]) -> torch.Tensor:
     return whole
 
 
-def everyones(part: list[Item]) -> list[Item]:
-    """All processes' lists, one after the other, in every process. They are pickled on the way."""
-    if _count == 1:
-        return part
-    import torch.distributed
-
-    parts: list[Any] = [None] * _count
-    with contact():
-        torch.distributed.all_gather_object(parts, part)
-    return [item for each in parts for item in each]
-
-
 def agree(tensors: Sequence[torch.Tensor]) -> None:
     """Give every process the first one's ``tensors``, in place: processors of two kinds round differently."""
     if _count > 1:

@@ -147,7 +147,7 @@ def evaluate(
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
       torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
-    from atom_plugin import processes
+    from atom_plugin import meetings, processes
     from atom_plugin.atomic import write_bytes
     from atom_plugin.device import resolve_device, resolve_precision
     from atom_plugin.evaluation import ResultsFile, summarise
@@ -163,7 +163,7 @@ def evaluate(
     click.get_current_context().with_resource(processes.joined(options["device"]))
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
-    with processes.leader_first():
+    with meetings.leader_first():
         jobs = _plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
     finished = None if results is None else ResultsFile(results)
     if finished is not None:
@@ -229,7 +229,7 @@ def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device
             outcomes[job.key] = Outcome(job=job, accuracy=held)
         else:
             pending.setdefault(job.key, job)
-    processes.barrier()  # all have read the results file before one writes to it
+    meetings.barrier()  # all have read the results file before one writes to it
     path = None if finished is None else finished.path
     own = processes.share(list(pending.values()))
     total = sum(job.cell.training.epochs for job in own)
@@ -250,8 +250,7 @@ def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device
                 tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
-        meetings.barrier()  # a process may be done long before the others
-        for key, values in processes.everyones(reached):
+        for key, values in meetings.collected(reached):
             outcomes[key] = Outcome(job=pending[key], **values)
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
 
