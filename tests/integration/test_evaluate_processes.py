@@ -35,7 +35,8 @@ def sets(tmp_path, monkeypatch):
 
 def test_two_processes_share_the_networks(sets, capsys):
     capsys.readouterr()
-    _, expected, _ = evaluate(sets)
+    code, expected, errors = evaluate(sets)
+    assert code == 0, errors
     (code, out, errors), (other_code, nothing, other_errors) = in_processes(2, evaluate, sets, "--results", "r.jsonl")
     assert (code, other_code) == (0, 0), (errors, other_errors)
     assert (nothing, errors, other_errors) == ("", "", "")

@@ -171,7 +171,7 @@ def test_pixels_with_a_kernel():
 )
 def test_in_pieces_they_are_what_they_are_on_whole_features(name, options, normalisation, monkeypatch):
     """The loop streams both sides; the embeddings that stay whole come piece by piece and end up in order."""
-    for branch in ("stream_statistics", "tracked_statistics"):
+    for branch in ("stream_together", "tracked_statistics"):
         four_images = 4 * 8 * 8 * 4 * 8  # bytes of their first maps
         monkeypatch.setattr(comparison, branch, partial(getattr(comparison, branch), piece_bytes=four_images))
     config = ConvNetConfig(depth=2, width=4, normalisation=normalisation)
