@@ -160,7 +160,7 @@ def evaluate(
         if path is not None:
             _check_place(path, force=force)
     # From here on every process of a run does the same, but for the networks that it trains; the first one prints.
-    click.get_current_context().with_resource(processes.joined(options["device"]))
+    click.get_current_context().with_resource(processes.dealt(options["device"]))
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
     with meetings.leader_first():

@@ -176,11 +176,11 @@ class ResultsFile:
         if result.key in self._results:
             raise StoreError(f"{self.path}: already holds {_name(result)}; look with find before running it")
         line = (json.dumps(result.to_json(), allow_nan=False) + "\n").encode()
-        exists, data = self.path.exists(), self._bytes()
+        data = self._bytes()
         whole = _whole_lines(data)
-        if not data or whole != data:
-            # A new file, or one with half a line at its end, to which this one would be glued.
-            write_bytes(self.path, whole + line, force=exists)
+        if whole != data:
+            # Half a line at its end, to which this one would be glued.
+            write_bytes(self.path, whole + line, force=True)
         else:
             self._append(line)
         self._results[result.key] = result
