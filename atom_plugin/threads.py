@@ -27,7 +27,7 @@ os.register_at_fork(after_in_child=_pools.clear)
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``[function(item) for item in items]``, on as many threads as torch would use, each with one thread of torch's own.
 
-    Runs without gradient tracking, unless ``function`` turns it on. Results keep the order of the items, so that a sum over
+    Runs without gradient tracking, unless ``function`` turns it on, under the caller's autocast. Results keep the order of the items, so that a sum over
     them is the same whatever the number of threads. An exception of any item is raised. Calls from within ``function`` run
     in the thread they are made in.
     """
@@ -37,11 +37,13 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
         with torch.no_grad():
             return [function(item) for item in work]
 
+    narrow, kind = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")  # each thread has its own
+
     def run(item: Item) -> Result:
         _here.busy = True
         # In OpenMP's case a setting of this thread, in MKL's one of the process: hence set for each call.
         torch.set_num_threads(1)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", kind, enabled=narrow):
             return function(item)
 
     pool = _pools.get(threads) or _pools.setdefault(threads, ThreadPoolExecutor(threads, "atom_plugin"))

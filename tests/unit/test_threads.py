@@ -40,6 +40,15 @@ def test_gradients_are_off_unless_turned_on(threads):
         assert not any(parallel_map(lambda item: (weight * item).requires_grad, range(4)))
 
 
+def test_autocast_is_the_callers(threads):
+    def kind(item):
+        return torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype
+
+    assert set(parallel_map(kind, range(4))) == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert set(parallel_map(kind, range(4))) == {torch.bfloat16}
+
+
 def test_an_exception_is_raised_and_threads_stay_usable(threads):
     def fail(item):
         if item == 2:
