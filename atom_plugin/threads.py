@@ -27,9 +27,9 @@ os.register_at_fork(after_in_child=_pools.clear)
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``[function(item) for item in items]``, on as many threads as torch would use, each with one thread of torch's own.
 
-    Runs without gradient tracking, unless ``function`` turns it on, under the caller's autocast. Results keep the order of the items, so that a sum over
-    them is the same whatever the number of threads. An exception of any item is raised. Calls from within ``function`` run
-    in the thread they are made in.
+    Runs without gradient tracking, unless ``function`` turns it on, and under the caller's autocast. Results keep the order of
+    the items, so that a sum over them is the same whatever the number of threads. An exception of any item is raised. Calls
+    from within ``function`` run in the thread they are made in.
     """
     work = list(items)
     threads = torch.get_num_threads()

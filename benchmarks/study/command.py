@@ -12,8 +12,8 @@ import click
 
 from atom_plugin.atomic import write_bytes
 from atom_plugin.cli.options import POSITIVE_INT, key_value_pairs, quiet_option, seed_option, source_options
-from atom_plugin.config import RECIPES
 from atom_plugin.errors import AtomError, ConfigError
+from atom_plugin.recipes import RECIPES
 from atom_plugin.sources import SourceRequest, load_source
 from study.cells import Cell
 from study.costs import measure_costs

@@ -6,11 +6,12 @@ import torch
 from small import coloured_source, small_config
 
 from atom_plugin.checkpoint import Checkpoint
-from atom_plugin.config import RECIPES, DistillConfig
+from atom_plugin.config import DistillConfig
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError, DivergenceError, Interrupted, SourceError, StoreError
 from atom_plugin.matchers import MATCHERS, make_matcher
+from atom_plugin.recipes import RECIPES
 from atom_plugin.sources import Split
 
 _SCALES = {
