@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.interrupts import told_how_to_go_on
+from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import (
     POSITIVE_INT,
     Command,
@@ -23,13 +18,10 @@ from atom_plugin.cli.options import (
     json_option,
     run_options,
     source_options,
-    training_options,
 )
+from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
-    import torch
-
-    from atom_plugin.evaluation import Job, Outcome, ResultsFile
     from atom_plugin.sources import SourceRequest
     from atom_plugin.training_recipes import TrainConfig
 
@@ -164,11 +156,11 @@ def evaluate(
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
     with meetings.leader_first():
-        jobs = _plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
+        jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
     finished = None if results is None else ResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)
-    evaluations = summarise(_run(jobs, finished, device, quiet=quiet))
+    evaluations = summarise(run(jobs, finished, device, quiet=quiet))
     if not processes.leads():
         return
     click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else table(evaluations))
@@ -188,72 +180,3 @@ def _check_place(path: Path, *, force: bool) -> None:
     refuse_existing(path, force=force)
     if not path.parent.is_dir():
         raise StoreError(f"{path}: cannot be written: {reason(FileNotFoundError(), path)}")
-
-
-def _plan(
-    files: Sequence[Path], dataset: str | None, request: SourceRequest, training: TrainConfig, options: dict[str, Any]
-) -> list[Job]:
-    from atom_plugin import store
-    from atom_plugin.evaluation import Subject, full_subjects, load_test_sources, plan_jobs
-
-    sets = [store.read(file) for file in files]
-    sources = load_test_sources(list(map(str, files)), sets, dataset, request)
-    subjects = [
-        Subject(name=str(file), synthetic_set=held, test=source.test, tested_on=source.fingerprint)
-        for file, held, source in zip(files, sets, sources, strict=True)
-    ]
-    how = {name: options[name] for name in ("normalisation", "seed", "precision")}
-    jobs = plan_jobs(subjects, options["models"], training, repeats=options["repeats"], **how)
-    if options["full"]:
-        longer = replace(training, epochs=options["full_epochs"])
-        whole = full_subjects(subjects, sources)
-        repeats = options["full_repeats"]
-        jobs += plan_jobs(whole, options["models"], longer, repeats=repeats, first=len(jobs), **how)
-    return jobs
-
-
-def _run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device, *, quiet: bool) -> list[Outcome]:
-    """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
-
-    Processes deal the others out among themselves, and have all outcomes in the end.
-    """
-    from tqdm import tqdm
-
-    from atom_plugin import meetings, processes
-    from atom_plugin.evaluation import Outcome, run_jobs
-
-    outcomes: dict[str, Outcome] = {}
-    pending: dict[str, Job] = {}
-    for job in jobs:
-        if finished is not None and (held := finished.accuracy_of(job)) is not None:
-            outcomes[job.key] = Outcome(job=job, accuracy=held)
-        else:
-            pending.setdefault(job.key, job)
-    meetings.barrier()  # all have read the results file before one writes to it
-    path = None if finished is None else finished.path
-    own = processes.share(list(pending.values()))
-    total = sum(job.cell.training.epochs for job in own)
-    reached: list[tuple[str, dict[str, Any]]] = []
-
-    def how_to_go_on() -> str:
-        done = f"{len(outcomes)} of {len(outcomes.keys() | pending.keys())} networks"
-        return f"Stopped after {done}; give the same command to go on (results so far: {path})"
-
-    resumable = nullcontext() if finished is None else told_how_to_go_on(how_to_go_on)
-    with resumable, tqdm(total=total, disable=quiet or not processes.leads(), unit="epoch") as bar:
-        each = run_jobs(own, device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
-        for outcome in each:
-            outcomes[outcome.job.key] = outcome
-            reached.append((outcome.job.key, outcome.plain()))
-            if outcome.error is not None:
-                cell = outcome.job.cell
-                tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
-            elif finished is not None:
-                finished.append(outcome)
-        for key, values in meetings.collected(reached):
-            outcomes[key] = Outcome(job=pending[key], **values)
-    return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
-
-
-def _tell(bar: Any, job: Job) -> None:
-    bar.set_description(f"{job.cell.model} on {Path(job.cell.subject.name).name}, {job.repeat + 1}")

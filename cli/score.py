@@ -16,8 +16,8 @@ from atom_plugin.cli.options import (
     json_option,
     run_options,
     source_options,
-    training_options,
 )
+from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
     from atom_plugin.networks import ConvNetConfig

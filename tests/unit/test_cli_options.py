@@ -21,8 +21,8 @@ from atom_plugin.cli.options import (
     json_option,
     run_options,
     source_options,
-    training_options,
 )
+from atom_plugin.cli.training_options import training_options
 from atom_plugin.networks import NORMALISATIONS
 from atom_plugin.sources import SourceRequest
 from atom_plugin.training_recipes import RECIPES, TrainConfig
