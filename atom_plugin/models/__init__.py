@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from atom_plugin.errors import ConfigError, ModelError, did_you_mean
 from atom_plugin.models import papers, timm_models
 from atom_plugin.networks import ConvNetConfig
+from atom_plugin.randomness import global_draws_from
 
 __all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models"]
 
@@ -61,7 +62,7 @@ def build_model(
             f"no model is called {name!r}; {hint}known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
         )
     size = f"{channels}x{height}x{width}"
-    with _draws_from(generator), torch.device("cpu"):
+    with nullcontext() if generator is None else global_draws_from(generator), torch.device("cpu"):
         try:
             network = build(image_shape, classes, **options)
             logits = _dry_run(network, image_shape)
@@ -98,18 +99,6 @@ def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig
             hint = did_you_mean(name, known)
             raise ModelError(f"convnet has no option {name!r}; {hint}known: {', '.join(known)}")
     return dataclasses.replace(config, **options)
-
-
-@contextmanager
-def _draws_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Torch's initialisers, which listen to the global CPU state alone, seeded from ``generator`` inside."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
-        yield
 
 
 @torch.no_grad()
