@@ -8,7 +8,7 @@ it (:mod:`~atom_plugin.models.timm_models`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
