@@ -74,11 +74,11 @@ def test_several_sets_and_files_of_results(inside, capsys):
 
 
 def test_a_second_run_takes_all_from_the_file_and_trains_only_what_is_new(inside, capsys, monkeypatch):
-    import atom_plugin.evaluation.jobs as jobs
+    import atom_plugin.evaluation.running as running
 
     first = json.loads(evaluate(capsys, "a.h5", *QUICK, "--json", "--results", "r.jsonl").out)
-    trained, plain = [], jobs.train
-    monkeypatch.setattr(jobs, "train", lambda *a, **k: trained.append(k["seed"]) or plain(*a, **k))
+    trained, plain = [], running.train
+    monkeypatch.setattr(running, "train", lambda *a, **k: trained.append(k["seed"]) or plain(*a, **k))
     again = json.loads(evaluate(capsys, "a.h5", *QUICK, "--json", "--results", "r.jsonl").out)
     assert (again, trained) == (first, [])
     (more,) = json.loads(evaluate(capsys, "a.h5", *QUICK, "--repeats", "3", "--json", "--results", "r.jsonl").out)
@@ -163,7 +163,7 @@ def test_models_are_listed_by_a_pattern(capsys):
     ],
 )
 def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, args, code, words):
-    import atom_plugin.evaluation.jobs as jobs
+    import atom_plugin.evaluation.running as running
 
     (inside / "copy.h5").write_bytes((inside / "a.h5").read_bytes())
     make_set(shape=(4, 8, 8)).save("rgba.h5")
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
         evaluate(capsys, "a.h5", *QUICK, "--results", "other.jsonl")
         text = Path("other.jsonl").read_text()
         Path("other.jsonl").write_text(text.replace('"epochs": 1', '"epochs": 9'))
-    monkeypatch.setattr(jobs, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
     kept = (inside / "a.h5").read_bytes()
     out, err = evaluate(capsys, *args, *(QUICK if "--repeats" not in args else ()), code=code)
     assert (out, err.count("\n")) == ("", 1)
