@@ -23,7 +23,7 @@ from atom_plugin.networks import ConvBlock, ConvNet
 from atom_plugin.threads import parallel_map
 
 # Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
-PIECE_BYTES = 1 << 23
+PIECE_BYTES = 1 << 24
 
 
 def stream_statistics(
