@@ -64,10 +64,10 @@ def describe_hardware(device: torch.device) -> str:
     """What computes, for results: a GPU's name, or the processor's with the threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads" + ("" if device.type == "cpu" else f", {device.type}")
+    return f"{processor()}, {torch.get_num_threads()} threads" + ("" if device.type == "cpu" else f", {device.type}")
 
 
-def _processor() -> str:
+def processor() -> str:
     """The model's name where Linux tells it; ``platform`` has it on other systems."""
     table = Path("/proc/cpuinfo")
     for line in table.read_text().splitlines() if table.exists() else []:

@@ -41,8 +41,11 @@ def suits(network: object, config: TrainConfig, device: torch.device) -> bool:
 
     On a CPU one network's arithmetic fills the processor. CutMix and the policies on pixels draw from the host as they go.
     """
-    plain = config.optimizer == "sgd" and not config.cutmix and config.augmentation not in POLICIES
-    return device.type == "cuda" and isinstance(network, ConvNetConfig) and plain
+    return device.type == "cuda" and isinstance(network, ConvNetConfig) and _trains_plainly(config)
+
+
+def _trains_plainly(config: TrainConfig) -> bool:
+    return config.optimizer == "sgd" and not config.cutmix and config.augmentation not in POLICIES
 
 
 def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
@@ -70,7 +73,7 @@ def train_together(
     blows up.
     """
     _check_sets(sets, seeds)
-    if config.optimizer != "sgd" or config.cutmix or config.augmentation in POLICIES:
+    if not _trains_plainly(config):
         raise ConfigError(
             f"networks train together by SGD with siamese augmentation, not by recipe {config.recipe!r}; train them in turn"
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.device import resolve_device
+from atom_plugin.device import processor, resolve_device
 from atom_plugin.errors import AtomError
 from atom_plugin.networks import ConvNet
 from atom_plugin.versions import package_versions
@@ -53,8 +52,7 @@ def run_script(main: Callable[[Sequence[str]], dict[str, Any]]) -> None:
 def surroundings(device: str, threads: int) -> dict[str, Any]:
     """``machine`` and ``versions``, for a result. Raises ConfigError for a device that is not there."""
     kind = resolve_device(device).type
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    cpu = str(capabilities.get("cpu_name", platform.machine()))
+    cpu = processor()
     machine: dict[str, Any] = {"device": cpu, "threads": threads, "cores": os.cpu_count()}
     machine["instructions"] = torch.backends.cpu.get_cpu_capability()
     if kind == "cuda":

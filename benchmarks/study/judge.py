@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from atom_plugin.device import resolve_device
+from atom_plugin.device import processor, resolve_device
 from atom_plugin.errors import AtomError, ConfigError
 from atom_plugin.evaluation import Evaluation, evaluate
 from atom_plugin.sources import SourceData
@@ -186,10 +185,5 @@ def _place_of(line: dict[str, Any]) -> tuple[Any, ...]:
 def hardware(device: str) -> dict[str, Any]:
     """Where something was measured."""
     kind = resolve_device(device)
-    name = torch.cuda.get_device_name() if kind.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name() if kind.type == "cuda" else processor()
     return {"device": kind.type, "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-def _processor() -> str:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())

@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import stopped
 import torch
 from small import coloured_source, small_config
 
@@ -11,7 +12,7 @@ from atom_plugin import capture, device_step, distiller
 from atom_plugin.batches import RealBatches
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
-from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
+from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.matchers import MATCHERS, MeanMatcher, make_matcher
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -66,16 +67,7 @@ def test_images_that_stay_on_the_host_make_the_same_step(everywhere, monkeypatch
 def test_stopped_and_resumed_gives_the_same_bytes(everywhere, tmp_path, stop_after):
     data, config, path = coloured_source(), small_config(), tmp_path / "run.checkpoint"
     whole = distill(config, data, device="cpu")
-    done: list[float] = []
-    with pytest.raises(Interrupted):
-        distill(
-            config,
-            data,
-            device="cpu",
-            checkpoint=path,
-            on_progress=lambda p: done.append(p.loss),
-            stop_signal=lambda: 15 if len(done) == stop_after else 0,
-        )
+    stopped.stop_after(stop_after, config, data, path)
     resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
     assert resumed.images.numpy().tobytes() == whole.images.numpy().tobytes()
     assert resumed.provenance == whole.provenance

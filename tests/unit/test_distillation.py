@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import stopped
 import torch
 from small import coloured_source, small_config
 
@@ -9,7 +10,7 @@ from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.config import DistillConfig
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
-from atom_plugin.errors import ConfigError, DivergenceError, Interrupted, SourceError, StoreError
+from atom_plugin.errors import ConfigError, DivergenceError, SourceError, StoreError
 from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.recipes import RECIPES
 from atom_plugin.sources import Split
@@ -57,18 +58,10 @@ def test_the_global_random_state_is_neither_used_nor_touched():
 def test_stopped_and_resumed_gives_the_same_bytes(tmp_path, stop_after, schedule):
     data, config = coloured_source(), small_config(image_schedule=schedule)
     whole = distill(config, data, device="cpu")
-    done: list[int] = []
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(Interrupted, match=f"after iteration {stop_after}; continue with --resume") as caught:
-        distill(
-            config,
-            data,
-            device="cpu",
-            checkpoint=path,
-            on_progress=lambda p: done.append(p.iteration),
-            stop_signal=lambda: 15 if len(done) == stop_after else 0,
-        )
-    assert caught.value.signum == 15
+    raised, done, _ = stopped.stop_after(stop_after, config, data, path)
+    assert f"after iteration {stop_after}; continue with --resume" in str(raised)
+    assert raised.signum == 15
     resumed = distill(
         config, data, device="cpu", checkpoint=path, resume=True, on_progress=lambda p: done.append(p.iteration)
     )

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 
 import pytest
+import stopped
 import torch
 from small import coloured_source, small_config
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.config import DistillConfig
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
-from atom_plugin.errors import ConfigError, DivergenceError, Interrupted
+from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.randomness import generator_for
 
@@ -135,16 +136,8 @@ def test_stopped_and_resumed_anywhere_gives_the_same_bytes(tmp_path, stop_after,
     key = (matcher, str(options))
     if key not in _WHOLE:
         _WHOLE[key] = distill(config, data, device="cpu").images.numpy().tobytes()
-    path, done = tmp_path / "run.checkpoint", []
-    with pytest.raises(Interrupted):
-        distill(
-            config,
-            data,
-            device="cpu",
-            checkpoint=path,
-            on_progress=lambda p: done.append(p.iteration),
-            stop_signal=lambda: 15 if len(done) == stop_after else 0,
-        )
+    path = tmp_path / "run.checkpoint"
+    stopped.stop_after(stop_after, config, data, path)
     resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
     assert resumed.images.numpy().tobytes() == _WHOLE[key]
 
