@@ -59,7 +59,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(tmp_path, stop_after, schedule
     data, config = coloured_source(), small_config(image_schedule=schedule)
     whole = distill(config, data, device="cpu")
     path = tmp_path / "run.checkpoint"
-    raised, done, _ = stopped.stop_after(stop_after, config, data, path)
+    raised, done = stopped.stop_after(stop_after, config, data, path)
     assert f"after iteration {stop_after}; continue with --resume" in str(raised)
     assert raised.signum == 15
     resumed = distill(
