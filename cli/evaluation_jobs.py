@@ -61,16 +61,11 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
         else:
             pending.setdefault(job.key, job)
     meetings.barrier()  # all have read the results file before one writes to it
-    path = None if finished is None else finished.path
     own = processes.share(list(pending.values()))
     total = sum(job.cell.training.epochs for job in own)
     reached: list[tuple[str, dict[str, Any]]] = []
 
-    def how_to_go_on() -> str:
-        done = f"{len(outcomes)} of {len(outcomes.keys() | pending.keys())} networks"
-        return f"Stopped after {done}; give the same command to go on (results so far: {path})"
-
-    resumable = nullcontext() if finished is None else told_how_to_go_on(how_to_go_on)
+    resumable = nullcontext() if finished is None else told_how_to_go_on(partial(_how_to_go_on, finished.path, jobs))
     with resumable, tqdm(total=total, disable=quiet or not processes.leads(), unit="epoch") as bar:
         each = run_jobs(own, device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
         for outcome in each:
@@ -84,6 +79,15 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
         for key, values in meetings.collected(reached):
             outcomes[key] = Outcome(job=pending[key], **values)
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
+
+
+def _how_to_go_on(path: Path, jobs: Sequence[Job]) -> str:
+    """Counts what is in the file, where other processes write too, and where the signal may have come just after a line."""
+    from atom_plugin.evaluation import ResultsFile
+
+    held, distinct = ResultsFile(path), {job.key: job for job in jobs}
+    done = sum(held.accuracy_of(job) is not None for job in distinct.values())
+    return f"Stopped after {done} of {len(distinct)} networks; give the same command to go on (results so far: {path})"
 
 
 def _tell(bar: Any, job: Job) -> None:

@@ -18,7 +18,7 @@ from synthetic_sets import make_set
 from atom_plugin.assembly import selected_set
 from atom_plugin.cli.main import main
 from atom_plugin.errors import ModelError
-from atom_plugin.evaluation import NamedModel
+from atom_plugin.evaluation import NamedModel, Outcome, ResultsFile
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.sources import SourceRequest, load_source
 
@@ -177,6 +177,23 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
     assert (out, err.count("\n")) == ("", 1)
     assert words in err
     assert (inside / "a.h5").read_bytes() == kept
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_stop_beside_a_line_counts_what_the_file_holds(inside, capsys, monkeypatch, written):
+    append = ResultsFile.append
+
+    def stopped(finished: ResultsFile, outcome: Outcome) -> None:
+        if len(finished) < 1 or written:
+            append(finished, outcome)
+        if outcome.job.repeat == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResultsFile, "append", stopped)
+    out, err = evaluate(capsys, "a.h5", *QUICK, "--repeats", "3", "--results", "r.jsonl", code=130)
+    assert out == ""
+    assert err.startswith(f"Stopped after {1 + written} of 3 networks; give the same command to go on")
+    assert Path("r.jsonl").read_bytes().count(b"\n") == 1 + written
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
