@@ -14,11 +14,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from resident import Peak, resident
 
 from atom_plugin.config import DistillConfig
+from atom_plugin.device import processor
 from atom_plugin.distiller import Distiller
 from atom_plugin.sources import SourceData, Split
 from atom_plugin.sources.mapped import MappedImages
@@ -100,30 +100,6 @@ def first_part(folder: Path, setting: Setting) -> SourceData:
         std=(0.29,) * 3,
         options={},
     )
-
-
-def resident() -> dict[str, float]:
-    """RssAnon and RssFile of this process in MiB."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {name: int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")}
-
-
-class Peak(threading.Thread):
-    """The highest resident memory between start and :meth:`stop`."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.highest = resident()
-        self._stop_asked = threading.Event()
-
-    def run(self) -> None:
-        while not self._stop_asked.wait(0.02):
-            self.highest = {name: max(value, self.highest[name]) for name, value in resident().items()}
-
-    def stop(self) -> dict[str, float]:
-        self._stop_asked.set()
-        self.join()
-        return self.highest
 
 
 def measure(folder: Path, setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
@@ -262,12 +238,6 @@ def main() -> None:
                     record({"sweep": name, **results[setting]})
             if all(setting in results for found in grown.values() for setting in found):
                 plot(results, grown, options.plot)
-
-
-def processor() -> str:
-    """The model's name, where Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from atom_plugin.training import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu
+import gpu_pieces
 import images
 import together
 
@@ -99,21 +100,21 @@ def test_networks_in_turn_and_together_reach_the_same(monkeypatch):
 @pytest.fixture
 def on_the_cpu(monkeypatch):
     """What runs on a GPU, run here at a tiny size, so that no mistake of ours waits for a GPU to show."""
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_pieces, "DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(distiller, "takes_device_step", lambda step, *others, **more: step == "captured")
-    monkeypatch.setattr(gpu, "random_source", lambda: coloured_source(per_class=8))
+    monkeypatch.setattr(gpu_pieces, "random_source", lambda: coloured_source(per_class=8))
 
     def measured(make, steps, *, warm_up):
         make()()
         return {"device_ms": 1.0, "host_ms": 2.0}
 
-    monkeypatch.setattr(gpu, "measured", measured)
+    monkeypatch.setattr(gpu_pieces, "measured", measured)
 
 
 def test_a_set_is_made_stored_and_judged(on_the_cpu, monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu, "load_images", lambda path: coloured_source())
-    result = gpu.set_piece(gpu.Images(None), "dm", 1, tmp_path, quick=True)
+    monkeypatch.setattr(gpu_pieces, "load_images", lambda path: coloured_source())
+    result = gpu_pieces.set_piece(gpu_pieces.Images(None), "dm", 1, tmp_path, quick=True)
     assert len(result["accuracies"]) == 5
     assert store.read(tmp_path / "dm-ipc1.h5").provenance.method == "dm"
     assert result["config"]["iterations"] == 20
@@ -122,10 +123,12 @@ def test_a_set_is_made_stored_and_judged(on_the_cpu, monkeypatch, tmp_path):
 
 def test_the_step_piece_compares_what_it_says(on_the_cpu, monkeypatch):
     config = small_config(iterations=50)
-    monkeypatch.setattr(gpu, "step_config", lambda *given, precision="float32": replace(config, precision=precision))
-    monkeypatch.setattr(gpu, "whitening_of_cifars_size", lambda: fit_preprocessing(config, coloured_source()))
-    monkeypatch.setattr(gpu, "PlainStep", lambda *given: lambda: None)
-    result = gpu.step_piece(10, 64, "instance", quick=True)
+    monkeypatch.setattr(
+        gpu_pieces, "step_config", lambda *given, precision="float32": replace(config, precision=precision)
+    )
+    monkeypatch.setattr(gpu_pieces, "whitening_of_cifars_size", lambda: fit_preprocessing(config, coloured_source()))
+    monkeypatch.setattr(gpu_pieces, "PlainStep", lambda *given: lambda: None)
+    result = gpu_pieces.step_piece(10, 64, "instance", quick=True)
     assert result["largest relative difference of 10 losses, float32"] < 1e-3
     assert result["ratio to the baseline"] == 1.0
     assert json.dumps(result)
