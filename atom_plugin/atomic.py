@@ -47,6 +47,22 @@ def write_bytes(path: Path, data: bytes | memoryview, *, force: bool) -> None:
             temporary.unlink()
 
 
+def append_line(path: Path, line: bytes) -> int:
+    """One write of ``line``, which ends with a newline, at the end of ``path``; what a kill left there stays a line of its own.
+
+    No other process's write can fall into it, and it is on the disk when this returns. Gives how many bytes of ``line`` were
+    written, fewer on a full disk. Raises OSError.
+    """
+    with path.open("a+b", buffering=0) as file:
+        torn = b""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        written = file.write(torn + line)
+        os.fsync(file.fileno())
+    return written - len(torn)
+
+
 def temporary_beside(path: Path) -> Path:
     """A new hidden name in the folder of ``path``; short, so that it fits wherever the final name does."""
     return path.parent / f".{secrets.token_hex(8)}.tmp"

@@ -59,15 +59,18 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    tested_on: str = "",
+    finished: ResultsFile | None = None,
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Train ``repeats`` fresh networks on the set and test each. Network r of seed s is the same whatever the set.
 
-    ``model`` and ``normalisation`` are as :func:`network_for` has them. Raises ConfigError where the model cannot take the
-    images, DivergenceError where a loss blows up.
+    ``model`` and ``normalisation`` are as :func:`network_for` has them. Networks that ``finished`` holds are taken from it,
+    others added to it as they come; ``tested_on`` is the fingerprint of the source of ``test``, which tells them apart there.
+    Raises ConfigError where the model cannot take the images, DivergenceError where a loss blows up.
     """
     on = resolve_device(device)
-    subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on="")
+    subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on)
     jobs = plan_jobs(
         [subject],
         [model],
@@ -78,5 +81,12 @@ def evaluate(
         precision=resolve_precision(precision, on),
     )
     each_epoch = None if on_epoch is None else lambda _: on_epoch()
-    (evaluation,) = summarise(train_cell(jobs, device=on, on_epoch=each_epoch))
+    held = {job: finished.accuracy_of(job) for job in jobs} if finished is not None else {}
+    missing = [job for job in jobs if held.get(job) is None]
+    outcomes = {job: Outcome(job=job, accuracy=accuracy) for job, accuracy in held.items() if accuracy is not None}
+    for outcome in train_cell(missing, device=on, on_epoch=each_epoch) if missing else ():
+        outcomes[outcome.job] = outcome
+        if finished is not None:
+            finished.append(outcome)
+    (evaluation,) = summarise(outcomes[job] for job in jobs)
     return evaluation

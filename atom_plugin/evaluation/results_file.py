@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.atomic import reason
+from atom_plugin.atomic import append_line, reason
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation.jobs import Job, Outcome
 from atom_plugin.versions import package_versions
@@ -107,24 +106,12 @@ class ResultsFile:
         }
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
-            written = _append(self.path, line)
+            written = append_line(self.path, line)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path, len(line))}") from error
         if written < len(line):
             raise StoreError(f"{self.path}: took {written} of {len(line)} bytes; free some space, and start again")
         self._records[job.key] = record
-
-
-def _append(path: Path, line: bytes) -> int:
-    """One write in append mode, which no other process's write can fall into; gives the bytes that were written."""
-    with path.open("a+b", buffering=0) as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line  # after what a kill left of a line
-        written = file.write(line)
-        os.fsync(file.fileno())
-    return written if line[:1] != b"\n" else written - 1
 
 
 def _key(record: Mapping[str, Any]) -> str:

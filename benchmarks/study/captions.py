@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-Line = dict[str, Any]
+from atom_plugin.training import TrainConfig
+from study.plan import AS_PRINTED, CHOICES_OF_SELECTIONS, PAPERS, SHARED
 
-PAPERS = {"iterations": 8000, "sets": 5, "networks": 20}
+Line = dict[str, Any]
 
 
 def groups(lines: Sequence[Line]) -> list[list[Line]]:
@@ -35,7 +37,8 @@ _BESIDE_THE_LOOP = ("sets", "networks", "seed", "training", "network", "standard
 def _key(line: Line, *, loop: bool = True) -> str:
     protocol = line["protocol"]
     if not loop:
-        protocol = {name: protocol[name] for name in _BESIDE_THE_LOOP}
+        own = {name: value for name, value in protocol["changes"].items() if name in CHOICES_OF_SELECTIONS}
+        protocol = {name: protocol[name] for name in _BESIDE_THE_LOOP} | {"changes": own}
     return json.dumps([line["data"], line["source"]["fingerprint"], protocol], sort_keys=True)
 
 
@@ -50,12 +53,15 @@ def budget(group: Sequence[Line]) -> str:
         if protocol[name] < papers
     ]
     if not less:
-        return f"{group[0]['data']}; the papers' protocol: 8,000 iterations, five sets, 20 networks each."
+        return f"{group[0]['data']}; the papers' budget: 8,000 iterations, five sets, 20 networks each."
     return f"{group[0]['data']}. This is a **reduced run**: {', '.join(less)}."
 
 
 def caption(group: Sequence[Line], *, shared: bool = True) -> str:
-    """Budget, recipe, training, machine and versions; with ``shared``, which cells are another one's measurement."""
+    """Budget, recipe, training, machine and versions; with ``shared``, which cells are another one's measurement.
+
+    And with it, which have other choices than the caption says: where the rows are no choices themselves.
+    """
     protocol = group[0]["protocol"]
     timed = "steps" in protocol
     said = [
@@ -64,6 +70,8 @@ def caption(group: Sequence[Line], *, shared: bool = True) -> str:
         *([] if timed else [_training(group[0])]),
         f"Measured on {', '.join(_distinct(map(_machine, group)))}; {', '.join(_distinct(map(_versions, group)))}.",
     ]
+    if shared and (own := _distinct(text for line in group if (text := _own_choices(line)))):
+        said.append(f"With loops of their own, and networks like theirs trained on their sets: {'; '.join(own)}.")
     same = [f"{line['row']} ({line['column']}): {line['same_as']}" for line in group if line["same_as"]]
     if same and shared:
         said.append(f"Measured once, under another name: {'; '.join(same)}.")
@@ -71,11 +79,30 @@ def caption(group: Sequence[Line], *, shared: bool = True) -> str:
 
 
 def _training(line: Line) -> str:
-    training = line["protocol"]["training"]
-    return (
-        f"Training: {training['epochs']:,} epochs, batch {training['batch_size']}, learning rate {training['lr']:g}, "
-        f"augmentation {training['augmentation']}; {line['test_images']:,} test images."
-    )
+    training, usual = line["protocol"]["training"], asdict(TrainConfig())
+    said = [
+        *(f"{training['epochs']:,} epochs", f"batch {training['batch_size']}", f"learning rate {training['lr']:g}"),
+        f"augmentation {training['augmentation']}",
+    ]
+    told = {"epochs", "batch_size", "lr", "augmentation"}
+    said += [
+        f"{name} {value}" for name, value in training.items() if name not in told and usual.get(name, value) != value
+    ]
+    return f"Training: {', '.join(said)}; {line['test_images']:,} test images."
+
+
+def _own_choices(line: Line) -> str:
+    """What a row's config has other than its protocol, since its method comes with a loop of its own; else nothing."""
+    config, protocol = line["config"], line["protocol"]
+    if line["selection"] is not None or protocol["recipe"] == AS_PRINTED:
+        return ""
+    flat = [
+        {**held, **{f"network {name}": value for name, value in held["network"].items()}} for held in (config, protocol)
+    ]
+    names = ["iterations", *(name for name in SHARED if name != "network")]
+    names += [f"network {name}" for name in protocol["network"]]
+    said = [f"{name} {flat[0][name]}" for name in names if name in flat[1] and flat[0].get(name) != flat[1][name]]
+    return f"{line['row']} ({line['column']}): {', '.join(said)}" if said else ""
 
 
 def _loop(protocol: dict[str, Any]) -> str:
@@ -93,7 +120,7 @@ def _loop(protocol: dict[str, Any]) -> str:
     ]
     changes = {name: value for name, value in protocol["changes"].items() if name not in protocol}
     said += [f"{name} {json.dumps(value)}" for name, value in changes.items()]
-    if protocol["recipe"] == "as-printed":
+    if protocol["recipe"] == AS_PRINTED:
         return f"each row's own paper, here as for ATOM: {', '.join(said)}"
     return ", ".join(said)
 

@@ -138,7 +138,12 @@ def _table_3() -> Table:
         for what in ("seconds", "MB")
         for ipc in IPCS
     ]
-    note = "Seconds per step: mean and standard deviation over the steps. MB: peak memory over the same steps."
+    note = (
+        "Seconds per step: mean and standard deviation over the steps; of dc and dsa a step is all that one network takes "
+        "part in (1, 10 and 50 matching steps, and its training between them), as the growth of the printed times with IPC "
+        "suggests. MB: peak memory; on a GPU what torch allocated for the steps, on a CPU all of the process, libraries and "
+        "data included."
+    )
     return Table(key="3", title="Time per step and peak memory (ATOM, table 3)", cells=tuple(cells), note=note)
 
 

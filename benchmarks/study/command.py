@@ -20,12 +20,12 @@ from study.costs import measure_costs
 from study.journal import read_lines
 from study.judge import done, judge
 from study.making import make_sets
-from study.plan import AS_PRINTED, Job, Run, job
+from study.plan import AS_PRINTED, PAPERS, Job, Run, job
 from study.pooled import register
 from study.sets import SetFolder, wanted
 
 CALLED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-FULL = {"iterations": 8000, "sets": 5, "networks": 20, "epochs": 1000, "steps": 100}
+FULL = {**PAPERS, "epochs": 1000, "steps": 100}
 REDUCED = {"iterations": 1000, "sets": 1, "networks": 3, "epochs": 300, "steps": 20}
 STAGES = ("distil", "evaluate")
 

@@ -28,7 +28,10 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``seconds`` of each step, and the most ``megabytes`` (1e6 bytes): of torch on a GPU, of the whole process on a CPU."""
+    """``seconds`` of each step, and the most ``megabytes`` (1e6 bytes): of torch on a GPU, of the whole process on a CPU.
+
+    A step is all that is done under one network: ``inner_loop`` matching steps, and the network's training between them.
+    """
 
     seconds: tuple[float, ...]
     megabytes: float
@@ -80,9 +83,12 @@ def _cost(config: DistillConfig, source: str, request: SourceRequest, device: st
     distiller = Distiller(config, load_source(source, request), device=device)
     seconds = []
     with distiller.running():
-        for _ in range(_WARM_UP + steps):
+        for number in range(_WARM_UP + steps):
+            if number == _WARM_UP and distiller.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             started = time.perf_counter()
-            distiller.step()
+            for _ in range(config.inner_loop):
+                distiller.step()
             if distiller.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)

@@ -15,7 +15,7 @@ import torch
 
 from atom_plugin.device import processor, resolve_device
 from atom_plugin.errors import AtomError, ConfigError
-from atom_plugin.evaluation import Evaluation, evaluate
+from atom_plugin.evaluation import Evaluation, ResultsFile, evaluate
 from atom_plugin.sources import SourceData
 from atom_plugin.synthetic_set import SyntheticSet
 from atom_plugin.training import TrainConfig
@@ -24,19 +24,23 @@ from study.journal import append_line, read_lines
 from study.plan import Job, identity, training_identity
 from study.sets import SetFolder, Wanted
 
+NETWORKS = "networks.jsonl"  # in the folder of the sets
+
 
 def judge(jobs: Iterable[Job], folder: SetFolder, results: Path, *, dataset: str, device: str) -> list[str]:
     """Append a line for every cell that ``results`` does not hold yet; returns a line for each that could not be judged.
 
-    ``dataset`` is what the source is called in the tables. A cell that equals another one but in name takes its figures.
+    Networks are noted one by one in the folder of the sets, so that a stopped run loses the one under way. ``dataset`` is
+    what the source is called in the tables. A cell that equals another one but in name takes its figures.
     """
     lines, failed = read_lines(results), []
+    finished = ResultsFile(folder.folder / NETWORKS)
     for job in jobs:
         if done(job, folder.data, lines):
             continue
         equal = _equal(job, folder.data, lines)
         try:
-            found = _borrowed(equal[0]) if equal else _accuracies(job, folder, device)
+            found = _borrowed(equal[0]) if equal else _accuracies(job, folder, finished, device)
         except AtomError as error:
             failed.append(f"{job.cell.name}: {error}")
             continue
@@ -68,6 +72,7 @@ def train_and_test(
     networks: int,
     seed: int,
     device: str,
+    finished: ResultsFile,
 ) -> Evaluation:
     """The one place that evaluates; ``model`` as `--models` has it. Raises ConfigError where it cannot be built."""
     return evaluate(
@@ -79,10 +84,12 @@ def train_and_test(
         repeats=networks,
         seed=seed,
         device=device,
+        tested_on=data.fingerprint,
+        finished=finished,
     )
 
 
-def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
+def _accuracies(job: Job, folder: SetFolder, finished: ResultsFile, device: str) -> dict[str, Any]:
     """What a cell's line holds of measured things, in the order of its seeds."""
     sets = []
     for config in job.configs:
@@ -101,6 +108,7 @@ def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
             networks=job.networks,
             seed=job.seed + number,
             device=device,
+            finished=finished,
         )
         for number, each in enumerate(sets)
     ]
@@ -110,7 +118,7 @@ def _accuracies(job: Job, folder: SetFolder, device: str) -> dict[str, Any]:
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
         "iterations": sets[0].provenance.iterations,
-        "precision": sets[0].provenance.config.get("precision"),
+        "precision": judged[0].precision,
         "network": asdict(judged[0].network),
         "test_images": judged[0].test_images,
         "seconds": round(time.perf_counter() - started, 3),

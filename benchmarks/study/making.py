@@ -92,7 +92,9 @@ class _Maker:
         self._say(want.name)
         preprocessing = self._preprocessing(want)
         if want.selection is not None:
-            self.folder.add(want, selected_set(want.config, self.folder.data, preprocessing=preprocessing))
+            self.folder.add(
+                want, selected_set(want.config, self.folder.data, preprocessing=preprocessing, device=self.device)
+            )
         else:
             self.folder.add(want, self._distilled(want, preprocessing))
             self._checkpoint(want).unlink(missing_ok=True)

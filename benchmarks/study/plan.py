@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -16,10 +17,13 @@ from atom_plugin.training import TrainConfig
 from study.cells import Cell
 
 AS_PRINTED = "as-printed"
+PAPERS = {"iterations": 8000, "sets": 5, "networks": 20}  # the papers' budget
 # What tells one selection from another; the rest of a config is the loop's.
-_OF_A_SELECTION = ("ipc", "seed", "initialiser", "network", "standardise", "zca_eps")
+_OF_A_SELECTION = ("ipc", "seed", "initialiser", "network", "standardise", "zca_eps", "embedding", "forgetting_epochs")
+# Choices that some selections alone have: by name, which.
+CHOICES_OF_SELECTIONS = {"embedding": ("herding", "k-center"), "forgetting_epochs": ("forgetting",)}
 # What all cells of a table have in common, and its caption says.
-_SHARED = (
+SHARED = (
     "real_batch",
     "image_lr",
     "image_momentum",
@@ -84,7 +88,7 @@ def _job(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> Job:
     return Job(
         cell=cell,
         configs=configs,
-        training=TrainConfig(**{**run.training, **cell.training}),
+        training=_training(run, cell),
         networks=run.networks,
         seed=run.seed,
         normalisation=usual if other else None,
@@ -117,9 +121,26 @@ def _config(cell: Cell, run: Run, image_shape: tuple[int, int, int], seed: int) 
     elif printed and recipe == cell.printed != cell.own_recipe:
         # The papers print no factor on the loss; a matcher that is not its recipe's own would start from the code's.
         changes["matcher_options"] = {"loss_scale": 1.0, **changes.get("matcher_options", {})}
-    if cell.own_recipe is None or not printed:
+    for name, methods in CHOICES_OF_SELECTIONS.items():
+        if changes.get("initialiser") not in methods:
+            changes.pop(name, None)
+    if cell.own_recipe is None:
         changes.setdefault("iterations", run.iterations)
-    return DistillConfig.from_recipe(recipe, ipc=cell.ipc, image_shape=image_shape, seed=seed, **changes)
+    config = DistillConfig.from_recipe(recipe, ipc=cell.ipc, image_shape=image_shape, seed=seed, **changes)
+    if cell.own_recipe is None or "iterations" in changes:
+        return config
+    return replace(config, iterations=_share(config, run.iterations))
+
+
+def _share(config: DistillConfig, iterations: int) -> int:
+    """Of loops of another length, as much as ``iterations`` are of the papers' 8,000, in whole networks."""
+    networks = math.ceil(config.iterations * iterations / (PAPERS["iterations"] * config.inner_loop))
+    return networks * config.inner_loop
+
+
+def _training(run: Run, cell: Cell | None = None) -> TrainConfig:
+    values = {**run.training, **({} if cell is None else cell.training)}
+    return TrainConfig.from_recipe(values.pop("recipe", "standard"), **values)
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +153,8 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def _protocol(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    changes = {name: value for name, value in run.changes.items() if name not in ("matcher", "matcher_options")}
+    own = {"matcher", "matcher_options", *CHOICES_OF_SELECTIONS}
+    changes = {name: value for name, value in run.changes.items() if name not in own}
     recipe = "atom-paper" if run.recipe == AS_PRINTED else run.recipe
     base = DistillConfig.from_recipe(recipe, ipc=cell.ipc, image_shape=image_shape, **changes).to_json()
     return {
@@ -141,9 +163,9 @@ def _protocol(cell: Cell, run: Run, image_shape: tuple[int, int, int]) -> dict[s
         "sets": run.sets,
         "networks": run.networks,
         "seed": run.seed,
-        "training": asdict(TrainConfig(**run.training)),
+        "training": asdict(_training(run)),
         "changes": dict(run.changes),
-        **{name: base[name] for name in _SHARED},
+        **{name: base[name] for name in SHARED},
     }
 
 

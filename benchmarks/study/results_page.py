@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,23 +9,23 @@ from study.captions import budget, caption, groups
 from study.cells import Cell, Table, tables
 from study.markdown import grid
 from study.order import LEVEL, Comparison, compare
+from study.owed import owed
 
 Line = dict[str, Any]
 
 # ATOM's tables 1 and 4, from the top: two methods of one rank are not compared.
+_THESE = ", of these sets"  # one set per method says nothing of the spread between sets
 CLAIMED = (("atom", "datadam"), ("atom-channel", "datadam"), ("datadam", "dm"), ("dm", "random"))
-_SOURCES = {
-    "CIFAR-10": "--dataset cifar10",
-    "CIFAR-100": "--dataset cifar100",
-    "Tiny ImageNet": '--dataset folder --data-dir TINY --image-size 64 --called "Tiny ImageNet"',
-}
 _HEAD = """# Results beside the papers'
 
 Rendered by `python benchmarks/paper.py render` from `benchmarks/results/paper.jsonl`; do not edit. Test accuracies in %, of
 networks after their last epoch, mean ± sample standard deviation over all networks of a cell; "paper" is what ATOM (or DataDAM,
-where a table says so) prints. The papers' protocol is 8,000 iterations, five sets and 20 networks on each; how many epochs
-a network is trained they do not print. A cell that is "owed" has not been run; its command stands below its table. On
-another copy of the images, add `--dataset folder --data-dir DIR --called NAME`.
+where a table says so) prints. The papers' budget is 8,000 iterations, five sets and 20 networks on each; how many epochs
+a network is trained they do not print. A cell that is "owed" has not been run; its command stands below its table. Without
+`--full` a command makes a reduced run; with it, it takes the papers' budget under this package's own recipe, which is what
+does best here; with `--full --recipe as-printed` each row takes all that its paper prints. Cells that a results file holds
+are not run again; sets are kept in `--sets DIR` (`paper-sets` in the current folder), and so is every network as it is
+trained. On another copy of the images, give `--dataset folder --data-dir DIR --called NAME`.
 """
 
 
@@ -56,7 +55,7 @@ def _dataset(table: Table, dataset: str, lines: list[Line]) -> list[str]:
         parts += [f"{caption(group)}\n", _table(table, dataset, columns, group) + "\n"]
     if cells and not lines:
         parts.append(_table(table, dataset, table.columns, []) + "\n")
-    return parts + _owed(table, cells, lines)
+    return parts + owed(table, cells, groups(lines))
 
 
 def _table(table: Table, dataset: str, columns: list[str], lines: list[Line]) -> str:
@@ -86,25 +85,6 @@ def _printed(cell: Cell | None) -> str:
     return "" if cell is None or cell.paper is None else cell.paper.text.replace("±", " ± ")
 
 
-def _owed(table: Table, cells: list[Cell], lines: list[Line]) -> list[str]:
-    """A command for every column that lacks rows, whatever budget the others had."""
-    held = {(line["row"], line["column"]) for line in lines}
-    missing: dict[int, list[str]] = {}
-    for cell in cells:
-        if (cell.row, cell.column) not in held:
-            missing.setdefault(cell.ipc, []).append(cell.row)
-    commands = []
-    for ipc, found in missing.items():
-        rows = list(dict.fromkeys(found))
-        every = {cell.row for cell in cells if cell.ipc == ipc}
-        named = [] if set(rows) == every else [f"--row {shlex.quote(row)}" for row in rows]
-        source = _SOURCES[cells[0].dataset]
-        commands.append(
-            " ".join(["    python benchmarks/paper.py", source, f"--table {table.key} --ipc {ipc}", *named])
-        )
-    return ["Owed (`--full` for the papers' budget):\n", "\n".join(commands) + "\n"] if commands else []
-
-
 def _order(lines: Sequence[Line]) -> list[str]:
     """What the measured means say about the order that ATOM's tables 1 and 4 claim, at CIFAR-10, IPC 10."""
     parts = ["## The order at CIFAR-10, IPC 10\n"]
@@ -123,22 +103,31 @@ def _verdict(group: list[Line]) -> list[str]:
     pairs = [compare(a, b, held[a], held[b]) for a, b in CLAIMED if a in held and b in held]
     if not pairs:
         return []
-    rows = [[f"{pair.higher} above {pair.lower}", pair.points, pair.verdict] for pair in pairs]
-    owed = [f"{a} above {b}" for a, b in CLAIMED if a not in held or b not in held]
-    rows += [[name, "owed", "owed"] for name in owed]
+    one_set = group[0]["protocol"]["sets"] == 1
+    told = {"confirmed", "refuted"}
+    rows = [
+        [
+            f"{pair.higher} above {pair.lower}",
+            pair.points,
+            f"{pair.verdict}{_THESE * (one_set and pair.verdict in told)}",
+        ]
+        for pair in pairs
+    ]
+    missing = [f"{a} above {b}" for a, b in CLAIMED if a not in held or b not in held]
+    rows += [[name, "owed", "owed"] for name in missing]
     return [
-        f"{budget(group)} {_whole(pairs, owed)}\n",
+        f"{budget(group)} {_whole(pairs, missing, _THESE * one_set)}\n",
         grid(["claim", "difference (interval)", "verdict"], rows) + "\n",
     ]
 
 
-def _whole(pairs: list[Comparison], owed: list[str]) -> str:
+def _whole(pairs: list[Comparison], missing: list[str], where: str) -> str:
     verdicts = {pair.verdict for pair in pairs}
     if "refuted" in verdicts:
         wrong = ", ".join(f"{pair.higher} above {pair.lower}" for pair in pairs if pair.verdict == "refuted")
-        return f"**The order is refuted** ({wrong})."
-    if owed:
+        return f"**The order is refuted{where}** ({wrong})."
+    if missing:
         return "**The order is not yet decided**: comparisons are owed."
     if verdicts == {"confirmed"}:
-        return "**The order is confirmed.**"
+        return f"**The order is confirmed{where}.**"
     return "**The order is neither confirmed nor refuted**: not all neighbours can be told apart."

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from study import accuracy_page, results_page  # noqa: E402 - by path: benchmarks are no package
-from study.captions import groups  # noqa: E402
+from study.captions import caption, groups  # noqa: E402
 from study.cells import MATCHERS as METHODS  # noqa: E402
 from study.cells import SELECTIONS, Cell, reduced, tables  # noqa: E402
 from study.journal import append_line, read_lines  # noqa: E402
@@ -33,7 +33,9 @@ from study.variants import cells as accuracy_cells  # noqa: E402
 from atom_plugin import store  # noqa: E402
 from atom_plugin.distillation import distill  # noqa: E402
 from atom_plugin.errors import StoreError  # noqa: E402
+from atom_plugin.evaluation import Outcome, ResultsFile, running  # noqa: E402
 from atom_plugin.matchers import MATCHERS, make_matcher  # noqa: E402
+from atom_plugin.training import TrainConfig  # noqa: E402
 
 COLOUR = (3, 32, 32)
 TINY = Run(
@@ -73,7 +75,7 @@ def test_every_cell_has_a_place_of_its_own_and_a_config_that_can_be_built():
     for table in tables().values():
         places = [(each.row, each.column, each.dataset) for each in table.cells]
         assert len(set(places)) == len(places)
-    every = [each for table in tables().values() for each in table.cells if each.selection != "forgetting"]
+    every = [each for table in tables().values() for each in table.cells]
     for each in {str((each.changes, each.selection, each.own_recipe)): each for each in every}.values():
         (config,) = job(each, Run(), COLOUR).configs
         make_matcher(config.matcher, config.matcher_options)
@@ -243,7 +245,7 @@ def test_a_cell_without_its_set_or_of_another_model_is_told_in_one_line(tmp_path
     assert len(read_lines(tmp_path / "a.jsonl")) == 1
 
 
-def test_half_a_line_at_the_end_is_written_over_and_any_other_damage_is_refused(tmp_path):
+def test_what_a_kill_left_of_a_line_is_passed_over_and_any_other_damage_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     append_line(path, {"table": "1"})
     with path.open("a") as file:
@@ -251,7 +253,7 @@ def test_half_a_line_at_the_end_is_written_over_and_any_other_damage_is_refused(
     assert read_lines(path) == [{"table": "1"}]
     append_line(path, {"table": "3"})
     assert [line["table"] for line in read_lines(path)] == ["1", "3"]
-    path.write_text('{"table": 1\n{"table": "2"}\n')
+    path.write_text('{"row": 1\n{"table": "2"}\n')
     with pytest.raises(StoreError, match="line 1: is not JSON"):
         read_lines(path)
     path.write_text("[1]\n")
@@ -269,7 +271,83 @@ def test_identity_ignores_where_choices_came_from_and_refuses_nothing_newer():
     assert identity({**config, "real_batch": 9}, "random") == identity(config, "random")
 
 
+def test_a_stopped_run_loses_the_network_under_way_alone(tmp_path, monkeypatch):
+    data = coloured_source()
+    (mine,) = tiny_jobs(selected("random"), run=replace(TINY, networks=3))
+    held = SetFolder(tmp_path, data)
+    make_sets([mine], held, device="cpu", joint=True, quiet=True)
+    append = ResultsFile.append
+
+    def stopping(finished: ResultsFile, outcome: Outcome) -> None:
+        append(finished, outcome)
+        if outcome.job.repeat == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResultsFile, "append", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        judge([mine], held, tmp_path / "a.jsonl", dataset="coloured", device="cpu")
+    monkeypatch.undo()
+    trained = []
+    monkeypatch.setattr(
+        running, "train", lambda *given, train=running.train, **how: trained.append(1) or train(*given, **how)
+    )
+    for results in ("a.jsonl", "b.jsonl"):  # the second from the networks' file alone
+        assert judge([mine], held, tmp_path / results, dataset="coloured", device="cpu") == []
+    assert trained == [1]
+    again = tmp_path / "again"
+    again.mkdir()
+    for file in tmp_path.glob("*.h5"):
+        (again / file.name).symlink_to(file)
+    judge([mine], SetFolder(again, data), tmp_path / "c.jsonl", dataset="coloured", device="cpu")
+    accuracies = [read_lines(tmp_path / f"{name}.jsonl")[0]["accuracies"] for name in "abc"]
+    assert accuracies[0] == accuracies[1] == accuracies[2]
+    assert trained == [1] * 4
+
+
+def test_a_selections_own_choices_tell_it_from_another_and_touch_nothing_else():
+    table = {each.row: each for each in tables()["1"].cells if (each.dataset, each.ipc) == ("CIFAR-10", 10)}
+    run = Run(changes={"embedding": "trained:20", "forgetting_epochs": 30})
+    made = {name: job(table[name], run, COLOUR).configs[0] for name in ("random", "herding", "forgetting", "atom")}
+    assert {name: config.embedding for name, config in made.items()} == {
+        **dict.fromkeys(made, "random"),
+        "herding": "trained:20",
+    }
+    assert made["forgetting"].forgetting_epochs == 30
+    usual = job(table["herding"], Run(), COLOUR).configs[0]
+    assert identity(made["herding"].to_json(), "herding") != identity(usual.to_json(), "herding")
+    beside = [a_line(table[name], 0.4, 0.5, run=run) for name in ("herding", "atom")]
+    apart = [*beside, a_line(table["dm"], 0.4, 0.5, run=Run(networks=2))]
+    assert [[line["row"] for line in group] for group in groups(apart)] == [["atom", "herding"], ["dm"]]
+
+
+def test_a_training_recipe_brings_its_values():
+    made = job(cell(), Run(training={"recipe": "modern", "epochs": 7}), COLOUR)
+    assert made.training == TrainConfig.from_recipe("modern", epochs=7)
+    assert made.protocol["training"]["optimizer"] == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("iterations", "ipc", "steps"), [(8000, 10, 10_000), (1000, 10, 1250), (1, 10, 10), (1000, 1, 125)]
+)
+def test_loops_of_another_length_take_the_same_share_of_it(iterations, ipc, steps):
+    mine = next(each for each in tables()["1"].cells if (each.row, each.ipc) == ("dc", ipc))
+    config = job(mine, Run(iterations=iterations), COLOUR).configs[0]
+    assert (config.iterations, config.iterations % config.inner_loop) == (steps, 0)
+
+
 # Stage 3: what the lines say.
+
+
+def test_a_caption_says_what_a_row_has_otherwise_and_every_choice_of_training():
+    table = {each.row: each for each in tables()["1"].cells if (each.dataset, each.ipc) == ("CIFAR-10", 10)}
+    run = Run(networks=2, training={"epochs": 300, "schedule": "cosine"})
+    said = caption([a_line(table[name], 0.4, 0.5, run=run) for name in ("atom", "dc", "cafe", "random")])
+    assert "augmentation color_crop_cutout_flip_scale_rotate, schedule cosine; 10,000 test images" in said
+    (own,) = [line for line in said.splitlines() if line.startswith("With loops of their own")]
+    assert "dc (IPC 10): iterations 1250, real_batch 256, image_lr 0.1" in own
+    assert "network normalisation instance; cafe (IPC 10): image_lr 0.1." in own
+    assert "atom (" not in own
+    assert "With loops" not in caption([a_line(table["atom"], 0.4, 0.5, run=run)])
 
 
 def test_welchs_interval_against_its_formula_with_a_printed_quantile():
@@ -320,8 +398,9 @@ REACHED = {
 
 
 def test_a_page_shows_our_figure_beside_the_papers_and_says_what_is_owed():
-    page = results_page.render([a_line(of_table_1(name), *values) for name, values in REACHED.items()])
-    assert "**The order is confirmed.**" in page
+    folder = {"name": "folder", "fingerprint": "f"}
+    page = results_page.render([a_line(of_table_1(name), *values, source=folder) for name, values in REACHED.items()])
+    assert "**The order is confirmed, of these sets.**" in page
     section = page[page.index("### CIFAR-10") : page.index("### CIFAR-100")]
     assert (
         "CIFAR-10 (JPEG copy). This is a **reduced run**: 1,000 of the papers' 8,000 iterations, 1 of 5 sets" in section
@@ -335,15 +414,17 @@ def test_a_page_shows_our_figure_beside_the_papers_and_says_what_is_owed():
     }
     assert cells["atom"] == ["54.50 ± 0.50 (n = 3)", "57.9 ± 0.7"]
     assert cells["atom-channel"] == ["53.50 ± 0.50 (n = 3)", ""]
-    assert "--table 1 --ipc 10 --row herding --row k-center --row forgetting" in section
-    assert "--table 1 --ipc 50\n" in section
+    mine = 'python benchmarks/paper.py --dataset folder --data-dir DIR --called "CIFAR-10 (JPEG copy)" --table 1'
+    assert f"{mine} --ipc 10 --row herding --row k-center --row forgetting" in section
+    assert f"{mine} --ipc 50\n" in section
+    assert section.rstrip().endswith(f"Owed at the papers' budget:\n\n    {mine} --full")
     assert "Owed" in page[page.index("### CIFAR-100") :]
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"dm": (0.52, 0.53, 0.525)}, "**The order is refuted** (datadam above dm)."),
+        ({"dm": (0.52, 0.53, 0.525)}, "**The order is refuted, of these sets** (datadam above dm)."),
         ({"datadam": (0.44, 0.47, 0.455)}, "**The order is neither confirmed nor refuted**"),
         ({"random": ()}, "**The order is not yet decided**"),
     ],
