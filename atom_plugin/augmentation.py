@@ -22,7 +22,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from atom_plugin.device import full_precision
 from atom_plugin.errors import ConfigError
+from atom_plugin.resampling import resample
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 DEFAULT_STRATEGY = "color_crop_cutout_flip_scale_rotate"
@@ -153,7 +155,7 @@ def _flip(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) 
 
 
 def _scale(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    return _resample(images, scale_maps(settings, uniforms))
+    return _resample(settings, images, scale_maps(settings, uniforms))
 
 
 def scale_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
@@ -166,7 +168,7 @@ def scale_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
 
 
 def _rotate(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    return _resample(images, rotate_maps(settings, uniforms))
+    return _resample(settings, images, rotate_maps(settings, uniforms))
 
 
 def rotate_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
@@ -177,11 +179,25 @@ def rotate_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
     return theta.view(-1, 2, 3)
 
 
-def _resample(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+def reach(settings: Augmentation, aspect: float) -> int:
+    """How many pixels a source pixel's footprint reaches in the result, rounded up: the row sums of the inverse maps."""
+    half = 1.0
+    if "scale" in settings.operations:
+        half = max(half, settings.scale, 1 / settings.scale)
+    if "rotate" in settings.operations:
+        angle = math.radians(settings.rotate)
+        half = max(half, math.cos(angle) + math.sin(angle) * max(aspect, 1 / aspect))
+    return math.ceil(half)
+
+
+def _resample(settings: Augmentation, images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """Apply a (K, 2, 3) affine map per class: its n images ride through ``grid_sample`` as one of n * C channels."""
     groups, count, channels, height, width = images.shape
+    if images.device.type == "cuda":  # whose own gradient differs from run to run
+        return resample(images, theta, reach(settings, height / width))
     stacked = images.reshape(groups, count * channels, height, width)
-    grid = F.affine_grid(theta, [groups, 1, height, width], align_corners=False)
+    with full_precision(images.device):  # the grid is a matrix product
+        grid = F.affine_grid(theta, [groups, 1, height, width], align_corners=False)
     return F.grid_sample(stacked, grid, align_corners=False).view_as(images)
 
 

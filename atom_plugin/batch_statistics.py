@@ -27,6 +27,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from atom_plugin import processes
+from atom_plugin.device import full_precision
 from atom_plugin.features import Features
 from atom_plugin.matchers import widened
 from atom_plugin.moments import Moments, channel_sums, moments_of_sums
@@ -137,7 +138,8 @@ def _pull(
 ) -> torch.Tensor:
     """The gradient of ``output`` for ``leaf``; that for the moments is added to ``pulls``."""
     flat = [item for pair in leaves for item in pair]
-    first, *others = torch.autograd.grad(output, [leaf, *flat], slope, allow_unused=True)
+    with full_precision(leaf.device):  # a backward pass runs in the types of its forward one
+        first, *others = torch.autograd.grad(output, [leaf, *flat], slope, allow_unused=True)
     for index, gradient in enumerate(others):
         if gradient is not None:
             pulls[index // 2][index % 2] += gradient

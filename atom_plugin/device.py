@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.memory import reuse_freed_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -43,15 +44,29 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which matrix products too keep their inputs' precision, whatever the loop's autocast says."""
+    return torch.autocast(device.type, enabled=False)
+
+
 @contextmanager
 def repeatable_convolutions() -> Iterator[None]:
-    """Within: cuDNN takes only algorithms that add in one fixed order, so that a run gives the same bytes again."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
+    """Within, cuDNN takes only algorithms that add in one fixed order, so that a run gives the same bytes again.
+
+    And float32 is float32 there: by itself cuDNN rounds its inputs to 10 bits (TF32).
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.allow_tf32 = True, False
     try:
         yield
     finally:
-        torch.backends.cudnn.deterministic = before
+        cudnn.deterministic, cudnn.allow_tf32 = before
+
+
+def long_work(device: torch.device) -> AbstractContextManager[None]:
+    """A context for many steps in a row: freed memory is reused on a CPU, convolutions repeat to the bit elsewhere."""
+    return reuse_freed_memory() if device.type == "cpu" else repeatable_convolutions()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -16,14 +16,13 @@ from atom_plugin.augmentation import Augmentation, Draw
 from atom_plugin.batches import RealBatches
 from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.config import DistillConfig
-from atom_plugin.device import repeatable_convolutions, resolve_device, resolve_precision
+from atom_plugin.device import long_work, resolve_device, resolve_precision
 from atom_plugin.device_step import DeviceStep, PendingLoss, takes_device_step
 from atom_plugin.errors import DivergenceError
 from atom_plugin.initialisation import initial_images
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.matching_network import MatchingNetwork
 from atom_plugin.matching_step import MatchingStep
-from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.parts import plan
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
@@ -209,9 +208,8 @@ class Distiller:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A context for the steps: freed memory is reused on a CPU (:mod:`.memory`), convolutions repeat to the bit on CUDA."""
-        held = reuse_freed_memory() if self.device.type == "cpu" else repeatable_convolutions()
-        with held, closing(self._batches):
+        """A context for the steps (:func:`~atom_plugin.device.long_work`), which ends what they have going."""
+        with long_work(self.device), closing(self._batches):
             try:
                 yield
             finally:

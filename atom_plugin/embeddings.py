@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from atom_plugin.config import DistillConfig, trained_epochs
+from atom_plugin.device import long_work
 from atom_plugin.matching_network import MatchingNetwork
-from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.networks import ConvNet
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.sources import SourceData
@@ -56,7 +55,7 @@ def embed(network: ConvNet, images: torch.Tensor, preprocessing: Preprocessing |
     device = network.classifier.weight.device
     prepare = None if preprocessing is None else preprocessing.to(device)
     embeddings = torch.empty(len(images), network.classifier.in_features)
-    with reuse_freed_memory() if device.type == "cpu" else nullcontext():
+    with long_work(device):
         for target, batch in zip(embeddings.split(_BATCH), images.split(_BATCH), strict=True):
             ready = batch.to(device) if prepare is None else prepare.forward(batch.to(device))
             target.copy_(network.features(ready.contiguous(memory_format=torch.channels_last)).embedding)

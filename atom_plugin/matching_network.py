@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,9 +21,8 @@ from torch.nn import functional as F
 from atom_plugin import processes
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.config import DistillConfig
-from atom_plugin.device import autocast
+from atom_plugin.device import autocast, long_work
 from atom_plugin.errors import DivergenceError
-from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for
 from atom_plugin.sources import SourceData
@@ -123,7 +121,7 @@ class MatchingNetwork:
         train = self._data.train
         # As evaluations train.
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-        with reuse_freed_memory() if self._device.type == "cpu" else nullcontext():
+        with long_work(self._device):
             self._train(
                 lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
                 train.labels.to(self._device),

@@ -19,7 +19,7 @@ from atom_plugin.batch_statistics import fixed_moments, loss_and_gradients, mome
 from atom_plugin.batches import RealBatches
 from atom_plugin.comparison import compare, image_gradient, real_statistics
 from atom_plugin.config import DistillConfig
-from atom_plugin.device import autocast
+from atom_plugin.device import autocast, full_precision
 from atom_plugin.features import Features
 from atom_plugin.matchers import Matcher, MeanMatcher
 from atom_plugin.networks import ConvNet
@@ -57,18 +57,19 @@ class MatchingStep:
         self, draw: Draw, images: torch.Tensor, classes: range, loss_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A loss of the augmented images of ``classes``, and its gradient for these of ``images``."""
+        synthetic, leaf = self._synthetic(draw, images, classes)
         with autocast(images.device, self._config.precision):
-            synthetic, leaf = self._synthetic(draw, images, classes)
             loss = loss_of(synthetic)
         return loss.detach(), image_gradient(loss, leaf, self._config.matcher)
 
     def real(self, iteration: int, draw: Draw, *, again: bool = False) -> Iterator[tuple[range, torch.Tensor]]:
         """Chunk by chunk: its classes and their real images, augmented. ``again``: they will be asked for once more."""
         chunks, chosen = self._parts.chunks, self._batches.choose(iteration)
+        device = next(self._network.parameters()).device
         following = chosen if again else self._batches.choose(iteration + 1)
         wanted = [*(chosen[_rows(classes)] for classes in chunks), following[_rows(chunks[0])]]
         for classes, (indices, ahead) in zip(chunks, itertools.pairwise(wanted), strict=True):
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(device):
                 real = self._batches.fetch(indices, ahead=ahead)
                 real = draw.of(classes).apply(real.unflatten(0, (len(classes), -1))).flatten(0, 1)
             yield classes, real.contiguous(memory_format=torch.channels_last)
@@ -107,7 +108,8 @@ class MatchingStep:
     def _synthetic(self, draw: Draw, images: torch.Tensor, classes: range) -> Made:
         first, ipc = self._parts.own.start, self._config.ipc
         leaf = images.detach()[(classes.start - first) * ipc : (classes.stop - first) * ipc].requires_grad_()
-        synthetic = draw.of(classes).apply(leaf.unflatten(0, (len(classes), ipc))).flatten(0, 1)
+        with full_precision(images.device):
+            synthetic = draw.of(classes).apply(leaf.unflatten(0, (len(classes), ipc))).flatten(0, 1)
         return synthetic.contiguous(memory_format=torch.channels_last), leaf
 
 

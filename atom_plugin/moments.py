@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin import processes
+from atom_plugin.device import full_precision
 from atom_plugin.matchers import widened
 from atom_plugin.networks import ConvBlock
 from atom_plugin.threads import parallel_map
@@ -30,7 +31,9 @@ def channel_sums(output: torch.Tensor) -> torch.Tensor:
     """
     rows = widened(output.permute(0, 2, 3, 1).flatten(0, 2))
     count = rows.new_full((rows.shape[1],), len(rows), dtype=torch.float64)
-    return torch.stack([rows.sum(0).double(), torch.linalg.vecdot(rows, rows, dim=0).double(), count])
+    with full_precision(rows.device):
+        squares = torch.linalg.vecdot(rows, rows, dim=0)
+    return torch.stack([rows.sum(0).double(), squares.double(), count])
 
 
 def moments_of_sums(sums: torch.Tensor, *, kind: torch.dtype) -> Moments:
@@ -55,7 +58,8 @@ def patch_moments(block: ConvBlock, images: Iterable[torch.Tensor]) -> Moments:
         patches = widened(F.unfold(piece, 3, padding=1))
         # One more row of ones, and the products hold the sums.
         patches = torch.cat([patches, patches.new_ones(len(piece), 1, patches.shape[2])], dim=1)
-        return torch.bmm(patches, patches.transpose(1, 2)).double().sum(0)
+        with full_precision(patches.device):
+            return torch.bmm(patches, patches.transpose(1, 2)).double().sum(0)
 
     products = processes.summed(torch.stack(parallel_map(run, pieces)).sum(0))
     products = products / products[-1, -1]

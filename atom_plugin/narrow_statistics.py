@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, full_precision, group_means, grouped
+from atom_plugin.device import full_precision
+from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
 from atom_plugin.networks import ConvBlock, ConvNet
 
 _REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, where normalisation allows parts
@@ -57,7 +58,7 @@ def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
             normal: torch.Tensor = norm(output)
             return normal.to(output.dtype)
-        with full_precision(output):
+        with full_precision(output.device):
             return _group_normalised(norm, output)
     return output
 

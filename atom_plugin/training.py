@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -11,9 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from atom_plugin.augmentation import Augmentation
-from atom_plugin.device import autocast
+from atom_plugin.device import autocast, long_work
 from atom_plugin.errors import DivergenceError
-from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.pixel_policies import POLICIES, pixel_policy, pixels_of
 from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.randomness import generator_for, global_draws_from
@@ -131,7 +129,7 @@ def _fit(
     schedule = config.build_schedule(optimizer)
     generator = generator_for(seed, "train")
     with (
-        reuse_freed_memory() if device.type == "cpu" else nullcontext(),
+        long_work(device),
         global_draws_from(generator_for(seed, "dropout"), device),
     ):
         for epoch in range(config.epochs):
@@ -170,7 +168,7 @@ def accuracy(network: nn.Module, preprocessing: Preprocessing, test: Split, *, d
     network.eval()
     prepare = preprocessing.to(device)
     right = 0
-    with reuse_freed_memory() if device.type == "cpu" else nullcontext():
+    with long_work(device):
         for images, labels in zip(test.parts(_TEST_BATCH), test.labels.split(_TEST_BATCH), strict=True):
             batch = prepare.forward(images.to(device)).contiguous(memory_format=torch.channels_last)
             right += int((network(batch).argmax(1).cpu() == labels).sum())

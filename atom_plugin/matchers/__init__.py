@@ -168,11 +168,6 @@ def widened(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def full_precision(like: torch.Tensor) -> torch.autocast:
-    """A context in which matrix products too keep their inputs' precision, whatever the loop's autocast says."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
 def balanced(maps: Sequence[torch.Tensor], embedding: torch.Tensor, task_balance: float) -> torch.Tensor:
     """The sum of the distances of maps, and the embedding's times the balance."""
     total = torch.stack(list(maps)).sum() if maps else embedding.new_zeros(())

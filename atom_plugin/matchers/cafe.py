@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, full_precision, squared_distance, widened
+from atom_plugin.device import full_precision
+from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance, widened
 from atom_plugin.matchers.distances import check_weights
 
 
@@ -64,7 +65,7 @@ class Cafe(MeanMatcher):
         maps = [squared_distance(*pair) for pair in zip(real[:-1], synthetic[:-1], strict=True)]
         centres = synthetic[-1].mean(1)
         embedding = squared_distance(real[-1].mean(1), centres)
-        with full_precision(centres):
+        with full_precision(centres.device):
             logits = real[-1].flatten(0, 1) @ centres.T
         labels = torch.arange(len(centres), device=centres.device).repeat_interleave(real[-1].shape[1])
         discrimination = F.cross_entropy(logits, labels, reduction="sum")

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from atom_plugin.device import full_precision
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import full_precision, group_means, grouped, squared_distance
+from atom_plugin.matchers import group_means, grouped, squared_distance
 from atom_plugin.matchers.distances import check_choice
 
 # Multipliers of the bandwidth where none are given; "mixture" has M3D's five.
@@ -73,7 +74,7 @@ class Kernel:
         """(K, N, D) to (K, N, N)."""
         # Distances come from inner products; around the mean these lose the least to rounding.
         centred = pooled - pooled.detach().mean(1, keepdim=True)
-        with full_precision(centred):
+        with full_precision(centred.device):
             inner = centred @ centred.transpose(1, 2)
         norms = inner.diagonal(dim1=1, dim2=2)
         squares = (norms[:, :, None] + norms[:, None, :] - 2 * inner).clamp(min=0)

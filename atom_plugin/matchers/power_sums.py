@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from atom_plugin.matchers import full_precision, widened
+from atom_plugin.device import full_precision
+from atom_plugin.matchers import widened
 
 # Bytes of one piece in float32: it and one temporary of its size stay in cache. benchmarks/pieces.py sweeps it.
 PIECE_BYTES = 1 << 21
@@ -89,7 +90,7 @@ def _sums_in_one_pass(rows: torch.Tensor, power: float | None, *, dim: int) -> t
     if power is None:
         return rows.new_empty(0)
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    with full_precision(rows):  # autocast would widen the whole map first
+    with full_precision(rows.device):  # autocast would widen the whole map first
         return _power(torch.linalg.vector_norm(rows, power, dim=dim, dtype=wide), power)
 
 

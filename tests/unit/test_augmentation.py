@@ -138,3 +138,10 @@ def test_crop_and_cutout_reach_every_border():
         for edge in (out[:, 0], out[:, -1], out[:, :, 0], out[:, :, -1]):
             assert (edge == 0).any()
         assert (out[:, 3, 3] == 1).any()
+
+
+def test_a_loop_in_bfloat16_moves_images_by_no_other_fraction_of_a_pixel():
+    step, given = draw("scale_rotate", 0), images(0).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = step.apply(given)
+    assert torch.equal(narrow, step.apply(given))

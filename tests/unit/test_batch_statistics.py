@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from atom_plugin import batch_statistics
+from atom_plugin import batch_statistics, moments
 from atom_plugin.matchers import make_matcher
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.randomness import generator_for
@@ -88,3 +88,11 @@ def test_features_of_all_are_the_plain_ones_and_so_is_their_gradient_where_a_pro
         loss = sum((w * s).sum() for w, s in zip(weigh, matcher.statistics(features), strict=True))
         gradients.append(torch.autograd.grad(loss, images)[0])
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-11)
+
+
+def test_sums_of_squares_stay_exact_in_a_loop_in_bfloat16():
+    output = torch.randn(4, 6, 5, 5, generator=generator_for(0, "output"))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = moments.channel_sums(output)
+    assert torch.equal(narrow, moments.channel_sums(output))
+    torch.testing.assert_close(narrow[1], output.double().square().sum((0, 2, 3)), rtol=1e-6, atol=0)

@@ -8,6 +8,7 @@ import torch
 from small import coloured_source, small_config
 
 from atom_plugin import parts
+from atom_plugin.augmentation import Draw
 from atom_plugin.distillation import distill
 from atom_plugin.distiller import Distiller
 from atom_plugin.errors import ConfigError, Interrupted
@@ -80,6 +81,28 @@ def test_chunks_in_bfloat16():
     config = small_config(precision="bfloat16", network={"normalisation": "batch", "width": 32})
     (losses, *_), (chunked_losses, *_) = both(config, classes=2, steps=1)
     assert chunked_losses == pytest.approx(losses, rel=0.05)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_no_forward_pass_keeps_its_precision_in_bfloat16(chunked, monkeypatch):
+    data = coloured_source(classes=CLASSES)
+    config = small_config(precision="bfloat16", network={"normalisation": "batch"})
+    distiller = Distiller(budgeted(config, data, 2) if chunked else config, data, device="cpu")
+    narrow = []
+
+    def noted(function):
+        def run(*given, **options):
+            narrow.append(torch.is_autocast_enabled("cpu"))
+            return function(*given, **options)
+
+        return run
+
+    monkeypatch.setattr(distiller._batches, "fetch", noted(distiller._batches.fetch))
+    monkeypatch.setattr(Draw, "apply", noted(Draw.apply))
+    monkeypatch.setattr(torch.autograd, "grad", noted(torch.autograd.grad))
+    distiller.step()
+    assert len(narrow) >= 4
+    assert not any(narrow)
 
 
 def test_a_budget_for_all_classes_changes_no_byte():
