@@ -147,6 +147,16 @@ class DeviceStep:
             self._pending.append(self._read(iteration))
         return self._pending[-1]
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the step runs as one recorded graph; decided by the first :meth:`launch`."""
+        return self._run is not None and self._run != self.compute
+
+    def again(self) -> None:
+        """The device's work of the last step once more, with nothing from the host: for measurements."""
+        assert self._run is not None, "launch a step first"
+        self._run()
+
     def settle(self) -> None:
         """Wait for all steps."""
         self._tell(0)

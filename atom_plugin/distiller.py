@@ -84,6 +84,11 @@ class Distiller:
         self.iteration += 1
         return pending
 
+    @property
+    def device_step(self) -> DeviceStep | None:
+        """What works on the device by itself; None before the first launch, and where there is no such step."""
+        return self._device_step
+
     def _make_device_step(self) -> DeviceStep:
         assert isinstance(self.matcher, MeanMatcher)
         if self._momentum is None:

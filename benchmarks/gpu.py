@@ -17,18 +17,21 @@ that --out holds. `--only NAME` runs the pieces whose names begin so; `--quick` 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_pieces import DEVICE, Images, ceilings, kernels, set_piece, step_piece, together_piece
 
+from atom_plugin.atomic import append_line
 from atom_plugin.device import resolve_device
 from atom_plugin.errors import AtomError
 from atom_plugin.versions import package_versions
@@ -56,47 +59,66 @@ def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
     return found
 
 
-def finished(out: Path) -> set[str]:
-    """The pieces that ``out`` holds; a line cut short by a kill, and one that tells of an error, count for nothing."""
-    done = set()
+def records(out: Path) -> list[dict[str, Any]]:
+    """The lines of ``out``; one cut short by a kill counts for nothing."""
+    found = []
     for line in out.read_text().splitlines() if out.exists() else ():
-        try:
-            held = json.loads(line)
-        except ValueError:
-            continue
-        if "error" not in held:
-            done.add(held["piece"])
-    return done
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
-def run_all(found: dict[str, Piece], out: Path, minutes: float) -> None:
-    """Run what ``out`` lacks, in order, as long as a piece of its kind fits into what is left of ``minutes``."""
+def finished(out: Path) -> set[str]:
+    """The pieces that ``out`` holds; a line that tells of an error counts for nothing."""
+    return {line["piece"] for line in records(out) if "error" not in line}
+
+
+def note(out: Path, name: str, result: dict[str, Any], seconds: float) -> None:
+    """Add the line of a piece."""
+    machine = {"device": torch.cuda.get_device_name(), "cores": os.cpu_count()}
+    line = {"piece": name, **result, "piece_seconds": seconds, "machine": machine, "versions": package_versions()}
+    append_line(out, json.dumps(line).encode() + b"\n")
+    print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def run_all(found: dict[str, Piece], out: Path, minutes: float) -> bool:
+    """Run pieces in order, as long as one of its kind fits into what is left of ``minutes``; False at the first that fails."""
     began, took = time.perf_counter(), {"set": 120.0, "together": 60.0}
-    done = finished(out)
     for name, run in found.items():
         kind = name.partition("-")[0]
         left = 60 * minutes - (time.perf_counter() - began)
-        if name in done or left < took.get(kind, 0.0):
-            print(f"{name}: {'done before' if name in done else f'left out, {left:.0f} s left'}", file=sys.stderr)
+        if left < took.get(kind, 0.0):
+            print(f"{name}: left out, {left:.0f} s left", file=sys.stderr)
             continue
         started = time.perf_counter()
         try:
             result = run()
-        except Exception as error:  # the other pieces are worth having
+        except Exception as error:
             traceback.print_exc()
-            result = {"error": f"{type(error).__name__}: {error}"}
+            note(out, name, {"error": f"{type(error).__name__}: {error}"}, time.perf_counter() - started)
+            return False
         took[kind] = time.perf_counter() - started
-        machine = {"device": torch.cuda.get_device_name(), "cores": os.cpu_count()}
-        line = {"piece": name, **result, "piece_seconds": took[kind], "machine": machine}
-        with out.open("a") as file:
-            file.write("\n" if not _ends_a_line(out) else "")
-            file.write(json.dumps({**line, "versions": package_versions()}) + "\n")
-        print(f"{name}: {took[kind]:.0f} s", file=sys.stderr, flush=True)
+        note(out, name, result, took[kind])
+    return True
 
 
-def _ends_a_line(path: Path) -> bool:
-    held = path.read_bytes()
-    return not held or held.endswith(b"\n")
+def run_apart(names: Sequence[str], out: Path, minutes: float, *, call: Callable[[str, float], int]) -> None:
+    """Run pieces in other processes, a new one after each that failed: after some errors a process cannot use its GPU again.
+
+    ``call`` starts one with names, joined by commas, and minutes, and gives its exit code.
+    """
+    began, waiting = time.perf_counter(), [name for name in names if name not in finished(out)]
+    while waiting:
+        before, left = len(records(out)), minutes - (time.perf_counter() - began) / 60
+        code = call(",".join(waiting), left)
+        tried = [line["piece"] for line in records(out)[before:]]
+        if code == 0:
+            return
+        if not tried or "error" not in records(out)[-1]:  # it died with no word
+            under_way = next(name for name in waiting if name not in tried)
+            note(out, under_way, {"error": f"the process ended with code {code}"}, 0.0)
+            tried.append(under_way)
+        waiting = waiting[max(map(waiting.index, tried)) + 1 :]
 
 
 def main() -> None:
@@ -104,25 +126,35 @@ def main() -> None:
     parser.add_argument(
         "--data", help="CIFAR-10: a folder, an archive of one, or .npz; without it, pieces 4 and 5 are left out"
     )
-    parser.add_argument("--out", type=Path, default=Path("gpu-results/gpu.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu/gpu.jsonl"))
     parser.add_argument("--minutes", type=float, default=24.0, help="start no piece that would outlast these")
-    parser.add_argument("--only", action="append", help="pieces whose names begin with this; may be repeated")
+    parser.add_argument("--only", action="append", help="this piece, or all of this kind (step, set); may be repeated")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)  # the pieces of one of its processes
     given = parser.parse_args()
     try:
         resolve_device(DEVICE)
-        images = Images(given.data)
-        if given.data is not None:
-            images.data()
     except AtomError as error:
         sys.exit(f"Error: {error}")
+    if given.data is not None and not Path(given.data).exists():
+        sys.exit(f"Error: {given.data}: no such file or folder; give a folder, an archive of one, or an .npz file")
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    found = pieces(images, given.out.parent, given.quick)
+    found = pieces(Images(given.data), given.out.parent, given.quick)
+    if given.inside is not None:
+        sys.exit(not run_all({name: found[name] for name in given.inside.split(",")}, given.out, given.minutes))
     if given.data is None:
         found = {name: run for name, run in found.items() if not name.startswith(("set", "together"))}
     if given.only:
-        found = {name: run for name, run in found.items() if name.startswith(tuple(given.only))}
-    run_all(found, given.out, given.minutes)
+        kinds = tuple(f"{kind}-" for kind in given.only)
+        found = {name: run for name, run in found.items() if name in given.only or name.startswith(kinds)}
+    data = ["--data", given.data] if given.data else []
+    options = [*data, "--out", str(given.out), *(["--quick"] if given.quick else [])]
+
+    def call(names: str, minutes: float) -> int:
+        command = [sys.executable, __file__, *options, "--minutes", str(minutes), "--inside", names]
+        return subprocess.run(command, check=False).returncode
+
+    run_apart(list(found), given.out, given.minutes, call=call)
 
 
 if __name__ == "__main__":

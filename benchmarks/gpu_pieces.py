@@ -59,6 +59,15 @@ def measured(make: Callable[[], Callable[[], object]], steps: int, *, warm_up: i
     return found
 
 
+def device_alone(run: Distiller, steps: int) -> dict[str, Any]:
+    """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
+    with run.running():
+        run.launch()
+        step = run.device_step
+        assert step is not None
+        return {"recorded": step.recorded, **measured(lambda: step.again, steps, warm_up=3)}
+
+
 def step_config(ipc: int, real_batch: int, normalisation: str, **overrides: Any) -> DistillConfig:
     return DistillConfig.from_recipe(
         "atom",
@@ -76,13 +85,14 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
     config = step_config(ipc, real_batch, normalisation)
     steps = 5 if quick else 200
 
-    def ours(kind: str) -> Callable[[], object]:
-        return Distiller(config, data, device=DEVICE, step=kind, preprocessing=preprocessing).launch
+    def ours(kind: str) -> Distiller:
+        return Distiller(config, data, device=DEVICE, step=kind, preprocessing=preprocessing)
 
     with repeatable_convolutions():  # as a run has them
         result: dict[str, Any] = {
-            "captured": measured(lambda: ours("captured"), steps, warm_up=20),
-            "plain": measured(lambda: ours("plain"), max(2, steps // 10), warm_up=3),
+            "captured": measured(lambda: ours("captured").launch, steps, warm_up=20),
+            "plain": measured(lambda: ours("plain").launch, max(2, steps // 10), warm_up=3),
+            "device alone": device_alone(ours("captured"), steps),
         }
     result["baseline"] = measured(
         lambda: PlainStep(config, data, preprocessing, DEVICE), max(2, steps // 20), warm_up=2
@@ -159,10 +169,11 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
     )
     preprocessing = images.preprocessing(config)
     losses: list[Progress] = []
+    gc.collect()  # runs are cycles of references
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     made = distill(config, data, device=DEVICE, preprocessing=preprocessing, on_progress=losses.append)
-    seconds = time.perf_counter() - began
+    seconds, peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
     store.write(made, folder / f"{matcher}-ipc{ipc}.h5", force=True)
     training = TrainConfig(epochs=2 if quick else 1000)
     began = time.perf_counter()
@@ -179,7 +190,7 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
     return {
         "config": config.to_json(),
         "seconds": seconds,
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "peak_gb": peak / 1e9,
         "loss, first and last hundred": [statistics.fmean(values[:100]), statistics.fmean(values[-100:])],
         "training seconds": time.perf_counter() - began,
         "accuracies": reached,

@@ -92,7 +92,9 @@ def measure(name: str, device: str, *, quick: bool) -> dict[str, Any]:
     command = part.command(device, quick=quick)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "lines"
+        # What took long is not lost where a later piece of it fails.
+        out = Path(folder) / "lines" if quick else HERE.parent / "runs" / f"{name}-{device}.jsonl"
+        out.parent.mkdir(exist_ok=True)
         called = [
             sys.executable,
             str(HERE.parent / command[1]),
@@ -110,7 +112,10 @@ def measure(name: str, device: str, *, quick: bool) -> dict[str, Any]:
                 result = json.loads(done.stdout)
     if done.returncode or not isinstance(result, dict):
         last = (done.stderr.strip() or "it gave no JSON object").splitlines()[-1]
-        raise ConfigError(f"{name} failed (exit code {done.returncode}): {last}")
+        kept = f"; what it measured before is in {out}" if part.lines and not quick else ""
+        raise ConfigError(f"{name} failed (exit code {done.returncode}): {last}{kept}")
+    if part.lines and not quick:
+        out.unlink()
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     about = {"command": shlex.join(command), "date": today, "wall_s": round(time.perf_counter() - started, 1)}
     return about | result

@@ -171,6 +171,8 @@ def test_run_says_what_failed_and_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_run_reads_lines_of_a_part_that_takes_long(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "benchmarks"
+    tmp_path.mkdir()
     (tmp_path / "slow.py").write_text(
         'import sys; open(sys.argv[-1], \'w\').write(\'{"n": 3, "s": 1.5}\\n{"n": 3, "s": {"read": 2.5}}\\n\')'
     )
@@ -186,6 +188,11 @@ def test_run_reads_lines_of_a_part_that_takes_long(tmp_path, monkeypatch):
     first, second = render.own_tables(part).split("\n\n")
     assert first == "| what | figure |\n| --- | --- |\n| n | 3 |\n| s | 1.50 |"
     assert second.endswith("| s, read | 2.50 |")
+    assert not list((tmp_path.parent / "runs").iterdir())
+    (tmp_path / "slow.py").write_text("import sys; open(sys.argv[-1], 'w').write('{}\\n'); sys.exit('it broke')")
+    with pytest.raises(ConfigError, match=r"it broke; what it measured before is in .*runs/slow-cpu\.jsonl"):
+        run.measure("slow", "cpu", quick=False)
+    assert (tmp_path.parent / "runs" / "slow-cpu.jsonl").read_text() == "{}\n"
 
 
 def test_run_refuses_to_mix_machines_and_unknown_parts(tmp_path):

@@ -67,7 +67,7 @@ def test_files_without_images_are_one_line(tmp_path):
 
 def test_pieces_are_kept_as_they_come_and_not_done_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
-    out, ran = tmp_path / "gpu.jsonl", []
+    out, ran, calls = tmp_path / "gpu.jsonl", [], []
 
     def piece(name):
         ran.append(name)
@@ -75,17 +75,29 @@ def test_pieces_are_kept_as_they_come_and_not_done_twice(tmp_path, monkeypatch, 
             raise RuntimeError("out of memory")
         return {"value": name}
 
-    found = {name: lambda name=name: piece(name) for name in ("step-a", "step-b", "set-c")}
-    gpu.run_all(found, out, minutes=1.0)
+    found = {name: lambda name=name: piece(name) for name in ("step-a", "step-b", "step-c", "set-d")}
+
+    def call(names, minutes):
+        calls.append(names)
+        if names.startswith("step-c") and len(calls) == 2:
+            return -6  # killed without a word
+        return int(not gpu.run_all({name: found[name] for name in names.split(",")}, out, minutes))
+
+    gpu.run_apart(list(found), out, 1.0, call=call)
+    assert calls == ["step-a,step-b,step-c,set-d", "step-c,set-d", "set-d"]
     assert ran == ["step-a", "step-b"]
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line.get("value") or line["error"] for line in lines] == ["step-a", "RuntimeError: out of memory"]
-    assert "set-c: left out" in capsys.readouterr().err
+    assert [line.get("value") or line["error"] for line in gpu.records(out)] == [
+        "step-a",
+        "RuntimeError: out of memory",
+        "the process ended with code -6",
+    ]
+    assert "set-d: left out" in capsys.readouterr().err
     with out.open("a") as file:
-        file.write('{"piece": "set-c", "val')
-    gpu.run_all(found, out, minutes=10.0)
-    assert ran[2:] == ["step-b", "set-c"]
-    assert gpu.finished(out) == {"step-a", "step-b", "set-c"}
+        file.write('{"piece": "set-d", "val')
+    gpu.run_apart(list(found), out, 10.0, call=call)
+    assert calls[3:] == ["step-b,step-c,set-d"]
+    assert ran[2:] == ["step-b", "step-c", "set-d"]
+    assert gpu.finished(out) == {"step-a", "step-b", "step-c", "set-d"}
 
 
 def test_networks_in_turn_and_together_reach_the_same(monkeypatch):
@@ -131,6 +143,7 @@ def test_the_step_piece_compares_what_it_says(on_the_cpu, monkeypatch):
     result = gpu_pieces.step_piece(10, 64, "instance", quick=True)
     assert result["largest relative difference of 10 losses, float32"] < 1e-3
     assert result["ratio to the baseline"] == 1.0
+    assert result["device alone"]["recorded"] is False  # there are no graphs on a CPU
     assert json.dumps(result)
 
 
