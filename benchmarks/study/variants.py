@@ -59,7 +59,7 @@ VARIANTS: tuple[Variant, ...] = (
     # SGD on the images takes the product of both: a tenth of the factor is a tenth of the rate.
     _matcher("loss scale", "1", loss_scale=1.0),
     _matcher("loss scale", "1000", loss_scale=1000.0),
-    *_each("image learning rate", "image_lr", 0.1, 0.3, 1.0, 3.0),
+    *_each("image learning rate", "image_lr", 0.03, 0.1, 0.3, 1.0, 3.0),
     *_each("its course", "image_schedule", "constant", "cosine"),
     *_each("image momentum", "image_momentum", 0.0, 0.5, 0.9),
     *_each("iterations", "iterations", 400, 1000, 2500),
