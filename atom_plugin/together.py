@@ -68,10 +68,30 @@ def train_together(
 ) -> list[ConvNet]:
     """One network per seed, trained on the set beside it: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
 
-    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. Raises ConfigError where
-    they do not fit and for another optimizer than SGD, CutMix and policies on pixels; DivergenceError where a network's loss
-    blows up.
+    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``on_epoch`` is called
+    after each epoch of all. Raises ConfigError where they do not fit and for another optimizer than SGD, CutMix and policies on
+    pixels; DivergenceError where a network's loss blows up.
     """
+    trained = train_each(
+        sets, network_config, config, seeds=seeds, device=device, precision=precision, on_epoch=on_epoch
+    )
+    for network in trained:
+        if isinstance(network, DivergenceError):
+            raise network
+    return [network for network in trained if isinstance(network, ConvNet)]
+
+
+def train_each(
+    sets: Sequence[SyntheticSet],
+    network_config: ConvNetConfig,
+    config: TrainConfig,
+    *,
+    seeds: Sequence[int],
+    device: torch.device,
+    precision: str = "float32",
+    on_epoch: Callable[[int], object] | None = None,
+) -> list[ConvNet | DivergenceError]:
+    """As :func:`train_together`, with the error in the place of a network that blew up, which the others know nothing of."""
     _check_sets(sets, seeds)
     if not _trains_plainly(config):
         raise ConfigError(
@@ -90,12 +110,13 @@ def train_together(
     )
     with reuse_freed_memory() if device.type == "cpu" else repeatable_convolutions():
         learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, on_epoch)
-    for seed, loss in zip(seeds, learner.losses.tolist(), strict=True):
-        if not loss < float("inf"):
-            raise DivergenceError(
-                f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})"
-            )
-    return learner.stack.unstacked(networks)
+    trained = learner.stack.unstacked(networks)
+    return [
+        network
+        if loss < float("inf")
+        else DivergenceError(f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})")
+        for network, seed, loss in zip(trained, seeds, learner.losses.tolist(), strict=True)
+    ]
 
 
 def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:

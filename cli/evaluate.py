@@ -19,7 +19,7 @@ from atom_plugin.cli.options import (
     run_options,
     source_options,
 )
-from atom_plugin.cli.training_options import training_options
+from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:
     from atom_plugin.sources import SourceRequest
@@ -36,13 +36,6 @@ def _list_models(ctx: click.Context, param: click.Parameter, pattern: str | None
     ctx.exit()
 
 
-def _names(ctx: click.Context, param: click.Parameter, given: str) -> list[str]:
-    names = [name.strip() for name in given.split(",")]
-    if not all(names):
-        raise click.UsageError(f"{param.opts[0]} must be names joined by commas, not {given!r}", ctx)
-    return names
-
-
 def _evaluation_options(command: Command) -> Command:
     """What is trained on what, and where results go."""
     file = click.Path(path_type=Path)
@@ -53,7 +46,7 @@ def _evaluation_options(command: Command) -> Command:
             metavar="NAME,…",
             default="convnet",
             show_default=True,
-            callback=_names,
+            callback=names_joined_by_commas,
             help="Architectures to train, joined by commas: convnet (the set's own), alexnet, vgg11, resnet18, vit, or any of "
             "timm's, as timm:convnext_atto.",
         ),
@@ -104,7 +97,7 @@ def _evaluation_options(command: Command) -> Command:
 @click.command()
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_evaluation_options
-@training_options
+@compared_training_options
 @source_options
 @run_options
 @json_option
@@ -117,7 +110,7 @@ def evaluate(
     files: tuple[Path, ...],
     dataset: str,
     request: SourceRequest,
-    training: TrainConfig,
+    trainings: list[TrainConfig],
     results: Path | None,
     csv_file: Path | None,
     chart: Path | None,
@@ -156,7 +149,7 @@ def evaluate(
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
     with meetings.leader_first():
-        jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, training, options)
+        jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, trainings, options)
     finished = None if results is None else ResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)

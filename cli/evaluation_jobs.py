@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,20 +11,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from atom_plugin.cli.interrupts import told_how_to_go_on
 
 if TYPE_CHECKING:
     import torch
 
-    from atom_plugin.evaluation import Job, Outcome, ResultsFile
+    from atom_plugin.errors import AtomError
+    from atom_plugin.evaluation import Cell, Job, Outcome, ResultsFile
     from atom_plugin.sources import SourceRequest
     from atom_plugin.training_recipes import TrainConfig
 
 
 def plan(
-    files: Sequence[Path], dataset: str | None, request: SourceRequest, training: TrainConfig, options: dict[str, Any]
+    files: Sequence[Path],
+    dataset: str | None,
+    request: SourceRequest,
+    trainings: Sequence[TrainConfig],
+    options: dict[str, Any],
 ) -> list[Job]:
-    """The networks of all ``options["models"]`` on all ``files``, and with ``options["full"]`` those on all real images."""
+    """The networks of all ``options["models"]`` on all ``files``, and with ``options["full"]`` those on all real images.
+
+    Each in all ``trainings``.
+    """
     from atom_plugin import store
     from atom_plugin.evaluation import Subject, full_subjects, load_test_sources, plan_jobs
 
@@ -34,9 +45,9 @@ def plan(
         for file, held, source in zip(files, sets, sources, strict=True)
     ]
     how = {name: options[name] for name in ("normalisation", "seed", "precision")}
-    jobs = plan_jobs(subjects, options["models"], training, repeats=options["repeats"], **how)
+    jobs = plan_jobs(subjects, options["models"], trainings, repeats=options["repeats"], **how)
     if options["full"]:
-        longer = replace(training, epochs=options["full_epochs"])
+        longer = [replace(training, epochs=options["full_epochs"]) for training in trainings]
         whole = full_subjects(subjects, sources)
         repeats = options["full_repeats"]
         jobs += plan_jobs(whole, options["models"], longer, repeats=repeats, first=len(jobs), **how)
@@ -46,7 +57,8 @@ def plan(
 def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device, *, quiet: bool) -> list[Outcome]:
     """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
 
-    Processes deal the others out among themselves, and have all outcomes in the end.
+    Processes deal the others out among themselves, and have all outcomes in the end. With a file networks train one at a time
+    on any device, so that a kill loses the one under way and no more.
     """
     from tqdm import tqdm
 
@@ -63,17 +75,25 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
     meetings.barrier()  # all have read the results file before one writes to it
     own = processes.share(list(pending.values()))
     total = sum(job.cell.training.epochs for job in own)
+    compared = len({job.cell.training.augmentation for job in jobs}) > 1
     reached: list[tuple[str, dict[str, Any]]] = []
 
     resumable = nullcontext() if finished is None else told_how_to_go_on(partial(_how_to_go_on, finished.path, jobs))
     with resumable, tqdm(total=total, disable=quiet or not processes.leads(), unit="epoch") as bar:
-        each = run_jobs(own, device=device, on_start=partial(_tell, bar), on_epoch=lambda _: bar.update())
+        each = run_jobs(
+            own,
+            device=device,
+            at_once=None if finished is None else 1,
+            on_start=partial(_tell, bar, compared),
+            on_epoch=lambda _: bar.update(),
+            on_error=_show_cause,
+        )
         for outcome in each:
             outcomes[outcome.job.key] = outcome
             reached.append((outcome.job.key, outcome.plain()))
             if outcome.error is not None:
                 cell = outcome.job.cell
-                tqdm.write(f"failed: {cell.model} on {cell.subject.name}: {outcome.error}", file=sys.stderr)
+                tqdm.write(f"failed: {_where(cell, cell.subject.name, compared)}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
         for key, values in meetings.collected(reached):
@@ -90,5 +110,22 @@ def _how_to_go_on(path: Path, jobs: Sequence[Job]) -> str:
     return f"Stopped after {done} of {len(distinct)} networks; give the same command to go on (results so far: {path})"
 
 
-def _tell(bar: Any, job: Job) -> None:
-    bar.set_description(f"{job.cell.model} on {Path(job.cell.subject.name).name}, {job.repeat + 1}")
+def _where(cell: Cell, name: str, compared: bool) -> str:
+    """The model and its set's ``name``, and where several augmentations are ``compared``, which it is."""
+    from atom_plugin.evaluation.results import augmentation_name
+
+    words = f"{cell.model} on {name}"
+    return f"{words}, augmentation {augmentation_name(cell.training)}" if compared else words
+
+
+def _tell(bar: Any, compared: bool, job: Job) -> None:
+    bar.set_description(f"{_where(job.cell, Path(job.cell.subject.name).name, compared)}, {job.repeat + 1}")
+
+
+def _show_cause(error: AtomError) -> None:
+    """With --debug: a failure ends no command, but may be a mistake of ours."""
+    from atom_plugin.cli.main import Session
+
+    session = click.get_current_context().find_object(Session)
+    if session is not None and session.debug:
+        traceback.print_exception(error)

@@ -3,24 +3,74 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
+
+if TYPE_CHECKING:
+    from atom_plugin.training_recipes import TrainConfig
+
+_AUGMENTATIONS = (
+    "siamese, some of its operations joined by _ (color_crop_cutout_flip_scale_rotate are all), randaugment, "
+    "autoaugment, or none"
+)
 
 
 def training_options(command: Command) -> Command:
     """How networks are trained on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
 
     @functools.wraps(command)
-    def with_training(*args: Any, training_recipe: str, **others: Any) -> Any:
-        from atom_plugin.training_recipes import TrainConfig
+    def with_training(*args: Any, **given: Any) -> Any:
+        training, others = _taken(given)
+        return command(*args, training=training, **others)
 
-        chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "augmentation")}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return command(*args, training=TrainConfig.from_recipe(training_recipe, **given), **others)
+    option = click.option("--augmentation", metavar="OPS", help=f"{_AUGMENTATIONS}.  [default: siamese]")
+    return _options(cast("Command", with_training), option)
 
+
+def compared_training_options(command: Command) -> Command:
+    """As :func:`training_options`, for several augmentations: the command gets ``trainings``, a list with one for each."""
+
+    @functools.wraps(command)
+    def with_trainings(*args: Any, augmentation: list[str] | None, **given: Any) -> Any:
+        trainings, others = [], given
+        for name in [None] if augmentation is None else augmentation:
+            training, others = _taken({**given, "augmentation": name})
+            trainings.append(training)
+        return command(*args, trainings=trainings, **others)
+
+    option = click.option(
+        "--augmentation",
+        metavar="OPS,…",
+        callback=names_joined_by_commas,
+        help=f"{_AUGMENTATIONS}; several joined by commas are compared.  [default: siamese]",
+    )
+    return _options(cast("Command", with_trainings), option)
+
+
+def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: str | None) -> list[str] | None:
+    """A callback: the names; None where the option is not given and has no default."""
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise click.UsageError(f"{param.opts[0]} must be names joined by commas, not {given!r}", ctx)
+    return names
+
+
+def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The training that the options say, and the options that are not about it."""
+    from atom_plugin.training_recipes import TrainConfig
+
+    others = dict(given)
+    recipe = others.pop("training_recipe")
+    chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "augmentation")}
+    return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
+
+
+def _options(command: Command, augmentation: Command) -> Command:
     return bundle(
         click.option(
             "--training-recipe",
@@ -48,15 +98,10 @@ def training_options(command: Command) -> Command:
             type=POSITIVE_FLOAT,
             help="Learning rate at its highest.  [default: the recipe's; standard: 0.01]",
         ),
-        click.option(
-            "--augmentation",
-            metavar="OPS",
-            help="siamese, some of its operations joined by _ (color_crop_cutout_flip_scale_rotate are all), randaugment, "
-            "autoaugment, or none.  [default: siamese]",
-        ),
+        augmentation,
         click.option(
             "--normalisation",
             type=NORMALISATION,
             help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
         ),
-    )(cast("Command", with_training))
+    )(command)

@@ -6,12 +6,13 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.results import Evaluation
 from atom_plugin.evaluation.tables import differing_settings, shared_settings
+from atom_plugin.training_recipes import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 _COLOURS = "tableau-colorblind10"  # a style of matplotlib's
 _GAP = 0.6  # between groups, in bars
 _LONGEST = 32  # characters of a label's line
+_Place: TypeAlias = tuple[tuple[str, ...], TrainConfig]  # what stands together: names and training
 
 
 def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bool = False) -> None:
-    """Draw accuracies to a PNG file: a group of bars per set, one bar per model, mean ± standard deviation over networks.
+    """Draw accuracies to a PNG file: a group of bars per set and training, a bar per model, mean ± standard deviation.
 
     A pooled result stands in for its sets; what failed is left out. The settings that all share are the title, others stand
     with the group that has them. Raises ConfigError where nothing is left, StoreError
@@ -40,9 +42,9 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
     models = list(dict.fromkeys(evaluation.architecture for evaluation in shown))
     cycle = [entry["color"] for entry in style.library[_COLOURS]["axes.prop_cycle"]]
     colours = {model: cycle[number % len(cycle)] for number, model in enumerate(models)}
-    groups: dict[tuple[str, ...], list[Evaluation]] = {}
+    groups: dict[_Place, list[Evaluation]] = {}
     for evaluation in shown:
-        groups.setdefault(evaluation.names, []).append(evaluation)
+        groups.setdefault((evaluation.names, evaluation.training), []).append(evaluation)
     # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
     figure = Figure(figsize=(8, 1.5 + 0.28 * (len(shown) + _GAP * len(groups))), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -65,7 +67,7 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
 
 
 def _draw_bars(
-    axes: Axes, groups: Mapping[tuple[str, ...], Sequence[Evaluation]], colours: Mapping[str, str]
+    axes: Axes, groups: Mapping[_Place, Sequence[Evaluation]], colours: Mapping[str, str]
 ) -> tuple[list[float], list[str]]:
     """Bars from place 0 on, groups apart; gives the middle of each group and its label."""
     middles, labels, place = [], [], 0.0
@@ -89,9 +91,9 @@ def _draw_bars(
 
 
 def _shown(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    parts = {(name, each.model) for each in evaluations if len(each.names) > 1 for name in each.names}
+    parts = {(name, each.model, each.training) for each in evaluations if len(each.names) > 1 for name in each.names}
     return [
         each
         for each in evaluations
-        if each.mean is not None and (len(each.names) > 1 or (each.names[0], each.model) not in parts)
+        if each.mean is not None and (len(each.names) > 1 or (each.names[0], each.model, each.training) not in parts)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -130,18 +130,32 @@ class Outcome:
 
 
 def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) -> list[Subject]:
-    """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects."""
+    """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects.
+
+    Where a source's images come under several preprocessings, their names say which.
+    """
     full: dict[str, Subject] = {}
+    alike: dict[str, dict[str, Subject]] = {}  # by name and fingerprint, the subject that had them first
     for subject, source in zip(subjects, sources, strict=True):
         whole = replace(subject, name=f"{source.name}, all images", real=source.train)
         full.setdefault(f"{whole.fingerprint} {network_of(subject.synthetic_set)}", whole)
-    return list(full.values())
+        alike.setdefault(whole.name, {}).setdefault(whole.fingerprint, subject)
+    return [replace(whole, name=_told_apart(whole, alike[whole.name])) for whole in full.values()]
+
+
+def _told_apart(whole: Subject, alike: Mapping[str, Subject]) -> str:
+    """Its name, with what tells it from the others of that name; for want of words, the set that has it first."""
+    if len(alike) == 1:
+        return whole.name
+    words = [subject.synthetic_set.preprocessing.describe() for subject in alike.values()]
+    own = whole.synthetic_set.preprocessing.describe()
+    return f"{whole.name}, {own if words.count(own) == 1 else f'as for {alike[whole.fingerprint].name}'}"
 
 
 def plan_jobs(
     subjects: Sequence[Subject],
     models: Sequence[str],
-    training: TrainConfig,
+    training: TrainConfig | Sequence[TrainConfig],
     *,
     normalisation: str | None = None,
     repeats: int = 5,
@@ -151,13 +165,18 @@ def plan_jobs(
 ) -> list[Job]:
     """Every network of an evaluation, cell by cell, numbered from ``first``: ``repeats`` of each model on each subject.
 
-    Networks on all real images that two subjects would train alike are trained once. Raises ConfigError for less than one
-    repeat, an unknown model or one named twice, a subject without images, or two sets that are the same.
+    Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
+    subjects would train alike are trained once. Raises ConfigError for less than one repeat, an unknown model, a model or
+    training named twice, a subject without images, or two sets that are the same.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
     if twice := [name for name in models if models.count(name) > 1]:
         raise ConfigError(f"found the model {twice[0]!r} twice, expected every one once; leave one out")
+    trainings = [training] if isinstance(training, TrainConfig) else list(training)
+    if same := [each for each in trainings if trainings.count(each) > 1]:
+        named = f"recipe {same[0].recipe!r} with augmentation {same[0].augmentation!r}"
+        raise ConfigError(f"found the training by {named} twice, expected every one once; leave one out")
     if empty := [subject.name for subject in subjects if not len(subject)]:
         raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
     _check_distinct(subjects)
@@ -166,11 +185,12 @@ def plan_jobs(
             subject=subject,
             model=model,
             network=network_for(model, subject.synthetic_set, normalisation),
-            training=training,
+            training=each,
             precision=precision,
         )
         for subject in subjects
         for model in models
+        for each in trainings
     ]
     distinct: dict[str, Cell] = {}
     for cell in cells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,9 +13,12 @@ from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import Cell, Outcome
 from atom_plugin.networks import ConvNetConfig
+from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.spread import sample_std
 from atom_plugin.synthetic_set import Provenance
 from atom_plugin.training_recipes import SIAMESE, TrainConfig
+
+_ROUNDING = 1e-4  # of a norm; one thread and two give ZCA matrices that differ by 2e-7 of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,29 +109,41 @@ class Evaluation:
             "batch": str(training.batch_size),
             "optimizer": f"{training.optimizer} {training.lr:g} ({', '.join(details)}), {courses[training.schedule]}",
             "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
-            "augmentation": SIAMESE if training.augmentation == DEFAULT_STRATEGY else training.augmentation,
+            "augmentation": augmentation_name(training),
             "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
             "test images": str(self.test_images),
         }
 
 
+def augmentation_name(training: TrainConfig) -> str:
+    """What people call it."""
+    return SIAMESE if training.augmentation == DEFAULT_STRATEGY else training.augmentation
+
+
 def summarise(outcomes: Iterable[Outcome]) -> list[Evaluation]:
     """One result per cell, in order of first appearance, and after them the pooled ones.
 
-    Pooled are sets of one method, with one config but for the seed, of one source: the papers' mean and standard deviation
-    "over 100 models" are over 20 networks on each of five such sets. All networks count alike. Without a single network of
-    some set, there is no pooled result of its kind.
+    Pooled are sets of one method, with one config but for the seed, of one source, with as many images of the same classes
+    under the same preprocessing (a subset and another file's preprocessing stand in no config): the papers' mean and standard
+    deviation "over 100 models" are over 20 networks on each of five such sets. All networks count alike. Without a single
+    network of some set, there is no pooled result of its kind.
     """
     by_cell: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
         by_cell.setdefault(id(outcome.job.cell), []).append(outcome)
     single = [(group[0].job.cell, _of_cell(group)) for group in by_cell.values()]
-    kinds: dict[str, list[Evaluation]] = {}
+    kinds: dict[str, list[tuple[Preprocessing, list[Evaluation]]]] = {}
     for cell, evaluation in single:
         if not cell.subject.full:
-            kinds.setdefault(_kind(cell), []).append(evaluation)
-    pooled = [_pooled(group) for group in kinds.values() if len(group) > 1 and all(e.mean is not None for e in group)]
+            preprocessing, groups = cell.subject.synthetic_set.preprocessing, kinds.setdefault(_kind(cell), [])
+            group = next((group for held, group in groups if _same_preprocessing(held, preprocessing)), None)
+            if group is None:
+                groups.append((preprocessing, [evaluation]))
+            else:
+                group.append(evaluation)
+    alike = [group for groups in kinds.values() for _, group in groups]
+    pooled = [_pooled(group) for group in alike if len(group) > 1 and all(each.mean is not None for each in group)]
     return [*(evaluation for _, evaluation in single), *pooled]
 
 
@@ -158,11 +174,30 @@ def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def _kind(cell: Cell) -> str:
-    """Equal for networks that one pooled result is made of."""
-    provenance, trained = cell.subject.synthetic_set.provenance, dict(cell.identity)
+    """Equal for networks that one pooled result is made of, if their preprocessing is the same as well."""
+    held, trained = cell.subject.synthetic_set, dict(cell.identity)
     del trained["trained_on"]
-    made = [provenance.method, _seedless(provenance), provenance.iterations, provenance.source, cell.subject.ipc]
+    provenance, counts = held.provenance, sorted(Counter(held.labels.tolist()).items())
+    made = [
+        provenance.method,
+        _seedless(provenance),
+        provenance.iterations,
+        provenance.source,
+        held.class_names,
+        counts,
+    ]
     return json.dumps([made, trained], sort_keys=True)
+
+
+def _same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether both were fitted alike on the same images: within rounding, which differs with the number of threads."""
+    mine, theirs = one.whitening, other.whitening
+    if one.image_shape != other.image_shape or (mine and mine.eps) != (theirs and theirs.eps):
+        return False
+    pairs = [(one.mean, other.mean), (one.std, other.std)]
+    if mine is not None and theirs is not None:
+        pairs += [(mine.mean, theirs.mean), (mine.matrix, theirs.matrix)]
+    return all(bool((ours - its).norm() <= _ROUNDING * ours.norm().clamp_min(1)) for ours, its in pairs)
 
 
 def _seedless(provenance: Provenance) -> Mapping[str, Any]:

@@ -75,18 +75,24 @@ class ResultsFile:
         return None if record is None else float(record["accuracy"])
 
     def require_budgets(self, jobs: Iterable[Job]) -> None:
-        """Raise ConfigError, naming what differs, unless the file's networks were trained as ``jobs`` are.
+        """Raise ConfigError, naming what differs, unless each of the file's networks was trained as some of ``jobs`` are.
 
-        Networks on sets and those on all real images may differ from each other.
+        So ``jobs`` may compare several trainings, of which the file holds any. Networks on sets and those on all real images
+        may differ from each other.
         """
-        asked = {job.cell.subject.full: job.cell.identity["training"] for job in jobs}
+        asked: dict[bool, list[dict[str, Any]]] = {}
+        for cell in {id(job.cell): job.cell for job in jobs}.values():
+            ways = asked.setdefault(cell.subject.full, [])
+            if cell.identity["training"] not in ways:
+                ways.append(cell.identity["training"])
         for record in self._records.values():
-            held, training = record["training"], asked.get(record["full"])
-            if training is not None and held != training:
-                name = next(name for name in {**training, **held} if training.get(name) != held.get(name))
+            held, ways = record["training"], asked.get(record["full"], [])
+            if ways and held not in ways:
+                name = min((_differing(held, training) for training in ways), key=len)[0]
+                wanted = " or ".join(dict.fromkeys(str(training.get(name)) for training in ways))
                 raise ConfigError(
                     f"{self.path}: holds networks trained with {name} {held.get(name)}, this evaluation asks for "
-                    f"{training.get(name)}; give the same options, or another file for --results"
+                    f"{wanted}; give the same options, or another file for --results"
                 )
 
     def append(self, outcome: Outcome) -> None:
@@ -116,6 +122,10 @@ class ResultsFile:
 
 def _key(record: Mapping[str, Any]) -> str:
     return json.dumps({name: record[name] for name in _IDENTITY}, sort_keys=True)
+
+
+def _differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**asked, **held} if asked.get(name) != held.get(name)]
 
 
 def _is_share(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from atom_plugin import together
 from atom_plugin.device import describe_hardware
-from atom_plugin.errors import AtomError
+from atom_plugin.errors import AtomError, DivergenceError, ModelError
 from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.training import accuracy, train, train_on_real
@@ -22,69 +23,123 @@ def run_jobs(
     jobs: Iterable[Job],
     *,
     device: torch.device,
+    at_once: int | None = None,
     on_start: Callable[[Job], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
+    on_error: Callable[[AtomError], object] | None = None,
 ) -> Iterator[Outcome]:
     """Run jobs, those of a cell together, and yield each outcome as it comes.
 
     Where a network fails with an AtomError (a model that cannot take the images, a loss that blows up), its cell ends there,
-    with that error as the last outcome, and the others go on.
+    with that error as the last outcome, and the others go on; networks that were trained beside it are kept. ``on_error`` is
+    handed the error itself, with what caused it. The others are as :func:`train_cell` has them.
     """
     for _, group in itertools.groupby(jobs, key=lambda job: id(job.cell)):
-        of_cell = list(group)
-        done = 0
+        left = list(group)
         try:
-            for outcome in train_cell(of_cell, device=device, on_start=on_start, on_epoch=on_epoch):
-                done += 1
+            for outcome in train_cell(left, device=device, at_once=at_once, on_start=on_start, on_epoch=on_epoch):
+                left = [job for job in left if job is not outcome.job]
                 yield outcome
         except AtomError as error:
-            yield Outcome(job=of_cell[done], error=str(error))
+            if on_error is not None:
+                on_error(error)
+            yield Outcome(job=left[0], error=str(error))
 
 
 def train_cell(
     jobs: Sequence[Job],
     *,
     device: torch.device,
+    at_once: int | None = None,
     on_start: Callable[[Job], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
-    """Networks of one cell: one after the other, or several at once where that is faster (:mod:`atom_plugin.together`)."""
+    """Networks of one cell: one after the other, or several at once where that is faster (:mod:`atom_plugin.together`).
+
+    ``at_once`` is how many at most, None for as many as memory takes: what a kill loses is what is under way. ``on_start`` is
+    called before networks, with the first of them; ``on_epoch`` after each epoch of each network. Raises ModelError where a
+    model cannot be trained on the images or memory does not hold it, DivergenceError where a loss blows up, after the outcomes
+    of the networks that were trained beside it.
+    """
     cell, hardware = jobs[0].cell, describe_hardware(device)
-    at_once = _networks_at_once(cell, device)
-    for first in range(0, len(jobs), at_once):
-        group = jobs[first : first + at_once]
+    most = _networks_at_once(cell, device)
+    several = most if at_once is None else min(most, at_once)
+    for first in range(0, len(jobs), several):
+        group = jobs[first : first + several]
         if on_start is not None:
             on_start(group[0])
         started = time.perf_counter()
-        networks = _trained(cell, group, device, on_epoch)
+        with _explained(cell):
+            networks = _trained(cell, group, device, on_epoch)
         training = (time.perf_counter() - started) / len(group)
         for job, network in zip(group, networks, strict=True):
+            if isinstance(network, DivergenceError):
+                continue
             started = time.perf_counter()
-            reached = accuracy(network, cell.subject.synthetic_set.preprocessing, cell.subject.test, device=device)
+            with _explained(cell):
+                reached = accuracy(network, cell.subject.synthetic_set.preprocessing, cell.subject.test, device=device)
             seconds = training + time.perf_counter() - started
             yield Outcome(job=job, accuracy=reached, seconds=seconds, hardware=hardware)
+        if blown_up := [network for network in networks if isinstance(network, DivergenceError)]:
+            raise blown_up[0]
+
+
+@contextmanager
+def _explained(cell: Cell) -> Iterator[None]:
+    """Within: what foreign networks raise in training alone (a batch of one under batch normalisation), and too little memory.
+
+    Other errors under our own ConvNet stay what they are: mistakes of ours.
+    """
+    foreign = not isinstance(cell.network, ConvNetConfig)
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if not (foreign or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        size = "x".join(map(str, cell.subject.synthetic_set.preprocessing.image_shape))
+        reason = " ".join(str(error).split())[:200] or "without a message"
+        raise ModelError(
+            f"{cell.model} cannot be trained and tested on {len(cell.subject)} images of {size}, "
+            f"{cell.training.batch_size} a batch ({type(error).__name__}: {reason}); choose another model or --batch-size"
+        ) from error
 
 
 def _networks_at_once(cell: Cell, device: torch.device) -> int:
-    network, training = cell.network, cell.training
-    if cell.subject.full or not isinstance(network, ConvNetConfig) or not together.suits(network, training, device):
+    network = cell.network
+    if not isinstance(network, ConvNetConfig) or not _stacks(cell, device):
         return 1
-    return together.most_at_once(network, training, cell.subject.synthetic_set, device)
+    return together.most_at_once(network, cell.training, cell.subject.synthetic_set, device)
+
+
+def _stacks(cell: Cell, device: torch.device) -> bool:
+    """Whether networks go through :mod:`atom_plugin.together`; one alone gains too, whose step is one graph."""
+    return not cell.subject.full and together.suits(cell.network, cell.training, device)
 
 
 def _trained(
     cell: Cell, jobs: Sequence[Job], device: torch.device, on_epoch: Callable[[int], object] | None
-) -> Sequence[nn.Module]:
+) -> Sequence[nn.Module | DivergenceError]:
     subject, seeds = cell.subject, [network_seed(job.seed, job.repeat) for job in jobs]
+    if isinstance(cell.network, ConvNetConfig) and _stacks(cell, device):
+        how = _How(device=device, precision=cell.precision, on_epoch=_times(on_epoch, len(jobs)))
+        return together.train_each([subject.synthetic_set] * len(jobs), cell.network, cell.training, seeds=seeds, **how)
     how = _How(device=device, precision=cell.precision, on_epoch=on_epoch)
-    if len(jobs) > 1 and isinstance(cell.network, ConvNetConfig):
-        return together.train_together(
-            [subject.synthetic_set] * len(jobs), cell.network, cell.training, seeds=seeds, **how
-        )
     if subject.real is None:
         return [train(subject.synthetic_set, cell.network, cell.training, seed=seeds[0], **how)]
     preprocessing, classes = subject.synthetic_set.preprocessing, len(subject.synthetic_set.class_names)
     return [train_on_real(subject.real, preprocessing, classes, cell.network, cell.training, seed=seeds[0], **how)]
+
+
+def _times(on_epoch: Callable[[int], object] | None, networks: int) -> Callable[[int], object] | None:
+    """What counts an epoch of ``networks`` at once as so many."""
+    if on_epoch is None:
+        return None
+
+    def each(epoch: int) -> None:
+        for _ in range(networks):
+            on_epoch(epoch)
+
+    return each
 
 
 class _How(TypedDict):

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from atom_plugin.evaluation.results import Evaluation
+from atom_plugin.evaluation.results import Evaluation, augmentation_name
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
@@ -48,7 +48,13 @@ def _percent(evaluation: Evaluation) -> str:
 
 
 def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    return [f"failed: {each.model} on {each.label}: {each.error}" for each in evaluations if each.error is not None]
+    told = "augmentation" in differing_settings(evaluations)  # else one model on one set might fail in several rows
+    return [
+        f"failed: {each.model} on {each.label}"
+        f"{f', augmentation {augmentation_name(each.training)}' if told else ''}: {each.error}"
+        for each in evaluations
+        if each.error is not None
+    ]
 
 
 def as_csv(evaluations: Sequence[Evaluation]) -> str:

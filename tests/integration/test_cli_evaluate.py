@@ -103,6 +103,71 @@ def test_a_model_that_fails_stands_in_the_results_and_the_others_go_on(inside, c
     assert not Path("r.png").exists()
 
 
+def test_models_as_they_are_train_on_a_set(inside, capsys):
+    models = "resnet18,vit,timm:mobilenetv3_small_050"
+    once = ("--models", models, "--repeats", "1", "--results", "r.jsonl")
+    out, err = evaluate(capsys, "a.h5", *QUICK, *once, "--json")
+    rows = json.loads(out)
+    assert err == ""
+    assert [(row["model"], row["n"], row["error"]) for row in rows] == [(name, 1, None) for name in models.split(",")]
+    assert all(0 <= row["mean"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_a_model_that_fails_in_training_stands_in_the_results_and_the_others_go_on(inside, capsys, debug):
+    # Ten images in batches of nine leave one, over which batch normalisation of a single place has no variance.
+    args = ("a.h5", *QUICK, "--models", "timm:resnet10t,convnet", "--batch-size", "9", "--json")
+    assert main([*debug, "consume", "evaluate", *args]) == 0
+    out, err = capsys.readouterr()
+    failed, done = json.loads(out)
+    assert failed["error"].startswith(
+        "timm:resnet10t cannot be trained and tested on 10 images of 1x8x8, 9 a batch (ValueError: Expected more than 1 "
+    )
+    assert (failed["mean"], done["n"], done["error"]) == (None, 2, None)
+    assert err.endswith(f"failed: timm:resnet10t on a.h5: {failed['error']}\n")
+    assert ("Traceback" in err) == bool(debug)
+    assert debug or err.count("\n") == 1
+
+
+def test_augmentations_are_compared_row_by_row_from_one_results_file(inside, capsys):
+    names = ("none", "siamese", "randaugment", "autoaugment")
+    both = (*QUICK, "--results", "r.jsonl")
+    (alone,) = json.loads(evaluate(capsys, "a.h5", *both, "--augmentation", "none", "--json").out)
+    rows = json.loads(evaluate(capsys, "a.h5", *both, "--augmentation", ",".join(names), "--json").out)
+    assert rows[0] == alone
+    assert [row["training"]["augmentation"] for row in rows] == [
+        "none",
+        "color_crop_cutout_flip_scale_rotate",
+        *names[2:],
+    ]
+    lines = Path("r.jsonl").read_bytes()
+    assert lines.count(b"\n") == 8
+    files = ("--csv", "r.csv", "--chart", "r.png", "--full", "--full-epochs", "1")
+    out, err = evaluate(capsys, "a.h5", *both, "--augmentation", "siamese,none,randaugment,autoaugment", *files)
+    assert err == ""
+    assert Path("r.jsonl").read_bytes().startswith(lines)
+    assert out.count("| digits, all images |") == 4
+    assert [row["augmentation"] for row in csv.DictReader(Path("r.csv").read_text().splitlines())] == [
+        *("siamese", "none", "randaugment", "autoaugment") * 2
+    ]
+    assert [line.split("|")[4].strip() for line in out.splitlines() if "| a.h5 " in line] == [
+        *("siamese", "none", "randaugment", "autoaugment")
+    ]
+    out, err = evaluate(capsys, "a.h5", *both, "--augmentation", "none,flip", code=2)
+    assert "r.jsonl: holds networks trained with augmentation" in err
+    assert "asks for none or flip" in err
+
+
+def test_with_a_results_file_networks_train_one_at_a_time(inside, capsys, monkeypatch):
+    import atom_plugin.evaluation as evaluation
+
+    asked, plain = [], evaluation.run_jobs
+    monkeypatch.setattr(evaluation, "run_jobs", lambda *a, **k: asked.append(k["at_once"]) or plain(*a, **k))
+    evaluate(capsys, "a.h5", *QUICK)
+    evaluate(capsys, "a.h5", *QUICK, "--results", "r.jsonl")
+    assert asked == [None, 1]
+
+
 def test_recipe_and_options_reach_the_training(inside, capsys):
     options = (
         "--training-recipe",
@@ -150,6 +215,9 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--models", "convnet,convnet"), 2, "found the model 'convnet' twice"),
         (("a.h5", "--training-recipe", "modem"), 2, "no training recipe is called 'modem'; did you mean 'modern'"),
         (("a.h5", "--augmentation", "blur"), 2, "unknown augmentation 'blur'"),
+        (("a.h5", "--augmentation", "none,blur"), 2, "unknown augmentation 'blur'"),
+        (("a.h5", "--augmentation", "none,"), 2, "--augmentation must be names joined by commas, not 'none,'"),
+        (("a.h5", "--augmentation", "none,none"), 2, "augmentation 'none' twice"),
         (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1, not 0"),
         (("a.h5", "--full-epochs", "3"), 2, "--full-epochs is about --full; add that"),
         (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 hold the same images"),

@@ -22,7 +22,7 @@ from atom_plugin.cli.options import (
     run_options,
     source_options,
 )
-from atom_plugin.cli.training_options import training_options
+from atom_plugin.cli.training_options import compared_training_options, training_options
 from atom_plugin.networks import NORMALISATIONS
 from atom_plugin.sources import SourceRequest
 from atom_plugin.training_recipes import RECIPES, TrainConfig
@@ -146,6 +146,12 @@ def test_a_training_starts_from_its_recipe_and_takes_what_is_given() -> None:
     assert run(training_options) == {"training": TrainConfig(), "normalisation": None}
     got = run(training_options, "--training-recipe", "modern", "--epochs", "3", "--augmentation", "none")
     assert got["training"] == TrainConfig.from_recipe("modern", epochs=3, augmentation="none")
+
+
+def test_augmentations_joined_by_commas_are_a_training_each() -> None:
+    assert run(compared_training_options) == {"trainings": [TrainConfig()], "normalisation": None}
+    got = run(compared_training_options, "--epochs", "3", "--augmentation", "siamese, none")
+    assert got["trainings"] == [TrainConfig(epochs=3), TrainConfig(epochs=3, augmentation="none")]
 
 
 def test_the_help_names_every_training_recipe() -> None:

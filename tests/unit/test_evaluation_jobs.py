@@ -88,6 +88,37 @@ def test_all_images_stand_once_for_sets_that_share_preprocessing_and_network():
     assert [cell.model for cell in cells] == ["convnet", "vgg11", "convnet"], "the VGG is the same for both"
 
 
+def test_all_images_under_several_preprocessings_are_told_apart_by_name():
+    data, (one, other, third) = subjects(0, 1, 2)
+    held = one.synthetic_set.preprocessing
+    under = [held, replace(held, std=held.std * 2), replace(held, std=held.std * (1 + 1e-6))]
+    three = [
+        replace(subject, synthetic_set=replace(subject.synthetic_set, preprocessing=preprocessing))
+        for subject, preprocessing in zip((one, other, third), under, strict=True)
+    ]
+    assert [whole.name for whole in full_subjects(three[:1], [data])] == ["coloured, all images"]
+    assert [whole.name for whole in full_subjects(three[:2], [data] * 2)] == [
+        f"coloured, all images, {preprocessing.describe()}" for preprocessing in under[:2]
+    ]
+    assert [whole.name for whole in full_subjects(three, [data] * 3)] == [
+        "coloured, all images, as for 0.h5",
+        f"coloured, all images, {under[1].describe()}",
+        "coloured, all images, as for 2.h5",
+    ]
+
+
+def test_several_trainings_are_cells_of_their_own_from_the_same_seeds():
+    _, one = subjects(0)
+    ways = [QUICK, replace(QUICK, augmentation="none")]
+    jobs = plan_jobs(one, ["convnet", "alexnet"], ways, repeats=2)
+    assert [(job.cell.model, job.cell.training, job.repeat) for job in jobs] == [
+        (model, way, repeat) for model in ("convnet", "alexnet") for way in ways for repeat in (0, 1)
+    ]
+    assert [job.key for job in jobs[:2]] == [job.key for job in plan_jobs(one, ["convnet"], QUICK, repeats=2)]
+    with pytest.raises(ConfigError, match=r"'standard' with augmentation 'none' twice, expected every one once"):
+        plan_jobs(one, ["convnet"], [ways[1], ways[0], ways[1]])
+
+
 def test_the_same_set_twice_is_refused_unless_its_network_is_another():
     _, (one,) = subjects(0)
     _, (wide,) = subjects(0, network={"width": 16})
@@ -154,6 +185,51 @@ def test_what_fails_ends_its_cell_and_nothing_else(monkeypatch):
         ("vit", ("0.h5",), None),
         ("vit", ("1.h5",), None),
     ]
+
+
+@pytest.mark.parametrize("error", [ValueError("Expected\nmore than 1 value"), torch.OutOfMemoryError("CUDA out")])
+@pytest.mark.parametrize("where", ["train", "accuracy"])
+def test_what_a_foreign_network_raises_in_training_or_testing_ends_its_cell_in_one_line(monkeypatch, error, where):
+    import atom_plugin.evaluation.running as running
+
+    _, one = subjects(0)
+    jobs = plan_jobs(one, ["alexnet", "convnet"], QUICK, repeats=2)
+    plain, calls, told = getattr(running, where), [], []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise error
+        return plain(*args, **options)
+
+    monkeypatch.setattr(running, where, failing)
+    failed, *done = run_jobs(jobs, device=CPU, on_error=told.append)
+    assert failed.job is jobs[0]
+    words = " ".join(str(error).split())
+    assert failed.error == (
+        f"alexnet cannot be trained and tested on 6 images of 3x8x8, 256 a batch ({type(error).__name__}: {words}); "
+        "choose another model or --batch-size"
+    )
+    assert [outcome.error for outcome in done] == [None, None]
+    assert [type(each) for each in told] == [ModelError]
+    assert told[0].__cause__ is error
+
+
+def test_our_own_mistakes_are_no_failures_of_a_model_but_a_lack_of_memory_is(monkeypatch):
+    import atom_plugin.evaluation.running as running
+
+    _, one = subjects(0)
+    jobs = plan_jobs(one, ["convnet"], QUICK, repeats=1)
+
+    def failing(*args, **options):
+        raise errors.pop()
+
+    errors = [torch.OutOfMemoryError("CUDA out of memory"), ValueError("ours")]
+    monkeypatch.setattr(running, "train", failing)
+    with pytest.raises(ValueError, match=r"^ours$"):
+        list(run_jobs(jobs, device=CPU))
+    (outcome,) = run_jobs(jobs, device=CPU)
+    assert "convnet cannot be trained and tested on 6 images of 3x8x8" in outcome.error
 
 
 def test_a_network_on_all_images_sees_all_of_them():

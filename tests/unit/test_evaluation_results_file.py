@@ -99,6 +99,22 @@ def test_another_budget_is_refused_by_what_differs(path):
         opened.require_budgets(jobs(TrainConfig.from_recipe("dm", epochs=3)))
 
 
+def test_compared_augmentations_share_a_file_and_nothing_else_may_differ(path):
+    opened = ResultsFile(path)
+    ways = [BUDGET, replace(BUDGET, augmentation="none")]
+    held = jobs(ways)
+    for job, accuracy in zip(held, (0.1, 0.2, 0.3, 0.4), strict=True):
+        opened.append(Outcome(job=job, accuracy=accuracy))
+    again = ResultsFile(path)
+    again.require_budgets(jobs(ways[::-1]))
+    again.require_budgets(jobs([*ways, replace(BUDGET, augmentation="randaugment")]))
+    assert [again.accuracy_of(job) for job in jobs(ways[::-1])] == [0.3, 0.4, 0.1, 0.2]
+    with pytest.raises(ConfigError, match=r"with epochs 3, this evaluation asks for 4; give"):
+        again.require_budgets(jobs([replace(way, epochs=4) for way in ways]))
+    with pytest.raises(ConfigError, match=r"with augmentation color_\w+, this evaluation asks for none or flip; give"):
+        again.require_budgets(jobs([ways[1], replace(BUDGET, augmentation="flip")]))
+
+
 def test_all_real_images_have_a_budget_of_their_own(path):
     opened = ResultsFile(path)
     opened.append(Outcome(job=jobs()[0], accuracy=0.5))

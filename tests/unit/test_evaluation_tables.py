@@ -23,9 +23,14 @@ from atom_plugin.training_recipes import TrainConfig
 TEST = Split(images=torch.zeros(5, 1, 4, 4, dtype=torch.uint8), labels=torch.zeros(5, dtype=torch.int64))
 
 
-def subject(name, seed, **provenance):
+def subject(name, seed, *, zca=False, **provenance):
     made = {"config": {"ipc": 2, "seed": seed}, "seed": seed, **provenance}
-    return Subject(name=name, synthetic_set=make_set(pixels=seed, **made), test=TEST, tested_on="f")
+    held = replace(make_set(pixels=seed, **made), preprocessing=make_set(zca=zca).preprocessing)
+    return Subject(name=name, synthetic_set=held, test=TEST, tested_on="f")
+
+
+def changed(one: Subject, **held) -> Subject:
+    return replace(one, synthetic_set=replace(one.synthetic_set, **held))
 
 
 def results(
@@ -70,6 +75,38 @@ def test_sets_that_differ_in_more_are_not_pooled(other):
     assert len(results([subject("a.h5", 0), subject("b.h5", 1)])) == 3
 
 
+def test_subsets_of_different_classes_are_not_pooled():
+    one, other = subject("a.h5", 0), subject("b.h5", 1)
+    halves = [
+        replace(each, synthetic_set=each.synthetic_set.subset(classes))
+        for each, classes in ((one, [0, 1]), (other, [1, 2]))
+    ]
+    assert len(results(halves)) == 2
+    alike = [replace(each, synthetic_set=each.synthetic_set.subset([1, 2])) for each in (one, other)]
+    assert len(results(alike)) == 3
+    uneven = changed(other, labels=torch.tensor([0, 0, 0, 1, 1, 2]))
+    assert len(results([changed(one, labels=torch.tensor([0, 1, 1, 2, 2, 2])), uneven])) == 2
+    assert len(results([one, changed(other, class_names=("class 0", "class 1", "another"))])) == 2
+
+
+def test_sets_of_another_preprocessing_are_not_pooled_but_those_that_differ_by_rounding_are():
+    one, other = subject("a.h5", 0, zca=True), subject("b.h5", 1, zca=True)
+    preprocessing = other.synthetic_set.preprocessing
+    whitening = preprocessing.whitening
+    for less in (
+        make_set().preprocessing,
+        replace(preprocessing, std=preprocessing.std * 1.01),
+        replace(preprocessing, whitening=replace(whitening, eps=0.2)),
+        replace(preprocessing, whitening=replace(whitening, matrix=whitening.matrix * 1.01)),
+    ):
+        assert len(results([one, changed(other, preprocessing=less)])) == 2
+    rounded = replace(preprocessing, whitening=replace(whitening, matrix=whitening.matrix * (1 + 1e-6)))
+    assert not rounded.matches(preprocessing)
+    assert len(results([one, changed(other, preprocessing=rounded)])) == 3
+    third = changed(subject("c.h5", 2, zca=True), preprocessing=make_set().preprocessing)
+    assert results([one, third, other])[-1].names == ("a.h5", "b.h5"), "whatever stands between"
+
+
 def test_pooling_is_by_model_and_not_done_where_networks_failed():
     found = results([subject("a.h5", 0), subject("b.h5", 1)], ("convnet", "vit"), failing=("b.h5", "vit"))
     assert [(each.label, each.model) for each in found[4:]] == [("atom IPC 2, 2 sets", "convnet")]
@@ -98,6 +135,27 @@ def test_what_failed_stands_in_the_table_with_its_reason():
     told = table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit")))
     assert "| vit     | own           | 0 |      failed |" in told
     assert told.endswith("failed: vit on a.h5: it cannot take 1x4x4 images")
+
+
+AUGMENTED = [TrainConfig(augmentation="none"), TrainConfig()]
+
+
+def test_compared_augmentations_have_a_row_each_and_a_column():
+    found = results([subject("a.h5", 0), subject("b.h5", 1)], ("convnet", "vit"), training=AUGMENTED)
+    rows = [line.split("|")[1:5] for line in table(found).splitlines() if line.startswith(("| a.h5", "| atom"))]
+    assert [tuple(map(str.strip, row)) for row in rows] == [
+        ("a.h5", "2", "convnet", "none"),
+        ("a.h5", "2", "convnet", "siamese"),
+        ("a.h5", "2", "vit", "none"),
+        ("a.h5", "2", "vit", "siamese"),
+        *(("atom IPC 2, 2 sets", "2", model, name) for model in ("convnet", "vit") for name in ("none", "siamese")),
+    ]
+    assert "| set                | IPC | model   | augmentation |" in table(found)
+    assert "augmentation" not in table(found).partition("\n")[0]
+    failed = table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit"), training=AUGMENTED))
+    assert failed.splitlines()[-2:] == [
+        f"failed: vit on a.h5, augmentation {name}: it cannot take 1x4x4 images" for name in ("none", "siamese")
+    ]
 
 
 def test_a_convnet_of_another_size_is_told_apart():
@@ -138,6 +196,24 @@ def test_a_chart_has_a_bar_per_result_and_pooled_ones_stand_for_their_sets(tmp_p
     with pytest.raises(StoreError, match="already exists"):
         draw_chart(found, tmp_path / "a.png")
     draw_chart(found[:1], tmp_path / "a.png", force=True)
+
+
+def test_a_chart_tells_augmentations_apart_and_hides_no_set_that_is_not_pooled(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    labels, plain = [], Axes.set_yticks
+    monkeypatch.setattr(
+        Axes, "set_yticks", lambda self, places, names, **how: labels.extend(names) or plain(self, places, names, **how)
+    )
+    found = results([subject("a.h5", 0), subject("b.h5", 1)], training=AUGMENTED)
+    draw_chart(found, tmp_path / "a.png")
+    assert labels == ["atom IPC 2, 2 sets\naugmentation none", "atom IPC 2, 2 sets\naugmentation siamese"]
+    labels.clear()
+    less = [each for each in found if (each.names, each.training) != (("a.h5", "b.h5"), AUGMENTED[1])]
+    draw_chart(less, tmp_path / "b.png")
+    assert labels == [f"{name}\naugmentation siamese" for name in ("a.h5", "b.h5")] + [
+        "atom IPC 2, 2 sets\naugmentation none"
+    ]
 
 
 def test_a_single_network_has_no_error_bar_and_nothing_is_no_chart(tmp_path):

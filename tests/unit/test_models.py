@@ -80,7 +80,7 @@ def train_and_predict(network, shape):
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 64, 64)], ids=str)
 def test_the_papers_networks_train_and_predict(name, shape):
     train_and_predict(build(name, shape), shape)
 

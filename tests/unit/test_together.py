@@ -1,5 +1,7 @@
 """Networks trained together against each of them alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small import coloured_source, small_config
@@ -8,7 +10,7 @@ from atom_plugin import evaluation, together, training
 from atom_plugin.assembly import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.networks import NORMALISATIONS, ConvNetConfig
-from atom_plugin.together import train_together
+from atom_plugin.together import train_each, train_together
 from atom_plugin.training import TrainConfig, accuracy, train
 
 CPU = torch.device("cpu")
@@ -79,6 +81,17 @@ def test_a_network_that_blows_up_is_named():
         train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[7], device=CPU)
 
 
+def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
+    chosen, network, config = a_set(), ConvNetConfig(width=4, depth=2), TrainConfig(epochs=3)
+    broken = replace(chosen, images=chosen.images * float("nan"))
+    first, failed, last = train_each([chosen, broken, chosen], network, config, seeds=[0, 1, 2], device=CPU)
+    expected = train_together([chosen] * 2, network, config, seeds=[0, 2], device=CPU)
+    for ours, without in zip((first, last), expected, strict=True):
+        assert max(differences(ours, without)) < 1e-6
+    assert isinstance(failed, DivergenceError)
+    assert "training network 1 ended with a loss of nan" in str(failed)
+
+
 @needs_gpu
 @pytest.mark.parametrize("normalisation", ["batch", "instance"])
 def test_on_a_gpu_too(normalisation):
@@ -120,3 +133,52 @@ def test_an_evaluation_gives_what_its_networks_reach_in_turn(monkeypatch):
     assert [outcome.job for outcome in at_once] == jobs
     for one, other in zip(in_turn, at_once, strict=True):
         assert one.accuracy == pytest.approx(other.accuracy, abs=0.06)
+
+
+@pytest.fixture
+def evaluated_together(monkeypatch):
+    """Runs four networks as a GPU does, in groups of up to three; gives outcomes, epochs told, and the sizes of groups."""
+    data, sizes, plain = coloured_source(), [], together.train_each
+    subject = evaluation.Subject(name="a", synthetic_set=a_set(), test=data.test, tested_on="x")
+    jobs = evaluation.plan_jobs([subject], ["convnet"], TrainConfig(epochs=2), repeats=4)
+    monkeypatch.setattr(together, "suits", lambda *_: True)
+    monkeypatch.setattr(together, "most_at_once", lambda *_: 3)
+    monkeypatch.setattr(
+        together, "train_each", lambda sets, *args, **how: sizes.append(len(sets)) or plain(sets, *args, **how)
+    )
+
+    def run(**options):
+        epochs = []
+        return list(evaluation.run_jobs(jobs, device=CPU, on_epoch=epochs.append, **options)), epochs, sizes
+
+    return run
+
+
+def test_an_epoch_of_several_networks_counts_for_each(evaluated_together):
+    _, epochs, sizes = evaluated_together()
+    assert sizes == [3, 1]
+    assert epochs == [1, 1, 1, 2, 2, 2, 1, 2]
+
+
+def test_fewer_at_once_may_be_asked_for(evaluated_together):
+    outcomes, epochs, sizes = evaluated_together(at_once=1)
+    assert sizes == [1, 1, 1, 1]
+    assert len(outcomes) == 4
+    assert epochs == [1, 2] * 4
+
+
+def test_an_evaluation_keeps_the_networks_beside_one_that_blew_up(evaluated_together, monkeypatch):
+    build, built = ConvNetConfig.build, []
+
+    def one_broken(*args, **options):
+        network = build(*args, **options)
+        built.append(network)
+        if len(built) == 2:
+            torch.nn.init.constant_(next(network.parameters()), float("nan"))
+        return network
+
+    monkeypatch.setattr(ConvNetConfig, "build", one_broken)
+    outcomes, _, sizes = evaluated_together()
+    assert sizes == [3], "a cell ends where a network fails"
+    assert [(outcome.job.repeat, outcome.error is None) for outcome in outcomes] == [(0, True), (2, True), (1, False)]
+    assert "ended with a loss of nan; lower --lr" in outcomes[-1].error
