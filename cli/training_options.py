@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -27,7 +28,7 @@ def training_options(command: Command) -> Command:
         return command(*args, training=training, **others)
 
     option = click.option("--augmentation", metavar="OPS", help=f"{_AUGMENTATIONS}.  [default: siamese]")
-    return _options(cast("Command", with_training), option)
+    return _options(option)(cast("Command", with_training))
 
 
 def compared_training_options(command: Command) -> Command:
@@ -47,7 +48,7 @@ def compared_training_options(command: Command) -> Command:
         callback=names_joined_by_commas,
         help=f"{_AUGMENTATIONS}; several joined by commas are compared.  [default: siamese]",
     )
-    return _options(cast("Command", with_trainings), option)
+    return _options(option)(cast("Command", with_trainings))
 
 
 def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: str | None) -> list[str] | None:
@@ -70,7 +71,8 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
 
 
-def _options(command: Command, augmentation: Command) -> Command:
+def _options(augmentation: Callable[..., Any]) -> Callable[[Command], Command]:
+    """All options, in the order of the help."""
     return bundle(
         click.option(
             "--training-recipe",
@@ -104,4 +106,4 @@ def _options(command: Command, augmentation: Command) -> Command:
             type=NORMALISATION,
             help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
         ),
-    )(command)
+    )

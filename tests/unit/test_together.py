@@ -94,10 +94,11 @@ def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
 
 @needs_gpu
 @pytest.mark.parametrize("normalisation", ["batch", "instance"])
-def test_on_a_gpu_too(normalisation):
+@pytest.mark.parametrize("count", [1, 2])
+def test_on_a_gpu_too(normalisation, count):
     device, chosen = torch.device("cuda"), a_set()
     network, config = ConvNetConfig(width=16, depth=2, normalisation=normalisation), TrainConfig(epochs=5)
-    trained = train_together([chosen] * 2, network, config, seeds=[0, 1], device=device)
+    trained = train_together([chosen] * count, network, config, seeds=range(count), device=device)
     for seed, ours in enumerate(trained):
         assert max(differences(ours, train(chosen, network, config, seed=seed, device=device))) < 1e-2
 
