@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from atom_plugin.errors import AtomError, DivergenceError, ModelError
 from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
 from atom_plugin.networks import ConvNetConfig
 from atom_plugin.training import accuracy, train, train_on_real
+
+_logger = logging.getLogger("atom_plugin")
 
 
 def run_jobs(
@@ -122,10 +125,16 @@ def _trained(
     subject, seeds = cell.subject, [network_seed(job.seed, job.repeat) for job in jobs]
     if isinstance(cell.network, ConvNetConfig) and _stacks(cell, device):
         how = _How(device=device, precision=cell.precision, on_epoch=_times(on_epoch, len(jobs)))
-        return together.train_each([subject.synthetic_set] * len(jobs), cell.network, cell.training, seeds=seeds, **how)
+        sets = [subject.synthetic_set] * len(jobs)
+        try:
+            return together.train_each(sets, cell.network, cell.training, seeds=seeds, **how)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # not every cuDNN has the grouped convolutions that this needs
+            _logger.warning("networks train in turn, not together (%s)", str(error).partition("\n")[0])
     how = _How(device=device, precision=cell.precision, on_epoch=on_epoch)
     if subject.real is None:
-        return [train(subject.synthetic_set, cell.network, cell.training, seed=seeds[0], **how)]
+        return [train(subject.synthetic_set, cell.network, cell.training, seed=seed, **how) for seed in seeds]
     preprocessing, classes = subject.synthetic_set.preprocessing, len(subject.synthetic_set.class_names)
     return [train_on_real(subject.real, preprocessing, classes, cell.network, cell.training, seed=seeds[0], **how)]
 

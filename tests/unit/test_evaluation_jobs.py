@@ -8,6 +8,7 @@ import pytest
 import torch
 from small import coloured_source, small_config
 
+from atom_plugin import together
 from atom_plugin.assembly import selected_set
 from atom_plugin.errors import ConfigError, ModelError
 from atom_plugin.evaluation import (
@@ -158,11 +159,11 @@ def test_normalisation_goes_to_the_models_that_have_a_choice():
 def test_jobs_give_what_one_evaluation_gives_in_any_part_of_the_list():
     data, one = subjects(0)
     jobs = plan_jobs(one, ["convnet"], QUICK, repeats=3, seed=2)
-    together = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)]
+    at_once = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)]
     apart = [outcome.accuracy for part in (jobs[2:], jobs[:2]) for outcome in run_jobs(part, device=CPU)]
-    assert [*apart[1:], apart[0]] == together
+    assert [*apart[1:], apart[0]] == at_once
     result = evaluate(one[0].synthetic_set, data.test, QUICK, repeats=3, seed=2, device="cpu", precision="float32")
-    assert list(result.accuracies) == together
+    assert list(result.accuracies) == at_once
 
 
 def test_what_fails_ends_its_cell_and_nothing_else(monkeypatch):
@@ -241,3 +242,18 @@ def test_a_network_on_all_images_sees_all_of_them():
     (evaluation,) = summarise([outcome])
     assert (evaluation.method, evaluation.ipc, evaluation.images) == ("full", None, 36)
     assert isinstance(evaluation.network, ConvNetConfig)
+
+
+def test_where_networks_cannot_train_together_they_train_in_turn(monkeypatch, caplog):
+    _, one = subjects(0)
+    jobs = plan_jobs(one, ["convnet"], QUICK, repeats=2)
+    in_turn = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)]
+
+    def refused(*given, **how):
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    monkeypatch.setattr(together, "suits", lambda *given: True)
+    monkeypatch.setattr(together, "most_at_once", lambda *given: 2)
+    monkeypatch.setattr(together, "train_each", refused)
+    assert [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)] == in_turn
+    assert "in turn, not together (GET was unable" in caplog.text
