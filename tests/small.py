@@ -34,6 +34,12 @@ def coloured_source(
 
 
 def small_config(**overrides: Any) -> DistillConfig:
-    settings: dict[str, Any] = {"ipc": 2, "iterations": 6, "real_batch": 5, "image_lr": 0.1}
+    settings: dict[str, Any] = {
+        "ipc": 2,
+        "iterations": 6,
+        "real_batch": 5,
+        "image_lr": 0.1,
+        "image_schedule": "constant",
+    }
     network = {"width": 8, "depth": 2, **overrides.pop("network", {})}
     return DistillConfig.from_recipe("atom", image_shape=(3, 8, 8), network=network, **{**settings, **overrides})

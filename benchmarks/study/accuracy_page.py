@@ -9,6 +9,7 @@ from typing import Any
 from study.captions import caption, groups
 from study.markdown import grid
 from study.order import LEVEL, compare
+from study.owed import source_of
 from study.results_page import here
 from study.variants import DEFAULT, TABLE, VARIANTS, Variant, row
 
@@ -17,10 +18,12 @@ Line = dict[str, Any]
 _HEAD = f"""# What decides the accuracy
 
 Rendered by `python benchmarks/accuracy.py render` from `benchmarks/results/accuracy.jsonl`; do not edit. CIFAR-10 at IPC 10,
-where ATOM prints 57.9 ± 0.7 and DataDAM 54.2 ± 0.8: the default recipe with one choice changed at a time, all else equal.
-Test accuracies in %, after the last epoch, mean ± sample standard deviation over networks. The difference is that to the
-default in points, with Welch's {LEVEL:.0%} interval; draws are sets where there are several, else networks, whose interval
-speaks of those sets only. Of twenty comparisons at that level one is expected to be told apart by chance.
+where ATOM prints 57.9 ± 0.7 and DataDAM 54.2 ± 0.8: the recipe with one choice changed at a time, all else equal. "Default" is
+the recipe as it was when a table was measured, which stands above the table; what won there may have become the default since
+([recipes](recipes.md)), and a new study would start from that. Test accuracies in %, after the last epoch, mean ± sample
+standard deviation over networks. The difference is that to the default in points, with Welch's {LEVEL:.0%} interval; draws are
+sets where there are several, else networks, whose interval speaks of those sets only. Of twenty comparisons at that level one
+is expected to be told apart by chance.
 
 SGD on the images takes the product of loss scale and image learning rate, so the two are one choice.
 """
@@ -32,7 +35,7 @@ def render(lines: Sequence[Line]) -> str:
     parts = [_HEAD]
     for group in groups(mine):
         parts += [f"{caption(group, shared=False)}\n", _table(group) + "\n"]
-    return "\n".join(parts + _owed({line["row"] for line in mine}))
+    return "\n".join(parts + _owed(mine))
 
 
 def _table(group: Sequence[Line]) -> str:
@@ -57,12 +60,14 @@ def _difference(variant: Variant, line: Line, base: Line | None) -> tuple[str, s
     return pair.points, {"confirmed": "better", "refuted": "worse"}.get(pair.verdict, pair.verdict)
 
 
-def _owed(held: set[str]) -> list[str]:
+def _owed(lines: Sequence[Line]) -> list[str]:
+    held = {line["row"] for line in lines}
     missing = [row(variant) for variant in VARIANTS if row(variant) not in held]
     if not missing:
         return []
     named = [f"--row {shlex.quote(name)}" for name in missing] if held else []
-    command = " \\\n      ".join(["python benchmarks/accuracy.py --dataset cifar10", *named])
+    where = source_of(lines[0]) if lines else "--dataset cifar10"
+    command = " \\\n      ".join([f"python benchmarks/accuracy.py {where}", *named])
     choices: dict[str, list[str]] = {}
     for variant in VARIANTS:
         if row(variant) in missing:

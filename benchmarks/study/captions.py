@@ -66,7 +66,7 @@ def caption(group: Sequence[Line], *, shared: bool = True) -> str:
     timed = "steps" in protocol
     said = [
         f"{group[0]['data']}; {protocol['steps']} steps, after three to warm up." if timed else budget(group),
-        f"Recipe `{protocol['recipe']}`: {_loop(protocol)}.",
+        recipe(group),
         *([] if timed else [_training(group[0])]),
         f"Measured on {', '.join(_distinct(map(_machine, group)))}; {', '.join(_distinct(map(_versions, group)))}.",
     ]
@@ -76,6 +76,12 @@ def caption(group: Sequence[Line], *, shared: bool = True) -> str:
     if same and shared:
         said.append(f"Measured once, under another name: {'; '.join(same)}.")
     return "\n".join(said)
+
+
+def recipe(group: Sequence[Line]) -> str:
+    """One sentence: the choices that all rows share."""
+    protocol = group[0]["protocol"]
+    return f"Recipe `{protocol['recipe']}`: {_loop(protocol)}."
 
 
 def _training(line: Line) -> str:

@@ -27,8 +27,8 @@ def owed(table: Table, cells: Sequence[Cell], measured: Sequence[Sequence[Line]]
         commands = _commands(table, _SOURCES[cells[0].dataset], cells, cells)
         return ["Owed (`--full` for the papers' budget):\n", "\n".join(commands) + "\n"]
     parts = []
-    for source in dict.fromkeys(_source(group[0]) for group in measured):
-        mine = [group for group in measured if _source(group[0]) == source]
+    for source in dict.fromkeys(source_of(group[0]) for group in measured):
+        mine = [group for group in measured if source_of(group[0]) == source]
         held = {(line["row"], line["column"]) for group in mine for line in group}
         missing = [cell for cell in cells if (cell.row, cell.column) not in held]
         if commands := _commands(table, source, missing, cells):
@@ -55,7 +55,7 @@ def _script(table: Table, source: str) -> str:
     return f"python benchmarks/paper.py {source} --table {table.key}"
 
 
-def _source(line: Line) -> str:
+def source_of(line: Line) -> str:
     """The options that name the source of a line; a folder's own place is nobody else's."""
     if line["source"]["name"] != "folder":
         return _SOURCES.get(line["dataset"], f"--dataset {line['source']['name']}")

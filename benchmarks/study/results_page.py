@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from study.captions import budget, caption, groups
+from study.captions import budget, caption, groups, recipe
 from study.cells import Cell, Table, tables
 from study.markdown import grid
 from study.order import LEVEL, Comparison, compare
@@ -116,7 +116,7 @@ def _verdict(group: list[Line]) -> list[str]:
     missing = [f"{a} above {b}" for a, b in CLAIMED if a not in held or b not in held]
     rows += [[name, "owed", "owed"] for name in missing]
     return [
-        f"{budget(group)} {_whole(pairs, missing, _THESE * one_set)}\n",
+        f"{budget(group)} {_whole(pairs, missing, _THESE * one_set)}\n{recipe(group)}\n",
         grid(["claim", "difference (interval)", "verdict"], rows) + "\n",
     ]
 
