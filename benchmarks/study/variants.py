@@ -76,7 +76,7 @@ VARIANTS: tuple[Variant, ...] = (
     *_network("weights", "initialisation", "uniform", "normal"),
     Variant(choice="maps", value="after pooling", changes={"matcher": "atom-pooled"}),
     *_each("initialisation of the images", "initialiser", "random", "noise", "k-center", "herding"),
-    *_training("training, epochs", "epochs", 300, 800, 1500),
+    *_training("training, epochs", "epochs", 150, 300, 800, 1500),
     *_training("training, batch", "batch_size", 64, 128, 256),
     *_training("training, learning rate", "lr", 0.003, 0.01, 0.03),
     *_training("training, augmentation", "augmentation", "none"),
