@@ -47,20 +47,24 @@ def write_bytes(path: Path, data: bytes | memoryview, *, force: bool) -> None:
             temporary.unlink()
 
 
-def append_line(path: Path, line: bytes) -> int:
+def append_line(path: Path, line: bytes) -> None:
     """One write of ``line``, which ends with a newline, at the end of ``path``; what a kill left there stays a line of its own.
 
-    No other process's write can fall into it, and it is on the disk when this returns. Gives how many bytes of ``line`` were
-    written, fewer on a full disk. Raises OSError.
+    No other process's write can fall into it, and it is on the disk when this returns. Raises StoreError, also where a full
+    disk took a part of it.
     """
-    with path.open("a+b", buffering=0) as file:
-        torn = b""
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            torn = b"" if file.read(1) == b"\n" else b"\n"
-        written = file.write(torn + line)
-        os.fsync(file.fileno())
-    return written - len(torn)
+    try:
+        with path.open("a+b", buffering=0) as file:
+            torn = b""
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                torn = b"" if file.read(1) == b"\n" else b"\n"
+            written = file.write(torn + line) - len(torn)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {reason(error, path, len(line))}") from error
+    if written < len(line):
+        raise StoreError(f"{path}: took {written} of {len(line)} bytes; free some space, and start again")
 
 
 def temporary_beside(path: Path) -> Path:

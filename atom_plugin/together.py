@@ -20,9 +20,8 @@ from torch.nn import functional as F
 
 from atom_plugin.augmentation import Augmentation
 from atom_plugin.capture import captured
-from atom_plugin.device import autocast, repeatable_convolutions
+from atom_plugin.device import autocast, long_work
 from atom_plugin.errors import ConfigError, DivergenceError
-from atom_plugin.memory import reuse_freed_memory
 from atom_plugin.networks import ConvNet, ConvNetConfig
 from atom_plugin.pixel_policies import POLICIES
 from atom_plugin.randomness import generator_for
@@ -108,7 +107,7 @@ def train_each(
         config,
         precision,
     )
-    with reuse_freed_memory() if device.type == "cpu" else repeatable_convolutions():
+    with long_work(device):
         learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, on_epoch)
     trained = learner.stack.unstacked(networks)
     return [

@@ -11,7 +11,8 @@ In this order, one JSON line to --out after each piece, so that an interruption 
    IPC 1 and 50 while time is left. The sets are stored beside --out.
 
 The images are CIFAR-10's as a folder, an archive of one, or an .npz file (images.py). A second call goes on after the pieces
-that --out holds. `--only NAME` runs the pieces whose names begin so; `--quick` makes everything tiny.
+that --out holds; after a piece that fails the others run in a new process. `--only NAME` runs that piece, or all of that kind;
+`--quick` makes everything tiny; `--minutes` leaves out what would not fit.
 """
 
 from __future__ import annotations
@@ -107,14 +108,16 @@ def run_apart(names: Sequence[str], out: Path, minutes: float, *, call: Callable
 
     ``call`` starts one with names, joined by commas, and minutes, and gives its exit code.
     """
-    began, waiting = time.perf_counter(), [name for name in names if name not in finished(out)]
+    began, done = time.perf_counter(), finished(out)
+    waiting = [name for name in names if name not in done]
     while waiting:
         before, left = len(records(out)), minutes - (time.perf_counter() - began) / 60
         code = call(",".join(waiting), left)
-        tried = [line["piece"] for line in records(out)[before:]]
         if code == 0:
             return
-        if not tried or "error" not in records(out)[-1]:  # it died with no word
+        new = records(out)[before:]
+        tried = [line["piece"] for line in new]
+        if not new or "error" not in new[-1]:  # it died with no word
             under_way = next(name for name in waiting if name not in tried)
             note(out, under_way, {"error": f"the process ended with code {code}"}, 0.0)
             tried.append(under_way)

@@ -110,13 +110,7 @@ class ResultsFile:
             "hardware": outcome.hardware,
             "versions": {**package_versions(), "timm": metadata.version("timm")},
         }
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        try:
-            written = append_line(self.path, line)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path, len(line))}") from error
-        if written < len(line):
-            raise StoreError(f"{self.path}: took {written} of {len(line)} bytes; free some space, and start again")
+        append_line(self.path, json.dumps(record, allow_nan=False).encode() + b"\n")
         self._records[job.key] = record
 
 

@@ -32,11 +32,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one record, whose first name is "table"; other processes may add theirs. Raises StoreError."""
-    line = json.dumps(record, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = atomic.append_line(path, line)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {atomic.reason(error, path, len(line))}") from error
-    if written < len(line):
-        raise StoreError(f"{path}: took {written} of {len(line)} bytes; free some space, and start again")
+        raise StoreError(f"{path}: cannot be written: {atomic.reason(error, path)}") from error
+    atomic.append_line(path, json.dumps(record, allow_nan=False).encode() + b"\n")

@@ -64,4 +64,4 @@ def source_of(line: Line) -> str:
 
 def _full(line: Line) -> bool:
     protocol = line["protocol"]
-    return protocol.get("steps", 0) >= 100 if "steps" in protocol else all(protocol[n] >= PAPERS[n] for n in PAPERS)
+    return protocol["steps"] >= 100 if "steps" in protocol else all(protocol[n] >= PAPERS[n] for n in PAPERS)
