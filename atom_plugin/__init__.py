@@ -5,25 +5,39 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from atom_plugin._version import __version__
+from atom_plugin.runtime.versions import __version__
 
 if TYPE_CHECKING:
-    from atom_plugin.config import DistillConfig
-    from atom_plugin.distillation import distill
+    from atom_plugin.datasets import SOURCES, SourceRequest, load_source
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.distillation.loop import distill
     from atom_plugin.errors import AtomError
-    from atom_plugin.matchers import MATCHERS
-    from atom_plugin.sources import SOURCES, SourceRequest, load_source
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.evaluation import evaluate
+    from atom_plugin.evaluation.training_recipes import TrainConfig
+    from atom_plugin.matchers import MATCHERS, make_matcher
+    from atom_plugin.matchers.host_matcher import HostMatcher
+    from atom_plugin.models.features import FeatureExtractor
+    from atom_plugin.store import SyntheticSet
+    from atom_plugin.store.formats import export_set, import_set
+    from atom_plugin.transforms.preprocessing import Preprocessing
 
 _HOME = {
     "AtomError": "atom_plugin.errors",
-    "DistillConfig": "atom_plugin.config",
+    "DistillConfig": "atom_plugin.distillation.config",
+    "FeatureExtractor": "atom_plugin.models.features",
+    "HostMatcher": "atom_plugin.matchers.host_matcher",
     "MATCHERS": "atom_plugin.matchers",
-    "SOURCES": "atom_plugin.sources",
-    "SourceRequest": "atom_plugin.sources",
-    "SyntheticSet": "atom_plugin.synthetic_set",
-    "distill": "atom_plugin.distillation",
-    "load_source": "atom_plugin.sources",
+    "Preprocessing": "atom_plugin.transforms.preprocessing",
+    "SOURCES": "atom_plugin.datasets",
+    "SourceRequest": "atom_plugin.datasets",
+    "SyntheticSet": "atom_plugin.store",
+    "TrainConfig": "atom_plugin.evaluation.training_recipes",
+    "distill": "atom_plugin.distillation.loop",
+    "evaluate": "atom_plugin.evaluation",
+    "export_set": "atom_plugin.store.formats",
+    "import_set": "atom_plugin.store.formats",
+    "load_source": "atom_plugin.datasets",
+    "make_matcher": "atom_plugin.matchers",
 }
 
 __all__ = [
@@ -31,11 +45,19 @@ __all__ = [
     "SOURCES",
     "AtomError",
     "DistillConfig",
+    "FeatureExtractor",
+    "HostMatcher",
+    "Preprocessing",
     "SourceRequest",
     "SyntheticSet",
+    "TrainConfig",
     "__version__",
     "distill",
+    "evaluate",
+    "export_set",
+    "import_set",
     "load_source",
+    "make_matcher",
 ]
 
 

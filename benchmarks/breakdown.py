@@ -16,7 +16,7 @@ from common import options_of, run_script, surroundings
 from step import PlainStep, config_of, random_source, whitening_of_cifars_size
 from torch.profiler import ProfilerActivity, profile
 
-from atom_plugin.distiller import Distiller
+from atom_plugin.distillation.distiller import Distiller
 
 # The first that fits a name decides; the names are those of torch's operations, and of kernels.
 KINDS = {

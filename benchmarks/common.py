@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.device import processor, resolve_device
 from atom_plugin.errors import AtomError
-from atom_plugin.networks import ConvNet
-from atom_plugin.versions import package_versions
+from atom_plugin.models.convnet import ConvNet
+from atom_plugin.runtime.device import processor, resolve_device
+from atom_plugin.runtime.versions import package_versions
 
 
 def options_of(doc: str | None, *, repeats: int, device: bool = True) -> argparse.ArgumentParser:

@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from gpu_pieces import DEVICE, Images, ceilings, kernels, set_piece, step_piece, together_piece
 
-from atom_plugin.atomic import append_line
-from atom_plugin.device import resolve_device
 from atom_plugin.errors import AtomError
-from atom_plugin.versions import package_versions
+from atom_plugin.runtime.device import resolve_device
+from atom_plugin.runtime.files import append_line
+from atom_plugin.runtime.versions import package_versions
 
 Piece = Callable[[], dict[str, Any]]
 

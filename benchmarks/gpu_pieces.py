@@ -15,16 +15,16 @@ from step import SHAPE, PlainStep, count, random_source, whitening_of_cifars_siz
 from together import compare
 
 from atom_plugin import store
-from atom_plugin.assembly import fit_preprocessing, selected_set
-from atom_plugin.config import DistillConfig
-from atom_plugin.device import repeatable_convolutions
-from atom_plugin.distillation import Progress, distill
-from atom_plugin.distiller import Distiller
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.evaluation import network_seed
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.sources import SourceData
-from atom_plugin.together import train_together
-from atom_plugin.training import TrainConfig, accuracy
+from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.training import TrainConfig, accuracy
+from atom_plugin.runtime.device import repeatable_convolutions
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 DEVICE = "cuda"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from atom_plugin.datasets import SourceData, SourceRequest, Split, load_source
 from atom_plugin.errors import SourceError
-from atom_plugin.sources import SourceData, SourceRequest, Split, load_source
 
 _ARRAYS = ("trainx", "trainy", "testx", "testy")
 

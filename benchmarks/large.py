@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from resident import Peak, resident
 
-from atom_plugin.config import DistillConfig
-from atom_plugin.device import processor
-from atom_plugin.distiller import Distiller
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.sources.mapped import MappedImages
-from atom_plugin.sources.packed import FILE_NAME, Contents, read_header
-from atom_plugin.sources.packing import Packer
-from atom_plugin.versions import package_versions
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.datasets.mapped import MappedImages
+from atom_plugin.datasets.packed import FILE_NAME, Contents, read_header
+from atom_plugin.datasets.packed_writer import Packer
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.runtime.device import processor
+from atom_plugin.runtime.versions import package_versions
 
 SHAPE, BLOCK, TESTED = (3, 64, 64), 4096, 10
 MIB = 2**20

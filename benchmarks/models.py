@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from atom_plugin.models import PAPER_MODELS, ModelError, build_model
-from atom_plugin.randomness import generator_for
+from atom_plugin.runtime.randomness import generator_for
 
 FAMILIES = (
     *PAPER_MODELS,

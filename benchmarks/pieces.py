@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from common import options_of, run_script, surroundings, times
 
+from atom_plugin.distillation.engine.cpu_real_branch import stream_statistics
 from atom_plugin.matchers import MeanMatcher, make_matcher, power_sums
-from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.streaming import stream_statistics
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.runtime.malloc import reuse_freed_memory
 
 
 def real_branch(normalisation: str, *, width: int, count: int) -> Callable[[int], object]:

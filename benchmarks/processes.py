@@ -1,4 +1,4 @@
-"""Time a distillation step in one process with all threads against several with one each: `python benchmarks/processes.py`.
+"""Time a distillation step in one process with all threads against several with one each: `python benchmarks/distributed.py`.
 
 CIFAR-10's shapes with random pixels (the time does not depend on them), as benchmarks/step.py. Settings take turns, so that a
 slower minute of the machine hits all; each turn starts its processes anew, and warms up before it measures. Prints JSON.
@@ -21,9 +21,9 @@ import torch
 from common import options_of, run_script, spread, surroundings, table
 from step import SHAPE, random_source, whitening_of_cifars_size
 
-from atom_plugin import processes
-from atom_plugin.config import DistillConfig
-from atom_plugin.distiller import Distiller
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.runtime import distributed
 
 _RESULT = "ATOM_PLUGIN_BENCHMARK_RESULT"
 
@@ -43,15 +43,15 @@ def seconds_per_step(options: argparse.Namespace) -> list[float]:
     )
     torch.set_num_threads(options.threads)
     times = []
-    with processes.joined(options.device):
+    with distributed.joined(options.device):
         distiller = Distiller(config, random_source(), device=options.device, preprocessing=whitening_of_cifars_size())
         with distiller.running():
             for _ in range(_WARM_UP + options.repeats):
-                processes.highest(0.0)
+                distributed.highest(0.0)
                 started = time.perf_counter()
                 distiller.step()  # ends in a number on the host
                 times.append(time.perf_counter() - started)
-        if processes.leads():
+        if distributed.leads():
             Path(os.environ[_RESULT]).write_text(json.dumps(times[_WARM_UP:]))
     return times
 

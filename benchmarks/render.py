@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2  # torch brings it
 
-from atom_plugin.atomic import write_bytes
+from atom_plugin.runtime.files import write_bytes
 
 _ABOUT = ("command", "date", "wall_s", "machine", "versions", "options", "notes", "tables")
 

@@ -26,8 +26,8 @@ import render
 import torch
 from common import surroundings
 
-from atom_plugin.atomic import write_bytes
 from atom_plugin.errors import AtomError, ConfigError
+from atom_plugin.runtime.files import write_bytes
 
 HERE = Path(__file__).parent
 

@@ -32,15 +32,15 @@ from common import (
 )
 from torch.nn import functional as F
 
-from atom_plugin.augmentation import Augmentation
-from atom_plugin.config import DistillConfig
-from atom_plugin.distiller import Distiller
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.engine.cpu_real_branch import stream_statistics
+from atom_plugin.distillation.engine.cpu_synthetic_branch import tracked_statistics
 from atom_plugin.matchers import MeanMatcher, make_matcher
-from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.preprocessing import Preprocessing, Whitening
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.streaming import stream_statistics
-from atom_plugin.tracked import tracked_statistics
+from atom_plugin.runtime.malloc import reuse_freed_memory
+from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
 
 CLASSES, SHAPE, PER_CLASS = 10, (3, 32, 32), 5000
 

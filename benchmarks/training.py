@@ -14,13 +14,14 @@ from common import matrix_rate, now, options_of, plain_features, run_script, spr
 from step import CLASSES, SHAPE, forward_flop
 from torch.nn import functional as F
 
-from atom_plugin.augmentation import Augmentation
-from atom_plugin.device import resolve_device, resolve_precision
-from atom_plugin.networks import ConvNet, ConvNetConfig
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.randomness import generator_for
-from atom_plugin.synthetic_set import Provenance, SyntheticSet
-from atom_plugin.training import TrainConfig, train
+from atom_plugin.evaluation.training import TrainConfig, train
+from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.runtime.device import resolve_device, resolve_precision
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 def random_set(ipc: int) -> SyntheticSet:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin import meetings, processes
 from atom_plugin.cli.distill_options import (
     FIELD_OPTIONS,
     MATCHER_OPTIONS,
@@ -21,12 +20,13 @@ from atom_plugin.cli.distill_options import (
 )
 from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option, run_options, source_options
 from atom_plugin.cli.report import report
+from atom_plugin.runtime import distributed, rendezvous
 
 if TYPE_CHECKING:
-    from atom_plugin.config import DistillConfig
-    from atom_plugin.distillation import Progress
-    from atom_plugin.sources import SourceData, SourceRequest
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.datasets import SourceData, SourceRequest
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.distillation.loop import Progress
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 @click.command()
@@ -78,33 +78,33 @@ def distill(
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
     from atom_plugin import store
-    from atom_plugin.atomic import refuse_existing
-    from atom_plugin.pictures import loss_curve
-    from atom_plugin.run_log import read_log
-    from atom_plugin.sources import load_source
+    from atom_plugin.datasets import load_source
+    from atom_plugin.distillation.run_log import read_log
+    from atom_plugin.runtime.files import refuse_existing
+    from atom_plugin.store.pictures import loss_curve
 
     output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
     paths = _Paths(output)
     # From here on every process of a run does the same; the first one writes and prints.
-    click.get_current_context().with_resource(processes.joined(options["device"]))
+    click.get_current_context().with_resource(distributed.joined(options["device"]))
     if not (resume or force):
         paths.refuse_leftovers()
     finished = resume and output.is_file() and not force
     if not finished:
         refuse_existing(output, force=force)
         _check_writable(output)
-    with meetings.leader_first():
+    with rendezvous.leader_first():
         data = load_source(dataset, request)
     config = _config(ipc, data, options)
     if finished:
         synthetic_set = _finished_set(paths, config, data, options["device"])
     else:
         options["replace"] = resume or force
-        meetings.barrier()  # all have looked at the files before the first one writes any
+        rendezvous.barrier()  # all have looked at the files before the first one writes any
         synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
-        if processes.leads():
+        if distributed.leads():
             store.write(synthetic_set, output, force=force)
-    if not processes.leads():
+    if not distributed.leads():
         return
     paths.checkpoint.unlink(missing_ok=True)
     if options["plot"]:
@@ -128,8 +128,8 @@ class _Paths:
 
     def refuse_leftovers(self) -> None:
         """Raise StoreError where an earlier run, or somebody else, left files that this run would replace."""
-        from atom_plugin.atomic import refuse_existing
         from atom_plugin.errors import StoreError
+        from atom_plugin.runtime.files import refuse_existing
 
         refuse_existing(self.output, force=False)
         if self.checkpoint.exists():
@@ -141,7 +141,7 @@ class _Paths:
 
 
 def _config(ipc: int, data: SourceData, options: dict[str, Any]) -> DistillConfig:
-    from atom_plugin.config import DistillConfig
+    from atom_plugin.distillation.config import DistillConfig
 
     given = {name: value for name, value in options.items() if value is not None}
     overrides = {name: given[name] for name in FIELD_OPTIONS if name in given}
@@ -160,13 +160,13 @@ def _run(
 ) -> SyntheticSet:
     from tqdm import tqdm
 
-    from atom_plugin.checkpoint import Checkpoint
     from atom_plugin.cli.interrupts import stop_requests
-    from atom_plugin.distillation import distill as run
-    from atom_plugin.pictures import grid
-    from atom_plugin.run_log import RunLog
+    from atom_plugin.distillation.checkpoint import Checkpoint
+    from atom_plugin.distillation.loop import distill as run
+    from atom_plugin.distillation.run_log import RunLog
+    from atom_plugin.store.pictures import grid
 
-    leads = processes.leads()
+    leads = distributed.leads()
     if not resume and leads:
         paths.checkpoint.unlink(missing_ok=True)  # of a run that --force starts over
     done = Checkpoint.load(paths.checkpoint).iteration if resume and paths.checkpoint.exists() else 0
@@ -216,8 +216,8 @@ def _run(
 
 def _check_writable(output: Path) -> None:
     """Find out before the work, not after it, that the set could not be stored."""
-    from atom_plugin.atomic import reason, temporary_beside
     from atom_plugin.errors import StoreError
+    from atom_plugin.runtime.files import reason, temporary_beside
 
     probe = temporary_beside(output)
     try:
@@ -230,9 +230,9 @@ def _check_writable(output: Path) -> None:
 def _finished_set(paths: _Paths, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:
     """The set of a run that was stopped after storing it. Raises StoreError if another run made the file."""
     from atom_plugin import store
-    from atom_plugin.config import DistillConfig
-    from atom_plugin.device import resolve_device, resolve_precision
+    from atom_plugin.distillation.config import DistillConfig
     from atom_plugin.errors import StoreError
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     synthetic_set = store.read(paths.output)
     provenance = synthetic_set.provenance

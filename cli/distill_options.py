@@ -48,7 +48,7 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 
         rows = [(name, MATCHERS.describe(name)) for name in MATCHERS.names()]
     else:
-        from atom_plugin.recipes import RECIPES
+        from atom_plugin.distillation.recipes import RECIPES
 
         rows = [(name, (recipe.__doc__ or "").partition("\n")[0]) for name, recipe in RECIPES.items()]
     width = max(len(name) for name, _ in rows)

@@ -22,8 +22,8 @@ from atom_plugin.cli.options import (
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:
-    from atom_plugin.sources import SourceRequest
-    from atom_plugin.training_recipes import TrainConfig
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.evaluation.training_recipes import TrainConfig
 
 
 def _list_models(ctx: click.Context, param: click.Parameter, pattern: str | None) -> None:
@@ -132,12 +132,12 @@ def evaluate(
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
       torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
-    from atom_plugin import meetings, processes
-    from atom_plugin.atomic import write_bytes
-    from atom_plugin.device import resolve_device, resolve_precision
     from atom_plugin.evaluation import ResultsFile, summarise
     from atom_plugin.evaluation.chart import draw_chart
     from atom_plugin.evaluation.tables import as_csv, table
+    from atom_plugin.runtime import distributed, rendezvous
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
+    from atom_plugin.runtime.files import write_bytes
 
     if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
@@ -145,16 +145,16 @@ def evaluate(
         if path is not None:
             _check_place(path, force=force)
     # From here on every process of a run does the same, but for the networks that it trains; the first one prints.
-    click.get_current_context().with_resource(processes.dealt(options["device"]))
+    click.get_current_context().with_resource(distributed.dealt(options["device"]))
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
-    with meetings.leader_first():
+    with rendezvous.leader_first():
         jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, trainings, options)
     finished = None if results is None else ResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)
     evaluations = summarise(run(jobs, finished, device, quiet=quiet))
-    if not processes.leads():
+    if not distributed.leads():
         return
     click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else table(evaluations))
     if csv_file is not None:
@@ -167,8 +167,8 @@ def evaluate(
 
 def _check_place(path: Path, *, force: bool) -> None:
     """Raises StoreError, before the work, where a file could not be written after it."""
-    from atom_plugin.atomic import reason, refuse_existing
     from atom_plugin.errors import StoreError
+    from atom_plugin.runtime.files import reason, refuse_existing
 
     refuse_existing(path, force=force)
     if not path.parent.is_dir():

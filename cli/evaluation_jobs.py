@@ -18,10 +18,10 @@ from atom_plugin.cli.interrupts import told_how_to_go_on
 if TYPE_CHECKING:
     import torch
 
+    from atom_plugin.datasets import SourceRequest
     from atom_plugin.errors import AtomError
     from atom_plugin.evaluation import Cell, Job, Outcome, ResultsFile
-    from atom_plugin.sources import SourceRequest
-    from atom_plugin.training_recipes import TrainConfig
+    from atom_plugin.evaluation.training_recipes import TrainConfig
 
 
 def plan(
@@ -62,8 +62,8 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
     """
     from tqdm import tqdm
 
-    from atom_plugin import meetings, processes
     from atom_plugin.evaluation import Outcome, run_jobs
+    from atom_plugin.runtime import distributed, rendezvous
 
     outcomes: dict[str, Outcome] = {}
     pending: dict[str, Job] = {}
@@ -72,14 +72,14 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
             outcomes[job.key] = Outcome(job=job, accuracy=held)
         else:
             pending.setdefault(job.key, job)
-    meetings.barrier()  # all have read the results file before one writes to it
-    own = processes.share(list(pending.values()))
+    rendezvous.barrier()  # all have read the results file before one writes to it
+    own = distributed.share(list(pending.values()))
     total = sum(job.cell.training.epochs for job in own)
     compared = len({job.cell.training.augmentation for job in jobs}) > 1
     reached: list[tuple[str, dict[str, Any]]] = []
 
     resumable = nullcontext() if finished is None else told_how_to_go_on(partial(_how_to_go_on, finished.path, jobs))
-    with resumable, tqdm(total=total, disable=quiet or not processes.leads(), unit="epoch") as bar:
+    with resumable, tqdm(total=total, disable=quiet or not distributed.leads(), unit="epoch") as bar:
         each = run_jobs(
             own,
             device=device,
@@ -96,7 +96,7 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
                 tqdm.write(f"failed: {_where(cell, cell.subject.name, compared)}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
-        for key, values in meetings.collected(reached):
+        for key, values in rendezvous.collected(reached):
             outcomes[key] = Outcome(job=pending[key], **values)
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
 

@@ -22,9 +22,9 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from atom_plugin import meetings
-from atom_plugin._version import __version__
 from atom_plugin.errors import AtomError, ConfigError, Interrupted, did_you_mean
+from atom_plugin.runtime import rendezvous
+from atom_plugin.runtime.versions import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("atom_plugin.cli.distill:distill", "Distil a source into a few synthetic images per class."),
@@ -118,7 +118,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
             line, code = _explain(error, session.path)
             # Under torchrun all processes meet the same error, or are stopped for one that another has explained.
-            if meetings.first_to_say(line, unless_explained=isinstance(error, Terminated)):
+            if rendezvous.first_to_say(line, unless_explained=isinstance(error, Terminated)):
                 click.echo(_one_line(line), err=True)
             _drop_unwritten_output()
             return code

@@ -77,7 +77,7 @@ def source_options(command: Command) -> Command:
         workers: int | None,
         **others: Any,
     ) -> Any:
-        from atom_plugin.sources import SourceRequest
+        from atom_plugin.datasets import SourceRequest
 
         request = SourceRequest(
             data_dir=data_dir,

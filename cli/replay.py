@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin import meetings, processes
 from atom_plugin.cli.interrupts import told_how_to_go_on
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
 from atom_plugin.cli.replay_options import (
@@ -21,14 +20,15 @@ from atom_plugin.cli.replay_options import (
     stream_options,
     training_options,
 )
+from atom_plugin.runtime import distributed, rendezvous
 
 if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceData, SourceRequest
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
     from atom_plugin.replay.plan import ResultFiles, Run
     from atom_plugin.replay.results import ResultsFile, StreamResult
-    from atom_plugin.sources import SourceData, SourceRequest
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 @click.command()
@@ -77,10 +77,10 @@ def replay(
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
     _refuse_contradictions(modes, options["stream_augmentation"], resume and force, as_json and markdown)
     from atom_plugin import store
+    from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.policies import check_policy
     from atom_plugin.replay.plan import ResultFiles, plan_runs
-    from atom_plugin.sources import load_source
 
     names = _policies(policies, memory, distill=distill, baselines=baselines)
     for name in names:
@@ -88,8 +88,8 @@ def replay(
     files = ResultFiles(output or Path(f"{dataset}-replay-ipc{ipc}"))
     files.refuse_leftovers(resume=resume, force=force)
     sets = [store.read(path) for path in memory]
-    click.get_current_context().with_resource(processes.dealt(options["device"]))
-    with meetings.leader_first():
+    click.get_current_context().with_resource(distributed.dealt(options["device"]))
+    with rendezvous.leader_first():
         data = load_source(dataset, request)
     _check_sets(sets, memory, data)
     runs = plan_runs(names, modes, orders, networks)
@@ -102,30 +102,30 @@ def replay(
         )
     for experiment in experiments.values():
         experiment.check(names, orders)
-    meetings.barrier()  # all have looked for leftovers before the first one leaves any
-    with meetings.leader_first():
+    rendezvous.barrier()  # all have looked for leftovers before the first one leaves any
+    with rendezvous.leader_first():
         results = files.open(
             {mode: experiment.describe() for mode, experiment in experiments.items()},
             experiment.describe_memories(),
-            force=force and processes.leads(),
+            force=force and distributed.leads(),
         )
     with told_how_to_go_on(lambda: _how_to_go_on(files)):
-        _run_all(experiments, _own(runs), results, quiet=quiet or not processes.leads())
-    meetings.barrier()
-    if processes.leads():
+        _run_all(experiments, _own(runs), results, quiet=quiet or not distributed.leads())
+    rendezvous.barrier()
+    if distributed.leads():
         found = _of_all_processes(files, results, runs)
         _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)
 
 
 def _own(runs: list[Run]) -> list[Run]:
     """This process's. Those of a policy in one class order stay together: they share the sets in the folder."""
-    own = set(processes.share(list(dict.fromkeys((run.policy, run.order) for run in runs))))
+    own = set(distributed.share(list(dict.fromkeys((run.policy, run.order) for run in runs))))
     return [run for run in runs if (run.policy, run.order) in own]
 
 
 def _of_all_processes(files: ResultFiles, results: ResultsFile, runs: list[Run]) -> Sequence[StreamResult]:
     """All results: where processes share the file, in the order of the plan, and not in that of finishing."""
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return results.results
     place = {tuple(run): index for index, run in enumerate(runs)}
     found = type(results)(files.results).results
@@ -144,7 +144,7 @@ def _refuse_contradictions(modes: tuple[str, ...], stream_augmentation: str | No
 
 
 def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> ReplayConfig:
-    from atom_plugin.config import DistillConfig
+    from atom_plugin.distillation.config import DistillConfig
     from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 
     # Every step of every order is distilled; the recipe's iterations are those of a single set.
@@ -194,7 +194,7 @@ def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: Resul
             experiment = experiments[run.mode]
             result = results.find(*run)
             if result is None:
-                with processes.alone():
+                with distributed.alone():
                     result = experiment.run(
                         run.policy,
                         run.order,

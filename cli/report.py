@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:

@@ -20,11 +20,11 @@ from atom_plugin.cli.options import (
 from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
-    from atom_plugin.networks import ConvNetConfig
-    from atom_plugin.scores import FullData, Scores
-    from atom_plugin.sources import SourceData, SourceRequest
-    from atom_plugin.synthetic_set import SyntheticSet
-    from atom_plugin.training_recipes import TrainConfig
+    from atom_plugin.datasets import SourceData, SourceRequest
+    from atom_plugin.evaluation.dd_ranking import FullData, Scores
+    from atom_plugin.evaluation.training_recipes import TrainConfig
+    from atom_plugin.models.convnet import ConvNetConfig
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     Scored = list[tuple[SyntheticSet, SourceData, Scores]]
 
@@ -100,8 +100,8 @@ def score(
 
     from atom_plugin import store
     from atom_plugin.evaluation import load_test_sources, network_of
-    from atom_plugin.scores import FullData
-    from atom_plugin.scores import score as run
+    from atom_plugin.evaluation.dd_ranking import FullData
+    from atom_plugin.evaluation.dd_ranking import score as run
 
     given = {name for name in ("dataset", "full_epochs", "full_repeats") if is_given(ctx, name)}
     if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:

@@ -19,7 +19,7 @@ from atom_plugin.cli.options import (
 from atom_plugin.cli.report import report
 
 if TYPE_CHECKING:
-    from atom_plugin.sources import SourceRequest
+    from atom_plugin.datasets import SourceRequest
 
 
 @click.command()
@@ -83,10 +83,10 @@ def select(
     from tqdm import tqdm
 
     from atom_plugin import store
-    from atom_plugin.assembly import selected_set
-    from atom_plugin.atomic import refuse_existing
-    from atom_plugin.config import DistillConfig
-    from atom_plugin.sources import load_source
+    from atom_plugin.datasets import load_source
+    from atom_plugin.distillation.assembly import selected_set
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.runtime.files import refuse_existing
 
     if preprocessing_of is not None and (zca is not None or zca_eps is not None):
         raise click.UsageError("--preprocessing-of excludes --zca and --zca-eps: the file decides")

@@ -82,7 +82,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
     Their class names and preprocessing must be the same. The images stand class by class afterwards.
     """
-    from atom_plugin.synthetic_set import SyntheticSet, concatenate
+    from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
     merged.save(output, force=force)
@@ -99,7 +99,7 @@ def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> N
 
     A class is given by its name, or else by its id. Images keep the ids of their classes.
     """
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)
     held.subset(class_ids(classes, held.class_names)).save(output, force=force)
@@ -109,7 +109,7 @@ def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> N
 def _as_json(header: Header) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from atom_plugin.store_schema import FORMAT
+    from atom_plugin.store.schema import FORMAT
 
     return {
         "path": str(header.path),

@@ -12,8 +12,8 @@ from atom_plugin.cli.options import Command, Number, bundle, force_option, is_gi
 from atom_plugin.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
-    from atom_plugin.formats.context import ImportContext
-    from atom_plugin.sources import SourceRequest
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.store.formats.context import ImportContext
 
 _FILE = click.Path(path_type=Path)
 _SOURCE_PARAMETERS = ("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers")
@@ -26,7 +26,7 @@ def refuse_input(file: Path, output: Path) -> None:
 
 
 def _format_name(ctx: click.Context, param: click.Parameter, name: str) -> str:
-    from atom_plugin.formats import FORMATS
+    from atom_plugin.store.formats import FORMATS
 
     try:
         FORMATS.entry(name)
@@ -38,7 +38,7 @@ def _format_name(ctx: click.Context, param: click.Parameter, name: str) -> str:
 def _list_formats(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from atom_plugin.formats import listing
+    from atom_plugin.store.formats import listing
 
     rows = listing()
     width = max(len(row.name) for row in rows)
@@ -96,8 +96,8 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
       atom-cli store export set.h5 --format datasetcondensation -o res.pt
       atom-cli store export set.h5 --format folder -o pictures --option image_format=webp
     """
-    from atom_plugin.formats import export_set
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.store.formats import export_set
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     refuse_input(file, output)
     options = {**option, **({} if pixels is None else {"pixels": pixels})}
@@ -154,8 +154,8 @@ def import_(
       atom-cli store import res.pt --format datasetcondensation --like set.h5 -o dc.h5
       atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
     """
-    from atom_plugin.atomic import refuse_existing
-    from atom_plugin.formats import import_set
+    from atom_plugin.runtime.files import refuse_existing
+    from atom_plugin.store.formats import import_set
 
     refuse_input(path, output)
     refuse_existing(output, force=force)
@@ -199,10 +199,10 @@ def _context(
     std: str | None,
     method: str | None,
 ) -> ImportContext:
-    from atom_plugin.formats.coding import both_or_none, per_channel
-    from atom_plugin.formats.context import ImportContext
-    from atom_plugin.sources import load_source
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.datasets import load_source
+    from atom_plugin.store.formats.coding import both_or_none, per_channel
+    from atom_plugin.store.formats.context import ImportContext
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     names = classes[0].split(",") if len(classes) == 1 else classes
     return ImportContext(

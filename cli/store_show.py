@@ -13,9 +13,9 @@ from atom_plugin.cli.store_formats import refuse_input
 from atom_plugin.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from atom_plugin.embedding_picture import EmbeddingMap
-    from atom_plugin.sources import SourceRequest
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.evaluation.embedding_map import EmbeddingMap
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
 _FILE = click.Path(path_type=Path)
 _IMAGES_PER_ROW = 10
@@ -95,10 +95,10 @@ def show(
       atom-cli store show set.h5
       atom-cli store show set.h5 --embedding tsne --classes cat,dog
     """
-    from atom_plugin.atomic import refuse_existing
-    from atom_plugin.embedding_picture import draw_embedding_map
-    from atom_plugin.pictures import grid
-    from atom_plugin.synthetic_set import SyntheticSet
+    from atom_plugin.evaluation.embedding_map import draw_embedding_map
+    from atom_plugin.runtime.files import refuse_existing
+    from atom_plugin.store.pictures import grid
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     idle = [name for name in _OF_EMBEDDING if name in given]
@@ -140,9 +140,9 @@ def _embedded(
     """The set's points among those of its source, or of ``dataset``."""
     from tqdm import tqdm
 
-    from atom_plugin.config import trained_epochs
-    from atom_plugin.embedding_picture import embedding_map
+    from atom_plugin.distillation.config import trained_epochs
     from atom_plugin.evaluation import load_test_sources
+    from atom_plugin.evaluation.embedding_map import embedding_map
 
     epochs = trained_epochs(state, "--network-state")  # before anything is loaded
     (data,) = load_test_sources([str(file)], [held], dataset, request)

@@ -11,7 +11,7 @@ import click
 from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
 
 if TYPE_CHECKING:
-    from atom_plugin.training_recipes import TrainConfig
+    from atom_plugin.evaluation.training_recipes import TrainConfig
 
 _AUGMENTATIONS = (
     "siamese, some of its operations joined by _ (color_crop_cutout_flip_scale_rotate are all), randaugment, "
@@ -63,7 +63,7 @@ def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: st
 
 def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     """The training that the options say, and the options that are not about it."""
-    from atom_plugin.training_recipes import TrainConfig
+    from atom_plugin.evaluation.training_recipes import TrainConfig
 
     others = dict(given)
     recipe = others.pop("training_recipe")

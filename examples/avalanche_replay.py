@@ -11,9 +11,9 @@ from avalanche.training.supervised import Naive
 
 from atom_plugin import DistillConfig, SourceRequest, load_source
 from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay, benchmark
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.suppliers import Distilled
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 def main() -> list[float]:

@@ -22,9 +22,9 @@ from ddranking.utils import REAL_DATA_ACC_CACHE
 
 from atom_plugin import SyntheticSet
 from atom_plugin.evaluation import network_of
-from atom_plugin.formats.coding import CIFAR10_FOR_BOTH, convert, standardised
-from atom_plugin.networks import default_depth
-from atom_plugin.scores import label_robust_score
+from atom_plugin.evaluation.dd_ranking import label_robust_score
+from atom_plugin.models.convnet import default_depth
+from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, convert, standardised
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,8 +12,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from atom_plugin.features import FeatureExtractor
 from atom_plugin.matchers import make_matcher
+from atom_plugin.models.features import FeatureExtractor
 
 
 def foreign_network() -> nn.Module:

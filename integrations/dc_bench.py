@@ -18,7 +18,7 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError
-from atom_plugin.formats.coding import DATASET_CONDENSATION, convert, standardised
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, convert, standardised
 
 # Classes and side of the images that its test loaders give, by its own names of the data sets.
 _DATASETS = {"CIFAR10": (10, 32), "CIFAR100": (100, 32), "tinyimagenet": (200, 64)}

@@ -10,11 +10,11 @@ from PIL import Image
 from small import coloured_source
 from torch.utils.data import Dataset
 
+from atom_plugin.datasets import SourceData, Split
 from atom_plugin.integrations.avalanche import SyntheticMemory
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.preprocessing import Preprocessing
+from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.replay.suppliers import Distilled
-from atom_plugin.sources import SourceData, Split
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 # After this package's, which keeps Avalanche's warnings at import to itself.
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark, split_online_stream  # noqa: F401  # isort: skip

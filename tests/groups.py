@@ -21,7 +21,7 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
     A process that dies without a word gives None. The function is one of a module's own.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["atom_plugin.distillation", "torch.distributed", "small"])
+    context.set_forkserver_preload(["atom_plugin.distillation.loop", "torch.distributed", "small"])
     # As with torchrun, the key-value store belongs to none of the processes.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = []

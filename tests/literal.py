@@ -2,7 +2,7 @@
 
 import torch
 
-from atom_plugin.features import Features
+from atom_plugin.models.features import Features
 
 CLASSES, LAYERS = 2, 3
 

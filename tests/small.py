@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from atom_plugin.config import DistillConfig
-from atom_plugin.sources import SourceData, Split
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.config import DistillConfig
 
 
 def coloured_source(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Progress, distill
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.errors import Interrupted
-from atom_plugin.sources import SourceData
 
 
 def stop_after(count: int, config: DistillConfig, data: SourceData, checkpoint: Path) -> tuple[Interrupted, list[int]]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from atom_plugin.preprocessing import Preprocessing, Whitening
-from atom_plugin.synthetic_set import Provenance, SyntheticSet
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
 
 
 def make_set(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atom_plugin.device import resolve_device, resolve_precision
+from atom_plugin.datasets import Split
 from atom_plugin.evaluation.architectures import CONVNET, NamedModel, Network, network_for, network_of
 from atom_plugin.evaluation.jobs import (
     Cell,
@@ -18,10 +18,10 @@ from atom_plugin.evaluation.jobs import (
 from atom_plugin.evaluation.results import Evaluation, summarise
 from atom_plugin.evaluation.results_file import ResultsFile
 from atom_plugin.evaluation.running import run_jobs, train_cell
-from atom_plugin.evaluation.sources import check_test_source, find_test_source, load_test_sources
-from atom_plugin.sources import Split
-from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.training_recipes import TrainConfig
+from atom_plugin.evaluation.test_images import check_test_source, find_test_source, load_test_sources
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.runtime.device import resolve_device, resolve_precision
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 __all__ = [
     "CONVNET",

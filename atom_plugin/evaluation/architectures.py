@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from atom_plugin.config import DistillConfig
+from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.models import TIMM_PREFIX, build_model, papers, timm_models
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 CONVNET = "convnet"
 

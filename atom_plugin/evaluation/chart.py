@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.results import Evaluation
 from atom_plugin.evaluation.tables import differing_settings, shared_settings
-from atom_plugin.training_recipes import TrainConfig
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.runtime.files import refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

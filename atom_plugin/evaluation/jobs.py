@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from atom_plugin.datasets import SourceData, Split
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.architectures import Network, network_for, network_of
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.training_recipes import TrainConfig
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 FULL = "full"  # the method of rows whose networks saw all real images
 

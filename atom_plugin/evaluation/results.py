@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import Cell, Outcome
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.spread import sample_std
-from atom_plugin.synthetic_set import Provenance
-from atom_plugin.training_recipes import SIAMESE, TrainConfig
+from atom_plugin.evaluation.spread import sample_std
+from atom_plugin.evaluation.training_recipes import SIAMESE, TrainConfig
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 _ROUNDING = 1e-4  # of a norm; one thread and two give ZCA matrices that differ by 2e-7 of it
 

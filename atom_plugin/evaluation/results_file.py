@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.atomic import append_line, reason
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation.jobs import Job, Outcome
-from atom_plugin.versions import package_versions
+from atom_plugin.runtime.files import append_line, reason
+from atom_plugin.runtime.versions import package_versions
 
 FORMAT = "atom-plugin/network-result"
 FORMAT_VERSION = 1

@@ -12,12 +12,12 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from atom_plugin import together
-from atom_plugin.device import describe_hardware
 from atom_plugin.errors import AtomError, DivergenceError, ModelError
+from atom_plugin.evaluation import cuda_training
 from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.training import accuracy, train, train_on_real
+from atom_plugin.evaluation.training import accuracy, train, train_on_real
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.runtime.device import describe_hardware
 
 _logger = logging.getLogger("atom_plugin")
 
@@ -57,7 +57,8 @@ def train_cell(
     on_start: Callable[[Job], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
-    """Networks of one cell: one after the other, or several at once where that is faster (:mod:`atom_plugin.together`).
+    """Networks of one cell: one after the other, or several at once where that is faster
+    (:mod:`atom_plugin.evaluation.cuda_training`).
 
     ``at_once`` is how many at most, None for as many as memory takes: what a kill loses is what is under way. ``on_start`` is
     called before networks, with the first of them; ``on_epoch`` after each epoch of each network. Raises ModelError where a
@@ -111,12 +112,12 @@ def _networks_at_once(cell: Cell, device: torch.device) -> int:
     network = cell.network
     if not isinstance(network, ConvNetConfig) or not _stacks(cell, device):
         return 1
-    return together.most_at_once(network, cell.training, cell.subject.synthetic_set, device)
+    return cuda_training.most_at_once(network, cell.training, cell.subject.synthetic_set, device)
 
 
 def _stacks(cell: Cell, device: torch.device) -> bool:
-    """Whether networks go through :mod:`atom_plugin.together`; one alone gains too, whose step is one graph."""
-    return not cell.subject.full and together.suits(cell.network, cell.training, device)
+    """Whether networks go through :mod:`atom_plugin.evaluation.cuda_training`; one alone gains too, whose step is one graph."""
+    return not cell.subject.full and cuda_training.suits(cell.network, cell.training, device)
 
 
 def _trained(
@@ -127,7 +128,7 @@ def _trained(
         how = _How(device=device, precision=cell.precision, on_epoch=_times(on_epoch, len(jobs)))
         sets = [subject.synthetic_set] * len(jobs)
         try:
-            return together.train_each(sets, cell.network, cell.training, seeds=seeds, **how)
+            return cuda_training.train_each(sets, cell.network, cell.training, seeds=seeds, **how)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # not every cuDNN has the grouped convolutions that this needs

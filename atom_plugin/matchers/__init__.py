@@ -5,8 +5,9 @@ images. One whose real side reduces to class means of per-image descriptors deri
 then streams the real batch through the network and never holds a full real feature map. One that needs more than features
 (gradients of the network, the pixels) derives from :class:`ImageMatcher`.
 
-A factory may carry ``loop_defaults``, a mapping of :class:`~atom_plugin.config.DistillConfig` fields: what the loop takes
-where the matcher is named and the field is not, e.g. ``{"augmentation": "none", "network": {"normalisation": "instance"}}``.
+A factory may carry ``loop_defaults``, a mapping of :class:`~atom_plugin.distillation.config.DistillConfig` fields: what the
+loop takes where the matcher is named and the field is not, e.g. ``{"augmentation": "none", "network": {"normalisation":
+"instance"}}``.
 
 Register one by the entry-point group ``atom_plugin.matchers`` or by ``@MATCHERS.register("name")``. What is registered is
 a factory (usually the class) whose keyword arguments are the matcher's options.
@@ -23,8 +24,8 @@ import torch
 from torch import nn
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.features import Features
-from atom_plugin.registry import Registry
+from atom_plugin.models.features import Features
+from atom_plugin.runtime.registry import Registry
 
 Statistics = tuple[torch.Tensor, ...]
 """Class means of descriptors: tensors (K, D_i), those of each map in order, then those of the embedding.

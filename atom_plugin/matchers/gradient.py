@@ -25,10 +25,10 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, class_rows, widened
 from atom_plugin.matchers.distances import check_weights
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
 _EPS = 1e-6
 # bfloat16 keeps three digits: too few for the small differences of nearly parallel gradients.

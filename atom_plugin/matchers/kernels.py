@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from atom_plugin.device import full_precision
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import group_means, grouped, squared_distance
 from atom_plugin.matchers.distances import check_choice
+from atom_plugin.runtime.device import full_precision
 
 # Multipliers of the bandwidth where none are given; "mixture" has M3D's five.
 KERNELS: dict[str, tuple[float, ...]] = {"linear": (), "gaussian": (1.0,), "mixture": (0.25, 0.5, 1.0, 2.0, 4.0)}

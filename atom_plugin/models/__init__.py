@@ -17,8 +17,8 @@ from torch import nn
 
 from atom_plugin.errors import ConfigError, ModelError, did_you_mean
 from atom_plugin.models import papers, timm_models
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.randomness import global_draws_from
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.runtime.randomness import global_draws_from
 
 __all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models"]
 
@@ -39,8 +39,8 @@ def build_model(
 
     ``image_shape`` is (C, H, W). Parameters are drawn on the CPU from ``generator``, and the global random state stays as it
     was; without one, as torch draws them. ``convnet`` is what the name ``"convnet"`` builds. ``options`` are keyword
-    arguments of whatever the name builds: fields of :class:`~atom_plugin.networks.ConvNetConfig`, arguments of the functions
-    of :mod:`~atom_plugin.models.papers`, or what ``timm.create_model`` takes, which go before our own choice.
+    arguments of whatever the name builds: fields of :class:`~atom_plugin.models.convnet.ConvNetConfig`, arguments of the
+    functions of :mod:`~atom_plugin.models.papers`, or what ``timm.create_model`` takes, which go before our own choice.
 
     A network other than ``"convnet"`` has seen a batch of two blank images, in eval mode, before it is returned. Raises
     ModelError, in one line, for an unknown name or option and for images that it cannot take.

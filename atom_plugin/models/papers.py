@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from atom_plugin.errors import ModelError
-from atom_plugin.networks import NORMALISATIONS
+from atom_plugin.models.convnet import NORMALISATIONS
 
 _POOL = 0  # in a plan: a 2x2 max-pooling
 _ALEXNET = ((128, 5), _POOL, (192, 5), _POOL, (256, 3), (192, 3), (192, 3), _POOL)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.replay.summaries import ClassesPerStep, Summary, classes_seen, comparable
+from atom_plugin.runtime.files import refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,9 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.synthetic_set import Provenance, SyntheticSet, concatenate, merged_provenance
+from atom_plugin.store.provenance import Provenance, merged_provenance
+from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 _KEY = "replay_memory"
 _VERSION = 1

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atom_plugin.atomic import refuse_existing, write_bytes
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences, plain_config
 from atom_plugin.replay.results import ResultsFile
+from atom_plugin.runtime.files import refuse_existing, write_bytes
 
 BASELINES = {
     "real-ipc": "replay",

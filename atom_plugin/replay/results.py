@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.atomic import reason, write_bytes
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import check_configs, plain_config
+from atom_plugin.runtime.files import reason, write_bytes
 
 MODES = ("replay", "from-memory")
 FORMAT = "atom-plugin/stream-result"

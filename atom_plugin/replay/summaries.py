@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation.spread import sample_std
 from atom_plugin.replay.configs import check_configs, flat_config
 from atom_plugin.replay.results import Key, StreamResult
-from atom_plugin.spread import sample_std
 
 _UNTOLD = "details."  # settings that stand in the file, but not above every table
 

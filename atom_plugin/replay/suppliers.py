@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 import torch
 
-from atom_plugin.assembly import fit_preprocessing, selected_set
-from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import Progress, distill
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.loop import Progress, distill
+from atom_plugin.distillation.selection import METHODS
 from atom_plugin.errors import ConfigError, SourceError
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import first_images
-from atom_plugin.selection import METHODS
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 class Supplier(Protocol):
@@ -107,7 +107,7 @@ class Distilled:
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
-        """``ipc`` images of each class. Raises what :func:`~atom_plugin.distillation.distill` raises."""
+        """``ipc`` images of each class. Raises what :func:`~atom_plugin.distillation.loop.distill` raises."""
         arrived = only(data, classes)
         overrides = {**self.overrides, "ipc": ipc, "image_shape": arrived.image_shape}
         config = DistillConfig.from_recipe(self.recipe, **overrides)

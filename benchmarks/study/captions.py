@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from atom_plugin.training import TrainConfig
+from atom_plugin.evaluation.training import TrainConfig
 from study.plan import AS_PRINTED, CHOICES_OF_SELECTIONS, PAPERS, SHARED
 
 Line = dict[str, Any]

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from atom_plugin.atomic import write_bytes
 from atom_plugin.cli.options import POSITIVE_INT, key_value_pairs, quiet_option, seed_option, source_options
+from atom_plugin.datasets import SourceRequest, load_source
+from atom_plugin.distillation.recipes import RECIPES
 from atom_plugin.errors import AtomError, ConfigError
-from atom_plugin.recipes import RECIPES
-from atom_plugin.sources import SourceRequest, load_source
+from atom_plugin.runtime.files import write_bytes
 from study.cells import Cell
 from study.costs import measure_costs
 from study.journal import read_lines

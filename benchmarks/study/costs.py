@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from atom_plugin.config import DistillConfig
-from atom_plugin.distiller import Distiller
+from atom_plugin.datasets import SourceData, SourceRequest, load_source
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.errors import AtomError
-from atom_plugin.sources import SourceData, SourceRequest, load_source
-from atom_plugin.versions import package_versions
+from atom_plugin.runtime.versions import package_versions
 from study.journal import append_line, read_lines
 from study.judge import done, hardware, head
 from study.plan import Job

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from atom_plugin import atomic
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime import files
 
 _HEAD = '{"table": '  # how every line of ours starts, a torn one too
 
@@ -35,5 +35,5 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {atomic.reason(error, path)}") from error
-    atomic.append_line(path, json.dumps(record, allow_nan=False).encode() + b"\n")
+        raise StoreError(f"{path}: cannot be written: {files.reason(error, path)}") from error
+    files.append_line(path, json.dumps(record, allow_nan=False).encode() + b"\n")

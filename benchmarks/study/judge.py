@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from atom_plugin.device import processor, resolve_device
+from atom_plugin.datasets import SourceData
 from atom_plugin.errors import AtomError, ConfigError
 from atom_plugin.evaluation import Evaluation, ResultsFile, evaluate
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.training import TrainConfig
-from atom_plugin.versions import package_versions
+from atom_plugin.evaluation.training import TrainConfig
+from atom_plugin.runtime.device import processor, resolve_device
+from atom_plugin.runtime.versions import package_versions
+from atom_plugin.store.synthetic_set import SyntheticSet
 from study.journal import append_line, read_lines
 from study.plan import Job, identity, training_identity
 from study.sets import SetFolder, Wanted

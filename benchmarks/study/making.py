@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from atom_plugin.assembly import fit_preprocessing, selected_set
 from atom_plugin.cli.interrupts import stop_requests
-from atom_plugin.distillation import Progress, distill
+from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
+from atom_plugin.distillation.joint import OWN_CHOICES, distill_jointly
+from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.errors import AtomError, Interrupted, StoreError
-from atom_plugin.joint import OWN_CHOICES, distill_jointly
 from atom_plugin.matchers import MeanMatcher, make_matcher
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
 from study.plan import Job
 from study.sets import SetFolder, Wanted, wanted
 

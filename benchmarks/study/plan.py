@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
-from atom_plugin.config import DistillConfig
+from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation.training import TrainConfig
 from atom_plugin.matchers import make_matcher
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.training import TrainConfig
+from atom_plugin.models.convnet import ConvNetConfig
 from study.cells import Cell
 
 AS_PRINTED = "as-printed"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atom_plugin import store
-from atom_plugin.config import DistillConfig
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import AtomError
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
 from study.plan import Job, identity
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atom_plugin.augmentation import Augmentation
+from atom_plugin.transforms.augmentation import Augmentation
 
 
 def augment_parts(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from atom_plugin.augmentation import Augmentation
 from atom_plugin.integrations.avalanche.alike import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb
-from atom_plugin.randomness import generator_for
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.transforms.augmentation import Augmentation
 
 
 class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types

@@ -10,10 +10,10 @@ import torch
 from avalanche.benchmarks import class_incremental_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 
+from atom_plugin.datasets import SourceData, Split
 from atom_plugin.errors import ConfigError
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.synthetic_set import LabelledImages
+from atom_plugin.store.torch_dataset import LabelledImages
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 _PIECE = 1024
 

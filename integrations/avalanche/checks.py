@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atom_plugin.datasets import SourceData
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.integrations.avalanche.orders import Streams
 from atom_plugin.integrations.avalanche.policies import STORED, check_policy
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.replay.suppliers import Precomputed
-from atom_plugin.sources import SourceData
 
 
 def check_comparison(policies: Sequence[str], orders: int, config: ReplayConfig, streams: Streams) -> None:

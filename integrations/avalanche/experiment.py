@@ -18,7 +18,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import JointTraining, Naive
 
-from atom_plugin.device import resolve_device
+from atom_plugin.datasets import SourceData
 from atom_plugin.integrations.avalanche.checks import check_comparison
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.integrations.avalanche.orders import Stream, Streams
@@ -26,11 +26,11 @@ from atom_plugin.integrations.avalanche.pace import Pace, accuracies, quiet, sma
 from atom_plugin.integrations.avalanche.policies import MemoryOptions, Setup, file_stem, set_up
 from atom_plugin.integrations.avalanche.policy import preserved_random_state
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
-from atom_plugin.memory import reuse_freed_memory
-from atom_plugin.randomness import generator_for
 from atom_plugin.replay.results import StreamResult
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.runtime.device import resolve_device
+from atom_plugin.runtime.malloc import reuse_freed_memory
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 _TEST_BATCH = 128
 _TOLD = ("steps", "ipc", "epochs", "batch_size", "lr", "memory_augmentation", "stream_augmentation", "seed")

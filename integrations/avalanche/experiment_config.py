@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
-from atom_plugin.config import DistillConfig
+from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.replay.results import MODES
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.assembly import fit_preprocessing
-from atom_plugin.config import DistillConfig
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.assembly import fit_preprocessing
+from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.suppliers import only
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from atom_plugin.randomness import generator_for
+from atom_plugin.runtime.randomness import generator_for
 
 
 def small_seed(seed: int, *purpose: str | int) -> int:

@@ -12,11 +12,11 @@ import torch
 from avalanche.models.utils import avalanche_model_adaptation
 from avalanche.training.plugins import SupervisedPlugin
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche.alike import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
-from atom_plugin.randomness import generator_for
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 
 class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types

@@ -11,6 +11,8 @@ from urllib.parse import quote
 import torch
 
 from atom_plugin import store
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.selection import METHODS
 from atom_plugin.errors import ConfigError, StoreError, did_you_mean
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
@@ -18,13 +20,11 @@ from atom_plugin.integrations.avalanche.orders import Stream
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
 from atom_plugin.integrations.avalanche.policy import SyntheticMemory
 from atom_plugin.matchers import MATCHERS
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.plan import BASELINES
 from atom_plugin.replay.suppliers import Distilled, Precomputed, Selected, Supplier
-from atom_plugin.selection import METHODS
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 STORED = "stored"
 """The policy whose memory comes from the sets that were given."""

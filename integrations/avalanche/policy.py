@@ -19,6 +19,7 @@ from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
 
+from atom_plugin.datasets import SourceData
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche.streams import (
     begins,
@@ -30,11 +31,10 @@ from atom_plugin.integrations.avalanche.streams import (
     raw_images,
     task_of,
 )
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.suppliers import Supplier
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import LabelledImages
+from atom_plugin.store.torch_dataset import LabelledImages
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships no types

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from avalanche.benchmarks.scenarios import OnlineCLExperience
 
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.datasets.common import content_digest
 from atom_plugin.errors import ConfigError
-from atom_plugin.preprocessing import Preprocessing
-from atom_plugin.sources import SourceData, Split
-from atom_plugin.sources.common import content_digest
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 _PROBES = 16
 _TOLERANCE = 2e-3  # of a pixel: a step of 8 bits is 4e-3 on the [0, 1] scale, and half precision keeps 1e-3

@@ -12,7 +12,7 @@ import torch
 from small import coloured_source
 
 from atom_plugin import store
-from atom_plugin.assembly import fit_preprocessing
+from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.errors import AtomError, ConfigError, PluginError, SourceError
 from atom_plugin.integrations import avalanche  # noqa: F401  # first: it deals with Avalanche's import warnings
 from atom_plugin.integrations.avalanche import experiment as module
@@ -193,7 +193,7 @@ def test_augmentation_reaches_the_stream_of_baselines_and_the_memory_apart(data,
 
 
 def test_augmented_splits_a_batch_where_the_stream_ends(data, tmp_path, monkeypatch):
-    from atom_plugin.augmentation import Augmentation
+    from atom_plugin.transforms.augmentation import Augmentation
 
     sizes = []
     monkeypatch.setattr(
@@ -431,7 +431,7 @@ def test_policies_that_are_none(data, tmp_path):
 
 def test_a_broken_matcher_is_found_out_before_any_work(data, tmp_path, monkeypatch):
     from atom_plugin.matchers import MATCHERS
-    from atom_plugin.registry import Entry
+    from atom_plugin.runtime.registry import Entry
 
     def fail():
         raise ImportError("broken")

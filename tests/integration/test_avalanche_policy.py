@@ -27,10 +27,10 @@ from torchvision import transforms as T
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche import PreprocessingTransform, SyntheticMemory
 from atom_plugin.integrations.avalanche.streams import infer_preprocessing
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.suppliers import Precomputed, Selected
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 NORMALISE = T.Normalize(MEAN, STD)
 TO_FLOAT = T.ConvertImageDtype(torch.float32)

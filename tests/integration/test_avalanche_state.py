@@ -20,9 +20,9 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay, TrainFromMemory
 from atom_plugin.integrations.avalanche.benchmark import make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
-from atom_plugin.preprocessing import Preprocessing
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.suppliers import Distilled, Selected
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 DATA = coloured_source(classes=6, per_class=16)
 STEPS = split_classes([3, 0, 5, 1, 4, 2], 3)

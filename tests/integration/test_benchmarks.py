@@ -17,7 +17,7 @@ import torch
 import training
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.networks import ConvNetConfig
+from atom_plugin.models.convnet import ConvNetConfig
 
 QUICK = ["--quick", "--repeats", "1"]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

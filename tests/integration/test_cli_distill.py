@@ -8,7 +8,7 @@ import pytest
 from commands import run
 
 from atom_plugin.cli.main import main
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
 

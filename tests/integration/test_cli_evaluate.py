@@ -17,12 +17,12 @@ from PIL import Image
 from small import small_config
 from synthetic_sets import make_set
 
-from atom_plugin.assembly import selected_set
 from atom_plugin.cli.main import main
+from atom_plugin.datasets import SourceRequest, load_source
+from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ModelError
 from atom_plugin.evaluation import NamedModel, Outcome, ResultsFile
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.sources import SourceRequest, load_source
+from atom_plugin.models.convnet import ConvNetConfig
 
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 QUICK = ("--epochs", "1", "--repeats", "2", "--quiet", "--device", "cpu")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from commands import run
 
-from atom_plugin.augmentation import DEFAULT_STRATEGY
 from atom_plugin.cli.main import main
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
 

@@ -8,8 +8,8 @@ import re
 import pytest
 from commands import run
 
-from atom_plugin import scores
 from atom_plugin.cli.main import main
+from atom_plugin.evaluation import dd_ranking
 
 SCORE = ("consume", "score")
 QUICK = ("--epochs", "2", "--repeats", "2", "--quiet")
@@ -44,25 +44,25 @@ def test_scores_for_people_and_for_programs(sets, capsys):
 
 
 def test_a_known_accuracy_replaces_the_long_training(sets, capsys, monkeypatch):
-    monkeypatch.setattr(scores, "train_on_real", None)
+    monkeypatch.setattr(dd_ranking, "train_on_real", None)
     arguments = (*SCORE, sets / "a.h5", *QUICK, "--full-accuracy", 0.99, "--weight", 1, "--json")
     (result,) = json.loads(run(capsys, *arguments, "--normalisation", "batch"))
     assert result["full"] == {"mean": 0.99, "std": 0.0, "n": 1, "values": [0.99], "epochs": None}
     assert result["network"]["normalisation"] == "batch"
     assert result["weight"] == 1
-    expected = [scores.label_robust_score(0, ior, weight=1) for ior in result["ior"]["values"]]
+    expected = [dd_ranking.label_robust_score(0, ior, weight=1) for ior in result["ior"]["values"]]
     assert result["lrs"]["values"] == pytest.approx(expected)
 
 
 def test_sets_that_share_their_preprocessing_share_the_networks_on_full_data(sets, capsys, monkeypatch):
     calls = []
-    plain = scores.train_on_real
+    plain = dd_ranking.train_on_real
 
     def counting(*args, **kwargs):
         calls.append(kwargs["seed"])
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(scores, "train_on_real", counting)
+    monkeypatch.setattr(dd_ranking, "train_on_real", counting)
     files = [sets / f"{name}.h5" for name in ("a", "b", "zca")]
     budget = ("--epochs", 1, "--repeats", 1, "--full-epochs", 1, "--full-repeats", 2, "--quiet", "--json")
     first, second, whitened = json.loads(run(capsys, *SCORE, *files, *budget))

@@ -10,8 +10,8 @@ from PIL import Image
 from small import coloured_source
 
 from atom_plugin.cli.main import main
-from atom_plugin.sources import SourceRequest, load_source
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.datasets import SourceRequest, load_source
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 METHODS = [
     ("random", ()),

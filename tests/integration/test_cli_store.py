@@ -17,8 +17,8 @@ from atom_plugin import store as library
 from atom_plugin.cli.main import main
 from atom_plugin.cli.store import class_ids, store
 from atom_plugin.errors import ConfigError, SourceError, StoreError
-from atom_plugin.formats import FORMATS
-from atom_plugin.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.formats import FORMATS
+from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_import_with_names_and_constants_by_hand(path, held, tmp_path):
 
 
 def test_import_of_a_named_dataset_can_be_evaluated(tmp_path):
+    from atom_plugin.datasets import SourceRequest, load_source
     from atom_plugin.evaluation import find_test_source
-    from atom_plugin.sources import SourceRequest, load_source
 
     data = load_source("digits", SourceRequest())
     images = data.train.images[:20].float() / 255

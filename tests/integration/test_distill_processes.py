@@ -19,13 +19,14 @@ import torch
 from groups import in_processes
 from small import coloured_source, small_config
 
-from atom_plugin import parts, processes
 from atom_plugin.cli.main import main
-from atom_plugin.distillation import distill
-from atom_plugin.distiller import Distiller
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.engine import chunking
+from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, Interrupted, ProcessError
 from atom_plugin.matchers import make_matcher
-from atom_plugin.networks import NORMALISATIONS
+from atom_plugin.models.convnet import NORMALISATIONS
+from atom_plugin.runtime import distributed
 
 CLASSES = 5  # not a multiple of two: the processes own two and three
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes and signals as POSIX has them")
@@ -37,7 +38,7 @@ def every_run():
     matcher = make_matcher("atom")
     for name in ("batch", "instance"):
         network = runs[name].network.build((3, 8, 8), CLASSES)
-        budget = parts.bytes_of_pass(runs[name], (3, 8, 8), matcher, network, 2)
+        budget = chunking.bytes_of_pass(runs[name], (3, 8, 8), matcher, network, 2)
         runs[f"{name} in chunks"] = dataclasses.replace(runs[name], memory_budget=budget)
     runs["trained"] = small_config(iterations=4, inner_loop=2, network_epochs=1, network={"normalisation": "batch"})
     runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
@@ -49,7 +50,7 @@ def every_run():
 def run_all() -> dict[str, Any]:
     found = {}
     data = coloured_source(classes=CLASSES)
-    with processes.joined("cpu"):
+    with distributed.joined("cpu"):
         for name, config in every_run().items():
             losses: list[float] = []
             result = distill(config, data, device="cpu", on_progress=lambda p: losses.append(p.loss))  # noqa: B023
@@ -68,7 +69,7 @@ def test_two_processes_give_the_set_of_one():
 
 
 def parts_of_a_process():
-    with processes.joined("cpu"):
+    with distributed.joined("cpu"):
         distiller = Distiller(every_run()["batch in chunks"], coloured_source(classes=CLASSES), device="cpu")
         return distiller._parts, len(distiller.images)
 
@@ -87,8 +88,8 @@ def go_on(path: Path, stop_after: int | None):
     config = every_run()["batch in chunks"]
     config = dataclasses.replace(config, iterations=6, inner_loop=3, network_epochs=1)
     seen: list[int] = []
-    with processes.joined("cpu"):
-        last = processes.rank() == processes.count() - 1
+    with distributed.joined("cpu"):
+        last = distributed.rank() == distributed.count() - 1
         run = {
             "checkpoint": path,
             "checkpoint_every": 100,
@@ -119,7 +120,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 def refused():
     lines = []
-    with processes.joined("cpu"):
+    with distributed.joined("cpu"):
         for config, classes in (
             (small_config(), 1),
             (small_config(matcher="cafe"), CLASSES),
@@ -142,10 +143,10 @@ def die_in_a_step(path: Path):
     config = small_config(iterations=50, network={"normalisation": "batch"})
 
     def look(progress):
-        if progress.iteration == 4 and not processes.leads():
+        if progress.iteration == 4 and not distributed.leads():
             os._exit(9)
 
-    with processes.joined("cpu"), pytest.raises(ProcessError) as caught:
+    with distributed.joined("cpu"), pytest.raises(ProcessError) as caught:
         distill(config, coloured_source(), device="cpu", checkpoint=path, checkpoint_every=2, on_progress=look)
     return str(caught.value)
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from synthetic_sets import make_set
 
+from atom_plugin.evaluation.dd_ranking import label_robust_score
 from atom_plugin.replay import suppliers
-from atom_plugin.scores import label_robust_score
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))

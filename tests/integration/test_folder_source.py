@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from atom_plugin.datasets import SourceData, SourceRequest, folder, load_source, packed, reload_source
 from atom_plugin.errors import ConfigError, SourceError
-from atom_plugin.sources import SourceData, SourceRequest, folder, load_source, packed, reload_source
 
 
 def picture(path: Path, seed: int, *, size: tuple[int, int] = (6, 6), mode: str = "RGB") -> None:
@@ -173,7 +173,7 @@ def test_a_large_folder_needs_its_cache(tree: Path, cache: Path, monkeypatch: py
 
 def test_two_processes_at_once(tree: Path, cache: Path) -> None:
     program = (
-        "import sys; from atom_plugin.sources import SourceRequest, load_source\n"
+        "import sys; from atom_plugin.datasets import SourceRequest, load_source\n"
         "data = load_source('folder', SourceRequest(data_dir=sys.argv[1], cache_dir=sys.argv[2]))\n"
         "print(data.fingerprint)\n"
     )

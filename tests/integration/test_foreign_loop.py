@@ -16,12 +16,12 @@ import torch
 from small import coloured_source, small_config
 from torch import nn
 
-from atom_plugin.assembly import fit_preprocessing
-from atom_plugin.distiller import Distiller
-from atom_plugin.hosting import HostMatcher
+from atom_plugin.distillation.assembly import fit_preprocessing
+from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.matchers import MATCHERS, make_matcher
-from atom_plugin.networks import ConvNet
-from atom_plugin.randomness import generator_for
+from atom_plugin.matchers.host_matcher import HostMatcher
+from atom_plugin.models.convnet import ConvNet
+from atom_plugin.runtime.randomness import generator_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugging-in.md"

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from small import coloured_source, small_config
 
-from atom_plugin import distiller, store
-from atom_plugin.assembly import fit_preprocessing, selected_set
+from atom_plugin import store
+from atom_plugin.distillation import distiller
+from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
 from atom_plugin.errors import SourceError
-from atom_plugin.training import TrainConfig
+from atom_plugin.evaluation.training import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu

@@ -13,14 +13,14 @@ import pytest
 import torch
 from small import coloured_source, small_config
 
-from atom_plugin.checkpoint import Checkpoint
 from atom_plugin.cli.main import main
-from atom_plugin.distillation import distill
-from atom_plugin.distiller import Distiller
+from atom_plugin.datasets import SourceData, SourceRequest, load_source, packed
+from atom_plugin.datasets.packed import Contents, create
+from atom_plugin.datasets.packed_writer import Packer
+from atom_plugin.distillation.checkpoint import Checkpoint
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import SourceError
-from atom_plugin.sources import SourceData, SourceRequest, load_source, packed
-from atom_plugin.sources.packed import Contents, create
-from atom_plugin.sources.packing import Packer
 
 
 def pack(folder: Path, data: SourceData) -> None:
@@ -103,8 +103,8 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from small import coloured_source, small_config
-from atom_plugin.distiller import Distiller
-from atom_plugin.sources import SourceRequest, load_source, packed
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.datasets import SourceRequest, load_source, packed
 
 packed.MAPPED_BYTES = 2**20
 

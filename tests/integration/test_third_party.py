@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from atom_plugin.sources import reload_source
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.datasets import reload_source
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 SOURCES = Path(__file__).parents[1] / "third_party"
 ATOM_CLI = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from atom_plugin.config import DistillConfig
-from atom_plugin.distillation import distill
-from atom_plugin.features import Features
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.loop import distill
 from atom_plugin.matchers import MATCHERS, make_matcher
-from atom_plugin.networks import ConvNetConfig
-from atom_plugin.sources import SourceData, Split
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.models.features import Features
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import atom_plugin
-from atom_plugin._version import __version__
+from atom_plugin.runtime.versions import __version__
 
 ROOT = Path(__file__).parents[2]
 NOT_OURS = ("cli", "integrations", "tests", "benchmarks", "examples", "docs")

@@ -31,11 +31,11 @@ from study.variants import VARIANTS, row  # noqa: E402
 from study.variants import cells as accuracy_cells  # noqa: E402
 
 from atom_plugin import store  # noqa: E402
-from atom_plugin.distillation import distill  # noqa: E402
+from atom_plugin.distillation.loop import distill  # noqa: E402
 from atom_plugin.errors import StoreError  # noqa: E402
 from atom_plugin.evaluation import Outcome, ResultsFile, running  # noqa: E402
+from atom_plugin.evaluation.training import TrainConfig  # noqa: E402
 from atom_plugin.matchers import MATCHERS, make_matcher  # noqa: E402
-from atom_plugin.training import TrainConfig  # noqa: E402
 
 COLOUR = (3, 32, 32)
 TINY = Run(

@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
-from atom_plugin.atomic import write_bytes
 from atom_plugin.errors import ConfigError
-from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.runtime.files import write_bytes
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, delimiter: str = ",") -> list[str]:

@@ -2,8 +2,8 @@
 
 import torch
 
-from atom_plugin.sources import SourceData, SourceRequest, Split
-from atom_plugin.sources.common import content_digest, stored_options
+from atom_plugin.datasets import SourceData, SourceRequest, Split
+from atom_plugin.datasets.common import content_digest, stored_options
 
 CLASS_NAMES = ("level", "upright", "slanted")
 

@@ -1,0 +1,79 @@
+"""Decoded images kept on disk as packed files, under a key that the images' files' names, sizes and times make."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from atom_plugin.datasets.layouts import Layout
+from atom_plugin.datasets.packed import FORMAT, VERSION, Contents, Packed
+from atom_plugin.datasets.packed import read as read_packed
+from atom_plugin.datasets.packed_writer import Packer, alone
+from atom_plugin.datasets.pixels import DECODING_VERSION, Pixels
+from atom_plugin.errors import SourceError
+from atom_plugin.runtime.files import temporary_beside
+
+_logger = logging.getLogger("atom_plugin")
+
+
+def cache_key(layout: Layout, image_size: int | None) -> str:
+    """Hex digest of all that decides the cached images: cheap, from ``stat`` alone, and blind to where the root is."""
+    header = [
+        *(FORMAT, VERSION, DECODING_VERSION, image_size),
+        *(layout.class_names, layout.train_labels, layout.test_labels),
+    ]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for file in (*layout.train, *layout.test):
+        digest.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def read(path: Path) -> Packed | None:
+    """The cached images; None where there is no sound cache: then they are decoded again."""
+    try:
+        return read_packed(path) if path.exists() else None
+    except (SourceError, OSError) as error:
+        _logger.info("the image cache is of no use (%s); decoding again", error)
+        return None
+
+
+def write(path: Path, images: Pixels, contents: Contents) -> None:
+    """Write atomically, so that two processes can do so at once. A cache that cannot be written is only a warning."""
+    temporary = temporary_beside(path)
+    try:
+        with Packer(temporary, contents) as packer:
+            packer.put(images)
+            packer.finish(path)
+    except SourceError as error:
+        _logger.warning("decoded images are not cached in %s (%s); they will be decoded again", path.parent, error)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def fill(path: Path, contents: Contents, decode: Callable[[Callable[[Pixels], None], int], None]) -> Packed:
+    """Write ``path`` while ``decode(put, skip)`` decodes, in bounded memory.
+
+    ``decode`` hands all images but the first ``skip`` to ``put``, in order. Stopped or killed, a later call goes on from where
+    this one was; what ``decode`` finds wrong with the images ends that. Of several processes one writes, and the others wait.
+    Raises SourceError where the file cannot be written: images that are too many to keep in memory need it.
+    """
+    unfinished = path.parent / f".{path.name}.unfinished"
+    with alone(unfinished):
+        found = read(path)  # from whoever was alone with it before
+        if found is not None:
+            return found
+        with Packer(unfinished, contents) as packer:
+            if packer.done:
+                _logger.info("going on after %d decoded images in %s", packer.done, unfinished)
+            try:
+                decode(packer.put, packer.done)
+            except SourceError:
+                packer.discard()
+                raise
+            packer.finish(path)
+    return read_packed(path)

@@ -1,0 +1,235 @@
+"""Many image files to uint8 pixels, in parallel: to one array, or handed on as they come.
+
+A decoding process imports this module and nothing of torch, so that it starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import starmap
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from atom_plugin.datasets.pixels import Pixels, decode, size_of
+from atom_plugin.errors import SourceError
+
+_CHUNK, _CHUNK_BYTES = 64, 2**24
+# Rough cost of decoding, to tell when processes (0.3 s to start one) pay: 0.12 ms a file, 10 ns a byte.
+_SECONDS_PER_FILE, _SECONDS_PER_BYTE, _WORTH_PROCESSES = 1.2e-4, 1e-8, 1.0
+_MOST_WORKERS = 61  # what Windows can wait for
+_NAMED = 5
+_SURVEYED = 5000
+
+_logger = logging.getLogger("atom_plugin")
+_Task = tuple[Sequence[str], "int | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Decoded neighbours: ``pixels`` (n, C, H, W), C = 1 where all are grey; None where they do not make one array.
+
+    ``sizes`` names one file for each (width, height) found.
+    """
+
+    pixels: Pixels | None
+    sizes: dict[tuple[int, int], str]
+    failures: list[str] = field(default_factory=list)
+
+
+def decode_all(
+    paths: Sequence[str], *, total_bytes: int, image_size: int | None, workers: int | None, progress: bool
+) -> Pixels:
+    """Decode ``paths`` into one uint8 array (N, C, H, W), in their order; C is 1 if every file is grey, else 3.
+
+    Raises what :func:`decode_into` raises, and SourceError where the images cannot fit into memory.
+    """
+    _check_memory(paths, image_size)
+    images: Pixels | None = None
+    done = 0
+
+    def put(pixels: Pixels) -> None:
+        nonlocal images, done
+        images = _room(images, pixels, len(paths))
+        images[done : done + len(pixels)] = pixels
+        done += len(pixels)
+
+    decode_into(put, paths, total_bytes=total_bytes, image_size=image_size, workers=workers, progress=progress)
+    assert images is not None
+    return images
+
+
+def decode_into(
+    put: Callable[[Pixels], None],
+    paths: Sequence[str],
+    *,
+    total_bytes: int,
+    image_size: int | None,
+    workers: int | None,
+    progress: bool,
+    skip: int = 0,
+) -> None:
+    """Decode ``paths``, but the first ``skip``, and hand them to ``put`` in order: uint8 (n, C, H, W), n up to 64.
+
+    C is 1 where all n are grey, else 3. See :func:`~atom_plugin.datasets.pixels.decode` for what happens to a file. Holds a
+    few images per process, whatever the number of files. Raises SourceError for unreadable files (all are looked at, the
+    first few named), and for differing sizes without an ``image_size``.
+    """
+    from tqdm import tqdm
+
+    chunk_size = _chunk_size(paths, image_size)
+    tasks = [(paths[start : start + chunk_size], image_size) for start in range(skip, len(paths), chunk_size)]
+    failures: list[str] = []
+    sizes: dict[tuple[int, int], str] = {}
+    done = skip
+    chunks = _run(tasks, _worker_count(len(tasks), len(paths) - skip, total_bytes, workers))
+    bar = tqdm(total=len(paths), initial=skip, desc="decoding", unit="image", disable=not progress)
+    with bar, contextlib.closing(chunks):
+        for (names, _), chunk in zip(tasks, chunks, strict=True):
+            failures += chunk.failures
+            sizes = chunk.sizes | sizes
+            if len(sizes) > 1:
+                raise _differing_sizes(sizes, paths[done + len(names) :])
+            if chunk.pixels is not None and not failures:
+                put(chunk.pixels)
+            done += len(names)
+            bar.update(len(names))
+    if failures:
+        more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        raise SourceError(
+            f"{len(failures)} image file(s) cannot be read: {'; '.join(failures[:_NAMED])}{more}. Repair or remove them"
+        )
+
+
+def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | None:
+    """(width, height) that the images will have, as far as the first one tells; None where it cannot be read."""
+    if image_size is not None:
+        return image_size, image_size
+    try:
+        return size_of(paths[0])
+    except Exception:  # decoding will say what is wrong with that file
+        return None
+
+
+def _decode_chunk(paths: Sequence[str], image_size: int | None) -> _Chunk:
+    decoded: list[Pixels] = []
+    sizes: dict[tuple[int, int], str] = {}
+    failures: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's remarks on odd metadata; what matters raises
+        for path in paths:
+            try:
+                image = decode(path, image_size)
+            except Exception as error:  # PIL's plugins raise anything from struct.error to SyntaxError
+                failures.append(f"{path}: {_reason(error)}")
+                continue
+            decoded.append(image)
+            sizes.setdefault((image.shape[2], image.shape[1]), path)
+    if failures or len(sizes) > 1:
+        return _Chunk(pixels=None, sizes=sizes, failures=failures)
+    channels = max(len(image) for image in decoded)
+    pixels = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in decoded])
+    return _Chunk(pixels=pixels, sizes=sizes)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "empty, damaged, or no image"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:
+    """How many images a process hands over at once: few where they are large."""
+    sides = sides_of(paths, image_size)
+    return _CHUNK if sides is None else min(max(_CHUNK_BYTES // (3 * sides[0] * sides[1]), 1), _CHUNK)
+
+
+def _check_memory(paths: Sequence[str], image_size: int | None) -> None:
+    width, height = sides_of(paths, image_size) or (0, 0)
+    needed = len(paths) * width * height
+    if needed > _memory():
+        raise SourceError(
+            f"{len(paths)} images of {width}x{height} take at least {needed / 2**30:.1f} GiB, more than this machine "
+            "has; pass a smaller --image-size (image_size=)"
+        )
+
+
+def _room(images: Pixels | None, chunk: Pixels, count: int) -> Pixels:
+    """The array for all images, made at the first chunk and widened to three channels at the first colour."""
+    if images is None:
+        return np.empty((count, *chunk.shape[1:]), np.uint8)
+    return np.repeat(images, 3, axis=1) if chunk.shape[1] > images.shape[1] else images
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # this system does not tell
+        return 2**63
+
+
+def _differing_sizes(sizes: dict[tuple[int, int], str], unseen: Sequence[str]) -> SourceError:
+    """An error that names the sizes found, after a look at the headers of some thousands of the files ahead."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in unseen[:: len(unseen) // _SURVEYED + 1]:
+            with contextlib.suppress(Exception):  # an unreadable file has no size to tell
+                sizes.setdefault(size_of(path), path)
+    named = ", ".join(f"{width}x{height} ({path})" for (width, height), path in list(sizes.items())[:_NAMED])
+    more = f" and {len(sizes) - _NAMED} more" if len(sizes) > _NAMED else ""
+    sides = sorted(min(size) for size in sizes)
+    return SourceError(
+        f"the images differ in size: {named}{more}; their short sides run from {sides[0]} to {sides[-1]} pixels. "
+        "Pass --image-size (image_size=) to bring all to one size"
+    )
+
+
+def _worker_count(tasks: int, files: int, total_bytes: int, workers: int | None) -> int:
+    if files * _SECONDS_PER_FILE + total_bytes * _SECONDS_PER_BYTE < _WORTH_PROCESSES:
+        return 1
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers, _MOST_WORKERS, tasks)
+
+
+def _run(tasks: Sequence[_Task], workers: int) -> Generator[_Chunk, None, None]:
+    """The chunks in order. Processes, since PIL holds the interpreter's lock while it decodes."""
+    done = 0
+    if workers > 1:
+        # Spawned, not forked: this process may hold torch's threads and their locks.
+        executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+        try:
+            for chunk in executor.map(_decode_chunk, *zip(*tasks, strict=True)):
+                yield chunk
+                done += 1
+        except BrokenProcessPool:
+            _logger.warning(
+                "a decoding process died; going on in one process. Either memory ran out, or the calling script "
+                "lacks `if __name__ == '__main__':` around its work"
+            )
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+    yield from starmap(_decode_chunk, tasks[done:])
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A worker whose parent was killed would wait for work for ever.
+    threading.Thread(target=leave_with_parent, daemon=True).start()

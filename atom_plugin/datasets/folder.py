@@ -1,0 +1,92 @@
+"""The user's own images: class folders, with or without a ready split, or Tiny-ImageNet's own layout."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atom_plugin.datasets import SourceData, SourceRequest, Split, cache, packed
+from atom_plugin.datasets.common import cache_home, content_digest, stored_options
+from atom_plugin.datasets.decoding import decode_all, decode_into, sides_of
+from atom_plugin.datasets.layouts import Layout, find_layout
+from atom_plugin.datasets.packed import Contents, Packed
+from atom_plugin.datasets.pixels import Pixels
+from atom_plugin.errors import ConfigError
+
+_logger = logging.getLogger("atom_plugin")
+
+
+def load_folder(request: SourceRequest) -> SourceData:
+    """Your own images: DIR/train/<class>/ with DIR/test/ or DIR/val/, DIR/<class>/, or Tiny-ImageNet's layout.
+
+    The layouts are told in :func:`~atom_plugin.datasets.layouts.find_layout`, what happens to each kind of image
+    file in :func:`~atom_plugin.datasets.pixels.decode`. All images become RGB, unless every one is grey.
+    Decoded images are cached in ``request.cache_dir``; a change of any file's name, size or time decodes anew. More of them
+    than :data:`~atom_plugin.datasets.packed.MAPPED_BYTES` are decoded into that cache and stay there, mapped.
+    Raises ConfigError without ``data_dir``, SourceError for a folder or an image that cannot be used.
+    """
+    if request.data_dir is None:
+        raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
+    root = request.data_dir.absolute()
+    layout = find_layout(root, seed=request.seed, test_fraction=request.test_fraction)
+    _logger.info(
+        "%s: %d training and %d test images of %d classes",
+        root,
+        len(layout.train),
+        len(layout.test),
+        len(layout.class_names),
+    )
+    found = cache.read(_cache_path(layout, request)) or _decoded(layout, request)
+    split = {"seed": request.seed, "test_fraction": request.test_fraction} if layout.seeded else {}
+    return SourceData(
+        name="folder",
+        train=found.train,
+        test=found.test,
+        class_names=layout.class_names,
+        fingerprint=found.digest,
+        options=stored_options(request, data_dir=str(root), **split),
+    )
+
+
+def _decoded(layout: Layout, request: SourceRequest) -> Packed:
+    files = [*layout.train, *layout.test]
+    paths = [str(layout.root / file.path) for file in files]
+    how: dict[str, Any] = {
+        "total_bytes": sum(file.size for file in files),
+        "image_size": request.image_size,
+        "workers": request.workers,
+        "progress": request.progress,
+    }
+    width, height = sides_of(paths, request.image_size) or (0, 0)
+    contents = Contents(
+        class_names=layout.class_names,
+        train_labels=layout.train_labels,
+        test_labels=layout.test_labels,
+        image_shape=(3, height, width),
+    )
+    path = _cache_path(layout, request)
+    if contents.pixel_bytes > packed.MAPPED_BYTES:
+        return cache.fill(path, contents, lambda put, skip: decode_into(put, paths, skip=skip, **how))
+    images = decode_all(paths, **how)
+    train, test = _splits(layout, images)
+    digest = content_digest(train, test, layout.class_names)
+    cache.write(path, images, replace(contents, image_shape=images.shape[1:]))
+    return Packed(train=train, test=test, class_names=layout.class_names, digest=digest)
+
+
+def _cache_path(layout: Layout, request: SourceRequest) -> Path:
+    folder = request.cache_dir or cache_home() / "decoded"
+    return folder / f"{cache.cache_key(layout, request.image_size)[:40]}.h5"
+
+
+def _splits(layout: Layout, images: Pixels) -> tuple[Split, Split]:
+    """Both splits as views of ``images``: one copy in memory."""
+    pixels, count = torch.from_numpy(images), len(layout.train)
+    return (
+        Split(images=pixels[:count], labels=torch.tensor(layout.train_labels)),
+        Split(images=pixels[count:], labels=torch.tensor(layout.test_labels)),
+    )

@@ -1,0 +1,81 @@
+"""Embeddings of images under one network, random or trained: what herding, k-center and pictures of a set compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.config import DistillConfig, trained_epochs
+from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.models.convnet import ConvNet
+from atom_plugin.runtime.device import long_work
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+_BATCH = 64
+_MOMENT_BATCHES = 16  # 1,024 images say enough of means and variances
+
+
+def embedding_network(
+    config: DistillConfig,
+    data: SourceData,
+    preprocessing: Preprocessing,
+    *,
+    state: str,
+    generator: torch.Generator,
+    device: torch.device,
+    on_images: Callable[[int], object] | None = None,
+) -> ConvNet:
+    """The config's network, drawn from ``generator`` and in evaluation mode; ``state`` is "random" or "trained:EPOCHS".
+
+    Training is that of :meth:`~atom_plugin.distillation.matching_network.MatchingNetwork.pretrain`; ``on_images`` is told how
+    many images each of its batches had. The batch normalisation of a random network gets the moments of up to 1,024 real
+    images, so that an image's embedding does not depend on those beside it. ``config.precision`` must be resolved.
+    Raises ConfigError for another ``state``, DivergenceError where training blows up.
+    """
+    prepared = preprocessing.to(device)
+    holder = MatchingNetwork(config, data, prepared, device)
+    network = holder.network
+    if epochs := trained_epochs(state, "embedding"):
+        holder.pretrain(epochs, generator, None if on_images is None else lambda rows, _: on_images(len(rows)))
+    else:
+        network.reset(generator)
+        _fit_moments(network, data.train.images, prepared, generator, device)
+    return network.eval()
+
+
+@torch.no_grad()
+def embed(network: ConvNet, images: torch.Tensor, preprocessing: Preprocessing | None = None) -> torch.Tensor:
+    """(N, D) float32 on the CPU, of ``images`` (N, C, H, W): batch by batch, so that maps of only 64 images are held at once.
+
+    ``preprocessing`` is that of real images, uint8; without one, images are taken as preprocessed.
+    """
+    device = network.classifier.weight.device
+    prepare = None if preprocessing is None else preprocessing.to(device)
+    embeddings = torch.empty(len(images), network.classifier.in_features)
+    with long_work(device):
+        for target, batch in zip(embeddings.split(_BATCH), images.split(_BATCH), strict=True):
+            ready = batch.to(device) if prepare is None else prepare.forward(batch.to(device))
+            target.copy_(network.features(ready.contiguous(memory_format=torch.channels_last)).embedding)
+    return embeddings
+
+
+@torch.no_grad()
+def _fit_moments(
+    network: ConvNet,
+    images: torch.Tensor,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+    device: torch.device,
+) -> None:
+    """Give every batch normalisation the mean moments of its input over some batches of drawn images."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not layers:
+        return
+    for layer in layers:
+        layer.momentum = None  # a plain mean over the batches
+    drawn = torch.randperm(len(images), generator=generator)[: _MOMENT_BATCHES * _BATCH]
+    for rows in drawn.split(_BATCH):
+        network(preprocessing.forward(images[rows].to(device)).contiguous(memory_format=torch.channels_last))

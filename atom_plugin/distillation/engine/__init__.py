@@ -1,0 +1,1 @@
+"""How one distillation step is computed."""

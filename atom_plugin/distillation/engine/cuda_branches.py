@@ -1,0 +1,83 @@
+"""Class means of a matcher's descriptors on an accelerator: maps stay in the network's own precision and are reduced at once.
+
+Autocast hands on in float32 what group normalisation makes, and a sum of powers written out widens the map it sums. Here both
+read the map as it is, in bfloat16, and reckon in float32 inside their kernels, so that no float32 copy of a real map exists.
+A map is reduced right where it is made, and with per-image normalisation the real branch runs over a few classes at a time.
+
+The plain path, ``matcher.statistics(network.features(images))``, is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
+from atom_plugin.models.convnet import ConvBlock, ConvNet
+from atom_plugin.runtime.device import full_precision
+
+_REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, where normalisation allows parts
+
+
+def narrow_statistics_by_classes(
+    network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, map_bytes: int = _REAL_MAP_BYTES
+) -> Statistics:
+    """:func:`narrow_statistics`, a few classes at a time unless batch normalisation ties all images together."""
+    if network.config.normalisation == "batch":
+        return narrow_statistics(network, matcher, images, groups=groups)
+    per_class = images[0, 0].numel() * network.config.width * images.element_size() * (len(images) // groups)
+    classes = max(1, map_bytes // per_class)
+    parts = [
+        narrow_statistics(network, matcher, part.flatten(0, 1), groups=len(part))
+        for part in images.unflatten(0, (groups, -1)).split(classes)
+    ]
+    return tuple(torch.cat(descriptors) for descriptors in zip(*parts, strict=True))
+
+
+def narrow_statistics(network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
+    """``matcher.statistics(network.features(images, groups=groups))``; each map is reduced right where it is made."""
+    matched = matcher.matched_maps(len(network.blocks))
+    images = images.contiguous(memory_format=torch.channels_last)
+    found: list[torch.Tensor] = []
+    for depth, block in enumerate(network.conv_blocks()):
+        feature_map = block.activation(_normalised(block, block.convolution(images)))
+        if depth < matched:
+            found += (group_means(descriptor, groups) for descriptor in matcher.describe_map(feature_map))
+        images = block.pool(feature_map)
+    reduce = grouped if matcher.whole_embeddings else group_means
+    return (*found, *(reduce(descriptor, groups) for descriptor in matcher.describe_embedding(images.flatten(1))))
+
+
+def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
+    """The block's normalisation of (N, C, H, W), in its type: autocast would hand groups on, and keep them, in float32."""
+    norm = block.normalisation
+    if isinstance(norm, nn.BatchNorm2d):  # by the batch's own moments; nobody asks for running ones here
+        return F.batch_norm(output, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    if isinstance(norm, nn.GroupNorm):
+        if torch.is_grad_enabled():
+            normal: torch.Tensor = norm(output)
+            return normal.to(output.dtype)
+        with full_precision(output.device):
+            return _group_normalised(norm, output)
+    return output
+
+
+def _group_normalised(norm: nn.GroupNorm, output: torch.Tensor) -> torch.Tensor:
+    """Two reductions and one pass, which read the map in its own type and reckon in float32; without gradient."""
+    rows = output.permute(0, 2, 3, 1).flatten(1, 2)
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    mean = _over_groups(norm, rows.mean(1, dtype=wide))
+    square = torch.linalg.vector_norm(rows, 2, dim=1, dtype=wide).square() / rows.shape[1]
+    variance = (_over_groups(norm, square) - mean.square()).clamp(min=0)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    shift = norm.bias - mean * scale
+    result = torch.empty_like(output)
+    return torch.addcmul(shift[:, :, None, None], output, scale[:, :, None, None], out=result)
+
+
+def _over_groups(norm: nn.GroupNorm, values: torch.Tensor) -> torch.Tensor:
+    """(N, C), each group's channels replaced by their mean."""
+    parts = values.unflatten(1, (norm.num_groups, -1))
+    means: torch.Tensor = parts.mean(2, keepdim=True).expand_as(parts)
+    return means.flatten(1)

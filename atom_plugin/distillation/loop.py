@@ -1,0 +1,113 @@
+"""The loop: SGD on the synthetic images, a fresh random network each iteration, all classes alike.
+
+One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, augment each class's real and synthetic
+images alike, compare their features, step the images down the gradient. A network may serve several iterations, and be
+trained on the synthetic images in between (:mod:`.matching_network`). Classes may pass in chunks, and be shared by processes
+(:mod:`.parts`); random draws are for all classes, in every process alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.checkpoint import Checkpoint
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.engine.cuda_step import PendingLoss
+from atom_plugin.errors import DivergenceError, Interrupted, ProcessError
+from atom_plugin.runtime import distributed
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller sees after each iteration. ``snapshot`` makes the set as it stands: in all processes of a run, or none.
+
+    An accelerator may still be at work on the iteration: ``ready`` says whether it is done, and ``loss`` and ``snapshot`` wait
+    for it. ``seconds`` are then the host's, near the device's own only in the mean over many iterations.
+    """
+
+    iteration: int
+    seconds: float
+    snapshot: Callable[[], SyntheticSet]
+    pending: PendingLoss
+
+    @property
+    def loss(self) -> float:
+        """The loss before the iteration's update."""
+        return self.pending()
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``loss`` would come at once."""
+        return self.pending.ready
+
+
+def distill(
+    config: DistillConfig,
+    data: SourceData,
+    *,
+    device: str = "auto",
+    step: str = "auto",
+    preprocessing: Preprocessing | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop_signal: Callable[[], int] | None = None,
+) -> SyntheticSet:
+    """Distil ``data`` into ``config.ipc`` synthetic images per class.
+
+    ``step`` is one of :data:`~atom_plugin.distillation.engine.cuda_step.STEPS`: "captured" is the step that a CUDA device
+    runs by itself (:mod:`~atom_plugin.distillation.engine.cuda_step`), "plain" the one that every device and matcher takes,
+    "auto" the first where it can be had. ``preprocessing`` None fits what the config asks for on the training images. A
+    checkpoint is written to ``checkpoint`` every ``checkpoint_every`` iterations, and when ``stop_signal``, asked after each
+    iteration, gives a signal number other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts
+    where there is none yet; the result is the same to the byte. Raises ConfigError for options that do not fit, SourceError
+    for too few images, DivergenceError for a loss that is not finite.
+
+    Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
+    the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
+    """
+    distiller = Distiller(config, data, device=device, step=step, preprocessing=preprocessing)
+    if resume and checkpoint is not None and checkpoint.exists():
+        distiller.restore(Checkpoint.load(checkpoint), checkpoint)
+    with distiller.running(), _naming_what_is_kept(checkpoint):
+        while distiller.iteration < distiller.config.iterations:
+            started = time.perf_counter()
+            pending = distiller.launch()
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                snapshot = distiller.synthetic_set
+                on_progress(
+                    Progress(iteration=distiller.iteration, seconds=seconds, snapshot=snapshot, pending=pending)
+                )
+            signum = int(distributed.highest(0 if stop_signal is None else stop_signal()))
+            unfinished = distiller.iteration < distiller.config.iterations
+            if checkpoint is not None and unfinished and (signum or distiller.iteration % checkpoint_every == 0):
+                state = distiller.state()
+                if distributed.leads():
+                    state.save(checkpoint)
+            if signum and unfinished:
+                raise Interrupted(f"Stopped after iteration {distiller.iteration}{_to_resume(checkpoint)}", signum)
+    return distiller.synthetic_set()
+
+
+def _to_resume(checkpoint: Path | None) -> str:
+    return "" if checkpoint is None else f"; continue with --resume (checkpoint: {checkpoint})"
+
+
+@contextmanager
+def _naming_what_is_kept(checkpoint: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (DivergenceError, ProcessError) as error:
+        if checkpoint is None or not checkpoint.exists():
+            raise
+        raise type(error)(f"{error}; the last good checkpoint is kept in {checkpoint}") from error.__cause__

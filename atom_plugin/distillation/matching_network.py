@@ -1,0 +1,165 @@
+"""The network that a run matches under: drawn anew, or taken from a few trained ones, and trained in between if asked to.
+
+Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide (defaults: a random network per iteration):
+
+- ``network_state`` "random", or "trained:EPOCHS": each draw is one of ``network_pool`` networks trained on the real images
+  (DataDAM's table 7). A pool network is trained when first drawn, and again after a resume, to the same bytes.
+- ``inner_loop``: matching steps under one draw.
+- ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
+  algorithm 1 (Zhao, Mopuri & Bilen, 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.errors import DivergenceError
+from atom_plugin.runtime import distributed
+from atom_plugin.runtime.device import autocast, long_work
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+_BATCH = 256
+_INNER_MOMENTUM = 0.5  # DC's released code
+
+State = dict[str, Any]
+OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
+
+
+class MatchingNetwork:
+    """``network``, whose parameters :meth:`prepare` and :meth:`advance` set, in place, for the iteration they are told."""
+
+    def __init__(
+        self, config: DistillConfig, data: SourceData, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._preprocessing = preprocessing
+        self._device = device
+        self._augmentation = Augmentation(strategy=config.augmentation)
+        self._pool: dict[int, State] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+        weights = generator_for(config.seed, "network")
+        self.network = config.network.build(data.image_shape, len(data.class_names), generator=weights)
+        self.network.requires_grad_(False).to(memory_format=torch.channels_last).to(device)
+
+    def prepare(self, iteration: int, generator: torch.Generator) -> None:
+        """Draw a network where ``iteration``, from 0, begins a new inner loop."""
+        if iteration % self._config.inner_loop:
+            return
+        self._optimizer = None
+        if not self._config.pretraining_epochs:
+            self.network.reset(generator)
+            return
+        index = int(torch.randint(self._config.network_pool, (1,), generator=generator))
+        if index not in self._pool:
+            self._pool[index] = self._trained(index)
+        self.network.load_state_dict(self._pool[index])
+
+    def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
+        """Train on the images (K * ipc, C, H, W), class-major, where iteration + 1 goes on with this network.
+
+        Processes of one run all train it, on the same images, and go on with the first one's. Raises DivergenceError where
+        the loss is no longer finite.
+        """
+        config, following = self._config, iteration + 1
+        if not config.network_epochs or following % config.inner_loop == 0 or following == config.iterations:
+            return
+        fixed = images_of_all().detach()
+        labels = torch.arange(len(self._data.class_names), device=fixed.device).repeat_interleave(config.ipc)
+        if self._optimizer is None:
+            self._optimizer = self._inner_sgd()
+        self._train(
+            lambda rows: fixed[rows.to(fixed.device)],
+            labels,
+            self._optimizer,
+            config.network_epochs,
+            generator_for(config.seed, "inner", iteration),
+        )
+
+    def state(self, iteration: int) -> State | None:
+        """What :meth:`restore` needs before ``iteration``; None where that begins with a draw."""
+        if iteration % self._config.inner_loop == 0:
+            return None
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+        }
+
+    def restore(self, state: State | None) -> None:
+        """Go on from what :meth:`state` gave."""
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        if state["optimizer"] is not None:
+            self._optimizer = self._inner_sgd()
+            self._optimizer.load_state_dict(state["optimizer"])
+
+    def _inner_sgd(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network.parameters(), lr=self._config.network_lr, momentum=_INNER_MOMENTUM)
+
+    def _trained(self, index: int) -> State:
+        """The state of pool network ``index``, trained on the real images, kept on the CPU."""
+        self.pretrain(self._config.pretraining_epochs, generator_for(self._config.seed, "pool", index))
+        return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
+        """Draw the network anew and train it for ``epochs`` on the real images.
+
+        ``on_batch`` is told the indices of each batch's images, int64 (n,) on the CPU, and their logits (n, classes), as
+        they are before the step. Raises DivergenceError where the loss is no longer finite.
+        """
+        self.network.reset(generator)
+        train = self._data.train
+        # As evaluations train.
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        with long_work(self._device):
+            self._train(
+                lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
+                train.labels.to(self._device),
+                optimizer,
+                epochs,
+                generator,
+                on_batch=on_batch,
+                remedy="choose another preprocessing or normalisation",
+            )
+
+    def _train(
+        self,
+        images_of: Callable[[torch.Tensor], torch.Tensor],
+        labels: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        epochs: int,
+        generator: torch.Generator,
+        *,
+        on_batch: OnBatch | None = None,
+        remedy: str = "lower --network-lr",
+    ) -> None:
+        """``epochs`` passes in batches of 256, each image augmented by itself as the run augments."""
+        loss = torch.zeros(())
+        self.network.requires_grad_(True)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(labels), generator=generator).split(_BATCH):
+                with torch.no_grad():
+                    batch = self._augmentation.per_sample(images_of(rows), generator)
+                with autocast(self._device, self._config.precision):
+                    logits = self.network(batch.contiguous(memory_format=torch.channels_last))
+                if on_batch is not None:
+                    on_batch(rows, logits.detach())
+                loss = F.cross_entropy(logits.float(), labels[rows.to(labels.device)])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.network.requires_grad_(False)
+        distributed.agree([*self.network.parameters(), *self.network.buffers()])
+        if not math.isfinite(value := distributed.highest(float(loss.detach()))):
+            raise DivergenceError(f"training a network ended with a loss of {value}; {remedy}")

@@ -1,0 +1,68 @@
+"""The log of a run: one JSON line per iteration, beside the set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from atom_plugin.errors import StoreError
+from atom_plugin.runtime.files import reason, write_bytes
+
+
+class RunLog:
+    """Appends records to ``path``; the first one opens the file and keeps records up to iteration ``after``.
+
+    A run that was killed may have logged iterations that its checkpoint does not hold, or half a line: those go. A run that
+    fails before its first step leaves no log. Raises StoreError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, after: int = 0) -> None:
+        self.path = path
+        self._after = after
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, **record: Any) -> None:
+        """Append one record. Lines reach the file at once, so that a run can be watched."""
+        try:
+            if self._file is None:
+                self._file = self._open()
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path)}") from error
+
+    def _open(self) -> IO[str]:
+        kept = [record for record in read_log(self.path) if record["iteration"] <= self._after] if self._after else []
+        write_bytes(self.path, "".join(map(_line, kept)).encode(), force=True)
+        return self.path.open("a", encoding="utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a line cut short by a kill ends it. A missing log has none."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict) or "iteration" not in record:
+            break
+        records.append(record)
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,235 @@
+"""Several ConvNets of one shape trained at once, each as :func:`~atom_plugin.evaluation.training.train` trains it alone.
+
+The networks lie side by side in the channels: a batch is (B, R * C, H, W), a convolution has R groups, normalisation and
+pooling go by channel anyway, and the classifiers are one batched product. So R networks take as many operations as one, each R
+times as large, and on CUDA a step of all of them is one graph (:mod:`.capture`). All parameters are one vector, so that SGD
+is three operations.
+
+Network r has its own weights, order of images and augmentation, drawn from its seed as alone: it ends where it would have,
+within rounding. What this saves is what is spent around the arithmetic: much on a GPU, nothing on a CPU, where networks train
+faster in turn (docs/performance-gpu.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from atom_plugin.distillation.engine.cuda_inputs import Layout
+from atom_plugin.errors import ConfigError, DivergenceError
+from atom_plugin.evaluation.stacked_convnet import Stack
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.runtime.cuda import captured
+from atom_plugin.runtime.device import autocast, long_work
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.policies import POLICIES
+from atom_plugin.transforms.static_augmentation import augment
+
+_KEPT_MAPS = 6  # of the size of the first one, of which the deeper ones are fractions
+_AHEAD = 32  # steps that the host gives a GPU before it waits for them
+
+
+def suits(network: object, config: TrainConfig, device: torch.device) -> bool:
+    """Whether networks of this kind can train together, and gain by it: ConvNets by SGD, on CUDA.
+
+    On a CPU one network's arithmetic fills the processor. CutMix and the policies on pixels draw from the host as they go.
+    """
+    return device.type == "cuda" and isinstance(network, ConvNetConfig) and _trains_plainly(config)
+
+
+def _trains_plainly(config: TrainConfig) -> bool:
+    return config.optimizer == "sgd" and not config.cutmix and config.augmentation not in POLICIES
+
+
+def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
+    """How many networks keep their maps within a quarter of the device's memory; at least one."""
+    height, width = synthetic_set.preprocessing.image_shape[1:]
+    images = min(config.batch_size, len(synthetic_set))
+    per_network = 4 * _KEPT_MAPS * images * network.width * height * width
+    return max(1, torch.cuda.get_device_properties(device).total_memory // 4 // per_network)
+
+
+def train_together(
+    sets: Sequence[SyntheticSet],
+    network_config: ConvNetConfig,
+    config: TrainConfig,
+    *,
+    seeds: Sequence[int],
+    device: torch.device,
+    precision: str = "float32",
+    on_epoch: Callable[[int], object] | None = None,
+) -> list[ConvNet]:
+    """One network per seed, trained on the set beside it: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
+
+    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``on_epoch`` is called
+    after each epoch of all. Raises ConfigError where they do not fit and for another optimizer than SGD, CutMix and policies on
+    pixels; DivergenceError where a network's loss blows up.
+    """
+    trained = train_each(
+        sets, network_config, config, seeds=seeds, device=device, precision=precision, on_epoch=on_epoch
+    )
+    for network in trained:
+        if isinstance(network, DivergenceError):
+            raise network
+    return [network for network in trained if isinstance(network, ConvNet)]
+
+
+def train_each(
+    sets: Sequence[SyntheticSet],
+    network_config: ConvNetConfig,
+    config: TrainConfig,
+    *,
+    seeds: Sequence[int],
+    device: torch.device,
+    precision: str = "float32",
+    on_epoch: Callable[[int], object] | None = None,
+) -> list[ConvNet | DivergenceError]:
+    """As :func:`train_together`, with the error in the place of a network that blew up, which the others know nothing of."""
+    _check_sets(sets, seeds)
+    if not _trains_plainly(config):
+        raise ConfigError(
+            f"networks train together by SGD with siamese augmentation, not by recipe {config.recipe!r}; train them in turn"
+        )
+    shape, classes = sets[0].preprocessing.image_shape, len(sets[0].class_names)
+    networks = [network_config.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
+    distinct = list({id(item): item for item in sets}.values())  # repeats of one set share its images
+    rows = {id(item): index * len(item) for index, item in enumerate(distinct)}
+    learner = _Learner(
+        Stack(networks, device),
+        torch.cat([item.images for item in distinct]).to(device),
+        torch.cat([item.labels for item in distinct]).to(device),
+        config,
+        precision,
+    )
+    with long_work(device):
+        learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, on_epoch)
+    trained = learner.stack.unstacked(networks)
+    return [
+        network
+        if loss < float("inf")
+        else DivergenceError(f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})")
+        for network, seed, loss in zip(trained, seeds, learner.losses.tolist(), strict=True)
+    ]
+
+
+def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:
+    if not seeds or len(sets) != len(seeds):
+        raise ConfigError(f"found {len(sets)} sets and {len(seeds)} seeds; give a set for each seed, and at least one")
+    shapes = {(len(item), item.preprocessing.image_shape, len(item.class_names)) for item in sets}
+    if len(shapes) > 1:
+        found = " and ".join(
+            f"{count} images of {shape} in {classes} classes" for count, shape, classes in sorted(shapes)
+        )
+        raise ConfigError(f"networks train together on sets of one size, not {found}; train these one after the other")
+
+
+@dataclass
+class _Batch:
+    """One size of batch: where its draws arrive on the device, and the step that reads them there."""
+
+    layout: Layout
+    block: torch.Tensor
+    run: Callable[[], object]
+
+
+class _Learner:
+    """SGD on all networks of ``stack``; ``losses`` (R,) are those of the last step."""
+
+    def __init__(
+        self, stack: Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, precision: str
+    ) -> None:
+        self.stack = stack
+        self.losses = torch.zeros(stack.count, device=images.device)
+        self._images = images
+        self._labels = labels
+        self._config = config
+        self._precision = precision
+        self._augmentation = Augmentation(strategy=config.augmentation)
+        self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
+        self._batches: dict[int, _Batch] = {}
+
+    def fit(
+        self, rows: Sequence[int], count: int, seeds: Sequence[int], on_epoch: Callable[[int], object] | None
+    ) -> None:
+        """Train on ``count`` images each, network r's from row ``rows[r]`` on."""
+        generators = [generator_for(seed, "train") for seed in seeds]
+        config, started = self._config, 0
+        for epoch, rate in enumerate(_rates(config)):
+            orders = [torch.randperm(count, generator=generator).split(config.batch_size) for generator in generators]
+            for chosen in zip(*orders, strict=True):
+                self._step([part + row for part, row in zip(chosen, rows, strict=True)], generators, rate)
+                started += 1
+                if self._images.device.type == "cuda" and started % _AHEAD == 0:
+                    torch.cuda.current_stream().synchronize()
+            if on_epoch is not None:
+                on_epoch(epoch + 1)
+
+    def _step(self, chosen: Sequence[torch.Tensor], generators: Sequence[torch.Generator], rate: float) -> None:
+        size = len(chosen[0])
+        if size not in self._batches:
+            self._batches[size] = self._batch(size)
+        batch = self._batches[size]
+        block = torch.empty(batch.layout.size, dtype=torch.uint8, pin_memory=batch.block.is_cuda)
+        given = batch.layout.views(block)
+        draws = [self._augmentation.draw(size, generator) for generator in generators]
+        torch.stack(list(chosen), out=given["indices"])
+        torch.stack([draw.choice for draw in draws], out=given["choice"])
+        torch.stack([draw.uniforms for draw in draws], out=given["uniforms"])
+        given["rate"].fill_(rate)
+        batch.block.copy_(block, non_blocking=True)
+        batch.run()
+
+    def _batch(self, size: int) -> _Batch:
+        each = (self.stack.count, size)
+        layout = Layout(
+            sections=(
+                ("indices", torch.int64, each),
+                ("choice", torch.int64, each),
+                ("uniforms", torch.float32, (*each, 4)),
+                ("rate", torch.float32, (1,)),
+            )
+        )
+        block = torch.zeros(layout.size, dtype=torch.uint8, device=self._images.device)
+        given = layout.views(block)
+
+        def compute() -> None:
+            self._compute(given)
+
+        if not block.is_cuda:
+            return _Batch(layout, block, compute)
+        changed = [self.stack.flat, self._momentum, *self.stack.changed()]
+        return _Batch(layout, block, captured(compute, changed=changed))
+
+    def _compute(self, given: dict[str, torch.Tensor]) -> None:
+        indices, config, device = given["indices"].flatten(), self._config, self._images.device
+        with torch.no_grad():
+            images = self._images.index_select(0, indices).unsqueeze(1)
+            uniforms = given["uniforms"].flatten(0, 1).to(images.dtype)
+            images = augment(self._augmentation, images, given["choice"].flatten(), uniforms).squeeze(1)
+        with autocast(device, self._precision):
+            logits = self.stack.logits(images.unflatten(0, given["indices"].shape))
+        labels, smoothing = self._labels.index_select(0, indices), config.label_smoothing
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="none", label_smoothing=smoothing)
+        losses = losses.view(given["indices"].shape).mean(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), self.stack.flat)
+        with torch.no_grad():
+            # As torch.optim.SGD: g + decay p, v = m v + g, p - lr v.
+            self._momentum.mul_(config.momentum).add_(gradient).add_(self.stack.flat, alpha=config.weight_decay)
+            self.stack.flat.addcmul_(self._momentum, given["rate"], value=-1)
+            self.losses.copy_(losses)
+
+
+def _rates(config: TrainConfig) -> Iterator[float]:
+    """The learning rate of each epoch."""
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=config.lr)
+    schedule = config.build_schedule(optimizer)
+    for _ in range(config.epochs):
+        yield float(optimizer.param_groups[0]["lr"])
+        optimizer.step()  # of nothing; a schedule warns where none came before
+        schedule.step()

@@ -1,0 +1,225 @@
+"""DD-Ranking's scores of a synthetic set (Li et al., 2025, arXiv:2505.13300), from accuracies measured here.
+
+Accuracies are shares in [0, 1], of networks after their last epoch. docs/scores.md says where this differs from the
+``ddranking`` package.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.selection import random_indices
+from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation import network_of, network_seed
+from atom_plugin.evaluation.spread import sample_std
+from atom_plugin.evaluation.training import TrainConfig, accuracy, train, train_on_real
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.runtime.device import resolve_device, resolve_precision
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def label_robust_score(hlr: float, ior: float, *, weight: float = 0.5) -> float:
+    """LRS = (e^a - e^-1) / (e - e^-1) with a = weight * IOR - (1 - weight) * HLR.
+
+    ``hlr`` and ``ior`` are shares in [-1, 1], so that a lies there too and the score in [0, 1]. Raises ConfigError for others,
+    percentages in particular, and for a ``weight`` outside [0, 1].
+    """
+    if not (-1 <= hlr <= 1 and -1 <= ior <= 1):
+        raise ConfigError(f"HLR and IOR must be shares in [-1, 1], not {hlr:g} and {ior:g}; divide percentages by 100")
+    _check_weight(weight)
+    exponent = weight * ior - (1 - weight) * hlr
+    return (math.exp(exponent) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullData:
+    """Accuracies of networks trained on all real images, one or more; ``epochs`` they had, None where given by the user."""
+
+    accuracies: tuple[float, ...]
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.accuracies or not all(0 <= value <= 1 for value in self.accuracies):
+            raise ConfigError(
+                f"accuracies on full data must be shares in [0, 1], not {list(self.accuracies)}; divide percentages by 100"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What was measured, and the three scores, one value per repeat: network r on the set against network r on draw r.
+
+    ``synthetic`` and ``random`` are accuracies in [0, 1] of networks trained alike, on the set and on as many random real
+    images per class. HLR takes the mean accuracy on full data, so its spread is that of ``synthetic``.
+    """
+
+    full: FullData
+    synthetic: tuple[float, ...]
+    random: tuple[float, ...]
+    weight: float
+    training: TrainConfig
+    network: ConvNetConfig
+    images: int
+    test_images: int
+
+    @property
+    def hlr(self) -> tuple[float, ...]:
+        """Hard label recovery: acc(full real) - acc(synthetic); less is better."""
+        full = statistics.fmean(self.full.accuracies)
+        return tuple(full - synthetic for synthetic in self.synthetic)
+
+    @property
+    def ior(self) -> tuple[float, ...]:
+        """Improvement over random: acc(synthetic) - acc(random real); more is better."""
+        return tuple(synthetic - random for synthetic, random in zip(self.synthetic, self.random, strict=True))
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """Label-robust score, see :func:`label_robust_score`; more is better."""
+        pairs = zip(self.hlr, self.ior, strict=True)
+        return tuple(label_robust_score(hlr, ior, weight=self.weight) for hlr, ior in pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; every series with its mean, sample standard deviation, n and values."""
+        series = {"hlr": self.hlr, "ior": self.ior, "lrs": self.lrs, "synthetic": self.synthetic, "random": self.random}
+        return {
+            **{name: _summary(values) for name, values in series.items()},
+            "full": {**_summary(self.full.accuracies), "epochs": self.full.epochs},
+            "weight": self.weight,
+            "training": asdict(self.training),
+            "network": asdict(self.network),
+            "images": self.images,
+            "test_images": self.test_images,
+        }
+
+    def describe(self) -> str:
+        """Three lines for people."""
+        count = len(self.full.accuracies)
+        networks = "1 network" if count == 1 else f"{count} networks"
+        epochs = "1 epoch" if self.full.epochs == 1 else f"{self.full.epochs} epochs"
+        trained = f"{networks} of {epochs}" if self.full.epochs else "given"
+        return (
+            f"LRS {_spread(self.lrs, 1, 4)}, HLR {_spread(self.hlr)} points, IOR {_spread(self.ior)} points "
+            f"(n = {len(self.synthetic)}, weight {self.weight:g})\n"
+            f"  accuracy: synthetic {_spread(self.synthetic)} %, random real {_spread(self.random)} %, "
+            f"all real {_spread(self.full.accuracies)} % ({trained})\n"
+            f"  {self.images} images, {self.network.normalisation} normalisation, {self.training.epochs} epochs; last epoch, "
+            f"{self.test_images} test images"
+        )
+
+
+def score(
+    synthetic_set: SyntheticSet,
+    data: SourceData,
+    config: TrainConfig,
+    *,
+    network: ConvNetConfig | None = None,
+    full: FullData | None = None,
+    full_epochs: int = 100,
+    full_repeats: int = 1,
+    weight: float = 0.5,
+    repeats: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_epoch: Callable[[], object] | None = None,
+) -> Scores:
+    """Train ``repeats`` networks on the set and as many on random real images, by one recipe, and test each on ``data.test``.
+
+    ``network`` None is the set's own. Repeat r draws other real images and another network than repeat r + 1; the two networks
+    of a repeat start alike, and those of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains.
+    ``full`` None trains ``full_repeats`` of the same networks on all real training images, by the same recipe but for
+    ``full_epochs``. Raises ConfigError for a set without images or impossible numbers, SourceError where ``data`` has fewer
+    images of a class than the set.
+    """
+    _check_weight(weight)
+    if repeats < 1 or full_repeats < 1:
+        raise ConfigError(f"repeats and full_repeats must be at least 1, not {repeats} and {full_repeats}")
+    longer = replace(config, epochs=full_epochs)
+    chosen = network or network_of(synthetic_set)
+    on = resolve_device(device)
+    resolved = resolve_precision(precision, on)
+    preprocessing = synthetic_set.preprocessing
+    each_epoch = None if on_epoch is None else lambda _: on_epoch()
+
+    def accuracy_on(training_set: SyntheticSet, repeat: int) -> float:
+        number = network_seed(seed, repeat)
+        trained = train(training_set, chosen, config, seed=number, device=on, precision=resolved, on_epoch=each_epoch)
+        return accuracy(trained, preprocessing, data.test, device=on)
+
+    def accuracy_on_all(repeat: int) -> float:
+        trained = train_on_real(
+            data.train,
+            preprocessing,
+            len(data.class_names),
+            chosen,
+            longer,
+            seed=network_seed(seed, repeat),
+            device=on,
+            precision=resolved,
+            on_epoch=each_epoch,
+        )
+        return accuracy(trained, preprocessing, data.test, device=on)
+
+    # All draws first: a class with too few images is found before any training.
+    draws = [random_counterpart(synthetic_set, data, seed=seed, repeat=repeat) for repeat in range(repeats)]
+    synthetic = tuple(accuracy_on(synthetic_set, repeat) for repeat in range(repeats))
+    random = tuple(accuracy_on(draw, repeat) for repeat, draw in enumerate(draws))
+    if full is None:
+        full = FullData(accuracies=tuple(map(accuracy_on_all, range(full_repeats))), epochs=full_epochs)
+    return Scores(
+        full=full,
+        synthetic=synthetic,
+        random=random,
+        weight=weight,
+        training=config,
+        network=chosen,
+        images=len(synthetic_set),
+        test_images=len(data.test),
+    )
+
+
+def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: int, repeat: int) -> SyntheticSet:
+    """Random real images in the set's place: as many of each class, under the set's preprocessing, another draw per repeat.
+
+    Raises ConfigError for a set without images, SourceError where a class has too few.
+    """
+    if not len(synthetic_set):
+        raise ConfigError("found a set without images, expected at least one to score; choose another file")
+    generator = generator_for(seed, "random baseline", repeat)
+    chosen = []
+    for label, count in sorted(Counter(synthetic_set.labels.tolist()).items()):
+        members = (data.train.labels == label).nonzero().flatten()
+        picks = random_indices(data.train.labels[members], count, generator, class_names=data.class_names)
+        chosen.append(members[picks])
+    indices = torch.cat(chosen)
+    return replace(
+        synthetic_set,
+        images=synthetic_set.preprocessing.forward(data.train.images[indices]),
+        labels=data.train.labels[indices],
+        provenance=Provenance(method="random", seed=seed),
+    )
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"the weight of IOR must lie in [0, 1], not {weight:g}; 0.5 is usual")
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": statistics.fmean(values), "std": sample_std(values), "n": len(values), "values": list(values)}
+
+
+def _spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {scale * sample_std(values):.{digits}f}" if len(values) > 1 else mean

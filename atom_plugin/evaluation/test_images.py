@@ -1,0 +1,76 @@
+"""The real images that a set's networks are tested on: those of the source that the set names, or of another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from atom_plugin.datasets import SourceData, SourceRequest, load_source, reload_source
+from atom_plugin.errors import AtomError, ConfigError, SourceError
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequest) -> SourceData:
+    """The source that the set (called ``name``) was made from, as its file tells.
+
+    ``request`` may say where its files are now, and whether to show progress. Raises SourceError where it is not found, or
+    holds other images than the set was made from.
+    """
+    source = synthetic_set.provenance.source
+    if "name" not in source:
+        raise SourceError(
+            f"{name}: names no image source to test on; give --dataset, and --data-dir where it is a folder"
+        )
+    try:
+        data = reload_source(
+            source["name"], source.get("options", {}), data_dir=request.data_dir, progress=request.progress
+        )
+    except AtomError as error:
+        raise SourceError(f"{name}: its test images cannot be read: {error} (or name others with --dataset)") from error
+    if data.fingerprint != source.get("fingerprint"):
+        raise SourceError(
+            f"{name}: the images of its source {source['name']!r} are not those it was made from (fingerprint "
+            f"{data.fingerprint[:12]}, expected {str(source.get('fingerprint'))[:12]}); name the test images with --dataset"
+        )
+    return data
+
+
+def load_test_sources(
+    names: Sequence[str], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
+) -> list[SourceData]:
+    """The source of every set's test images, each loaded once: ``dataset``, or the set's own where that is None.
+
+    ``names`` are what messages call the sets. Raises as :func:`find_test_source` and :func:`check_test_source`.
+    """
+    loaded: dict[str, SourceData] = {}
+    tests = []
+    for name, synthetic_set in zip(names, sets, strict=True):
+        key = dataset or json.dumps(synthetic_set.provenance.source, sort_keys=True)
+        if key not in loaded:
+            loaded[key] = load_source(dataset, request) if dataset else find_test_source(synthetic_set, name, request)
+        check_test_source(synthetic_set, name, loaded[key])
+        tests.append(loaded[key])
+    return tests
+
+
+def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:
+    """Raises ConfigError unless the test images have the set's shape and classes."""
+    shape = synthetic_set.preprocessing.image_shape
+    if data.image_shape != shape:
+        raise ConfigError(
+            f"{name}: holds images of {_shape(shape)}, the test images of {data.name!r} are {_shape(data.image_shape)}; "
+            "choose another --dataset or --image-size"
+        )
+    if data.class_names != synthetic_set.class_names:
+        raise ConfigError(
+            f"{name}: its classes ({_few(synthetic_set.class_names)}) are not those of {data.name!r} "
+            f"({_few(data.class_names)}); choose another --dataset"
+        )
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]}x{shape[1]}x{shape[2]}"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")

@@ -1,0 +1,131 @@
+"""How a network is trained on a set: every number of it in one object, and the ways that have names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, StepLR
+
+from atom_plugin.errors import ConfigError, did_you_mean
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
+from atom_plugin.transforms.policies import POLICIES
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("half", "step", "cosine")
+SIAMESE = "siamese"  # all siamese operations, whatever their names
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that decides a training; equal configs are equal budgets. The defaults are the recipe ``standard``.
+
+    ``recipe`` is the name that the other values started from. ``momentum`` is SGD's alone. ``schedule``, by epochs: "half" is
+    the learning rate times 0.1 from half of them on; "step" is times ``step_factor`` after every ``step_epochs``; "cosine"
+    rises linearly over the share ``warmup`` of the epochs, then falls to 0 along half a cosine (Loshchilov & Hutter, 2017).
+    ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016). ``cutmix`` is the parameter of its Beta distribution, 0 for none
+    (Yun et al., 2019; here every batch is mixed, one box for all its images). ``augmentation`` is a siamese strategy, "siamese"
+    for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own. Raises ConfigError for
+    impossible values.
+    """
+
+    recipe: str = "standard"
+    epochs: int = 800
+    batch_size: int = 256
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "half"
+    step_epochs: int = 15
+    step_factor: float = 0.5
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    cutmix: float = 0.0
+    augmentation: str = DEFAULT_STRATEGY
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "step_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr", "step_factor"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.augmentation == SIAMESE:  # one spelling, so that equal budgets compare equal
+            object.__setattr__(self, "augmentation", DEFAULT_STRATEGY)
+        if self.augmentation not in POLICIES:
+            _check_strategy(self.augmentation)
+
+    @classmethod
+    def from_recipe(cls, name: str, **overrides: Any) -> TrainConfig:
+        """The recipe ``name`` with ``overrides`` in place of its values. Raises ConfigError for an unknown name."""
+        if name not in RECIPES:
+            hint = did_you_mean(name, RECIPES)
+            raise ConfigError(f"no training recipe is called {name!r}; {hint}there are {', '.join(RECIPES)}")
+        return cls(recipe=name, **{**RECIPES[name], **overrides})
+
+    def build_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        """Over all parameters, weight decay on each."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """The learning rate's course, to be stepped once an epoch."""
+        if self.schedule == "step":
+            return StepLR(optimizer, self.step_epochs, self.step_factor)
+        if self.schedule == "cosine":
+            return LambdaLR(optimizer, self._warm_cosine)
+        # A milestone at 0 would lower the rate before the first step.
+        return MultiStepLR(optimizer, milestones=[max(1, self.epochs // 2)], gamma=0.1)
+
+    def _warm_cosine(self, epoch: int) -> float:
+        """The factor on the learning rate in ``epoch``, counted from 0; never 0, so that every epoch trains."""
+        rising = round(self.warmup * self.epochs)
+        if epoch < rising:
+            return (epoch + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (epoch - rising) / max(1, self.epochs - rising)))
+
+
+def _check_strategy(strategy: str) -> None:
+    try:
+        Augmentation(strategy=strategy)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or one of {SIAMESE}, {', '.join(POLICIES)}") from None
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "standard": {},
+    # Zhao & Bilen (2023), DM's released evaluation.
+    "dm": {"epochs": 1000, "batch_size": 256},
+    # DataDAM's released evaluation: 1,800 epochs at batch 64.
+    "datadam-code": {"epochs": 1800, "batch_size": 64},
+    # DataDAM's table 10 and ATOM's supplementary table 1: StepLR, times 0.5 every 15. Neither prints epochs or batch: after 300
+    # epochs the rate has halved 19 times and float32 weights no longer move; the batch is DM's.
+    "datadam-paper": {"epochs": 300, "batch_size": 256, "schedule": "step"},
+    # Transformers from scratch, as DeiT (Touvron et al., 2021) trains them, less what is for a million images.
+    "modern": {
+        "epochs": 1000,
+        "batch_size": 128,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "label_smoothing": 0.1,
+        "cutmix": 1.0,
+    },
+}
+"""What each named way has other than the defaults."""

@@ -1,0 +1,17 @@
+"""Synthetic sets and their files: one self-describing, checked HDF5 file per set. docs/file-format.md is normative."""
+
+from atom_plugin.store.files import Header, open_dataset, read_header, verify
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet, concatenate, read, write
+
+__all__ = [
+    "Header",
+    "Provenance",
+    "SyntheticSet",
+    "concatenate",
+    "open_dataset",
+    "read",
+    "read_header",
+    "verify",
+    "write",
+]

@@ -1,0 +1,155 @@
+"""The fields of a synthetic set as the arrays of its file, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.schema import ELEMENTS, ZCA, Array, Arrays, SchemaError
+from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+
+
+class SetFields(TypedDict):
+    """The fields of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`, by name."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    provenance: Provenance
+
+
+def encode(fields: SetFields) -> dict[str, Array]:
+    """The set as numpy arrays by element. Raises SchemaError for what the format cannot hold."""
+    preprocessing, provenance = fields["preprocessing"], fields["provenance"]
+    arrays: dict[str, Array] = {
+        "images": _numbers(fields["images"]),
+        "labels": _numbers(fields["labels"]),
+        "class_names": _texts("class_names", fields["class_names"]),
+        "preprocessing/image_shape": np.array(preprocessing.image_shape, "<i8"),
+        "preprocessing/mean": _numbers(preprocessing.mean),
+        "preprocessing/std": _numbers(preprocessing.std),
+    }
+    if preprocessing.whitening is not None:
+        arrays[f"{ZCA}/mean"] = _numbers(preprocessing.whitening.mean)
+        arrays[f"{ZCA}/matrix"] = _numbers(preprocessing.whitening.matrix)
+        arrays[f"{ZCA}/eps"] = np.array(preprocessing.whitening.eps, "<f8")
+    for field in dataclasses.fields(Provenance):
+        value = getattr(provenance, field.name)
+        if value is not None:
+            arrays[f"provenance/{field.name}"] = _scalar(f"provenance/{field.name}", value)
+    return {key: arrays[key] for key in ELEMENTS if key in arrays}
+
+
+def decode(arrays: Arrays) -> SetFields:
+    """The set behind checked ``arrays``. Raises SchemaError for text that is not UTF-8 or not JSON."""
+    return SetFields(
+        images=_tensor(arrays["images"]),
+        labels=decode_labels(arrays),
+        class_names=decode_names(arrays),
+        preprocessing=decode_preprocessing(arrays),
+        provenance=decode_provenance(arrays),
+    )
+
+
+def decode_labels(arrays: Arrays) -> torch.Tensor:
+    """Class ids, int64 (N,)."""
+    return _tensor(arrays["labels"])
+
+
+def decode_names(arrays: Arrays) -> tuple[str, ...]:
+    """Class names by class id. Raises SchemaError."""
+    return tuple(_text("class_names", name) for name in arrays["class_names"].tolist())
+
+
+def decode_preprocessing(arrays: Arrays) -> Preprocessing:
+    """The preprocessing, with its whitening if there is one."""
+    whitening = None
+    if f"{ZCA}/matrix" in arrays:
+        whitening = Whitening(
+            mean=_tensor(arrays[f"{ZCA}/mean"]),
+            matrix=_tensor(arrays[f"{ZCA}/matrix"]),
+            eps=float(arrays[f"{ZCA}/eps"]),
+        )
+    channels, height, width = arrays["preprocessing/image_shape"].tolist()
+    return Preprocessing(
+        mean=_tensor(arrays["preprocessing/mean"]),
+        std=_tensor(arrays["preprocessing/std"]),
+        image_shape=(channels, height, width),
+        whitening=whitening,
+    )
+
+
+def decode_provenance(arrays: Arrays) -> Provenance:
+    """What made the set. Raises SchemaError."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Provenance):
+        key = f"provenance/{field.name}"
+        if key in arrays:
+            value = arrays[key].item()
+            if ELEMENTS[key].holds_text:
+                value = _text(key, value)
+            values[field.name] = _json(key, value) if ELEMENTS[key].dtypes == ("json",) else value
+    return Provenance(**values)
+
+
+def _texts(key: str, texts: Iterable[str]) -> Array:
+    encoded = []
+    for text in texts:
+        try:
+            encoded.append(text.encode())
+        except UnicodeEncodeError as error:
+            raise SchemaError(f"{key}: {text!r} is not Unicode text (it holds a lone surrogate)") from error
+        if b"\0" in encoded[-1]:
+            raise SchemaError(f"{key}: {text!r} holds a zero character")
+    # HDF5 has no text type of length 0.
+    return np.array(encoded, f"S{max([1, *map(len, encoded)])}")
+
+
+def _scalar(key: str, value: Any) -> Array:
+    expected = ELEMENTS[key].dtypes
+    try:
+        if expected == ("json",):
+            # ASCII with sorted keys: equal objects give equal bytes, and undecodable path names survive.
+            value = json.dumps(value, sort_keys=True, allow_nan=False)
+        if ELEMENTS[key].holds_text:
+            return _texts(key, [value]).reshape(())
+        if expected == ("<f8",):
+            return np.array(float(value), "<f8")
+        number = operator.index(value)
+        return np.array(number, expected[-1] if number >= 2**63 else "<i8")
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SchemaError(f"{key}: {value!r:.60} cannot be written as {' or '.join(expected)} ({error})") from error
+
+
+def _numbers(tensor: torch.Tensor) -> Array:
+    array = tensor.detach().cpu().contiguous().numpy()
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _text(key: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"{key}: found bytes that are not UTF-8") from error
+
+
+def _json(key: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{key}: found text that is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise SchemaError(f"{key}: found a JSON {type(value).__name__}, expected an object")
+    return value

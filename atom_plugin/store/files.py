@@ -1,0 +1,135 @@
+"""Files of synthetic sets: written, read, verified, opened lazily. docs/file-format.md is normative."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from atom_plugin.errors import StoreError
+from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store import codec
+from atom_plugin.store.codec import SetFields
+from atom_plugin.store.hdf5_reader import StoreFile, opened
+from atom_plugin.store.hdf5_writer import serialise
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.schema import ZCA, Arrays, SchemaError, check_shapes, check_values
+from atom_plugin.store.torch_dataset import StoredImages
+
+
+def write_fields(fields: SetFields, path: str | Path, *, force: bool = False) -> None:
+    """Write a set to ``path``, atomically; equal sets give equal bytes. Takes the set's size in memory once more.
+
+    Raises StoreError if the file exists (unless ``force``), cannot be written, or the set cannot be stored: pixels
+    that are not finite, class names that are not Unicode, a config that is not JSON. Then nothing is written.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    try:
+        arrays = codec.encode(fields)
+        check_shapes({key: (array.dtype.str, array.shape) for key, array in arrays.items()})
+        check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
+    except SchemaError as error:
+        raise StoreError(f"{target}: not written: {error}; mend the set first") from error
+    write_bytes(target, serialise(arrays), force=force)
+
+
+def read_fields(path: str | Path) -> SetFields:
+    """Read a whole set, with every check of :func:`verify`. Raises StoreError."""
+    with opened(Path(path)) as file:
+        check_shapes(file.shapes())
+        arrays = file.arrays()
+        file.verify_checksum(arrays)
+        check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
+        return codec.decode(arrays)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Header:
+    """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
+    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes.
+    """
+
+    path: Path
+    size: int
+    version: int
+    written_by: str
+    checksum: str
+    shape: tuple[int, int, int, int]
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    zca_eps: float | None
+    provenance: Provenance
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Images by class id, for the classes that have any."""
+        return dict(sorted(Counter(self.labels.tolist()).items()))
+
+
+def read_header(path: str | Path) -> Header:
+    """Read all but pixels and ZCA matrix, so without the checksum's verification. Raises StoreError."""
+    with opened(Path(path)) as file:
+        check_shapes(file.shapes())
+        arrays = file.arrays(but=("images", f"{ZCA}/matrix"))
+        shape = file.shapes()["images"][1]
+        check_values(arrays, [], shape[1:])
+        return _header(file, arrays)
+
+
+def verify(path: str | Path) -> Header:
+    """Check everything: HDF5, format, version, types, shapes, the checksum, finite values, labels.
+
+    Reads in blocks, so that a set larger than memory can be checked. Raises StoreError at the first thing wrong.
+    """
+    with opened(Path(path)) as file:
+        return _header(file, _verified(file))
+
+
+def _verified(file: StoreFile) -> Arrays:
+    """All arrays but the images, every check done."""
+    check_shapes(file.shapes())
+    arrays = file.arrays(but=("images",))
+    file.verify_checksum(arrays)
+    check_values(arrays, file.blocks("images"), file.shapes()["images"][1][1:])
+    return arrays
+
+
+def _header(file: StoreFile, arrays: Arrays) -> Header:
+    count, channels, height, width = file.shapes()["images"][1]
+    eps = arrays.get(f"{ZCA}/eps")
+    return Header(
+        path=file.path,
+        size=file.size,
+        version=file.version,
+        written_by=file.written_by,
+        checksum=file.checksum,
+        shape=(count, channels, height, width),
+        labels=codec.decode_labels(arrays),
+        class_names=codec.decode_names(arrays),
+        mean=tuple(arrays["preprocessing/mean"].tolist()),
+        std=tuple(arrays["preprocessing/std"].tolist()),
+        zca_eps=None if eps is None else float(eps),
+        provenance=codec.decode_provenance(arrays),
+    )
+
+
+def open_dataset(path: str | Path) -> StoredImages:
+    """A lazy view of a file that was verified once, here. Raises StoreError."""
+    target = Path(path).absolute()
+    with opened(target) as file:
+        arrays = _verified(file)
+        return StoredImages(
+            target,
+            shape=file.shapes()["images"][1],
+            offset=file.objects["images"].id.get_offset() or 0,
+            file_identity=file.identity,
+            labels=codec.decode_labels(arrays),
+            class_names=codec.decode_names(arrays),
+            preprocessing=codec.decode_preprocessing(arrays),
+            provenance=codec.decode_provenance(arrays),
+        )

@@ -1,0 +1,244 @@
+"""What an import must know beside the file: class names and preprocessing, which foreign files do not carry."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.runtime.versions import package_versions
+from atom_plugin.store.formats.coding import Constants, convert, standardised
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceData
+
+_BLOCK = 1 << 20
+_WAYS = "--like FILE.h5 (a set of the same source), --dataset NAME"
+_FLAGS = {
+    "like": "--like",
+    "dataset": "--dataset",
+    "class_names": "--classes",
+    "constants": "--mean, --std",
+    "method": "--method",
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class ImportContext:
+    """Beside the file: a set ``like`` it, or the ``dataset`` it was made from, or class names and constants by hand.
+
+    ``load_dataset`` reads the source named ``dataset``, and is called only where a format needs it. ``constants`` are
+    the mean and std of the imported set. ``method`` is what made the images, if known. ``notes`` collects what an import
+    converted or assumed. Raises ConfigError where both ``like`` and ``dataset`` are given.
+    """
+
+    like: SyntheticSet | None = None
+    dataset: str | None = None
+    load_dataset: Callable[[], SourceData] | None = None
+    class_names: tuple[str, ...] | None = None
+    constants: Constants | None = None
+    method: str | None = None
+    notes: list[str] = field(default_factory=list)
+    _digests: dict[str, str] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _loaded: SourceData | None = None
+
+    def __post_init__(self) -> None:
+        if self.like is not None and self.dataset is not None:
+            raise ConfigError("found both --like and --dataset, expected one of them; --like already says everything")
+
+    def note(self, text: str) -> None:
+        """Remember ``text`` for the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[BinaryIO]:
+        """A file of the import, open for reading, its sha256 kept for the provenance. Raises StoreError."""
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise StoreError(f"{path}: is not a regular file; give the name of a file")
+            with path.open("rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                file.seek(0)
+                self._digests[str(path.absolute())] = digest.hexdigest()
+                yield file
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror or error}); check the name") from error
+
+    def names(self, carried: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Class names by class id: those the file ``carried``, or what was given. Raises ConfigError for none, or two."""
+        given = self._given_names()
+        if given is None and carried is None:
+            raise ConfigError(
+                f"the file carries no class names; pass {_WAYS}, or --classes A,B,… in the order of the ids"
+            )
+        if given is not None and carried is not None and given != carried:
+            raise ConfigError(
+                f"the file names the classes {_few(carried)}, but {_few(given)} were given; leave --classes, --like or "
+                "--dataset out, or give those of the file's own source"
+            )
+        return given or carried or ()
+
+    def given_constants(self) -> Constants | None:
+        """``--mean`` and ``--std``."""
+        self._use("constants")
+        return self.constants
+
+    def template(self) -> SyntheticSet | None:
+        """The set of ``--like``."""
+        self._use("like")
+        return self.like
+
+    def dataset_name(self) -> str | None:
+        """The name of the source that the images were made from, if known."""
+        if self.dataset is not None:
+            self._use("dataset")
+            return self.dataset
+        template = self.template()
+        return None if template is None else template.provenance.source.get("name")
+
+    def source(self) -> SourceData | None:
+        """The real images of ``--dataset``, loaded once; None without it."""
+        if self.dataset is None or self.load_dataset is None:
+            return None
+        self._use("dataset")
+        if self._loaded is None:
+            self._loaded = self.load_dataset()
+        return self._loaded
+
+    def pixel_preprocessing(self, image_shape: tuple[int, int, int]) -> Preprocessing:
+        """What images in [0, 1] become: as ``like``, or standardised with what was given, or left alone, with a note."""
+        template, constants = self.template(), self.given_constants()
+        if constants is None and template is not None:
+            return template.preprocessing
+        source = self.source() if constants is None else None
+        if source is not None:
+            self._check_shape(image_shape)
+            return Preprocessing.fit(source.train.images, mean=source.mean, std=source.std)
+        if constants is None:
+            self.note("images stay on the [0, 1] scale; --mean and --std, --dataset or --like would standardise them")
+        neutral = ((0.0,) * image_shape[0], (1.0,) * image_shape[0])
+        return standardised(constants or neutral, image_shape)
+
+    def assemble(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        coding: Preprocessing | None,
+        *,
+        carried_names: tuple[str, ...] | None = None,
+    ) -> SyntheticSet:
+        """The set of ``images`` (N, C, H, W), float32 or uint8, coded as ``coding`` says (None: in [0, 1]) and class-major.
+
+        It has the preprocessing of ``--like``, else that of the file. Raises ConfigError where labels, class names or
+        shapes do not fit each other.
+        """
+        shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+        self._check_shape(shape)
+        template = self.template()
+        if coding is None:
+            result = self.pixel_preprocessing(shape)
+        else:
+            result = coding if template is None or self.constants is not None else template.preprocessing
+        names = self.names(carried_names)
+        if len(labels) and int(labels.max()) >= len(names):
+            raise ConfigError(
+                f"the file's labels go up to {int(labels.max())}, but there are {len(names)} class names ({_few(names)}); "
+                "give those of its own source"
+            )
+        self._use("method")
+        order = labels.argsort(stable=True)
+        if not torch.equal(order, torch.arange(len(labels))):
+            self.note("images were put in the order of their classes")
+        return SyntheticSet(
+            images=convert(images, coding, result)[order],
+            labels=labels[order],
+            class_names=names,
+            preprocessing=result,
+            provenance=Provenance(
+                method=self.method or "unknown", seed=0, source=self._origin(), versions=package_versions()
+            ),
+        )
+
+    def refuse_unused(self, format: str) -> None:
+        """Raise ConfigError for something given that the format never asked for."""
+        unused = [flag for name, flag in _FLAGS.items() if getattr(self, name) is not None and name not in self._used]
+        if unused:
+            raise ConfigError(f"the format {format!r} carries what {' and '.join(unused)} would say; leave that out")
+
+    def with_origin(self, held: SyntheticSet, *, format: str, path: Path, options: dict[str, Any]) -> SyntheticSet:
+        """``held`` with ``config["imported"]``: format, file name, sha256 (of a folder: see docs/formats.md), options."""
+        lines = [f"{digest}  {self._relative(name, path)}\n" for name, digest in self._digests.items()]
+        single = path.is_file() and len(lines) == 1
+        digest = (
+            next(iter(self._digests.values()))
+            if single
+            else hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        )
+        origin = {
+            "format": format,
+            "file": path.absolute().name,
+            "sha256": digest,
+            "files": len(lines),
+            "options": options,
+        }
+        provenance = held.provenance
+        if "imported" in provenance.config:
+            origin["before"] = provenance.config["imported"]
+        return replace(held, provenance=replace(provenance, config={**provenance.config, "imported": origin}))
+
+    def _given_names(self) -> tuple[str, ...] | None:
+        if self.class_names is not None:
+            self._use("class_names")
+            return self.class_names
+        template = self.template()
+        if template is not None:
+            return template.class_names
+        source = self.source()
+        return None if source is None else source.class_names
+
+    def _origin(self) -> dict[str, Any]:
+        if self._loaded is not None:
+            loaded = self._loaded
+            return {"name": loaded.name, "options": loaded.options, "fingerprint": loaded.fingerprint}
+        return dict(self.like.provenance.source) if self.like is not None else {}
+
+    def _check_shape(self, shape: tuple[int, int, int]) -> None:
+        template, source = self.template(), self.source()
+        known = {
+            "--like": None if template is None else template.preprocessing.image_shape,
+            "--dataset": None if source is None else source.image_shape,
+        }
+        for flag, expected in known.items():
+            if expected is not None and expected != shape:
+                raise ConfigError(
+                    f"the file holds images of {_by(shape)}, but those of {flag} are {_by(expected)}; name its own source"
+                )
+
+    def _use(self, name: str) -> None:
+        self._used.add(name)
+
+    def _relative(self, name: str, path: Path) -> str:
+        root = path.absolute()
+        return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else Path(name).name
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" … {len(names)} in all" if len(names) > 3 else "")

@@ -1,0 +1,90 @@
+"""DatasetCondensation's result file (DC, DSA, DM), also DataDAM's and LoDC's: a dict of experiments in one .pt file.
+
+``torch.save({"data": [[images, labels], …one per experiment], "accs_all_exps": {…}}, path)``: images float32
+(C * ipc, channels, H, W), standardised and class-major; labels int64. DataDAM's ZCA whitens standardised images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Host
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.hosts import host_coding, host_tensors
+from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+_HOST = Host(name="DatasetCondensation", constants=DATASET_CONDENSATION)
+
+
+def write(
+    synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
+) -> list[str]:
+    """One experiment, standardised with the loader's constants for the set's source; ``zca`` True stores it whitened."""
+    refuse_existing(path, force=force)
+    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, zca=zca)
+    write_bytes(path, dumps({"data": [[images, labels]], "accs_all_exps": {}}), force=force)
+    return notes
+
+
+def read(
+    path: Path,
+    context: ImportContext,
+    *,
+    experiment: int | None = None,
+    zca: bool | None = None,
+    soft_labels: str = "refuse",
+    trust_pickle: bool = False,
+) -> SyntheticSet:
+    """One ``experiment`` of a file, counted from 0, needed where there are several; ``zca`` True: it is whitened."""
+    experiments = load_experiments(path, context, trust_pickle=trust_pickle)
+    number = chosen_experiment(path, len(experiments), experiment)
+    where = f"{path}: experiment {number}"
+    return experiment_set(experiments[number], where, context, _HOST, soft_labels=soft_labels, zca=zca)
+
+
+def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) -> list[Any]:
+    """The experiments of a file, not empty. Raises StoreError for anything else."""
+    found = load(path, context, trust_pickle=trust_pickle)
+    if not isinstance(found, dict) or "data" not in found:
+        keys = ", ".join(map(str, list(found)[:5])) if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise StoreError(f"{path}: found {keys or 'an empty dict'}, expected a dict with the key data; another format?")
+    experiments = found["data"]
+    if not isinstance(experiments, list) or not experiments:
+        raise StoreError(f"{path}: data is {type(experiments).__name__} without experiments, expected a list of them")
+    return experiments
+
+
+def chosen_experiment(path: Path, count: int, experiment: int | None) -> int:
+    """Which of ``count`` experiments is meant. Raises ConfigError if that is open, or there is none of that number."""
+    if experiment is None and count == 1:
+        return 0
+    if (
+        experiment is None
+        or isinstance(experiment, bool)
+        or not isinstance(experiment, int)
+        or not 0 <= experiment < count
+    ):
+        found = "" if experiment is None else f", none numbered {experiment!r}"
+        raise ConfigError(f"{path}: holds {count} experiments{found}; choose one with --experiment 0 to {count - 1}")
+    return experiment
+
+
+def experiment_set(
+    pair: Any,
+    where: str,
+    context: ImportContext,
+    host: Host,
+    *,
+    soft_labels: str,
+    zca: bool | None = None,
+    dataset: str | None = None,
+) -> SyntheticSet:
+    """The set of one ``[images, labels]``, coded as :func:`host_coding` finds. Raises StoreError for anything else."""
+    images, labels = checked_pair(pair, where, context, soft_labels=soft_labels)
+    channels, height, width = images.shape[1:]
+    coding = host_coding(context, host, (channels, height, width), zca=zca, dataset=dataset)
+    return context.assemble(images, labels, coding)

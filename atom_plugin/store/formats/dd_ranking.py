@@ -1,0 +1,67 @@
+"""DD-Ranking's tensors: a folder of images.pt and labels.pt, standardised or whitened as its loader does.
+
+``LabelRobustScoreHard(…).compute_metrics(image_tensor=…, hard_labels=…)`` takes the two. Its loader standardises
+CIFAR-100 with CIFAR-10's constants; with ``use_zca=True`` it whitens plain [0, 1] images (kornia, eps 0.1). Without
+labels it takes images class by class, as many of each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atom_plugin.errors import StoreError
+from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Host
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.folders import require_folder, write_files
+from atom_plugin.store.formats.hosts import host_coding, host_tensors
+from atom_plugin.store.formats.tensors import checked_images, dumps, load, load_pair
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+_HOST = Host(name="DD-Ranking", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
+_IMAGES, _LABELS = "images.pt", "labels.pt"
+
+
+def write(
+    synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
+) -> list[str]:
+    """Standardised as its loader does, or whitened where the set's ZCA is that of ``use_zca``, or ``zca`` is True."""
+    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, zca=zca)
+    counts = labels.bincount(minlength=len(synthetic_set.class_names)).tolist()
+    if len(set(counts)) > 1:
+        notes.append(
+            "classes differ in their number of images: pass hard_labels=, or DD-Ranking assumes as many of each"
+        )
+    write_files(path, {_IMAGES: dumps(images), _LABELS: dumps(labels)}, force=force)
+    return notes
+
+
+def read(
+    path: Path,
+    context: ImportContext,
+    *,
+    zca: bool | None = None,
+    soft_labels: str = "refuse",
+    trust_pickle: bool = False,
+) -> SyntheticSet:
+    """``zca`` True: images are whitened as with ``use_zca=True``; by default as the set of ``--like`` suggests."""
+    require_folder(path, (_IMAGES,))
+    file, labels_file = path / _IMAGES, path / _LABELS
+    if labels_file.exists():
+        images, labels = load_pair(file, labels_file, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
+    else:
+        images = checked_images(load(file, context, trust_pickle=trust_pickle), str(file))
+        labels = _class_by_class(len(images), len(context.names()), path)
+        context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
+    channels, height, width = images.shape[1:]
+    return context.assemble(images, labels, host_coding(context, _HOST, (channels, height, width), zca=zca))
+
+
+def _class_by_class(images: int, classes: int, path: Path) -> torch.Tensor:
+    if images % classes:
+        raise StoreError(
+            f"{path}: has no {_LABELS}, and {images} images are not equally many of {classes} classes; add it"
+        )
+    return torch.arange(classes).repeat_interleave(images // classes)

@@ -1,0 +1,76 @@
+"""A folder of PNG or lossless WebP images for each class, true colours in 8 bits, with an index classes.json.
+
+``PATH/<class>/<index>.png``. torchvision.datasets.ImageFolder reads it, but numbers the classes anew in the order of their
+folders; classes.json gives id, name and folder of each, since a class name need not be a valid file name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats import image_files
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.folders import folder_names, write_folder
+from atom_plugin.store.formats.image_files import INDEX
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def write(
+    synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None, image_format: str = "png"
+) -> list[str]:
+    """``image_format``: png, or webp (lossless, colour only). ``pixels`` can only be true-colour."""
+    if pixels not in (None, "true-colour"):
+        raise ConfigError(f"image files hold true colours only, not {pixels!r} pixels; export those as npz or pt")
+    image_files.check_writable(synthetic_set, image_format)
+    notes: list[str] = []
+
+    def fill(folder: Path) -> None:
+        notes.extend(image_files.write_images(synthetic_set, folder, image_format)[1])
+        image_files.write_index(synthetic_set, folder / INDEX)
+
+    write_folder(path, fill, force=force, ours=lambda old: (old / INDEX).is_file())
+    return notes
+
+
+def read(path: Path, context: ImportContext) -> SyntheticSet:
+    """An export of ours, or any folder of class folders, their names being those of the classes, or made of them."""
+    if not path.is_dir():
+        raise StoreError(f"{path}: is not a folder, expected one with a folder of images for each class; give its name")
+    if (path / INDEX).is_file():
+        rows = image_files.read_index(path / INDEX, context)
+        names = image_files.carried_names(rows)
+        places = {row.label: row.folder for row in rows if row.folder is not None}
+    else:
+        present = sorted(item.name for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+        names, places = _without_index(path, present, context)
+    files, labels = [], []
+    for label, folder in places.items():
+        found = image_files.files_of(path / folder)
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise StoreError(f"{path}: holds no images in class folders; another format?")
+    images = image_files.read_images(files, context)
+    return context.assemble(images, torch.tensor(labels), None, carried_names=names)
+
+
+def _without_index(
+    path: Path, present: list[str], context: ImportContext
+) -> tuple[tuple[str, ...] | None, dict[int, str]]:
+    """Names carried, and folders by class id: those of the classes given, or else all, in the order of their names."""
+    if context.class_names is None and context.like is None and context.dataset is None:
+        context.note(
+            "classes are numbered in the order of their folders; --like, --dataset or --classes would number them"
+        )
+        return tuple(present), dict(enumerate(present))
+    given = context.names()
+    expected = {name: label for label, name in enumerate(folder_names(given))}
+    unknown = [name for name in present if name not in expected]
+    if unknown:
+        raise ConfigError(
+            f"{path}: holds the folder {unknown[0]!r}, which is no class of those given; rename it, or give its class as well"
+        )
+    return None, {expected[name]: name for name in present}

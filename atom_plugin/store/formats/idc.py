@@ -1,0 +1,72 @@
+"""IDC's data.pt: [images, labels] on the [0, 1] scale; with a factor, several small images packed into each.
+
+Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (2022), section 4: an image of H x H pixels
+is cut into factor x factor tiles, each enlarged bilinearly to H x H. A side that factor does not divide is padded with 0.5
+at the right and the bottom. Written with factor 1: to pack images would lose most of their pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.formats.coding import convert, standardised
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.folders import require_folder
+from atom_plugin.store.formats.hosts import NOT_HELD
+from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:
+    """All images with their preprocessing undone, not clamped, one per stored image (factor 1)."""
+    refuse_existing(path, force=force)
+    preprocessing = synthetic_set.preprocessing
+    channels = preprocessing.image_shape[0]
+    neutral = standardised(((0.0,) * channels, (1.0,) * channels), preprocessing.image_shape)
+    order = synthetic_set.labels.argsort(stable=True).cpu()
+    images = convert(synthetic_set.images.detach().cpu(), preprocessing, neutral)[order].contiguous()
+    write_bytes(path, dumps([images, synthetic_set.labels.detach().cpu()[order]]), force=force)
+    return ["images are on the [0, 1] scale, unpacked: load them with factor 1", NOT_HELD]
+
+
+def read(
+    path: Path,
+    context: ImportContext,
+    *,
+    factor: int = 1,
+    soft_labels: str = "refuse",
+    trust_pickle: bool = False,
+) -> SyntheticSet:
+    """A data.pt, or the folder that holds it; ``factor`` is the one that it was made with."""
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+        raise ConfigError(
+            f"factor must be a whole number from 1 on, not {factor!r}; IDC's is 2 for most sets, 3 for ImageNet"
+        )
+    if path.is_dir():
+        require_folder(path, ("data.pt",))
+    file = path / "data.pt" if path.is_dir() else path
+    found = load(file, context, trust_pickle=trust_pickle)
+    images, labels = checked_pair(found, str(file), context, soft_labels=soft_labels)
+    if factor > min(images.shape[2:]):
+        raise ConfigError(
+            f"factor {factor} cuts images of {images.shape[2]}x{images.shape[3]} into nothing; give a smaller one"
+        )
+    if factor > 1:
+        context.note(f"each image was unpacked into {factor * factor} tiles, enlarged to its size")
+    return context.assemble(unpacked(images, factor), labels.repeat_interleave(factor * factor), None)
+
+
+def unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """(N, C, H, W) with factor x factor tiles each, to (N * factor^2, C, H, W): an image's tiles one after another."""
+    if factor == 1:
+        return images
+    height, width = images.shape[2:]
+    padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
+    rows, columns = padded.shape[2] // factor, padded.shape[3] // factor
+    tiles = padded.unfold(2, rows, rows).unfold(3, columns, columns).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    return F.interpolate(tiles, size=(height, width), mode="bilinear", align_corners=False)

@@ -1,0 +1,140 @@
+"""Images as 8-bit files, a folder for each class, with an index that says what a folder's name cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atom_plugin.datasets.pixels import SUFFIXES, Pixels, decode
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.folders import folder_names
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+INDEX = "classes.json"
+_SAVED_AS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "method": 6}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A class of the index; ``folder`` is None where it holds no images."""
+
+    label: int
+    name: str
+    folder: str | None
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images on the [0, 1] scale to uint8, clamped and rounded."""
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def check_writable(held: SyntheticSet, image_format: str) -> None:
+    """Raise ConfigError for what 8-bit image files cannot hold."""
+    if image_format not in _SAVED_AS:
+        raise ConfigError(f"image_format must be {' or '.join(_SAVED_AS)}, not {image_format!r}")
+    channels = held.preprocessing.image_shape[0]
+    if channels not in (1, 3):
+        raise ConfigError(f"found images of {channels} channels, expected 1 or 3 for image files; export npz or pt")
+    if channels == 1 and image_format == "webp":
+        raise ConfigError("WebP has no grey images; leave image_format=webp out, PNG has")
+
+
+def write_images(held: SyntheticSet, root: Path, image_format: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """Write ``root/<class>/<index>.<image_format>``; returns each file's path below root with its label, and notes."""
+    from PIL import Image
+
+    true_colours = held.true_colour().detach().cpu()
+    images, labels = to_uint8(true_colours), held.labels.cpu()
+    names, written = folder_names(held.class_names), []
+    for label in held.classes:
+        (root / names[label]).mkdir(parents=True)
+        for number, image in enumerate(images[labels == label]):
+            pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
+            relative = f"{names[label]}/{number:05d}.{image_format}"
+            Image.fromarray(pixels).save(root / relative, **_SAVED_AS[image_format])
+            written.append((relative, label))
+    outside = int(((true_colours < 0) | (true_colours > 1)).sum())
+    share = (
+        f"; {outside / true_colours.numel():.1%} of the values lay outside [0, 1] and were clipped" if outside else ""
+    )
+    notes = [f"images hold 8 bits per channel: true colours are rounded to 1/255{share}"]
+    if held.preprocessing.whitening is not None:
+        notes.append("the ZCA whitening was undone and is not in it")
+    return written, [*notes, "preprocessing and provenance are not in it: keep the .h5 file"]
+
+
+def write_index(held: SyntheticSet, path: Path) -> None:
+    """The index: id, name, number of images and, where there are any, folder of every class."""
+    rows: list[dict[str, Any]] = []
+    counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
+    for label, (name, folder) in enumerate(zip(held.class_names, folder_names(held.class_names), strict=True)):
+        place = {"folder": folder} if counts[label] else {}
+        rows.append({"id": label, "name": name, **place, "images": counts[label]})
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="ascii")
+
+
+def read_index(path: Path, context: ImportContext) -> list[Row]:
+    """The rows of an index in the order of ids, some perhaps absent. Raises StoreError."""
+    with context.opened(path) as file:
+        try:
+            found = json.loads(file.read().decode())
+            rows = [Row(row["id"], row["name"], row.get("folder")) for row in found]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(f"{path}: is no list of classes with id and name ({error}); it is damaged") from error
+    for row in rows:
+        if type(row.label) is not int or row.label < 0 or not isinstance(row.name, str) or not _is_name(row.folder):
+            raise StoreError(f"{path}: found the class {row}, expected an id from 0 on, a name, and a folder beside it")
+    if len({row.label for row in rows}) < len(rows):
+        raise StoreError(f"{path}: gives an id twice; it is damaged")
+    return sorted(rows, key=lambda row: row.label)
+
+
+def carried_names(rows: Sequence[Row]) -> tuple[str, ...] | None:
+    """Class names by id, if the index leaves none out."""
+    complete = [row.label for row in rows] == list(range(len(rows)))
+    return tuple(row.name for row in rows) if complete and rows else None
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The image files of a class, by name. Raises StoreError where there is no such folder."""
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: there is no such folder, which the index names; the export is incomplete")
+    return sorted(
+        item for item in folder.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")
+    )
+
+
+def read_images(files: Sequence[Path], context: ImportContext) -> torch.Tensor:
+    """uint8 (N, C, H, W), all of one shape. Raises StoreError."""
+    decoded: list[Pixels] = []
+    for file in files:
+        with context.opened(file):
+            try:
+                pixels = decode(file)
+            except Exception as error:  # PIL raises many kinds for a damaged file
+                what = " ".join(str(error).split())[:120] or type(error).__name__
+                raise StoreError(f"{file}: cannot be read as an image ({what}); it is damaged") from error
+        if decoded and pixels.shape != decoded[0].shape:
+            raise StoreError(
+                f"{file}: is {_by(pixels)}, but {files[0].name} is {_by(decoded[0])}; a set has images of one shape"
+            )
+        decoded.append(pixels)
+    return torch.from_numpy(np.stack(decoded))
+
+
+def _is_name(folder: Any) -> bool:
+    """Whether it is None or names something directly in a folder: an index must not lead elsewhere."""
+    return folder is None or (
+        isinstance(folder, str) and folder not in ("", ".", "..") and not set(folder) & set("/\\\0")
+    )
+
+
+def _by(pixels: Pixels) -> str:
+    return "x".join(map(str, pixels.shape))

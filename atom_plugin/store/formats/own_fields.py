@@ -1,0 +1,124 @@
+"""What the npz and pt formats hold, by key: everything of a set, so that reading one needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats.coding import convert
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.tensors import checked_images, checked_labels
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+
+PIXELS = ("preprocessed", "true-colour")
+_ZCA = ("zca_mean", "zca_matrix", "zca_eps")
+REQUIRED = ("images", "labels", "class_names", "mean", "std", "pixels", "provenance")
+
+
+def number_fields(held: SyntheticSet, pixels: str | None) -> tuple[dict[str, torch.Tensor], str]:
+    """The numbers of a set as tensors by key, and which pixels they are; ``pixels`` None means preprocessed ones.
+
+    "true-colour" pixels have the preprocessing undone, on the [0, 1] scale, not clamped. Raises ConfigError.
+    """
+    chosen = pixels or "preprocessed"
+    if chosen not in PIXELS:
+        raise ConfigError(f"found pixels {chosen!r}, expected one of {PIXELS}")
+    preprocessing = held.preprocessing
+    images = held.images if chosen == "preprocessed" else held.true_colour()
+    tensors = {"images": images, "labels": held.labels, "mean": preprocessing.mean, "std": preprocessing.std}
+    if preprocessing.whitening is not None:
+        tensors["zca_mean"] = preprocessing.whitening.mean
+        tensors["zca_matrix"] = preprocessing.whitening.matrix
+        tensors["zca_eps"] = torch.tensor(preprocessing.whitening.eps, dtype=torch.float64)
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, chosen
+
+
+def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> SyntheticSet:
+    """The set behind the fields: numbers as tensors, names as strings, provenance as a dict. Raises StoreError."""
+    absent = [key for key in REQUIRED if key not in found]
+    if absent:
+        raise StoreError(f"{where}: holds no {', '.join(absent)}, which an export of ours has; another format?")
+    images = checked_images(found["images"], where)
+    labels = checked_labels(found["labels"], len(images), where, context)
+    preprocessing = _preprocessing(found, images, where)
+    names = found["class_names"]
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise StoreError(f"{where}: class_names are no list of text; it is damaged")
+    if len(labels) and int(labels.max()) >= len(names):
+        raise StoreError(
+            f"{where}: labels go up to {int(labels.max())}, but it names {len(names)} classes; it is damaged"
+        )
+    if found["pixels"] not in PIXELS:
+        raise StoreError(f"{where}: found pixels {found['pixels']!r}, expected one of {PIXELS}; it is damaged")
+    if found["pixels"] == "true-colour":
+        images = convert(images, None, preprocessing)
+    return SyntheticSet(
+        images=images,
+        labels=labels,
+        class_names=tuple(names),
+        preprocessing=preprocessing,
+        provenance=_provenance(found["provenance"], where),
+    )
+
+
+def provenance_field(held: SyntheticSet) -> dict[str, Any]:
+    """The provenance as a dict of plain values."""
+    return asdict(held.provenance)
+
+
+def parsed_json(text: str, where: str) -> Any:
+    """JSON text as a value. Raises StoreError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: holds text that is not JSON ({error}); it is damaged") from error
+
+
+def _preprocessing(found: Mapping[str, Any], images: torch.Tensor, where: str) -> Preprocessing:
+    channels, height, width = images.shape[1:]
+    size = channels * height * width
+    mean, std = (_floats(found[key], (channels,), key, where) for key in ("mean", "std"))
+    if not bool((std > 0).all()):
+        raise StoreError(f"{where}: std must be above 0; it is damaged")
+    whitening = None
+    if any(key in found for key in _ZCA):
+        if not all(key in found for key in _ZCA):
+            raise StoreError(f"{where}: holds some of {', '.join(_ZCA)}, expected all or none; it is damaged")
+        eps = float(_floats(found["zca_eps"], (), "zca_eps", where, torch.float64))
+        whitening = Whitening(
+            mean=_floats(found["zca_mean"], (size,), "zca_mean", where),
+            matrix=_floats(found["zca_matrix"], (size, size), "zca_matrix", where),
+            eps=eps,
+        )
+    return Preprocessing(mean=mean, std=std, image_shape=(channels, height, width), whitening=whitening)
+
+
+def _floats(
+    value: Any, shape: tuple[int, ...], key: str, where: str, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        fits = value.dtype == dtype and tuple(value.shape) == shape and value.layout == torch.strided
+        if fits and bool(torch.isfinite(value).all()):
+            return value.contiguous()
+    kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    raise StoreError(f"{where}: {key} is {kind}, expected finite {dtype} {shape}; it is damaged")
+
+
+def _provenance(value: Any, where: str) -> Provenance:
+    known = {field.name for field in fields(Provenance)}
+    types = {"method": str, "seed": int, "config": dict, "source": dict, "versions": dict, "iterations": int}
+    if not isinstance(value, dict) or not set(types) <= set(value) <= known:
+        raise StoreError(
+            f"{where}: provenance is no object with {', '.join(sorted(types))}; it is damaged, or newer: update"
+        )
+    wrong = [key for key, kind in types.items() if not isinstance(value[key], kind)]
+    if wrong or not isinstance(value.get("final_loss"), float | int | None):
+        raise StoreError(f"{where}: provenance has a wrong type of {', '.join(wrong) or 'final_loss'}; it is damaged")
+    return Provenance(**value)

@@ -1,0 +1,200 @@
+"""Files of `torch.save`, opened without running what they say, and their tensors checked.
+
+A file is loaded with ``weights_only=True``: tensors, numbers, text, lists and dicts. The accuracies that distillation
+scripts save beside the images are numpy scalars; they are let through by stand-ins that call nothing of numpy.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats.context import ImportContext
+
+_LAYOUTS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype`` while a file is read: keeps the type's name, and takes its byte order."""
+
+    def __init__(self, name: Any, *flags: Any) -> None:
+        if name not in _LAYOUTS:
+            raise ValueError(f"numpy values of type {name!r} are not read")
+        self.layout, self.order = _LAYOUTS[name], "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    """Stands for numpy's ``scalar``: a Python number from its bytes."""
+    if not isinstance(dtype, _Dtype):
+        raise ValueError("numpy values of an unknown type are not read")
+    return struct.unpack(dtype.order + dtype.layout, data)[0]
+
+
+_NUMPY_SCALARS: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 names it
+    (_scalar, "numpy._core.multiarray.scalar"),  # as numpy 2 does
+    (_Dtype, "numpy.dtype"),
+]
+
+
+def load(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> Any:
+    """What `torch.save` put into ``path``, on the CPU. ``trust_pickle`` lets the file run whatever code it names.
+
+    Raises StoreError for a file that is damaged, or that holds more than data.
+    """
+    if not isinstance(trust_pickle, bool):
+        raise ConfigError(f"trust_pickle must be true or false, not {trust_pickle!r}")
+    with context.opened(path) as file:
+        head = file.read(4)
+        file.seek(0)
+        if not head.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or a pickle
+            raise StoreError(
+                f"{path}: cannot be read as a file of torch.save (it starts with {head!r}); another format?"
+            )
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+                warnings.simplefilter("ignore")  # of odd but readable pickles; what is in them is checked afterwards
+                return torch.load(file, map_location="cpu", weights_only=not trust_pickle)
+        except MemoryError as error:
+            raise StoreError(f"{path}: does not fit in memory; read it on a larger machine") from error
+        except Exception as error:  # torch has no one exception for a file it can't read
+            raise StoreError(f"{path}: {_reason(error, trusted=trust_pickle)}") from error
+
+
+def dumps(value: Any) -> memoryview:
+    """The bytes of `torch.save`: equal values give equal bytes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getbuffer()
+
+
+def load_pair(
+    images: Path, labels: Path, context: ImportContext, *, soft_labels: str, trust_pickle: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two files of a set, each loaded and checked: see :func:`checked_images` and :func:`checked_labels`."""
+    pixels = checked_images(load(images, context, trust_pickle=trust_pickle), str(images))
+    found = load(labels, context, trust_pickle=trust_pickle)
+    return pixels, checked_labels(found, len(pixels), str(labels), context, soft_labels=soft_labels)
+
+
+def checked_pair(
+    value: Any, where: str, context: ImportContext, *, soft_labels: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``value`` as ``[images, labels]``, both checked. Raises StoreError, naming ``where``."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        found = f"{len(value)} items" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+        raise StoreError(f"{where}: found {found}, expected [images, labels]; another format?")
+    images = checked_images(value[0], where)
+    return images, checked_labels(value[1], len(images), where, context, soft_labels=soft_labels)
+
+
+def checked_images(value: Any, where: str) -> torch.Tensor:
+    """``value`` as finite float32 images (N, C, H, W). Raises StoreError, naming ``where``."""
+    images = _plain_tensor(value, where, "(N, C, H, W)")
+    if not images.is_floating_point():
+        raise StoreError(
+            f"{where}: found images of type {_name(images)}, expected floating-point numbers; not this format?"
+        )
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise StoreError(
+            f"{where}: found images of shape {tuple(images.shape)}, expected (N, C, H, W); not this format?"
+        )
+    images = images.to(torch.float32).contiguous()
+    if not bool(torch.isfinite(images).all()):
+        raise StoreError(
+            f"{where}: found images with values that are not finite; the distillation diverged, or it is damaged"
+        )
+    return images
+
+
+def checked_labels(
+    value: Any, count: int, where: str, context: ImportContext, *, soft_labels: str = "refuse"
+) -> torch.Tensor:
+    """``value`` as ``count`` class ids, int64. Raises StoreError, naming ``where``.
+
+    Whole numbers stored as floats are taken, others not. Soft labels (N, K) become the most likely class where
+    ``soft_labels`` is "argmax".
+    """
+    if soft_labels not in ("refuse", "argmax"):
+        raise ConfigError(f"soft_labels must be refuse or argmax, not {soft_labels!r}")
+    labels = _plain_tensor(value, where, "(N,)")
+    if labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1:
+        if soft_labels == "refuse":
+            raise StoreError(
+                f"{where}: found soft labels {tuple(labels.shape)}, which a set of ours cannot hold; --option "
+                "soft_labels=argmax takes the most likely class of each"
+            )
+        context.note(f"soft labels over {labels.shape[1]} classes were replaced by the most likely class")
+        return labels.argmax(1)
+    if labels.shape != (count,):
+        raise StoreError(
+            f"{where}: found labels of shape {tuple(labels.shape)}, expected ({count},), one for each image"
+        )
+    if labels.dtype == torch.bool or labels.is_complex():
+        raise StoreError(f"{where}: found labels of type {_name(labels)}, expected whole numbers")
+    stored = _name(labels)
+    whole = labels.double().round().to(torch.int64) if labels.is_floating_point() else labels.to(torch.int64)
+    if labels.is_floating_point():
+        if not torch.equal(whole.double(), labels.double()):
+            odd = float(labels.double()[whole != labels.double()][0])
+            raise StoreError(f"{where}: found labels such as {odd}, expected whole numbers; they are no class ids")
+        context.note(f"labels stored as {stored} were converted to whole numbers")
+    if count and not 0 <= int(whole.min()) <= int(whole.max()) < 2**31:
+        raise StoreError(
+            f"{where}: found labels {int(whole.min())} to {int(whole.max())}, expected class ids from 0 on"
+        )
+    return whole.contiguous()
+
+
+def _plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+    if (
+        type(value) not in (torch.Tensor, torch.nn.Parameter)
+        or value.layout != torch.strided
+        or value.device.type != "cpu"
+    ):
+        raise StoreError(f"{where}: found {_kind(value)}, expected a tensor {shape}; not this format?")
+    tensor: torch.Tensor = value.detach()
+    if tensor.is_quantized or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        # An expanded or quantised tensor: a few bytes that would fill the memory once copied.
+        raise StoreError(
+            f"{where}: a tensor {tuple(tensor.shape)} declares more values than the file holds; it is damaged"
+        )
+    return tensor
+
+
+def _reason(error: Exception, *, trusted: bool) -> str:
+    if isinstance(error, pickle.UnpicklingError) and isinstance(error.__context__, Exception):
+        error = error.__context__  # what was wrong, without torch's page on what to do
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    if trusted or not isinstance(error, pickle.UnpicklingError):
+        return f"cannot be read as a file of torch.save ({text}); it is damaged, or not this format"
+    needed = re.search(r"GLOBAL (\S+)", text)
+    if needed:
+        found = f"holds more than data: reading it would call {needed[1]}"
+    else:
+        found = f"is damaged, or its pickle holds more than data ({text})"
+    return f"{found}; nothing was run; if you trust whoever made it, pass --trust-pickle"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a {value.layout} tensor on {value.device}"
+    return f"a {type(value).__name__}" if value is not None else "nothing"
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

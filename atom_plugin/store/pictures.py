@@ -1,0 +1,212 @@
+"""Pictures of a set and of a run: a labelled grid in true colours, and the loss curve. Both are PNG files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.formats.image_files import to_uint8
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+Pixels = np.ndarray[Any, Any]
+
+_TILE = 64  # the side, in pixels, that small images are enlarged to, where there are not too many
+_GAP = 2
+_MARGIN = 12
+_TALLEST = 4000
+_ROWS = 100
+_INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
+
+
+def grid(
+    images: SyntheticSet | torch.Tensor,
+    labels: torch.Tensor,
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    per_class: int = 10,
+    title: str | None = None,
+    force: bool = True,
+) -> None:
+    """Write a row of images per class, its name at the left, to a PNG file, atomically.
+
+    ``images``: a set, whose true colours are drawn, or true colours (N, C, H, W) on the [0, 1] scale; values outside
+    are clamped, channels other than 1 or 3 averaged. ``labels``: (N,) class ids, indices into ``class_names``.
+    Classes without images have no row; where there are too many, and beyond ``per_class`` images, it says how many
+    more there are. Raises ConfigError if there is nothing to draw, StoreError where writing fails.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    if per_class < 1:
+        raise ConfigError(f"found {per_class} images per class to draw, expected at least 1")
+    if not len(labels):
+        raise ConfigError("found no images to draw, expected at least one; is the set empty?")
+    held: dict[int, list[int]] = {label: [] for label in sorted(set(labels.tolist()))}
+    for position, label in enumerate(labels.tolist()):
+        held[label].append(position)
+    # Only what is drawn is converted: to undo ZCA takes a D x D product per image.
+    stored = images.images if isinstance(images, SyntheticSet) else images
+    layout = _layout(len(held), *stored.shape[2:])
+    shown = {label: positions[:per_class] for label, positions in list(held.items())[: layout.rows]}
+    drawn = stored[[position for positions in shown.values() for position in positions]]
+    tiles = iter(_pixels(images.preprocessing.inverse(drawn) if isinstance(images, SyntheticSet) else drawn))
+    rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
+    write_bytes(target, _draw(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
+
+
+def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
+    """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a PNG file.
+
+    Records without a positive, finite loss are left out. Raises ConfigError if none is left, StoreError where
+    writing fails.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter, MaxNLocator
+
+    target = Path(path)
+    refuse_existing(target, force=force)
+    points = [(int(record["iteration"]), float(record["loss"])) for record in records if "loss" in record]
+    points = [(iteration, loss) for iteration, loss in points if math.isfinite(loss) and loss > 0]
+    if not points:
+        raise ConfigError(f"found no positive, finite loss in {len(records)} records, expected at least one to draw")
+    iterations, losses = np.array(points).T
+    # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    lonely = "o" if len(points) == 1 else ""
+    axes.semilogy(iterations, losses, linewidth=0.6, alpha=0.5, color="tab:blue", label="loss", marker=lonely)
+    window = max(3, len(points) // 20) | 1
+    if len(points) >= window:
+        positions, medians = running_median(losses, window)
+        axes.semilogy(iterations[positions], medians, linewidth=1.8, color="tab:orange", label=f"median of {window}")
+    # Plain numbers instead of powers of ten; between those, only where they leave room.
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    axes.grid(which="both", linewidth=0.3, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(target, buffer.getbuffer(), force=force)
+
+
+def running_median(
+    values: np.ndarray[Any, Any], window: int, points: int = 500
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Up to ``points`` evenly spread positions, and the median of the ``window`` (odd) values around each.
+
+    Only where a whole window fits: a median of fewer values would end in the noise of the last one, or bend the curve.
+    There must be at least ``window`` values.
+    """
+    half, inside = window // 2, len(values) - window + 1
+    positions = half + np.unique(np.linspace(0, inside - 1, min(points, inside)).round().astype(int))
+    return positions, np.array([np.median(values[at - half : at + half + 1]) for at in positions])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Sizes in pixels: ``factor`` enlarges an image, ``width`` and ``height`` are an enlarged one's."""
+
+    factor: int
+    width: int
+    height: int
+    row: int
+    rows: int
+    text: int
+
+
+def _layout(classes: int, height: int, width: int) -> _Layout:
+    """As large as ``_TILE`` allows, smaller where the classes would make the picture taller than ``_TALLEST``."""
+    shown = min(classes, _ROWS)
+    side = min(_TILE, _TALLEST // shown - _GAP)
+    factor = max(1, side // max(height, width))
+    text = 16 if factor * height >= 32 else 12
+    row = max(factor * height, text + 2) + _GAP
+    # Large images are not made smaller; then fewer classes are shown.
+    rows = min(shown, max(10, _TALLEST // row))
+    return _Layout(factor=factor, width=factor * width, height=factor * height, row=row, rows=rows, text=text)
+
+
+def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str) -> memoryview:
+    """The PNG file of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
+    from PIL import Image, ImageDraw
+
+    heading, large, font, small = _shorten(title, 100), _font(16), _font(layout.text), _font(12)
+    names = [legible(name, instead=f"class {label}") for label, name, _ in rows]
+    left = _MARGIN + math.ceil(max(font.getlength(name) for name in names)) + _MARGIN
+    columns = max(len(tiles) for _, _, tiles in rows)
+    longest = max([large.getlength(heading), *(small.getlength(note) for note in notes)])
+    width = max(left + columns * (layout.width + _GAP) + _MARGIN, 2 * _MARGIN + math.ceil(longest))
+    top = _MARGIN + (26 if heading else 0)
+    bottom = top + len(rows) * layout.row
+    canvas = Image.new("RGB", (width, bottom + 18 * len(notes) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), heading, fill=_INK, font=large)
+    for number, (name, (_, _, tiles)) in enumerate(zip(names, rows, strict=True)):
+        middle = top + number * layout.row + (layout.row - _GAP) // 2
+        draw.text((left - _MARGIN, middle), name, fill=_INK, font=font, anchor="rm")
+        for column, tile in enumerate(tiles):
+            enlarged = Image.fromarray(tile).resize((layout.width, layout.height), Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (left + column * (layout.width + _GAP), middle - layout.height // 2))
+    for number, note in enumerate(notes):
+        draw.text((_MARGIN, bottom + 4 + 18 * number), note, fill=_FAINT, font=small)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getbuffer()
+
+
+def _notes(held: Mapping[int, list[int]], rows: int, per_class: int) -> list[str]:
+    notes = []
+    if len(held) > rows:
+        notes.append(f"+{len(held) - rows} more classes")
+    most = max(len(positions) for positions in held.values())
+    if most > per_class:
+        notes.append(f"the first {per_class} of up to {most} images per class")
+    return notes
+
+
+def _pixels(images: torch.Tensor) -> Pixels:
+    """uint8 RGB, (N, H, W, 3)."""
+    colours = to_uint8(images.detach().cpu())
+    if colours.shape[1] != 3:
+        colours = to_uint8(images.detach().cpu().clamp(0, 1).mean(1, keepdim=True)).expand(-1, 3, -1, -1)
+    return np.asarray(colours.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries: unlike Pillow's own font it has Greek, Cyrillic and more."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def legible(text: str, *, longest: int = 28, instead: str = "") -> str:
+    """``text`` as a picture can show it: printable and short; or ``instead``, where DejaVu Sans lacks its letters."""
+    return _drawable(_shorten(text, longest), _font(12)) or instead
+
+
+def _shorten(name: str, longest: int) -> str:
+    text = "".join(character if character.isprintable() else "?" for character in name)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """``text``, or nothing where the font would draw empty boxes (Chinese, say)."""
+    box = bytes(font.getmask("\uffff"))
+    return "" if any(bytes(font.getmask(character)) == box for character in text) else text

@@ -1,0 +1,148 @@
+"""The synthetic set: a few images per class, with the preprocessing they live in and where they come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.store.codec import SetFields
+from atom_plugin.store.files import read_fields, write_fields
+from atom_plugin.store.provenance import Provenance, merged_provenance
+from atom_plugin.store.torch_dataset import HeldImages, LabelledImages
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SyntheticSet:
+    """Synthetic images after preprocessing, with their labels.
+
+    ``images`` is float32 (N, C, H, W); ``labels`` int64 (N,), class ids of the source, class-major;
+    ``class_names[id]`` names every class of the source, also those a subset no longer holds.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != torch.float32:
+            raise ConfigError(f"images must be float32 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ConfigError(f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
+        if tuple(images.shape[1:]) != self.preprocessing.image_shape:
+            raise ConfigError(
+                f"images of shape {tuple(images.shape[1:])} do not fit a preprocessing fitted on "
+                f"{self.preprocessing.image_shape}"
+            )
+        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(self.class_names)):
+            raise ConfigError(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, but there are "
+                f"{len(self.class_names)} class names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> list[int]:
+        """The class ids that have images, sorted."""
+        return sorted(set(self.labels.tolist()))
+
+    @property
+    def ipc(self) -> int:
+        """Images per class: the smallest count over the classes held."""
+        return min(Counter(self.labels.tolist()).values(), default=0)
+
+    def true_colour(self) -> torch.Tensor:
+        """The images with the preprocessing undone, float32 (N, C, H, W), not clamped to [0, 1]."""
+        return self.preprocessing.inverse(self.images)
+
+    def subset(self, classes: Sequence[int]) -> SyntheticSet:
+        """Only the images of the given class ids; labels keep their ids. Raises ConfigError for an absent class."""
+        absent = sorted(set(classes) - set(self.classes))
+        if absent:
+            raise ConfigError(f"the set holds no images of class {absent}; it holds {self.classes}")
+        keep = torch.isin(self.labels, torch.tensor(sorted(set(classes))))
+        return replace(self, images=self.images[keep], labels=self.labels[keep])
+
+    def as_dataset(self) -> LabelledImages:
+        """A ``torch.utils.data.Dataset`` over the images as they are, preprocessed."""
+        return HeldImages(self.labels, self.images)
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write to one HDF5 file, atomically. See :func:`write`."""
+        write(self, path, force=force)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SyntheticSet:
+        """Read a whole HDF5 set into memory. See :func:`read`."""
+        return read(path)
+
+
+def fields_of(synthetic_set: SyntheticSet) -> SetFields:
+    """The set as its file layer takes it."""
+    return SetFields(
+        images=synthetic_set.images,
+        labels=synthetic_set.labels,
+        class_names=synthetic_set.class_names,
+        preprocessing=synthetic_set.preprocessing,
+        provenance=synthetic_set.provenance,
+    )
+
+
+def write(synthetic_set: SyntheticSet, path: str | Path, *, force: bool = False) -> None:
+    """Write a set to ``path``. See :func:`atom_plugin.store.files.write_fields`."""
+    write_fields(fields_of(synthetic_set), path, force=force)
+
+
+def read(path: str | Path) -> SyntheticSet:
+    """Read a whole set, every check done. See :func:`atom_plugin.store.files.read_fields`."""
+    return SyntheticSet(**read_fields(path))
+
+
+def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
+    """All images of ``sets``, class-major, within a class in the order of the sets.
+
+    The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source,
+    the seed is the first part's, and iterations are added up.
+    Raises ConfigError unless class names and preprocessing are the same throughout; ``names`` (file names, say)
+    are what it calls the sets.
+    """
+    if not sets:
+        raise ConfigError("found no sets to concatenate, expected at least one")
+    first, called = sets[0], names or [f"set {number}" for number in range(1, len(sets) + 1)]
+    for other, name in zip(sets[1:], called[1:], strict=True):
+        if other.class_names != first.class_names:
+            raise ConfigError(
+                f"{called[0]} and {name} differ in their class names ({_difference(first, other)}); only sets of one "
+                "source can be merged"
+            )
+        if not other.preprocessing.matches(first.preprocessing):
+            raise ConfigError(
+                f"{called[0]} and {name} differ in their preprocessing: {first.preprocessing.describe()} against "
+                f"{other.preprocessing.describe()}; make both with the same options on the same training images"
+            )
+    labels = torch.cat([part.labels for part in sets])
+    order = labels.argsort(stable=True)
+    return replace(
+        first,
+        images=torch.cat([part.images for part in sets])[order],
+        labels=labels[order],
+        provenance=merged_provenance([part.provenance for part in sets]),
+    )
+
+
+def _difference(first: SyntheticSet, other: SyntheticSet) -> str:
+    mine, theirs = first.class_names, other.class_names
+    if len(mine) != len(theirs):
+        return f"{len(mine)} against {len(theirs)} classes"
+    position = next(index for index, pair in enumerate(zip(mine, theirs, strict=True)) if pair[0] != pair[1])
+    return f"class {position} is {mine[position]!r} against {theirs[position]!r}"

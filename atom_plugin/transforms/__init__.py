@@ -1,0 +1,1 @@
+"""What is done to images: preprocessing, siamese augmentation, resampling and training policies."""

@@ -1,0 +1,159 @@
+"""Number types that name option, bound and value; bundles that hand the command what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import click.testing
+import pytest
+
+from atom_plugin.cli.options import (
+    FRACTION,
+    NORMALISATION,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    SEED,
+    Number,
+    force_option,
+    is_given,
+    json_option,
+    run_options,
+    source_options,
+)
+from atom_plugin.cli.training_options import compared_training_options, training_options
+from atom_plugin.datasets import SourceRequest
+from atom_plugin.evaluation.training_recipes import RECIPES, TrainConfig
+from atom_plugin.models.convnet import NORMALISATIONS
+
+
+def run(options: Any, *args: str) -> dict[str, Any]:
+    """The keyword arguments that a command with these options gets."""
+    got: dict[str, Any] = {}
+    click.command()(options(lambda **kwargs: got.update(kwargs))).main(list(args), standalone_mode=False)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (POSITIVE_INT, "0", "--ipc must be at least 1, not 0"),
+        (POSITIVE_INT, "-3", "--ipc must be at least 1, not -3"),
+        (POSITIVE_INT, "ten", "--ipc must be a whole number, not 'ten'"),
+        (POSITIVE_INT, "1.5", "--ipc must be a whole number, not '1.5'"),
+        (POSITIVE_INT, "", "--ipc must be a whole number, not ''"),
+        (POSITIVE_FLOAT, "0", "--ipc must be above 0, not 0"),
+        (POSITIVE_FLOAT, "nan", "--ipc must be above 0, not nan"),
+        (POSITIVE_FLOAT, "inf", "--ipc must be above 0, not inf"),
+        (POSITIVE_FLOAT, "much", "--ipc must be a number, not 'much'"),
+        (FRACTION, "1", "--ipc must be above 0 and below 1, not 1"),
+        (FRACTION, "0", "--ipc must be above 0 and below 1, not 0"),
+        (SEED, "-1", "--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not -1"),
+        (SEED, str(2**63), f"--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not {2**63}"),
+        (Number(float), "nan", "--ipc must be finite, not nan"),
+    ],
+)
+def test_a_number_out_of_bounds_names_option_bound_and_value(kind: Number, text: str, words: str) -> None:
+    with pytest.raises(click.UsageError) as error:
+        run(click.option("-i", "--ipc", type=kind), "--ipc", text)
+    assert error.value.format_message() == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (POSITIVE_INT, "1", 1),
+        (POSITIVE_FLOAT, "1e-6", 1e-6),
+        (FRACTION, "0.5", 0.5),
+        (SEED, "0", 0),
+        (SEED, str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_a_number_within_bounds_is_kept_exactly(kind: Number, text: str, value: float) -> None:
+    got = run(click.option("--ipc", type=kind), "--ipc", text)["ipc"]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_source_options_default_to_the_embedded_digits_and_the_requests_own_defaults() -> None:
+    assert run(source_options) == {"dataset": "digits", "request": SourceRequest(progress=True)}
+
+
+def test_source_options_all_reach_the_request(tmp_path: Path) -> None:
+    options = {
+        "--dataset": "folder",
+        "--data-dir": str(tmp_path),
+        "--image-size": "32",
+        "--test-fraction": "0.3",
+        "--split-seed": "7",
+        "--cache-dir": str(tmp_path / "cache"),
+        "--workers": "2",
+    }
+    got = run(source_options, "--download", *(word for pair in options.items() for word in pair))
+    assert got["dataset"] == "folder"
+    assert got["request"] == SourceRequest(
+        data_dir=tmp_path,
+        image_size=32,
+        download=True,
+        seed=7,
+        test_fraction=0.3,
+        cache_dir=tmp_path / "cache",
+        workers=2,
+        progress=True,
+    )
+
+
+def test_quiet_silences_the_sources_progress_too() -> None:
+    got = run(lambda command: source_options(run_options(command)), "--quiet")
+    assert got["quiet"] is True
+    assert got["request"].progress is False
+
+
+def test_run_force_and_json_options_hand_over_their_names() -> None:
+    got = run(lambda command: run_options(force_option(json_option(command))), "--seed", "3", "--json", "--force")
+    assert got == {
+        "seed": 3,
+        "device": "auto",
+        "precision": "auto",
+        "quiet": False,
+        "as_json": True,
+        "force": True,
+    }
+
+
+def test_help_lists_a_bundle_in_its_order() -> None:
+    command = click.command()(run_options(lambda **_: None))
+    assert [option.name for option in command.params] == ["seed", "device", "precision", "quiet"]
+
+
+def test_a_default_that_is_repeated_counts_as_given() -> None:
+    @click.command()
+    @click.option("--seed", default=0)
+    @click.pass_context
+    def command(ctx: click.Context, seed: int) -> bool:
+        return is_given(ctx, "seed")
+
+    assert command.main(["--seed", "0"], standalone_mode=False) is True
+    assert command.main([], standalone_mode=False) is False
+
+
+def test_the_normalisations_offered_are_those_there_are() -> None:
+    assert list(NORMALISATION.choices) == list(NORMALISATIONS)
+
+
+def test_a_training_starts_from_its_recipe_and_takes_what_is_given() -> None:
+    assert run(training_options) == {"training": TrainConfig(), "normalisation": None}
+    got = run(training_options, "--training-recipe", "modern", "--epochs", "3", "--augmentation", "none")
+    assert got["training"] == TrainConfig.from_recipe("modern", epochs=3, augmentation="none")
+
+
+def test_augmentations_joined_by_commas_are_a_training_each() -> None:
+    assert run(compared_training_options) == {"trainings": [TrainConfig()], "normalisation": None}
+    got = run(compared_training_options, "--epochs", "3", "--augmentation", "siamese, none")
+    assert got["trainings"] == [TrainConfig(epochs=3), TrainConfig(epochs=3, augmentation="none")]
+
+
+def test_the_help_names_every_training_recipe() -> None:
+    text = click.testing.CliRunner().invoke(click.command()(training_options(lambda **_: None)), "--help").output
+    assert [name for name in RECIPES if name not in text] == []

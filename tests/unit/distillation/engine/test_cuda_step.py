@@ -1,0 +1,208 @@
+"""The step of static shapes against the plain one: here on the CPU, uncaptured; as a CUDA graph where there is a GPU."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import stopped
+import torch
+from small import coloured_source, small_config
+
+from atom_plugin.distillation import distiller
+from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.engine import cuda_step
+from atom_plugin.distillation.engine.real_batches import RealBatches
+from atom_plugin.distillation.loop import distill
+from atom_plugin.errors import ConfigError, DivergenceError
+from atom_plugin.matchers import MATCHERS, MeanMatcher, make_matcher
+from atom_plugin.runtime import cuda
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Runs take the device's step on the CPU too, where nothing is captured."""
+    monkeypatch.setattr(distiller, "takes_device_step", lambda step, *others, **more: step != "plain")
+
+
+def steps(count, *, step="auto", device="cpu", **overrides):
+    run = Distiller(small_config(iterations=count, **overrides), coloured_source(), device=device, step=step)
+    with run.running():
+        losses = [run.launch()() for _ in range(count)]
+    return losses, run.synthetic_set().images
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "instance", "group", "layer", "none"])
+@pytest.mark.parametrize("matcher", ["atom", "atom-channel", "datadam", "dm", "feature"])
+def test_it_equals_the_plain_step(everywhere, matcher, normalisation):
+    options = {"matcher": matcher, "network": {"normalisation": normalisation}, "image_schedule": "cosine"}
+    (plain, images), (ours, same) = (steps(4, step=step, **options) for step in ("plain", "auto"))
+    assert ours == pytest.approx(plain, rel=1e-4)
+    torch.testing.assert_close(same, images, rtol=1e-3, atol=1e-4)
+    start = Distiller(small_config(**options), coloured_source(), device="cpu").images
+    assert not torch.equal(images, start)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"zca": True, "augmentation": "none"},
+        {"matcher_options": {"kernel": "mixture"}},
+        {"initialiser": "noise", "precision": "bfloat16", "network": {"pooling": "max"}},
+    ],
+)
+def test_other_choices_too(everywhere, options):
+    (plain, _), (ours, _) = (steps(2, step=step, **options) for step in ("plain", "auto"))
+    assert ours == pytest.approx(plain, rel=0.05 if options.get("precision") else 1e-4)
+
+
+def test_images_that_stay_on_the_host_make_the_same_step(everywhere, monkeypatch):
+    here = steps(3)
+    monkeypatch.setattr(RealBatches, "pixels", None)
+    there = steps(3)
+    assert there[0] == here[0]
+    assert torch.equal(there[1], here[1])
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_stopped_and_resumed_gives_the_same_bytes(everywhere, tmp_path, stop_after):
+    data, config, path = coloured_source(), small_config(), tmp_path / "run.checkpoint"
+    whole = distill(config, data, device="cpu")
+    stopped.stop_after(stop_after, config, data, path)
+    resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
+    assert resumed.images.numpy().tobytes() == whole.images.numpy().tobytes()
+    assert resumed.provenance == whole.provenance
+
+
+def test_plain_and_device_steps_may_take_turns(everywhere):
+    expected = steps(4)
+    run = Distiller(small_config(iterations=4), coloured_source(), device="cpu")
+    with run.running():
+        losses = [run.launch()(), run.step(), run.launch()(), run.step()]
+    assert losses == pytest.approx(expected[0], rel=1e-4)
+
+
+def test_the_loss_of_each_iteration_is_told_once_and_in_order(everywhere, monkeypatch):
+    monkeypatch.setattr(cuda_step, "_AHEAD", 3)
+    run = Distiller(small_config(), coloured_source(), device="cpu")
+    told: list[int] = []
+    note = run._note_loss
+    monkeypatch.setattr(run, "_note_loss", lambda i, value: (told.append(i), note(i, value)))
+    pending = [run.launch() for _ in range(5)]
+    assert told == [0, 1]
+    assert run.synthetic_set().provenance.final_loss == pending[-1]()
+    assert told == [0, 1, 2, 3, 4]
+    assert all(loss.ready for loss in pending)
+
+
+def test_a_loss_that_is_not_finite_is_noticed_late_but_never_stored(everywhere, tmp_path):
+    path = tmp_path / "run.checkpoint"
+    config = small_config(image_lr=1e38, matcher="dm", augmentation="none", iterations=50)
+    with pytest.raises(DivergenceError, match="lower --image-lr"):
+        distill(config, coloured_source(), device="cpu", checkpoint=path, checkpoint_every=5)
+    assert not path.exists()
+
+
+def test_a_loss_without_a_gradient_is_refused(everywhere, monkeypatch):
+    monkeypatch.setattr(MATCHERS, "_local", dict(MATCHERS._local))
+
+    @MATCHERS.register("deaf")
+    class Deaf(MeanMatcher):
+        def describe_map(self, feature_map):
+            return ()
+
+        def describe_embedding(self, embedding):
+            return (embedding.detach(),)
+
+        def compare(self, real, synthetic):
+            return (real[0] - synthetic[0]).square().sum()
+
+    with pytest.raises(ConfigError, match="does not depend on the synthetic images"):
+        distill(small_config(matcher="deaf"), coloured_source(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "device", "options", "message"),
+    [
+        ("fast", "cpu", {}, "step must be one of auto, plain, captured, not 'fast'"),
+        ("captured", "cpu", {}, "needs a CUDA device, not 'cpu'; say 'auto' or 'plain'"),
+        ("captured", "cuda", {"matcher": "dc"}, "needs a matcher of class means, which 'dc' is not"),
+        ("captured", "cuda", {"inner_loop": 2}, "needs a network drawn anew each iteration"),
+    ],
+)
+def test_steps_that_cannot_be_had_are_refused(step, device, options, message):
+    config = small_config(**options)
+    matcher = make_matcher(config.matcher, config.matcher_options)
+    with pytest.raises(ConfigError, match=message):
+        cuda_step.takes_device_step(step, config, matcher, torch.device(device))
+
+
+def test_auto_takes_what_can_be_had():
+    def takes(step, device, **options):
+        config = small_config(**options)
+        matcher = make_matcher(config.matcher, config.matcher_options)
+        return cuda_step.takes_device_step(step, config, matcher, torch.device(device))
+
+    assert takes("auto", "cuda")
+    assert takes("captured", "cuda")
+    assert not takes("plain", "cuda")
+    assert not takes("auto", "cpu")
+    assert not takes("auto", "cuda", matcher="dc")
+    assert not takes("auto", "cuda", network_state="trained:1")
+
+
+def test_what_cannot_be_captured_runs_without(monkeypatch, caplog):
+    """torch.cuda in play: the warm-up works, recording does not."""
+    ran: list[int] = []
+    value = torch.ones(2)
+
+    class Context:
+        def __init__(self, *args, **kwargs):
+            self.fails = bool(kwargs)
+
+        def __enter__(self):
+            if self.fails:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+        def __exit__(self, *error):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+    fake = SimpleNamespace(
+        **dict.fromkeys(("current_stream", "Stream", "CUDAGraph", "stream", "graph"), Context), synchronize=lambda: None
+    )
+    monkeypatch.setattr(cuda.torch, "cuda", fake)
+
+    def run():
+        ran.append(1)
+        value.add_(1)
+
+    assert cuda.captured(run, changed=[value]) is run
+    assert len(ran) == 3
+    assert value.tolist() == [1, 1]
+    assert "not captured as a CUDA graph (operation not permitted when stream is capturing)" in caplog.text
+
+
+@needs_gpu
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+@pytest.mark.parametrize("matcher", ["atom", "datadam", "dm"])
+def test_a_captured_step_equals_the_plain_one(matcher, normalisation):
+    options = {"matcher": matcher, "network": {"normalisation": normalisation}, "device": "cuda"}
+    for precision, tolerance in (("float32", 1e-2), ("bfloat16", 0.1)):
+        plain, ours = (steps(3, step=step, precision=precision, **options)[0] for step in ("plain", "captured"))
+        assert ours == pytest.approx(plain, rel=tolerance)
+        assert all(map(math.isfinite, ours))
+
+
+@needs_gpu
+def test_a_captured_run_repeats_to_the_byte_and_is_captured():
+    first, again = (steps(20, device="cuda", step="captured") for _ in range(2))
+    assert first[0] == again[0]
+    assert torch.equal(first[1], again[1])
+    run = Distiller(small_config(), coloured_source(), device="cuda")
+    run.launch()
+    assert run._device_step is not None
+    assert run._device_step._run != run._device_step.compute

@@ -1,0 +1,45 @@
+import pytest
+
+from atom_plugin.distillation.run_log import RunLog, read_log
+from atom_plugin.errors import StoreError
+
+
+def test_records_come_back_and_half_a_line_ends_them(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with RunLog(path) as log:
+        for iteration in (1, 2, 3):
+            log.write(iteration=iteration, loss=0.5 * iteration)
+    assert read_log(path)[1] == {"iteration": 2, "loss": 1.0}
+    with path.open("a") as file:
+        file.write('{"iteration": 4, "lo')
+    assert [record["iteration"] for record in read_log(path)] == [1, 2, 3]
+
+
+def test_a_resumed_run_drops_what_its_checkpoint_does_not_hold(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"iter')
+    with RunLog(path, after=2) as log:
+        log.write(iteration=3, again=True)
+    assert read_log(path) == [{"iteration": 1}, {"iteration": 2}, {"iteration": 3, "again": True}]
+
+
+def test_a_new_run_starts_a_new_log_with_its_first_record(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"iteration": 1}\n')
+    with RunLog(path):
+        pass
+    assert read_log(path) == [{"iteration": 1}]
+    with RunLog(path) as log:
+        log.write(iteration=1, new=True)
+    assert read_log(path) == [{"iteration": 1, "new": True}]
+
+
+def test_foreign_and_missing_files_have_no_records(tmp_path):
+    (tmp_path / "a.jsonl").write_text('[1, 2]\n"text"\n')
+    assert read_log(tmp_path / "a.jsonl") == []
+    assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="there is no folder"), RunLog(tmp_path / "no" / "a.jsonl") as log:
+        log.write(iteration=1)

@@ -1,0 +1,186 @@
+"""Networks trained together against each of them alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small import coloured_source, small_config
+
+from atom_plugin import evaluation
+from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.errors import ConfigError, DivergenceError
+from atom_plugin.evaluation import cuda_training, training
+from atom_plugin.evaluation.cuda_training import train_each, train_together
+from atom_plugin.evaluation.training import TrainConfig, accuracy, train
+from atom_plugin.models.convnet import NORMALISATIONS, ConvNetConfig
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def a_set(seed=0):
+    return selected_set(small_config(ipc=4, seed=seed), coloured_source())
+
+
+def differences(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    return [(ours[name].double() - theirs[name].double()).abs().max().item() for name in ours]
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("batch_size", [256, 5])
+def test_each_network_ends_where_it_would_have_alone(monkeypatch, normalisation, batch_size):
+    _double_precision(monkeypatch)
+    sets = [a_set(0), a_set(0), a_set(1)]
+    network = ConvNetConfig(width=8, depth=2, normalisation=normalisation, pooling="max")
+    config = TrainConfig(epochs=4, batch_size=batch_size, lr=0.05)
+    trained = train_together(sets, network, config, seeds=[3, 4, 3], device=CPU)
+    for chosen, seed, ours in zip(sets, [3, 4, 3], trained, strict=True):
+        alone = train(chosen, network, config, seed=seed, device=CPU)
+        assert max(differences(ours, alone)) < 1e-6
+        untrained = network.build((3, 8, 8), 3, generator=training.generator_for(seed, "network"))
+        assert max(differences(ours, untrained)) > 1e-3
+    assert max(differences(trained[0], trained[1])) > 1e-2
+    assert max(differences(trained[0], trained[2])) > 1e-4
+
+
+def _double_precision(monkeypatch):
+    """Networks and images in float64, in which only mistakes differ (the loss alone is float32, for both)."""
+    build = ConvNetConfig.build
+    monkeypatch.setattr(ConvNetConfig, "build", lambda *args, **options: build(*args, **options).double())
+    prepared = cuda_training.SyntheticSet.__post_init__
+
+    def widen(self):
+        prepared(self)
+        object.__setattr__(self, "images", self.images.double())
+
+    monkeypatch.setattr(cuda_training.SyntheticSet, "__post_init__", widen)
+
+
+def test_repeats_of_one_set_share_its_images_and_reach_its_accuracy():
+    data, chosen = coloured_source(), a_set()
+    network, config = ConvNetConfig(width=16, depth=2), TrainConfig(epochs=60, lr=0.05)
+    epochs: list[int] = []
+    trained = train_together([chosen] * 3, network, config, seeds=[0, 1, 2], device=CPU, on_epoch=epochs.append)
+    assert epochs == list(range(1, 61))
+    assert min(accuracy(one, chosen.preprocessing, data.test, device=CPU) for one in trained) > 0.8
+
+
+def test_sets_that_do_not_fit_are_refused():
+    network, config = ConvNetConfig(width=4, depth=2), TrainConfig(epochs=1)
+    with pytest.raises(ConfigError, match="found 1 sets and 2 seeds"):
+        train_together([a_set()], network, config, seeds=[0, 1], device=CPU)
+    smaller = selected_set(small_config(ipc=2), coloured_source())
+    with pytest.raises(ConfigError, match=r"not 6 images of \(3, 8, 8\) in 3 classes and 12 images"):
+        train_together([a_set(), smaller], network, config, seeds=[0, 1], device=CPU)
+
+
+def test_a_network_that_blows_up_is_named():
+    config = TrainConfig(epochs=20, lr=1e30)
+    with pytest.raises(DivergenceError, match=r"training network 7 ended with a loss of .*lower --lr"):
+        train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[7], device=CPU)
+
+
+def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
+    chosen, network, config = a_set(), ConvNetConfig(width=4, depth=2), TrainConfig(epochs=3)
+    broken = replace(chosen, images=chosen.images * float("nan"))
+    first, failed, last = train_each([chosen, broken, chosen], network, config, seeds=[0, 1, 2], device=CPU)
+    expected = train_together([chosen] * 2, network, config, seeds=[0, 2], device=CPU)
+    for ours, without in zip((first, last), expected, strict=True):
+        assert max(differences(ours, without)) < 1e-6
+    assert isinstance(failed, DivergenceError)
+    assert "training network 1 ended with a loss of nan" in str(failed)
+
+
+@needs_gpu
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_on_a_gpu_too(normalisation, count):
+    device, chosen = torch.device("cuda"), a_set()
+    network, config = ConvNetConfig(width=16, depth=2, normalisation=normalisation), TrainConfig(epochs=5)
+    trained = train_together([chosen] * count, network, config, seeds=range(count), device=device)
+    for seed, ours in enumerate(trained):
+        assert max(differences(ours, train(chosen, network, config, seed=seed, device=device))) < 1e-2
+
+
+@pytest.mark.parametrize("schedule", ["half", "step", "cosine"])
+def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alone(monkeypatch, schedule):
+    _double_precision(monkeypatch)
+    chosen, network = a_set(), ConvNetConfig(width=4, depth=2)
+    config = TrainConfig(epochs=5, lr=0.05, schedule=schedule, step_epochs=2, warmup=0.4, label_smoothing=0.1)
+    (ours,) = train_together([chosen], network, config, seeds=[3], device=CPU)
+    assert max(differences(ours, train(chosen, network, config, seed=3, device=CPU))) < 1e-6
+
+
+def test_what_draws_from_the_host_as_it_goes_is_refused_and_trained_in_turn():
+    cuda = torch.device("cuda")
+    for other in ({"recipe": "modern", "optimizer": "adamw"}, {"cutmix": 1.0}, {"augmentation": "randaugment"}):
+        config = TrainConfig(epochs=1, **other)
+        assert not cuda_training.suits(ConvNetConfig(), config, cuda)
+        with pytest.raises(ConfigError, match="train them in turn"):
+            train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[0], device=CPU)
+    assert cuda_training.suits(ConvNetConfig(), TrainConfig(), cuda)
+    assert not cuda_training.suits(ConvNetConfig(), TrainConfig(), CPU)
+
+
+def test_an_evaluation_gives_what_its_networks_reach_in_turn(monkeypatch):
+    data = coloured_source()
+    subject = evaluation.Subject(name="a", synthetic_set=a_set(), test=data.test, tested_on="x")
+    jobs = evaluation.plan_jobs([subject], ["convnet"], TrainConfig(epochs=30, lr=0.05), repeats=3)
+    in_turn = list(evaluation.run_jobs(jobs, device=CPU))
+    monkeypatch.setattr(cuda_training, "suits", lambda *_: True)
+    monkeypatch.setattr(cuda_training, "most_at_once", lambda *_: 2)
+    at_once = list(evaluation.run_jobs(jobs, device=CPU))
+    assert [outcome.job for outcome in at_once] == jobs
+    for one, other in zip(in_turn, at_once, strict=True):
+        assert one.accuracy == pytest.approx(other.accuracy, abs=0.06)
+
+
+@pytest.fixture
+def evaluated_together(monkeypatch):
+    """Runs four networks as a GPU does, in groups of up to three; gives outcomes, epochs told, and the sizes of groups."""
+    data, sizes, plain = coloured_source(), [], cuda_training.train_each
+    subject = evaluation.Subject(name="a", synthetic_set=a_set(), test=data.test, tested_on="x")
+    jobs = evaluation.plan_jobs([subject], ["convnet"], TrainConfig(epochs=2), repeats=4)
+    monkeypatch.setattr(cuda_training, "suits", lambda *_: True)
+    monkeypatch.setattr(cuda_training, "most_at_once", lambda *_: 3)
+    monkeypatch.setattr(
+        cuda_training, "train_each", lambda sets, *args, **how: sizes.append(len(sets)) or plain(sets, *args, **how)
+    )
+
+    def run(**options):
+        epochs = []
+        return list(evaluation.run_jobs(jobs, device=CPU, on_epoch=epochs.append, **options)), epochs, sizes
+
+    return run
+
+
+def test_an_epoch_of_several_networks_counts_for_each(evaluated_together):
+    _, epochs, sizes = evaluated_together()
+    assert sizes == [3, 1]
+    assert epochs == [1, 1, 1, 2, 2, 2, 1, 2]
+
+
+def test_fewer_at_once_may_be_asked_for(evaluated_together):
+    outcomes, epochs, sizes = evaluated_together(at_once=1)
+    assert sizes == [1, 1, 1, 1]
+    assert len(outcomes) == 4
+    assert epochs == [1, 2] * 4
+
+
+def test_an_evaluation_keeps_the_networks_beside_one_that_blew_up(evaluated_together, monkeypatch):
+    build, built = ConvNetConfig.build, []
+
+    def one_broken(*args, **options):
+        network = build(*args, **options)
+        built.append(network)
+        if len(built) == 2:
+            torch.nn.init.constant_(next(network.parameters()), float("nan"))
+        return network
+
+    monkeypatch.setattr(ConvNetConfig, "build", one_broken)
+    outcomes, _, sizes = evaluated_together()
+    assert sizes == [3], "a cell ends where a network fails"
+    assert [(outcome.job.repeat, outcome.error is None) for outcome in outcomes] == [(0, True), (2, True), (1, False)]
+    assert "ended with a loss of nan; lower --lr" in outcomes[-1].error

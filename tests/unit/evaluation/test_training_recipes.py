@@ -1,0 +1,157 @@
+"""Training budgets by name, and what their schedules do to the learning rate."""
+
+import math
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+from small import coloured_source, small_config
+
+from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation.training import accuracy, train, train_on_real
+from atom_plugin.evaluation.training_recipes import RECIPES, TrainConfig
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
+
+CPU = torch.device("cpu")
+NETWORK = ConvNetConfig(width=8, depth=2)
+
+
+def rates(config: TrainConfig) -> list[float]:
+    """The learning rate of every epoch."""
+    optimizer = config.build_optimizer(torch.nn.Linear(1, 1))
+    schedule = config.build_schedule(optimizer)
+    found = []
+    for _ in range(config.epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_recipes_are_the_published_budgets():
+    budgets = {name: TrainConfig.from_recipe(name) for name in RECIPES}
+    assert {name: (c.epochs, c.batch_size) for name, c in budgets.items()} == {
+        "standard": (800, 256),
+        "dm": (1000, 256),
+        "datadam-code": (1800, 64),
+        "datadam-paper": (300, 256),
+        "modern": (1000, 128),
+    }
+    assert budgets["standard"] == TrainConfig()
+    for name in ("standard", "dm", "datadam-code", "datadam-paper"):
+        config = budgets[name]
+        assert (config.optimizer, config.lr, config.momentum, config.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
+        assert (config.label_smoothing, config.cutmix, config.augmentation) == (0, 0, DEFAULT_STRATEGY)
+    assert all(config.recipe == name for name, config in budgets.items())
+
+
+def test_explicit_values_go_before_the_recipe():
+    config = TrainConfig.from_recipe("modern", epochs=7, lr=0.1)
+    assert (config.recipe, config.epochs, config.lr, config.optimizer) == ("modern", 7, 0.1, "adamw")
+    assert isinstance(config.build_optimizer(torch.nn.Linear(1, 1)), torch.optim.AdamW)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'modern'"):
+        TrainConfig.from_recipe("moderne")
+
+
+def test_step_halves_every_fifteen_epochs():
+    found = rates(TrainConfig.from_recipe("datadam-paper", epochs=40))
+    assert found == pytest.approx([0.01 * 0.5 ** (epoch // 15) for epoch in range(40)])
+
+
+def test_cosine_rises_then_falls_and_never_stands_at_zero():
+    found = rates(TrainConfig(schedule="cosine", warmup=0.2, lr=1.0, epochs=20))
+    assert found[:5] == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1.0])
+    expected = [0.5 * (1 + math.cos(math.pi * epoch / 16)) for epoch in range(16)]
+    assert found[4:] == pytest.approx(expected)
+    assert min(rates(TrainConfig(schedule="cosine", warmup=0.9, epochs=1))) > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"epochs": 0}, {"batch_size": 0}, {"step_epochs": 0}, {"lr": 0.0}, {"step_factor": 0.0}, {"cutmix": -1.0}),
+        *({"weight_decay": -1.0}, {"momentum": 1.0}, {"warmup": 1.0}, {"label_smoothing": 1.0}, {"lr": math.nan}),
+        *({"optimizer": "lion"}, {"schedule": "plateau"}, {"augmentation": "blur"}),
+    ],
+)
+def test_impossible_values_are_refused_by_name(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=name):
+        TrainConfig(**options)
+
+
+def test_siamese_is_another_spelling_of_the_whole_strategy():
+    assert TrainConfig(augmentation="siamese") == TrainConfig()
+
+
+def test_every_field_is_plain_json():
+    assert {type(value) for value in asdict(TrainConfig.from_recipe("modern")).values()} == {str, int, float}
+    assert {field.name for field in fields(TrainConfig)} >= set(RECIPES["modern"])
+
+
+def test_the_modern_recipe_learns_and_repeats_by_seed():
+    data = coloured_source()
+    chosen = selected_set(small_config(ipc=8), data)
+    config = TrainConfig.from_recipe("modern", epochs=25, lr=0.02, augmentation="none")
+    state = torch.random.get_rng_state()
+    trained = [train(chosen, NETWORK, config, seed=3, device=CPU) for _ in range(2)]
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(trained[0].classifier.weight, trained[1].classifier.weight)
+    assert accuracy(trained[0], chosen.preprocessing, data.test, device=CPU) > 0.6
+
+
+def test_cutmix_mixes_labels_by_the_share_of_the_box(monkeypatch):
+    data = coloured_source()
+    chosen = selected_set(small_config(ipc=4), data)
+    seen = []
+    plain = torch.nn.functional.cross_entropy
+
+    def noting(logits, targets, **options):
+        seen.append(targets)
+        return plain(logits, targets, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", noting)
+    train(chosen, NETWORK, TrainConfig(epochs=4, cutmix=1.0), seed=0, device=CPU)
+    assert all(targets.shape == (12, 3) for targets in seen)
+    assert all(torch.allclose(targets.sum(1), torch.ones(12)) for targets in seen)
+    assert any(((targets > 0.01) & (targets < 0.99)).any() for targets in seen), "no box was cut"
+
+
+class Dropping(torch.nn.Module):
+    """Half of its features are dropped in training."""
+
+    def __init__(self, generator):
+        super().__init__()
+        self.classifier = torch.nn.Linear(3 * 8 * 8, 3)
+        with torch.no_grad():
+            self.classifier.weight.normal_(generator=generator)
+            self.classifier.bias.zero_()
+
+    def build(self, image_shape, classes, *, generator=None):
+        return Dropping(generator)
+
+    def forward(self, images):
+        return self.classifier(torch.nn.functional.dropout(images.flatten(1), 0.5, self.training))
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_dropout_draws_from_the_seed_and_leaves_the_global_state(real):
+    data = coloured_source()
+    chosen = selected_set(small_config(ipc=2), data)
+    config = TrainConfig(epochs=2)
+
+    def weights(seed):
+        torch.rand(seed + 1)  # whatever was drawn before
+        builder = Dropping(torch.Generator())
+        if real:
+            network = train_on_real(data.train, chosen.preprocessing, 3, builder, config, seed=5, device=CPU)
+        else:
+            network = train(chosen, builder, config, seed=5, device=CPU)
+        return network.classifier.weight
+
+    assert torch.equal(weights(0), weights(1))
