@@ -161,7 +161,8 @@ def run_options(command: Command) -> Command:
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
-            help="Arithmetic of the networks; auto takes bfloat16 where the device is fast at it.",
+            help="Arithmetic of the networks; auto takes bfloat16 where the device is fast at it, so that results differ "
+            "between devices and processors.",
         ),
         quiet_option,
     )(command)

@@ -63,7 +63,8 @@ def replay(
 
     Prints accuracy on all classes seen after each step, as mean and standard deviation over class orders, with forgetting
     and backward transfer, and draws the curves. All policies see the same stream in the same batches. --precision is that
-    of distillation; the learning networks compute in float32. Needs avalanche-lib: pip install 'atom-plugin[avalanche]'.
+    of distillation and selection; the learning networks compute in float32. Needs avalanche-lib: pip install
+    'atom-plugin[avalanche]'.
 
     \b
     Examples:
@@ -81,6 +82,7 @@ def replay(
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.policies import check_policy
     from atom_plugin.replay.plan import ResultFiles, plan_runs
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     names = _policies(policies, memory, distill=distill, baselines=baselines)
     for name in names:
@@ -89,6 +91,8 @@ def replay(
     files.refuse_leftovers(resume=resume, force=force)
     sets = [store.read(path) for path in memory]
     click.get_current_context().with_resource(distributed.dealt(options["device"]))
+    # What "auto" takes here counts, so that no results file mixes two.
+    options["precision"] = resolve_precision(options["precision"], resolve_device(options["device"]))
     with rendezvous.leader_first():
         data = load_source(dataset, request)
     _check_sets(sets, memory, data)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
     """One line on the set, and what to do with it next; or one JSON object."""
     provenance = synthetic_set.provenance
+    precision = provenance.config["precision"]  # what "auto" took here; elsewhere it may take another
     if as_json:
         result = {
             "file": str(path),
@@ -23,6 +24,7 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
             "classes": len(synthetic_set.classes),
             "ipc": synthetic_set.ipc,
             "iterations": provenance.iterations,
+            "precision": precision,
             "final_loss": provenance.final_loss,
         }
         click.echo(json.dumps(result))
@@ -30,6 +32,6 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
     steps = f", {provenance.iterations} steps" if provenance.iterations else ""
     click.echo(
         f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
-        f"{synthetic_set.preprocessing.describe()}"
+        f"precision {precision}, {synthetic_set.preprocessing.describe()}"
     )
     click.echo(f"look at it:  atom-cli store show {path}\ntrain on it: atom-cli consume evaluate {path}")

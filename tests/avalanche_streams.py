@@ -29,7 +29,9 @@ DATA = coloured_source(classes=6, per_class=10)
 STEPS = ([3, 0], [5, 1], [4, 2])
 MEAN, STD = (0.25, 0.3, 0.35), (0.2, 0.25, 0.5)
 STANDARDISED = Preprocessing(mean=torch.tensor(MEAN), std=torch.tensor(STD), image_shape=(3, 8, 8))
-QUICK = Distilled(overrides={"iterations": 2, "real_batch": 4, "network": {"width": 8, "depth": 1}})
+QUICK = Distilled(
+    overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": {"width": 8, "depth": 1}}
+)
 
 FORMS: dict[str, Callable[[torch.Tensor], Any]] = {
     "uint8": lambda image: image,

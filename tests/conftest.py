@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 _HOME = pytest.StashKey[str]()
+_EVERY_PYTHON = Path(__file__).parent / "every_python"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,10 +23,21 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     home = config.stash[_HOME] = tempfile.mkdtemp(prefix="atom-plugin-tests-")
     os.environ.update(HOME=home, XDG_CACHE_HOME=f"{home}/.cache", XDG_CONFIG_HOME=f"{home}/.config", MPLBACKEND="Agg")
+    # No Python that a test starts asks the processor whether it multiplies in bfloat16, nor does this one.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_EVERY_PYTHON), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(_EVERY_PYTHON / "sitecustomize.py"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_HOME], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around the fixtures of wider scopes too, which may compute."""
+    mark = item.get_closest_marker("auto_precision")
+    os.environ["ATOM_PLUGIN_TESTS_FAST_PRECISION"] = mark.args[0] if mark else ""
+    return (yield)
 
 
 @pytest.fixture

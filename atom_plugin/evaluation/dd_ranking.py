@@ -69,6 +69,7 @@ class Scores:
     weight: float
     training: TrainConfig
     network: ConvNetConfig
+    precision: str
     images: int
     test_images: int
 
@@ -98,6 +99,7 @@ class Scores:
             "weight": self.weight,
             "training": asdict(self.training),
             "network": asdict(self.network),
+            "precision": self.precision,
             "images": self.images,
             "test_images": self.test_images,
         }
@@ -114,7 +116,7 @@ class Scores:
             f"  accuracy: synthetic {_spread(self.synthetic)} %, random real {_spread(self.random)} %, "
             f"all real {_spread(self.full.accuracies)} % ({trained})\n"
             f"  {self.images} images, {self.network.normalisation} normalisation, {self.training.epochs} epochs; last epoch, "
-            f"{self.test_images} test images"
+            f"{self.test_images} test images, precision {self.precision}"
         )
 
 
@@ -184,6 +186,7 @@ def score(
         weight=weight,
         training=config,
         network=chosen,
+        precision=resolved,
         images=len(synthetic_set),
         test_images=len(data.test),
     )

@@ -124,6 +124,7 @@ class Selected:
     seed: int = 0
     recipe: str = "atom"
     overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
     preprocessing: Preprocessing | None = None
     needs_images = True
 
@@ -143,7 +144,7 @@ class Selected:
         for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
             alike = [label for label, of_class in zip(sorted(set(classes)), counts, strict=True) if of_class == count]
             some = only(data, alike)
-            made = selected_set(self._config(some, count), some, preprocessing=prepared)
+            made = selected_set(self._config(some, count), some, preprocessing=prepared, device=self.device)
             chosen.append(_with_class_ids(made, data, alike))
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
 

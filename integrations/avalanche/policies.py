@@ -142,7 +142,10 @@ def _supplier(
             method=name,
             seed=options.seed + stream.order,
             recipe=options.recipe,
-            overrides={"network": options.distillation.get("network", {})},
+            overrides={
+                key: options.distillation[key] for key in ("network", "precision") if key in options.distillation
+            },
+            device=options.device,
         )
     else:
         inner = Distilled(

@@ -37,7 +37,7 @@ def data():
 
 def config(mode="replay", **given):
     settings = {"ipc": 2, "steps": 3, "epochs": 2, "batch_size": 16, "network": {"width": 8, "depth": 2}}
-    settings["distillation"] = {"iterations": 2, "real_batch": 4}
+    settings["distillation"] = {"iterations": 2, "real_batch": 4, "precision": "float32"}
     return ReplayConfig.for_mode(mode, **{**settings, **given})
 
 
@@ -73,7 +73,8 @@ def same(found, expected):
 
 def stored_set(data, classes=None, ipc=3, preprocessing=None):
     classes = range(len(data.class_names)) if classes is None else classes
-    return Selected(method="random").supply(data, list(classes), ipc=ipc, preprocessing=preprocessing)
+    supplier = Selected(method="random", overrides={"precision": "float32"})
+    return supplier.supply(data, list(classes), ipc=ipc, preprocessing=preprocessing)
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_nothing_of_ours_warns_and_no_home_is_needed(tmp_path):
         "error",
         folder=tmp_path,
         HOME=str(below),
-        PYTHONPATH=str(Path(__file__).parents[1]),
+        PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]]),
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 4

@@ -32,9 +32,9 @@ PREPARED = Preprocessing.fit(DATA.train.images)
 def policy(kind="random"):
     network = {"width": 4, "depth": 2}
     supplier = (
-        Selected(method=kind)
+        Selected(method=kind, overrides={"precision": "float32"})
         if kind == "random"
-        else Distilled(overrides={"iterations": 2, "real_batch": 4, "network": network})
+        else Distilled(overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": network})
     )
     return SyntheticMemory(Budget(ipc=2), supplier, source=DATA, stream_preprocessing=PREPARED)
 
@@ -193,7 +193,10 @@ def test_in_a_new_process(tmp_path):
         "print(json.dumps([t.finish(kind, Path(sys.argv[1]) / f'{kind}.state') for kind in sys.argv[2:]]))"
     )
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests"), os.environ["PYTHONPATH"]]),
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), *kinds],
         capture_output=True,

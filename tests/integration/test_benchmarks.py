@@ -39,6 +39,7 @@ def measured():
     return {**where, "parts": parts}
 
 
+@pytest.mark.auto_precision("float32")
 def test_what_the_step_benchmark_measures(measured):
     held = measured["parts"]["step-ipc10"]
     assert held["setting"] == {"ipc": 10, "real_batch": 4, "normalisation": "batch"}
@@ -49,6 +50,7 @@ def test_what_the_step_benchmark_measures(measured):
     assert sum(held["parts"].values()) < 10
 
 
+@pytest.mark.auto_precision("float32")
 def test_ratios_are_to_the_plain_step_the_paper_and_the_count(measured):
     step_row, training_row = render.ratios(measured).splitlines()[2:]
     held = measured["parts"]["step-ipc10"]
@@ -58,6 +60,7 @@ def test_ratios_are_to_the_plain_step_the_paper_and_the_count(measured):
     assert training_row.startswith("| training epoch, 100 images | ")
 
 
+@pytest.mark.auto_precision("float32")
 def test_the_page_has_every_part_that_was_measured(measured):
     page = render.render({"cpu": measured})
     for heading in ("One step", "What bounds it", "Where the time goes", "Training an evaluation network", "Pieces"):

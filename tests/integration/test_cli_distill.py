@@ -10,7 +10,7 @@ from commands import run
 from atom_plugin.cli.main import main
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
+QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet", "--precision", "float32")
 
 
 def test_distil_look_train_and_compare_with_random(inside, capsys):
@@ -28,10 +28,10 @@ def test_distil_look_train_and_compare_with_random(inside, capsys):
     assert [record["iteration"] for record in records] == [1, 2, 3, 4]
     assert all(record["loss"] > 0 and record["seconds"] > 0 for record in records)
     assert "OK" in run(capsys, "store", "verify", "digits-atom-ipc2.h5")
-    run(capsys, "select", "--ipc", 2, "--quiet")
+    run(capsys, "select", "--ipc", 2, "--quiet", "--precision", "float32")
     out = run(
         *(capsys, "consume", "evaluate", "digits-atom-ipc2.h5", "digits-random-ipc2.h5", "--json"),
-        *("--epochs", 2, "--repeats", 2, "--quiet"),
+        *("--epochs", 2, "--repeats", 2, "--quiet", "--precision", "float32"),
     )
     results = json.loads(out)
     assert [result["file"] for result in results] == ["digits-atom-ipc2.h5", "digits-random-ipc2.h5"]
@@ -43,6 +43,30 @@ def test_json_is_all_there_is_on_stdout(inside, capsys):
     assert result["file"] == "a.h5"
     assert result["images"] == 10
     assert SyntheticSet.load("a.h5").provenance.final_loss == result["final_loss"]
+
+
+KINDS = [pytest.param(kind, marks=pytest.mark.auto_precision(kind)) for kind in ("float32", "bfloat16")]
+
+
+@pytest.mark.parametrize("taken", KINDS)
+@pytest.mark.parametrize("command", [("distill", *QUICK[:-2]), ("select", "--method", "herding", "--quiet")])
+def test_what_a_command_prints_names_the_precision_that_auto_took(inside, capsys, command, taken):
+    command = (*command, "--ipc", 1, "--device", "cpu")
+    out = run(capsys, *command, "-o", "a.h5")
+    assert f", precision {taken}, " in out.splitlines()[0]
+    assert SyntheticSet.load("a.h5").provenance.config["precision"] == taken
+    result = json.loads(run(capsys, *command, "-o", "b.h5", "--json"))
+    assert result["precision"] == taken
+    assert (inside / "a.h5").read_bytes() == (inside / "b.h5").read_bytes()
+
+
+def test_a_precision_that_is_given_is_taken_and_an_evaluation_says_its_own(inside, capsys):
+    out = run(capsys, "distill", "--ipc", 1, *QUICK, "--precision", "bfloat16", "-o", "a.h5")
+    assert ", precision bfloat16, " in out.splitlines()[0]
+    quick = ("--epochs", 1, "--repeats", 1, "--quiet", "--json")
+    for precision in ("float32", "bfloat16"):
+        (result,) = json.loads(run(capsys, "consume", "evaluate", "a.h5", *quick, "--precision", precision))
+        assert result["precision"] == precision
 
 
 def test_options_reach_the_set(inside, capsys):
@@ -101,7 +125,8 @@ def test_the_same_command_writes_the_same_bytes(inside, capsys):
 def test_selections_share_the_preprocessing_of_a_set(inside, capsys):
     run(capsys, "distill", "--ipc", 1, *QUICK, "--zca", "-o", "a.h5")
     for method in ("random", "herding", "k-center"):
-        run(capsys, "select", "--method", method, "--ipc", 3, "--preprocessing-of", "a.h5", "--quiet")
+        how = ("--preprocessing-of", "a.h5", "--quiet", "--precision", "float32")
+        run(capsys, "select", "--method", method, "--ipc", 3, *how)
         chosen = SyntheticSet.load(f"digits-{method}-ipc3.h5")
         assert chosen.preprocessing.matches(SyntheticSet.load("a.h5").preprocessing)
         assert chosen.provenance.method == method

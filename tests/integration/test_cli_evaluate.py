@@ -25,7 +25,7 @@ from atom_plugin.evaluation import NamedModel, Outcome, ResultsFile
 from atom_plugin.models.convnet import ConvNetConfig
 
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
-QUICK = ("--epochs", "1", "--repeats", "2", "--quiet", "--device", "cpu")
+QUICK = ("--epochs", "1", "--repeats", "2", "--quiet", "--device", "cpu", "--precision", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,22 @@ def test_models_as_they_are_train_on_a_set(tmp_path, monkeypatch, capsys):
         pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     select = ("select", "--dataset", "folder", "--data-dir", "tree", "--cache-dir", "cache", "--ipc", "1", "--quiet")
-    assert main([*select, "-o", "a.h5"]) == 0
+    assert main([*select, "--precision", "float32", "-o", "a.h5"]) == 0
     capsys.readouterr()
     models = "resnet18,vit,timm:mobilenetv3_small_050"
-    once = ("--epochs", "1", "--repeats", "1", "--quiet", "--device", "cpu", "--models", models)
+    once = (
+        "--epochs",
+        "1",
+        "--repeats",
+        "1",
+        "--quiet",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--models",
+        models,
+    )
     out, err = evaluate(capsys, "a.h5", *once, "--cache-dir", "cache", "--json")
     rows = json.loads(out)
     assert err == ""
@@ -279,7 +291,8 @@ def test_a_stop_beside_a_line_counts_what_the_file_holds(inside, capsys, monkeyp
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_evaluation_goes_on_and_loses_at_most_the_network_under_way(inside, capsys, number):
     # More networks than it can train before the signal; fewer when it goes on.
-    args = ("consume", "evaluate", "a.h5", "--epochs", "1", "--quiet", "--device", "cpu", "--results", "r.jsonl")
+    how = ("--epochs", "1", "--quiet", "--device", "cpu", "--precision", "float32")
+    args = ("consume", "evaluate", "a.h5", *how, "--results", "r.jsonl")
     process = subprocess.Popen(
         [sys.executable, "-c", START, *args, "--repeats", "300"],
         stdout=subprocess.PIPE,

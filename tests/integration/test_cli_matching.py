@@ -11,7 +11,7 @@ from atom_plugin.cli.main import main
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
-QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
+QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet", "--precision", "float32")
 
 
 pytestmark = pytest.mark.usefixtures("inside")

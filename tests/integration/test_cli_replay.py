@@ -22,7 +22,8 @@ from atom_plugin.integrations.avalanche import experiment as experiment_module
 from atom_plugin.integrations.avalanche import pace
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 
-TINY = ("--width", "8", "--epochs", "1", "--iterations", "2", "--real-batch", "4", "--steps", "2", "--orders", "1")
+RUN = ("--width", "8", "--iterations", "2", "--real-batch", "4", "--precision", "float32")
+TINY = (*RUN, "--epochs", "1", "--steps", "2", "--orders", "1")
 REPLAY = ("consume", "replay", "--ipc", "2", *TINY, "-o", "a")
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 
@@ -66,9 +67,8 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        quick = ("--width", "8", "--iterations", "2", "--real-batch", "4", "-q")
-        assert cli.main(["distill", "--ipc", "3", *quick, "-o", "distilled.h5"]) == 0
-        assert cli.main(["select", "--ipc", "2", "-o", "selected.h5"]) == 0
+        assert cli.main(["distill", "--ipc", "3", *RUN, "-q", "-o", "distilled.h5"]) == 0
+        assert cli.main(["select", "--ipc", "2", "--precision", "float32", "-o", "selected.h5"]) == 0
         whole = store.read("selected.h5")
         for number, classes in enumerate(split_classes(class_order(10, 0), 2), 1):
             store.write(whole.subset(classes), Path(f"step{number}.h5"))
@@ -83,7 +83,7 @@ def test_defaults_distil_with_atom_and_leave_results_picture_and_sets(inside, ca
     out, error = capsys.readouterr()
     (row,) = rows()
     assert (row["policy"], row["mode"], row["memory_images"]) == ("atom", "replay", 20)
-    assert row["config"]["details"]["distillation"] == {"iterations": 2, "real_batch": 4, "precision": "auto"}
+    assert row["config"]["details"]["distillation"] == {"iterations": 2, "real_batch": 4, "precision": "float32"}
     assert "| atom   | replay | 20 images, 5.1 kB | 1 x 1 |" in out
     assert "5 classes" in out
     assert "10 classes" in out
@@ -98,6 +98,16 @@ def test_defaults_distil_with_atom_and_leave_results_picture_and_sets(inside, ca
         "configs.json",
     ]
     assert store.read("a.memory/atom-order0-step1.h5").classes == sorted(class_order(10, 0)[:5])
+
+
+@pytest.mark.parametrize(
+    "taken", [pytest.param(kind, marks=pytest.mark.auto_precision(kind)) for kind in ("float32", "bfloat16")]
+)
+def test_results_and_sets_hold_the_precision_that_auto_took(inside, taken):
+    assert run("--policy", "atom", "--policy", "herding", "--precision", "auto", "--device", "cpu", "-q") == 0
+    assert {row["config"]["details"]["distillation"]["precision"] for row in rows()} == {taken}
+    held = [store.read(path) for path in Path("a.memory").glob("*.h5")]
+    assert [made.provenance.config["precision"] for made in held] == [taken] * 4
 
 
 def test_json_is_all_that_stdout_gets_and_quiet_leaves_stderr_empty(finished, monkeypatch, capsys):
@@ -183,6 +193,8 @@ def test_defaults_depend_on_the_mode_and_the_recipe(inside, monkeypatch):
         "from-memory",
         "--stream-augmentation",
         "flip",
+        "--precision",
+        "float32",
     ]
     assert cli.main(arguments) == 0
     replay, alone = made["replay"], made["from-memory"]

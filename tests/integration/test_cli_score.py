@@ -11,7 +11,7 @@ from commands import run
 from atom_plugin.cli.main import main
 from atom_plugin.evaluation import dd_ranking
 
-SCORE = ("consume", "score")
+SCORE = ("consume", "score", "--precision", "float32")
 QUICK = ("--epochs", "2", "--repeats", "2", "--quiet")
 
 
@@ -21,7 +21,7 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     for name, *options in (("a", "--seed", "0"), ("b", "--seed", "1"), ("zca", "--zca")):
         path = str(folder / f"{name}.h5")
-        steps = ("--iterations", "1", "--real-batch", "2", "--width", "16")
+        steps = ("--iterations", "1", "--real-batch", "2", "--width", "16", "--precision", "float32")
         assert main(["distill", "--ipc", "2", *steps, *options, "-o", path, "--quiet"]) == 0
     return folder
 
@@ -33,9 +33,9 @@ def test_scores_for_people_and_for_programs(sets, capsys):
     line = r"a\.h5: LRS 0\.\d{4} ± 0\.\d{4}, HLR -?[\d.]+ ± [\d.]+ points, IOR -?[\d.]+ ± [\d.]+ points \(n = 2, "
     assert re.search(line, text), text
     assert "(1 network of 2 epochs)" in text
-    assert "20 images, instance normalisation, 2 epochs; last epoch, 359 test images" in text
+    assert "20 images, instance normalisation, 2 epochs; last epoch, 359 test images, precision float32" in text
     (result,) = json.loads(run(capsys, *arguments, "--json"))
-    assert result["file"] == str(sets / "a.h5")
+    assert (result["file"], result["precision"]) == (str(sets / "a.h5"), "float32")
     pairs = zip(result["synthetic"]["values"], result["random"]["values"], strict=True)
     assert result["ior"]["values"] == pytest.approx([synthetic - random for synthetic, random in pairs])
     assert result["hlr"]["mean"] == pytest.approx(result["full"]["mean"] - result["synthetic"]["mean"])

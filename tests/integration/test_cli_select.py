@@ -40,7 +40,7 @@ def photos(tmp_path_factory):
 
 
 def select(*arguments) -> int:
-    return main(["select", *map(str, arguments)])
+    return main(["select", "--precision", "float32", *map(str, arguments)])
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=[" ".join((name, *more)) for name, more in METHODS])
@@ -66,14 +66,15 @@ def test_real_images_of_every_class_and_the_same_bytes_again(inside, capsys, pho
 
 def test_consumers_take_a_selection_by_forgetting(inside, capsys, photos):
     source = ("--dataset", "folder", "--data-dir", str(photos))
-    choice = ("--forgetting-epochs", "2", "--ipc", "1", "-q")
+    precision = ("--precision", "float32")
+    choice = ("--forgetting-epochs", "2", "--ipc", "1", "-q", *precision)
     assert select(*source, "--method", "forgetting", *choice, "-o", "set.h5") == 0
     capsys.readouterr()
     for command in (
         ("store", "verify", "set.h5"),
         ("store", "show", "set.h5"),
         ("store", "export", "set.h5", "--format", "npz", "-o", "a.npz"),
-        ("consume", "evaluate", "set.h5", "--epochs", "1", "--repeats", "1", "-q"),
+        ("consume", "evaluate", "set.h5", "--epochs", "1", "--repeats", "1", "-q", *precision),
         ("distill", *source, *choice, "--initialiser", "forgetting", "--iterations", "1", "--width", "4", "-o", "b.h5"),
     ):
         assert main(list(command)) == 0, capsys.readouterr().err

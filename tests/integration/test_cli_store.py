@@ -327,11 +327,11 @@ def test_every_command_has_help():
 def selected(tmp_path_factory):
     """Two digits of each class."""
     path = tmp_path_factory.mktemp("selected") / "digits.h5"
-    assert main(["select", "--ipc", "2", "-q", "-o", str(path)]) == 0
+    assert main(["select", "--ipc", "2", "-q", "--precision", "float32", "-o", str(path)]) == 0
     return path
 
 
-QUICK = ("--network-state", "random", "--per-class", "5", "-q")
+QUICK = ("--network-state", "random", "--per-class", "5", "-q", "--precision", "float32")
 
 
 @pytest.mark.parametrize("projection", ["pca", "tsne"])
@@ -362,7 +362,7 @@ def test_show_embedding_of_what_does_not_fit(path, selected, tmp_path):
         result = run("show", selected, *idle, *out)
         assert result.exit_code == 2
         assert "is about --embedding; give that as well" in result.stderr
-    embedded = ("--embedding", "pca", *out)
+    embedded = ("--embedding", "pca", "--precision", "float32", *out)
     assert run("show", selected, "--embedding", "umap", *out).exit_code == 2
     assert "--network-state must be random or trained:EPOCHS" in fails(
         ConfigError, "show", selected, *embedded, "--network-state", "trained"

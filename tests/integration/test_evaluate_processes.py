@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes as POSIX h
 def evaluate(folder: Path, *more: str) -> tuple[int, str, str]:
     os.chdir(folder)
     command = ["consume", "evaluate", "random.h5", "herding.h5", "--epochs", "2", "--repeats", "3", "--quiet", "--json"]
+    command += ["--precision", "float32"]
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         code = main([*command, *more])
     return code, out.getvalue(), errors.getvalue()
@@ -28,7 +29,7 @@ def evaluate(folder: Path, *more: str) -> tuple[int, str, str]:
 def sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("random", "herding"):
-        command = ["select", "--method", name, "--ipc", "2", "--quiet", "-o", f"{name}.h5"]
+        command = ["select", "--method", name, "--ipc", "2", "--quiet", "--precision", "float32", "-o", f"{name}.h5"]
         assert main(command) == 0
     return tmp_path
 

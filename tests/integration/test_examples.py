@@ -27,6 +27,7 @@ def test_atom_works_in_a_plain_loop_on_a_foreign_network(capsys):
     assert "loss" in capsys.readouterr().out
 
 
+@pytest.mark.auto_precision("float32")
 def test_avalanche_replays_a_distilled_memory(tmp_path, monkeypatch):
     distilled = suppliers.Distilled
     monkeypatch.setattr(suppliers, "Distilled", lambda overrides: distilled(overrides={**overrides, "iterations": 2}))

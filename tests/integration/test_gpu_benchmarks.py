@@ -15,8 +15,8 @@ from PIL import Image
 from small import coloured_source, small_config
 
 from atom_plugin import store
-from atom_plugin.distillation import distiller
 from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
+from atom_plugin.distillation.loop import distiller
 from atom_plugin.errors import SourceError
 from atom_plugin.evaluation.training import TrainConfig
 
@@ -101,6 +101,7 @@ def test_pieces_are_kept_as_they_come_and_not_done_twice(tmp_path, monkeypatch, 
     assert gpu.finished(out) == {"step-a", "step-b", "step-c", "set-d"}
 
 
+@pytest.mark.auto_precision("float32")
 def test_networks_in_turn_and_together_reach_the_same(monkeypatch):
     monkeypatch.setattr(together, "matrix_rate", lambda device: 1e11)
     data = coloured_source()
@@ -125,6 +126,7 @@ def on_the_cpu(monkeypatch):
     monkeypatch.setattr(gpu_pieces, "measured", measured)
 
 
+@pytest.mark.auto_precision("float32")
 def test_a_set_is_made_stored_and_judged(on_the_cpu, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_pieces, "load_images", lambda path: coloured_source())
     result = gpu_pieces.set_piece(gpu_pieces.Images(None), "dm", 1, tmp_path, quick=True)

@@ -16,6 +16,8 @@ from atom_plugin import store
 
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 OPTIONS = (
+    "--precision",
+    "float32",
     "--ipc",
     "1",
     "--width",

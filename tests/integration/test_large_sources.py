@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,6 +90,7 @@ def test_the_command_line_takes_a_packed_source(
     mapped: SourceData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = ["--ipc", "1", "--iterations", "2", "--width", "8", "--depth", "2", "--real-batch", "4", "--quiet"]
+    quick += ["--precision", "float32"]
     command = ["distill", "--dataset", "packed", "--data-dir", str(tmp_path), *quick, "-o", str(tmp_path / "set.h5")]
     assert main(command) == 0
     assert main(["store", "verify", str(tmp_path / "set.h5")]) == 0
@@ -134,7 +136,7 @@ def test_memory_does_not_hold_the_images(tmp_path: Path) -> None:
     create(tmp_path / "images.h5", contents)  # a file with holes: its pixels read as zeros and take no disk
     with h5py.File(tmp_path / "images.h5", "a") as file:
         file.attrs["digest"] = "0" * 64
-    environment = {"PYTHONPATH": ":".join([str(Path(__file__).parent.parent), *sys.path])}
+    environment = {"PYTHONPATH": ":".join([str(Path(__file__).parent.parent), os.environ["PYTHONPATH"], *sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.auto_precision("float32")
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)

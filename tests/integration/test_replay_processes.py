@@ -15,7 +15,10 @@ from atom_plugin.cli.main import main
 
 pytest.importorskip("avalanche")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes as POSIX has them")
-TINY = ("--width", "8", "--epochs", "1", "--iterations", "2", "--real-batch", "4", "--steps", "2", "--orders", "1")
+TINY = (
+    *("--width", "8", "--epochs", "1", "--iterations", "2", "--real-batch", "4", "--steps", "2", "--orders", "1"),
+    *("--precision", "float32"),
+)
 
 
 def replay(folder: Path, *more: str) -> tuple[int, str, str]:

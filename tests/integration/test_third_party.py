@@ -23,7 +23,9 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 SOURCES = Path(__file__).parents[1] / "third_party"
 ATOM_CLI = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
-DISTILL = "distill --dataset stripes --matcher contrast --ipc 1 --iterations 2 --device cpu --quiet -o"
+DISTILL = (
+    "distill --dataset stripes --matcher contrast --ipc 1 --iterations 2 --device cpu --precision float32 --quiet -o"
+)
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -168,7 +170,9 @@ def test_its_exporter_writes(environment: Environment, stored: Path) -> None:
 
 
 def test_two_distributions_that_claim_one_name_are_named(environment: Environment) -> None:
-    done = environment.cli(*DISTILL.split(), "none.h5", PYTHONPATH=str(environment.rival))
+    done = environment.cli(
+        *DISTILL.split(), "none.h5", PYTHONPATH=os.pathsep.join([str(environment.rival), os.environ["PYTHONPATH"]])
+    )
     line = "Error: the matcher name 'contrast' is claimed by atom-rival and atom-stripes; uninstall one of them\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert not list(environment.folder.glob("none.*"))

@@ -69,6 +69,7 @@ def test_the_loop_distils_with_it(example: str) -> None:
         matcher_options={"balance": 0.1},
         iterations=2,
         real_batch=4,
+        precision="float32",
         network=ConvNetConfig(width=8, normalisation="instance"),
     )
     losses: list[float] = []

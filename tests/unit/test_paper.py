@@ -41,7 +41,7 @@ COLOUR = (3, 32, 32)
 TINY = Run(
     iterations=2,
     networks=2,
-    changes={"network": {"width": 4, "depth": 2}, "real_batch": 4},
+    changes={"network": {"width": 4, "depth": 2}, "real_batch": 4, "precision": "float32"},
     training={"epochs": 1, "batch_size": 8},
 )
 
@@ -206,6 +206,7 @@ def test_a_cell_that_cannot_be_made_leaves_the_others(tmp_path):
 # Stage 2: a line per cell, once.
 
 
+@pytest.mark.auto_precision("float32")  # judge() leaves it to the machine, and notes what that took
 def test_cells_are_judged_once_and_equal_ones_share_a_measurement(tmp_path):
     data, results = coloured_source(), tmp_path / "new" / "paper.jsonl"
     run = replace(TINY, sets=2)
@@ -232,6 +233,7 @@ def test_cells_are_judged_once_and_equal_ones_share_a_measurement(tmp_path):
     assert len(read_lines(results)) == 4
 
 
+@pytest.mark.auto_precision("float32")  # judge() leaves it to the machine, and notes what that took
 def test_a_cell_without_its_set_or_of_another_model_is_told_in_one_line(tmp_path):
     data = coloured_source()
     jobs = tiny_jobs(
@@ -271,6 +273,7 @@ def test_identity_ignores_where_choices_came_from_and_refuses_nothing_newer():
     assert identity({**config, "real_batch": 9}, "random") == identity(config, "random")
 
 
+@pytest.mark.auto_precision("float32")  # judge() leaves it to the machine, and notes what that took
 def test_a_stopped_run_loses_the_network_under_way_alone(tmp_path, monkeypatch):
     data = coloured_source()
     (mine,) = tiny_jobs(selected("random"), run=replace(TINY, networks=3))

@@ -14,7 +14,11 @@ from functools import partial
 import torch
 
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.distillation.engine.batchnorm_passes import fixed_moments, loss_and_gradients, moments_of
+from atom_plugin.distillation.engine.batchnorm_passes import (
+    fixed_moments,
+    loss_and_gradients,
+    moments_of,
+)
 from atom_plugin.distillation.engine.chunking import Parts, batch_normalised
 from atom_plugin.distillation.engine.comparison import compare, image_gradient, real_statistics
 from atom_plugin.distillation.engine.real_batches import RealBatches

@@ -143,7 +143,8 @@ def test_distillation_and_replay_may_start_from_forgotten_images():
     config = config_for("forgetting", forgetting_epochs=2)
     start = Distiller(config, data, device="cpu").images.detach()
     assert torch.equal(start, selected_set(config, data, device="cpu").images)
-    supplier = Selected(method="forgetting", overrides={"network": {"width": 8}, "forgetting_epochs": 2})
+    overrides = {"network": {"width": 8}, "forgetting_epochs": 2, "precision": "float32"}
+    supplier = Selected(method="forgetting", overrides=overrides)
     held = supplier.supply(data, [0, 2], ipc=3, preprocessing=None)
     assert held.labels.tolist() == [0, 0, 0, 2, 2, 2]
     assert held.provenance.method == "forgetting"

@@ -13,7 +13,8 @@ from tests.small import coloured_source
 
 def config(**choices):
     network = ConvNetConfig(width=8, depth=2, normalisation=choices.pop("normalisation", "instance"))
-    return DistillConfig(**{"ipc": 1, "iterations": 3, "real_batch": 4, "network": network, **choices})
+    chosen = {"ipc": 1, "iterations": 3, "real_batch": 4, "precision": "float32", "network": network, **choices}
+    return DistillConfig(**chosen)
 
 
 @pytest.mark.parametrize("normalisation", ["instance", "batch"])

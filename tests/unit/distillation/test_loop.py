@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import stopped
 import torch
-from small import coloured_source, small_config
+from small import BFLOAT16_LOSS, BFLOAT16_WAY, coloured_source, small_config
 
 from atom_plugin.datasets import Split
 from atom_plugin.distillation.checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from atom_plugin.distillation.loop import distill
 from atom_plugin.distillation.recipes import RECIPES
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError, StoreError
 from atom_plugin.matchers import MATCHERS, make_matcher
+from atom_plugin.models.convnet import NORMALISATIONS
 
 _SCALES = {
     **{"atom": 10.0, "atom-channel": 10.0, "datadam": 10.0, "feature": 10.0},
@@ -208,14 +209,31 @@ def test_a_class_without_images_is_named():
         distill(small_config(), replace(data, train=train), device="cpu")
 
 
-@pytest.mark.parametrize("normalisation", ["batch", "instance"])
-def test_bfloat16_stays_near_float32(normalisation):
+@pytest.mark.parametrize("normalisation", sorted(NORMALISATIONS))
+@pytest.mark.parametrize("matcher", ["atom", "datadam", "dm"])
+def test_bfloat16_stays_near_float32(matcher, normalisation):
     data = coloured_source(per_class=30)
     network = {"width": 32, "normalisation": normalisation}
-    config = small_config(real_batch=30, augmentation="none", network=network)
-    losses = [Distiller(replace(config, precision=p), data, device="cpu").step() for p in ("float32", "bfloat16")]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
-    assert losses[1] != losses[0]
+    config = small_config(matcher=matcher, real_batch=30, network=network)
+    whole, narrow = (Distiller(replace(config, precision=p), data, device="cpu") for p in ("float32", "bfloat16"))
+    start = whole.images.detach().clone()
+    losses = [[run.step() for _ in range(3)] for run in (whole, narrow)]
+    assert losses[1] == pytest.approx(losses[0], rel=BFLOAT16_LOSS)
+    assert losses[1][0] != losses[0][0]
+    assert (narrow.images - whole.images).norm() < BFLOAT16_WAY * (whole.images - start).norm()
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+def test_in_bfloat16_too_the_same_bytes_come_again_and_from_a_run_that_was_stopped(tmp_path, normalisation):
+    data, path = coloured_source(), tmp_path / "run.checkpoint"
+    config = small_config(precision="bfloat16", network={"normalisation": normalisation})
+    first, again = (distill(config, data, device="cpu").images for _ in range(2))
+    assert torch.equal(first, again)
+    stopped.stop_after(2, config, data, path)
+    assert torch.equal(distill(config, data, device="cpu", checkpoint=path, resume=True).images, first)
+    with pytest.raises(ConfigError, match="precision: float32, not bfloat16"):
+        stopped.stop_after(2, config, data, path)
+        distill(replace(config, precision="float32"), data, device="cpu", checkpoint=path, resume=True)
 
 
 def test_zca_reaches_the_set():

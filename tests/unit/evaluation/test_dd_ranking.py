@@ -37,6 +37,7 @@ def fixed(**changes) -> Scores:
         "weight": 0.25,
         "training": QUICK,
         "network": network_of(chosen),
+        "precision": "bfloat16",
         "images": len(chosen),
         "test_images": len(data.test),
     }
@@ -92,14 +93,14 @@ def test_scores_are_taken_repeat_by_repeat():
     assert written["ior"]["mean"] == pytest.approx(0.2)
     assert written["ior"]["std"] == pytest.approx(math.sqrt(0.02))  # of the sample: n - 1
     assert (written["ior"]["n"], written["full"]["n"], written["full"]["epochs"]) == (2, 2, 7)
-    assert written["training"]["epochs"] == 3
+    assert (written["training"]["epochs"], written["precision"]) == (3, "bfloat16")
 
 
 def test_one_line_says_what_was_measured_and_how_often():
     first, second, third = fixed().describe().splitlines()
     assert "HLR 30.00 ± 7.07 points, IOR 20.00 ± 14.14 points (n = 2, weight 0.25)" in first
     assert second.endswith("all real 85.00 ± 7.07 % (2 networks of 7 epochs)")
-    assert "9 images, instance normalisation, 3 epochs; last epoch, 18 test images" in third
+    assert "9 images, instance normalisation, 3 epochs; last epoch, 18 test images, precision bfloat16" in third
     single = fixed(full=KNOWN, synthetic=(0.5,), random=(0.4,)).describe()
     assert "±" not in single
     assert "all real 90.00 % (given)" in single
@@ -107,13 +108,19 @@ def test_one_line_says_what_was_measured_and_how_often():
 
 def test_accuracies_of_the_set_are_those_that_evaluate_reports():
     data, chosen = real_set()
-    result = score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu")
-    assert result.synthetic == evaluate(chosen, data.test, QUICK, repeats=3, seed=2, device="cpu").accuracies
+    result = score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu", precision="float32")
+    assert (
+        result.synthetic
+        == evaluate(chosen, data.test, QUICK, repeats=3, seed=2, device="cpu", precision="float32").accuracies
+    )
     assert (len(result.random), result.full, result.images, result.test_images) == (3, KNOWN, 9, 18)
-    assert result == score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu")
+    assert result == score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu", precision="float32")
     assert result.network.normalisation == "instance"
     other = replace(network_of(chosen), normalisation="batch")
-    assert score(chosen, data, QUICK, full=KNOWN, network=other, repeats=1, device="cpu").network == other
+    assert (
+        score(chosen, data, QUICK, full=KNOWN, network=other, repeats=1, device="cpu", precision="float32").network
+        == other
+    )
 
 
 def test_the_random_baseline_has_the_set_s_budget(monkeypatch):
@@ -125,7 +132,7 @@ def test_the_random_baseline_has_the_set_s_budget(monkeypatch):
         return train(training_set, network, config, seed=seed, **others)
 
     monkeypatch.setattr(dd_ranking, "train", noting)
-    score(chosen, data, QUICK, full=KNOWN, repeats=2, device="cpu")
+    score(chosen, data, QUICK, full=KNOWN, repeats=2, device="cpu", precision="float32")
     assert [entry[1:] for entry in seen[:2]] == [entry[1:] for entry in seen[2:]]  # network, recipe, seed
     assert [entry[0] is chosen for entry in seen] == [True, True, False, False]
     assert all(len(entry[0]) == len(chosen) for entry in seen)
@@ -138,6 +145,7 @@ def test_the_full_data_are_trained_on_by_the_same_recipe_for_their_own_epochs():
     result = score(
         *(chosen, data, TrainConfig(epochs=2, lr=0.05)),
         **{"repeats": 1, "full_epochs": 40, "full_repeats": 2, "device": "cpu", "on_epoch": lambda: ticks.append(1)},
+        precision="float32",
     )
     assert len(ticks) == 2 + 2 + 2 * 40
     assert result.full.epochs == 40
@@ -169,10 +177,10 @@ def test_too_few_real_images_are_found_before_any_training(monkeypatch):
     monkeypatch.setattr(dd_ranking, "train", None)
     few = replace(data, train=Split(images=data.train.images[10:], labels=data.train.labels[10:]))
     with pytest.raises(SourceError, match="class 'class 0' has 2 image"):
-        score(chosen, few, QUICK, repeats=1, device="cpu")
+        score(chosen, few, QUICK, repeats=1, device="cpu", precision="float32")
     empty = make_set(classes=3, ipc=0, shape=(3, 8, 8))
     with pytest.raises(ConfigError, match="without images"):
-        score(empty, data, QUICK, repeats=1, device="cpu")
+        score(empty, data, QUICK, repeats=1, device="cpu", precision="float32")
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 1.5}, {"repeats": 0}, {"full_repeats": 0}, {"full_epochs": 0}])
@@ -180,7 +188,7 @@ def test_impossible_numbers_are_found_before_any_training(wrong, monkeypatch):
     data, chosen = real_set()
     monkeypatch.setattr(dd_ranking, "train", None)
     with pytest.raises(ConfigError):
-        score(chosen, data, QUICK, device="cpu", **wrong)
+        score(chosen, data, QUICK, device="cpu", precision="float32", **wrong)
 
 
 @pytest.mark.parametrize("zca", [None, 0.1])

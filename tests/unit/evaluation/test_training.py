@@ -42,6 +42,21 @@ def test_training_repeats_by_seed():
     assert not torch.equal(weights(0), weights(1))
 
 
+@pytest.mark.parametrize("normalisation", ["instance", "batch", "none"])
+def test_training_in_bfloat16_learns_as_well_and_repeats_by_seed(normalisation):
+    data, chosen = real_set()
+    network = ConvNetConfig(width=16, depth=2, normalisation=normalisation)
+    config = TrainConfig(epochs=60, lr=0.05)
+    narrow, again, whole = (
+        train(chosen, network, config, seed=0, device=CPU, precision=precision)
+        for precision in ("bfloat16", "bfloat16", "float32")
+    )
+    assert torch.equal(narrow.classifier.weight, again.classifier.weight)
+    assert not torch.equal(narrow.classifier.weight, whole.classifier.weight)
+    # 18 test images, and more than 0.9 right in float32 too: one more may be wrong.
+    assert accuracy(narrow, chosen.preprocessing, data.test, device=CPU) >= 16 / 18
+
+
 def test_learning_rate_drops_at_half(monkeypatch):
     _, chosen = real_set()
     rates: list[float] = []
@@ -70,7 +85,13 @@ def test_evaluation_reports_each_network_and_its_budget():
     data, chosen = real_set()
     epochs: list[int] = []
     result = evaluate(
-        chosen, data.test, TrainConfig(epochs=4), repeats=3, device="cpu", on_epoch=lambda: epochs.append(1)
+        chosen,
+        data.test,
+        TrainConfig(epochs=4),
+        repeats=3,
+        device="cpu",
+        precision="float32",
+        on_epoch=lambda: epochs.append(1),
     )
     assert len(epochs) == 12
     assert len(result.accuracies) == 3
@@ -79,7 +100,9 @@ def test_evaluation_reports_each_network_and_its_budget():
     assert written["training"]["epochs"] == 4
     assert written["network"]["normalisation"] == "instance"
     assert "3 networks" in result.describe()
-    other = evaluate(chosen, data.test, TrainConfig(epochs=4), repeats=1, normalisation="batch", device="cpu")
+    other = evaluate(
+        chosen, data.test, TrainConfig(epochs=4), repeats=1, normalisation="batch", device="cpu", precision="float32"
+    )
     assert other.network.normalisation == "batch"
     assert other.std == 0
 

@@ -14,7 +14,8 @@ from atom_plugin.errors import AtomError, ConfigError, SourceError
 from atom_plugin.replay.suppliers import Distilled, Precomputed, Selected, only
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-QUICK = {"iterations": 2, "real_batch": 4, "network": {"width": 8, "depth": 1}}
+FLOAT32 = {"precision": "float32"}
+QUICK = {**FLOAT32, "iterations": 2, "real_batch": 4, "network": {"width": 8, "depth": 1}}
 PLAIN = Preprocessing(mean=torch.zeros(3), std=torch.ones(3), image_shape=(3, 8, 8))
 
 
@@ -105,7 +106,11 @@ def test_precomputed_sets_must_fit_each_other():
 
 @pytest.mark.parametrize("classes", [[3], [4, 0], [2, 3, 1]])
 @pytest.mark.parametrize(
-    "supplier", [Distilled(overrides=QUICK), Selected(), Selected(method="herding"), Selected(method="k-center")]
+    "supplier",
+    [
+        Distilled(overrides=QUICK),
+        *(Selected(method=method, overrides=FLOAT32) for method in ("random", "herding", "k-center")),
+    ],
 )
 def test_labels_and_names_are_the_sources_for_any_class_order(data, supplier, classes):
     made = supplier.supply(data, classes, ipc=2, preprocessing=PLAIN)
@@ -117,7 +122,7 @@ def test_labels_and_names_are_the_sources_for_any_class_order(data, supplier, cl
 
 
 def test_selected_images_are_real_ones_of_their_class(data):
-    made = Selected().supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
+    made = Selected(overrides=FLOAT32).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
     pixels = made.images.mul(255).round().to(torch.uint8)
     for image, label in zip(pixels, made.labels.tolist(), strict=True):
         assert any(torch.equal(image, real) for real in per_class(data.train, label))
@@ -131,6 +136,16 @@ def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
     assert (made.provenance.method, made.provenance.iterations) == ("atom", 2)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_fills_a_memory_computes_where_and_how_it_is_told(data, precision):
+    overrides = {**QUICK, "precision": precision}
+    for supplier in (Distilled, lambda **given: Selected(method="herding", **given)):
+        made = supplier(overrides=overrides, device="cpu").supply(data, [4, 1], ipc=1, preprocessing=PLAIN)
+        assert made.provenance.config["precision"] == precision
+        with pytest.raises(ConfigError, match="tpu"):
+            supplier(overrides=overrides, device="tpu").supply(data, [4, 1], ipc=1, preprocessing=PLAIN)
+
+
 def test_global_random_states_do_not_matter(data):
     supplier = Distilled(overrides=QUICK)
     torch.manual_seed(1)
@@ -140,15 +155,17 @@ def test_global_random_states_do_not_matter(data):
 
 
 def test_the_seed_does(data):
-    first, second = (Selected(seed=seed).supply(data, [0, 1], ipc=2, preprocessing=PLAIN) for seed in (0, 1))
+    first, second = (
+        Selected(seed=seed, overrides=FLOAT32).supply(data, [0, 1], ipc=2, preprocessing=PLAIN) for seed in (0, 1)
+    )
     assert not torch.equal(first.images, second.images)
 
 
 def test_without_a_preprocessing_it_is_fitted_on_the_classes_that_came(data):
-    made = Selected(overrides={"zca_eps": None}).supply(data, [4, 1], ipc=1, preprocessing=None)
+    made = Selected(overrides={**FLOAT32, "zca_eps": None}).supply(data, [4, 1], ipc=1, preprocessing=None)
     assert made.preprocessing.matches(Preprocessing.fit(only(data, [1, 4]).train.images))
     assert not made.preprocessing.matches(Preprocessing.fit(data.train.images))
-    own = Selected(preprocessing=PLAIN).supply(data, [4, 1], ipc=1, preprocessing=None)
+    own = Selected(overrides=FLOAT32, preprocessing=PLAIN).supply(data, [4, 1], ipc=1, preprocessing=None)
     assert own.preprocessing is PLAIN
 
 
@@ -177,7 +194,7 @@ def test_distillation_of_too_few_images_is_refused_in_one_line(data):
 def test_overrides_do_not_stand_against_what_the_memory_asks_for(data):
     made = Distilled(overrides={**QUICK, "ipc": 50}).supply(data, [0], ipc=1, preprocessing=PLAIN)
     assert len(made) == 1
-    made = Selected(overrides={"ipc": 50, "seed": 9, "initialiser": "noise"}).supply(
+    made = Selected(overrides={**FLOAT32, "ipc": 50, "seed": 9, "initialiser": "noise"}).supply(
         data, [0], ipc=1, preprocessing=PLAIN
     )
     assert (len(made), made.provenance.seed, made.provenance.method) == (1, 0, "random")

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import BFLOAT16_LOSS, BFLOAT16_WAY, coloured_source, small_config
 
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine import chunking
@@ -79,8 +79,10 @@ def test_chunks_of_matchers_of_images(matcher):
 
 def test_chunks_in_bfloat16():
     config = small_config(precision="bfloat16", network={"normalisation": "batch", "width": 32})
-    (losses, *_), (chunked_losses, *_) = both(config, classes=2, steps=1)
-    assert chunked_losses == pytest.approx(losses, rel=0.05)
+    start = Distiller(config, coloured_source(classes=CLASSES), device="cpu").images
+    (losses, images, _), (chunked_losses, chunked, _) = both(config, classes=2)
+    assert chunked_losses == pytest.approx(losses, rel=BFLOAT16_LOSS)
+    assert (chunked - images).norm() < BFLOAT16_WAY * (images - start).norm()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
