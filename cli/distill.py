@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 @recipe_options
 @run_options
 @click.option(
-    "--step",
-    type=click.Choice(["auto", "plain", "captured"]),
+    "--engine",
+    type=click.Choice(["auto", "plain", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="The step: captured as one CUDA graph, or plain, for any device and matcher; auto captures where that can be.",
+    help="How a step is computed: plain suits any network and device, cpu and cuda are faster for the ConvNet; auto takes "
+    "the fastest that suits.",
 )
 @record_options
 @force_option
@@ -205,7 +206,7 @@ def _run(
             config,
             data,
             device=options["device"],
-            step=options["step"],
+            engine=options["engine"],
             checkpoint=paths.checkpoint,
             checkpoint_every=options["checkpoint_every"],
             resume=resume,

@@ -44,6 +44,8 @@ class DistillConfig:
     image_schedule: str = "constant"
     initialiser: str = "random"
     network: ConvNetConfig = field(default_factory=ConvNetConfig)
+    matching_model: str = "convnet"
+    matching_layers: tuple[str, ...] = ()
     augmentation: str = DEFAULT_STRATEGY
     standardise: bool = True
     zca_eps: float | None = None
@@ -114,12 +116,17 @@ class DistillConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "matcher_options": dict(self.matcher_options)}
+        return {
+            **asdict(self),
+            "matcher_options": dict(self.matcher_options),
+            "matching_layers": list(self.matching_layers),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DistillConfig:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**values, "network": ConvNetConfig(**values["network"])})
+        layers = tuple(values.get("matching_layers", ()))
+        return cls(**{**values, "network": ConvNetConfig(**values["network"]), "matching_layers": layers})
 
     @classmethod
     def from_recipe(

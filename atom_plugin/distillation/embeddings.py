@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig, trained_epochs
 from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.models.batchnorm import batch_norms, measure_moments
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime.device import long_work
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -38,11 +38,15 @@ def embedding_network(
     prepared = preprocessing.to(device)
     holder = MatchingNetwork(config, data, prepared, device)
     network = holder.network
+    assert isinstance(network, ConvNet)
     if epochs := trained_epochs(state, "embedding"):
         holder.pretrain(epochs, generator, None if on_images is None else lambda rows, _: on_images(len(rows)))
     else:
         network.reset(generator)
-        _fit_moments(network, data.train.images, prepared, generator, device)
+        if batch_norms(network):
+            drawn = torch.randperm(len(data.train), generator=generator)[: _MOMENT_BATCHES * _BATCH]
+            batches = (prepared.forward(data.train.images[rows].to(device)) for rows in drawn.split(_BATCH))
+            measure_moments(network, (batch.contiguous(memory_format=torch.channels_last) for batch in batches))
     return network.eval()
 
 
@@ -60,22 +64,3 @@ def embed(network: ConvNet, images: torch.Tensor, preprocessing: Preprocessing |
             ready = batch.to(device) if prepare is None else prepare.forward(batch.to(device))
             target.copy_(network.features(ready.contiguous(memory_format=torch.channels_last)).embedding)
     return embeddings
-
-
-@torch.no_grad()
-def _fit_moments(
-    network: ConvNet,
-    images: torch.Tensor,
-    preprocessing: Preprocessing,
-    generator: torch.Generator,
-    device: torch.device,
-) -> None:
-    """Give every batch normalisation the mean moments of its input over some batches of drawn images."""
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    if not layers:
-        return
-    for layer in layers:
-        layer.momentum = None  # a plain mean over the batches
-    drawn = torch.randperm(len(images), generator=generator)[: _MOMENT_BATCHES * _BATCH]
-    for rows in drawn.split(_BATCH):
-        network(preprocessing.forward(images[rows].to(device)).contiguous(memory_format=torch.channels_last))

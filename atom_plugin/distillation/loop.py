@@ -54,7 +54,7 @@ def distill(
     data: SourceData,
     *,
     device: str = "auto",
-    step: str = "auto",
+    engine: str = "auto",
     preprocessing: Preprocessing | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
@@ -64,9 +64,8 @@ def distill(
 ) -> SyntheticSet:
     """Distil ``data`` into ``config.ipc`` synthetic images per class.
 
-    ``step`` is one of :data:`~atom_plugin.distillation.engine.cuda_step.STEPS`: "captured" is the step that a CUDA device
-    runs by itself (:mod:`~atom_plugin.distillation.engine.cuda_step`), "plain" the one that every device and matcher takes,
-    "auto" the first where it can be had. ``preprocessing`` None fits what the config asks for on the training images. A
+    ``engine`` is one of :data:`~atom_plugin.distillation.engine.ENGINES`: "plain" is the one that any network and device takes,
+    "auto" the fastest that suits. ``preprocessing`` None fits what the config asks for on the training images. A
     checkpoint is written to ``checkpoint`` every ``checkpoint_every`` iterations, and when ``stop_signal``, asked after each
     iteration, gives a signal number other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts
     where there is none yet; the result is the same to the byte. Raises ConfigError for options that do not fit, SourceError
@@ -75,7 +74,7 @@ def distill(
     Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
     the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
     """
-    distiller = Distiller(config, data, device=device, step=step, preprocessing=preprocessing)
+    distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
     if resume and checkpoint is not None and checkpoint.exists():
         distiller.restore(Checkpoint.load(checkpoint), checkpoint)
     with distiller.running(), _naming_what_is_kept(checkpoint):

@@ -16,11 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import DivergenceError
+from atom_plugin.models import build_model
+from atom_plugin.models.convnet import ConvNet
+from atom_plugin.models.feature_layers import matching_mode
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
@@ -35,10 +39,20 @@ OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class MatchingNetwork:
-    """``network``, whose parameters :meth:`prepare` and :meth:`advance` set, in place, for the iteration they are told."""
+    """``network``, of the kind that ``model`` names (:func:`~atom_plugin.models.build_model`); "convnet" is the config's.
+
+    It matches in evaluation mode but for batch normalisation, so that nothing in it is random. Its parameters :meth:`prepare`
+    and :meth:`advance` set, in place, for the iteration they are told.
+    """
 
     def __init__(
-        self, config: DistillConfig, data: SourceData, preprocessing: Preprocessing, device: torch.device
+        self,
+        config: DistillConfig,
+        data: SourceData,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        *,
+        model: str = "convnet",
     ) -> None:
         self._config = config
         self._data = data
@@ -47,9 +61,22 @@ class MatchingNetwork:
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._pool: dict[int, State] = {}
         self._optimizer: torch.optim.Optimizer | None = None
-        weights = generator_for(config.seed, "network")
-        self.network = config.network.build(data.image_shape, len(data.class_names), generator=weights)
+        self._model = model
+        self.network = self._fresh(generator_for(config.seed, "network"))
         self.network.requires_grad_(False).to(memory_format=torch.channels_last).to(device)
+        matching_mode(self.network)
+
+    def _fresh(self, generator: torch.Generator) -> nn.Module:
+        """A network of the run's kind, drawn from ``generator``, on the CPU."""
+        data, convnet = self._data, self._config.network
+        return build_model(self._model, data.image_shape, len(data.class_names), generator=generator, convnet=convnet)
+
+    def _redraw(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew, in place, from ``generator``."""
+        if isinstance(self.network, ConvNet):
+            self.network.reset(generator)
+        else:
+            self.network.load_state_dict(self._fresh(generator).state_dict())
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network where ``iteration``, from 0, begins a new inner loop."""
@@ -57,7 +84,7 @@ class MatchingNetwork:
             return
         self._optimizer = None
         if not self._config.pretraining_epochs:
-            self.network.reset(generator)
+            self._redraw(generator)
             return
         index = int(torch.randint(self._config.network_pool, (1,), generator=generator))
         if index not in self._pool:
@@ -117,7 +144,7 @@ class MatchingNetwork:
         ``on_batch`` is told the indices of each batch's images, int64 (n,) on the CPU, and their logits (n, classes), as
         they are before the step. Raises DivergenceError where the loss is no longer finite.
         """
-        self.network.reset(generator)
+        self._redraw(generator)
         train = self._data.train
         # As evaluations train.
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -145,7 +172,7 @@ class MatchingNetwork:
     ) -> None:
         """``epochs`` passes in batches of 256, each image augmented by itself as the run augments."""
         loss = torch.zeros(())
-        self.network.requires_grad_(True)
+        self.network.train().requires_grad_(True)
         for _ in range(epochs):
             for rows in torch.randperm(len(labels), generator=generator).split(_BATCH):
                 with torch.no_grad():
@@ -160,6 +187,7 @@ class MatchingNetwork:
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.network.requires_grad_(False)
+        matching_mode(self.network)
         distributed.agree([*self.network.parameters(), *self.network.buffers()])
         if not math.isfinite(value := distributed.highest(float(loss.detach()))):
             raise DivergenceError(f"training a network ended with a loss of {value}; {remedy}")

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.models.features import Features
+from atom_plugin.models.features import Features, widened
 from atom_plugin.runtime.registry import Registry
 
 Statistics = tuple[torch.Tensor, ...]
@@ -85,11 +85,7 @@ class MeanMatcher(ABC):
         """Class means of all descriptors, with gradient where the features carry one."""
         matched = features.maps[: self.matched_maps(len(features.maps))]
         maps = [descriptor for feature_map in matched for descriptor in self.describe_map(feature_map)]
-        reduce = grouped if self.whole_embeddings else group_means
-        return (
-            *(group_means(descriptor, features.groups) for descriptor in maps),
-            *(reduce(descriptor, features.groups) for descriptor in self.describe_embedding(features.embedding)),
-        )
+        return class_means(self, maps, self.describe_embedding(features.embedding), features.groups)
 
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
         """The loss. Raises ConfigError where the two sides differ in classes or shapes."""
@@ -164,9 +160,12 @@ def group_means(descriptor: torch.Tensor, groups: int) -> torch.Tensor:
     return grouped(descriptor, groups).mean(1)
 
 
-def widened(values: torch.Tensor) -> torch.Tensor:
-    """What reductions run in: float32, or float64 where that is given."""
-    return values if values.dtype == torch.float64 else values.float()
+def class_means(
+    matcher: MeanMatcher, maps: Sequence[torch.Tensor], embedding: Sequence[torch.Tensor], groups: int
+) -> Statistics:
+    """Class means of the descriptors (N, D_i) of maps and embedding; ``whole_embeddings`` keeps those of the latter whole."""
+    reduce = grouped if matcher.whole_embeddings else group_means
+    return (*(group_means(item, groups) for item in maps), *(reduce(item, groups) for item in embedding))
 
 
 def balanced(maps: Sequence[torch.Tensor], embedding: torch.Tensor, task_balance: float) -> torch.Tensor:

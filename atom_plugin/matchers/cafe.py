@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance, widened
+from atom_plugin.matchers import MeanMatcher, Statistics, squared_distance
 from atom_plugin.matchers.distances import check_weights
+from atom_plugin.models.features import widened
 from atom_plugin.runtime.device import full_precision
 
 

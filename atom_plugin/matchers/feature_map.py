@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, balanced, squared_distance, widened
+from atom_plugin.matchers import MeanMatcher, Statistics, balanced, squared_distance
 from atom_plugin.matchers.distances import check_weights
+from atom_plugin.models.features import widened
 
 
 @dataclass(frozen=True, kw_only=True)

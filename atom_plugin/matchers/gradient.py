@@ -26,8 +26,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import ImageMatcher, class_rows, widened
+from atom_plugin.matchers import ImageMatcher, class_rows
 from atom_plugin.matchers.distances import check_weights
+from atom_plugin.models.features import widened
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
 _EPS = 1e-6

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from atom_plugin.matchers import widened
+from atom_plugin.models.features import widened
 from atom_plugin.runtime.device import full_precision
 
 # Bytes of one piece in float32: it and one temporary of its size stay in cache. benchmarks/pieces.py sweeps it.

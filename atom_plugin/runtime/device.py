@@ -37,6 +37,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and _cpu_has_bfloat16() else "float32"
 
 
+def on_host(device: torch.device) -> bool:
+    """Whether tensors on ``device`` lie in the host's own memory."""
+    return device.type == "cpu"
+
+
+def copies_from_pinned(device: torch.device) -> bool:
+    """Whether copies to ``device`` from page-locked memory go on in the background."""
+    return device.type == "cuda"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on a CUDA device; 0 where nobody tells."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """A context in which convolutions run in ``precision``; reductions of matchers stay float32."""
     if precision == "float32":
@@ -64,9 +79,14 @@ def repeatable_convolutions() -> Iterator[None]:
         cudnn.deterministic, cudnn.allow_tf32 = before
 
 
-def long_work(device: torch.device) -> AbstractContextManager[None]:
-    """A context for many steps in a row: freed memory is reused on a CPU, convolutions repeat to the bit elsewhere."""
-    return reuse_freed_memory() if device.type == "cpu" else repeatable_convolutions()
+def long_work(device: torch.device, *, keep_memory: bool = True) -> AbstractContextManager[None]:
+    """A context for many steps in a row: freed memory is reused on a CPU, convolutions repeat to the bit elsewhere.
+
+    ``keep_memory`` False leaves the first out, for a benchmark.
+    """
+    if device.type != "cpu":
+        return repeatable_convolutions()
+    return reuse_freed_memory() if keep_memory else nullcontext()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -6,9 +6,10 @@ fits a cache), or a core is busy with other work, most of the time goes into tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -51,3 +52,14 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
         return list(pool.map(run, work))
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def torch_threads() -> Iterator[None]:
+    """Within, in this thread: items of :func:`parallel_map` come in turn, and torch splits each operation over its threads."""
+    before = getattr(_here, "busy", False)
+    _here.busy = True
+    try:
+        yield
+    finally:
+        _here.busy = before

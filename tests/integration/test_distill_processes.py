@@ -21,7 +21,8 @@ from small import BFLOAT16_LOSS, BFLOAT16_WAY, coloured_source, small_config
 
 from atom_plugin.cli.main import main
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine import chunking
+from atom_plugin.distillation.engine import choose_engine
+from atom_plugin.distillation.engine.chunking import PassSize
 from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, Interrupted, ProcessError
 from atom_plugin.matchers import make_matcher
@@ -35,15 +36,16 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes and signal
 def every_run():
     """Small runs, by name: each normalisation, chunks as well, a trained network, another matcher."""
     runs = {name: small_config(iterations=3, network={"normalisation": name}) for name in sorted(NORMALISATIONS)}
-    matcher = make_matcher("atom")
-    for name in ("batch", "instance"):
-        network = runs[name].network.build((3, 8, 8), CLASSES)
-        budget = chunking.bytes_of_pass(runs[name], (3, 8, 8), matcher, network, 2)
-        runs[f"{name} in chunks"] = dataclasses.replace(runs[name], memory_budget=budget)
+    network = runs["instance"].network.build((3, 8, 8), CLASSES)
+    engine = choose_engine("auto", network, network.features, torch.device("cpu"))
+    size = PassSize.of(make_matcher("atom"), engine, (3, 8, 8), real_batch=5, ipc=2)
+    runs["instance in chunks"] = dataclasses.replace(runs["instance"], memory_budget=size.bytes_of(2))
     runs["trained"] = small_config(iterations=4, inner_loop=2, network_epochs=1, network={"normalisation": "batch"})
     runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
     for name in ("batch", "instance"):
         runs[f"{name} in bfloat16"] = dataclasses.replace(runs[name], precision="bfloat16")
+    runs["resnet"] = small_config(iterations=2, matching_model="resnet18")
+    runs["resnet, batch"] = small_config(iterations=2, matching_model="timm:resnet18")
     runs["dc"] = small_config(iterations=2, matcher="dc")
     runs["dm"] = small_config(iterations=2, matcher="dm", matcher_options={"kernel": "mixture"})
     return runs
@@ -77,22 +79,20 @@ def test_two_processes_give_the_set_of_one():
 
 def parts_of_a_process():
     with distributed.joined("cpu"):
-        distiller = Distiller(every_run()["batch in chunks"], coloured_source(classes=CLASSES), device="cpu")
-        return distiller._parts, len(distiller.images)
+        distiller = Distiller(every_run()["instance in chunks"], coloured_source(classes=CLASSES), device="cpu")
+        return distiller.chunks, len(distiller.images)
 
 
 def test_each_process_owns_its_classes_alone():
     (first, own), (second, others) = in_processes(2, parts_of_a_process)
     assert first.owners == second.owners == (range(0, 2), range(2, 5))
     assert (own, others) == (4, 6)
-    assert first.chunked
-    assert second.chunked
-    assert [len(chunk) for chunk in second.chunks] == [1, 2]
+    assert [len(chunk) for chunk in second.own_chunks] == [1, 2]
 
 
 def go_on(path: Path, stop_after: int | None):
     """A run up to a signal that one process alone gets, or from the checkpoint to the end."""
-    config = every_run()["batch in chunks"]
+    config = every_run()["instance in chunks"]
     config = dataclasses.replace(config, iterations=6, inner_loop=3, network_epochs=1)
     seen: list[int] = []
     with distributed.joined("cpu"):
@@ -142,7 +142,7 @@ def refused():
 def test_what_cannot_be_shared_is_refused_in_a_line():
     for many, inseparable, fixed in in_processes(2, refused):
         assert many == "2 processes for 1 classes; start at most one per class"
-        assert "matcher 'cafe' compares all classes at once, which 2 processes cannot" in inseparable
+        assert "Cafe compares all classes at once, which 2 processes cannot" in inseparable
         assert "choose another --normalisation" in fixed
 
 

@@ -14,7 +14,7 @@ _LARGEST_DRAW = 2**62
 class ClassSampler:
     """Draws class-major index batches from ``labels`` (N,), whose classes are 0 … ``classes`` - 1.
 
-    A draw costs what the batch costs, whatever N. Where the labels already lie class after class nothing is kept per
+    A batch costs what the batch costs, whatever N. Where the labels already lie class after class nothing is kept per
     image, else one int64 each. Raises SourceError where a class has no image.
     """
 
@@ -27,7 +27,7 @@ class ClassSampler:
         in_order = bool((labels[1:] >= labels[:-1]).all())
         self._order = None if in_order else labels.argsort(stable=True)
 
-    def draw(self, per_class: int, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, per_class: int, generator: torch.Generator) -> torch.Tensor:
         """Indices (classes * per_class,): without replacement; a class with too few images repeats them in turn.
 
         Each class's images come in an order that is uniform over all orders: a class of up to four batches is shuffled

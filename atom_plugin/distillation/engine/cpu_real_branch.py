@@ -1,70 +1,51 @@
-"""The real branch: class means of matchers' descriptors, without any full real feature map.
+"""The real branch: class means of a matcher's descriptors, without any full real feature map.
 
 The real batch carries no gradient, so a map is needed only until its descriptors are summed. The batch passes through the
 network in pieces that stay in cache, a thread each: with per-image normalisation piece by piece through all blocks; with
 batch normalisation block by block, since a block's statistics need the whole batch. The first block's follow from those of
 its 3x3 patches, before any convolution; the deeper convolutions' outputs, a quarter of its size and less, are kept.
-
-The plain path, ``matcher.statistics(network.features(images))``, is the oracle of the tests, and what runs on
-accelerators and for networks other than :class:`~atom_plugin.models.convnet.ConvNet`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.distillation.engine.batchnorm import Moments, batch_moments, patch_moments
-from atom_plugin.matchers import MeanMatcher, Statistics, grouped, widened
+from atom_plugin.matchers import MeanMatcher, Statistics, grouped
+from atom_plugin.models.batchnorm import (
+    Moments,
+    batch_moments,
+    channel_sums,
+    moments_of_sums,
+    normalise,
+    patch_moments,
+    ties_images,
+)
 from atom_plugin.models.convnet import ConvBlock, ConvNet
+from atom_plugin.models.features import widened
 from atom_plugin.runtime.threads import parallel_map
-
-# Bytes of the first block's map per piece. benchmarks/pieces.py sweeps it.
-PIECE_BYTES = 1 << 24
-
-
-def stream_statistics(
-    network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, piece_bytes: int = PIECE_BYTES
-) -> Statistics:
-    """``matcher.statistics(network.features(images, groups=groups))`` for images (N, C, H, W), within rounding."""
-    return stream_together(network, [matcher], images, groups=groups, piece_bytes=piece_bytes)[0]
 
 
 @torch.no_grad()
-def stream_together(
-    network: ConvNet,
-    matchers: Sequence[MeanMatcher],
-    images: torch.Tensor,
-    *,
-    groups: int,
-    piece_bytes: int = PIECE_BYTES,
-) -> list[Statistics]:
-    """:func:`stream_statistics` of several matchers, in one pass of the images (N, C, H, W)."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    pieces = images.split(images_per_piece(network, images, piece_bytes))
-    starts = [0]
-    for piece in pieces[:-1]:
-        starts.append(starts[-1] + len(piece))
-    sums = [_ClassSums(matcher, groups, len(images), len(network.blocks)) for matcher in matchers]
-    if normalises_by_batch(network):
-        _through_batch_normalisation(network, pieces, starts, sums)
+def stream_statistics(
+    network: ConvNet, matcher: MeanMatcher, pieces: Sequence[torch.Tensor], *, groups: int, by_patches: bool = True
+) -> Statistics:
+    """``matcher.statistics(network.features(images, groups=groups))`` of channels-last ``pieces`` (N_i, C, H, W) of images.
+
+    ``by_patches``: the first batch normalisation's moments come from the images' patches. Else the first convolution is
+    computed for them, and once more for its map.
+    """
+    sums = _ClassSums(matcher, groups, sum(map(len, pieces)), len(network.blocks))
+    if ties_images(network):
+        outputs: Sequence[torch.Tensor] = pieces
+        for depth in range(len(network.blocks)):
+            outputs = _through_block(network.conv_blocks(), depth, outputs, sums, by_patches=by_patches)
     else:
-        _through_blocks(network, pieces, starts, sums)
-    return [item.means() for item in sums]
-
-
-def normalises_by_batch(network: ConvNet) -> bool:
-    """Whether batch normalisations take the moments of what passes, rather than those they hold."""
-    return any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in network.modules())
-
-
-def images_per_piece(network: ConvNet, images: torch.Tensor, piece_bytes: int) -> int:
-    """How many of ``images`` give a first map of ``piece_bytes``; at least one."""
-    per_image = network.config.width * images.shape[2] * images.shape[3] * images.element_size()
-    return max(1, piece_bytes // per_image)
+        _through_all_blocks(network, pieces, sums)
+    return sums.means()
 
 
 _Part = tuple[tuple[int, int], int, torch.Tensor]
@@ -72,7 +53,7 @@ _Part = tuple[tuple[int, int], int, torch.Tensor]
 
 
 class _ClassSums:
-    """Sums one matcher's descriptors of pieces by class; images are class-major with equally many per class.
+    """Sums a matcher's descriptors of pieces by class; images are class-major with equally many per class.
 
     Descriptions may be asked for in any thread; what they give is added up in the order of the pieces.
     """
@@ -121,60 +102,61 @@ class _ClassSums:
         ]
 
 
-def _through_blocks(
-    network: ConvNet, pieces: Sequence[torch.Tensor], starts: Sequence[int], sums: Sequence[_ClassSums]
-) -> None:
-    def run(item: tuple[torch.Tensor, int]) -> list[list[_Part]]:
+def _with_starts(pieces: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+    """Each piece with the number of images before it."""
+    start = 0
+    for piece in pieces:
+        yield piece, start
+        start += len(piece)
+
+
+def _through_all_blocks(network: ConvNet, pieces: Sequence[torch.Tensor], sums: _ClassSums) -> None:
+    def run(item: tuple[torch.Tensor, int]) -> list[_Part]:
         outputs, start = item
-        found: list[list[_Part]] = [[] for _ in sums]
+        found: list[_Part] = []
         for depth, block in enumerate(network.blocks):
             feature_map, outputs = block(outputs)
-            _describe(sums, found, depth, feature_map, start)
-        _describe(sums, found, None, outputs.flatten(1), start)
-        return found
+            found += sums.of_map(depth, feature_map, start)
+        return found + sums.of_embedding(outputs.flatten(1), start)
 
-    _add(sums, parallel_map(run, zip(pieces, starts, strict=True)))
-
-
-def _through_batch_normalisation(
-    network: ConvNet, pieces: Sequence[torch.Tensor], starts: Sequence[int], sums: Sequence[_ClassSums]
-) -> None:
-    outputs = list(pieces)
-    for depth in range(len(network.blocks)):
-        outputs = _through_block(network.conv_blocks(), depth, outputs, starts, sums)
+    for found in parallel_map(run, _with_starts(pieces)):
+        sums.add(found)
 
 
 def _through_block(
-    blocks: Sequence[ConvBlock],
-    depth: int,
-    outputs: Sequence[torch.Tensor],
-    starts: Sequence[int],
-    sums: Sequence[_ClassSums],
+    blocks: Sequence[ConvBlock], depth: int, outputs: Sequence[torch.Tensor], sums: _ClassSums, *, by_patches: bool
 ) -> list[torch.Tensor]:
     """From what block ``depth`` normalises (the images, for the first) to what the next one does."""
     block, following = blocks[depth], blocks[depth + 1 : depth + 2]
-    normalise = _first(block, outputs) if depth == 0 else _deeper(block, outputs)
+    normalised = _first(block, outputs, by_patches=by_patches) if depth == 0 else _deeper(block, outputs)
 
-    def run(item: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, list[list[_Part]]]:
+    def run(item: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, list[_Part]]:
         output, start = item
-        found: list[list[_Part]] = [[] for _ in sums]
-        feature_map = block.activation(normalise(output))
-        _describe(sums, found, depth, feature_map, start)
+        feature_map = block.activation(normalised(output))
+        found = sums.of_map(depth, feature_map, start)
         pooled = block.pool(feature_map)
         if not following:
-            _describe(sums, found, None, pooled.flatten(1), start)
+            found += sums.of_embedding(pooled.flatten(1), start)
         for other in following:  # its convolution, while the piece is in cache
             pooled = other.convolution(pooled)
         return pooled, found
 
-    results = parallel_map(run, zip(outputs, starts, strict=True))
-    _add(sums, [found for _, found in results])
+    results = parallel_map(run, _with_starts(outputs))
+    for _, found in results:
+        sums.add(found)
     return [output for output, _ in results]
 
 
-def _first(block: ConvBlock, images: Sequence[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _first(
+    block: ConvBlock, images: Sequence[torch.Tensor], *, by_patches: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The first block's convolution and normalisation in one, for a piece."""
-    weight, bias = _folded(block, patch_moments(block, images))
+    if by_patches:
+        moments = patch_moments(block.convolution, images)
+    else:
+        sums = parallel_map(lambda piece: channel_sums(block.convolution(piece)), images)
+        moments = moments_of_sums(torch.stack(sums).sum(0), dtype=widened(images[0][:0]).dtype)
+    weight, bias = _folded(block, moments)
     return lambda piece: F.conv2d(piece, weight, bias, padding=1)
 
 
@@ -182,22 +164,8 @@ def _deeper(block: ConvBlock, outputs: Sequence[torch.Tensor]) -> Callable[[torc
     """A deeper block's normalisation of a piece of its convolution's ``outputs``."""
     norm = block.normalisation
     assert isinstance(norm, nn.BatchNorm2d)
-    mean, variance = batch_moments(outputs)
-    return lambda piece: F.batch_norm(piece, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
-
-
-def _describe(
-    sums: Sequence[_ClassSums], found: list[list[_Part]], depth: int | None, seen: torch.Tensor, start: int
-) -> None:
-    """Let every matcher describe what was ``seen``: the map of block ``depth``, or the embedding."""
-    for item, parts in zip(sums, found, strict=True):
-        parts.extend(item.of_embedding(seen, start) if depth is None else item.of_map(depth, seen, start))
-
-
-def _add(sums: Sequence[_ClassSums], results: Iterable[list[list[_Part]]]) -> None:
-    for found in results:
-        for item, parts in zip(sums, found, strict=True):
-            item.add(parts)
+    moments = batch_moments(outputs)
+    return lambda piece: normalise(piece, norm, moments)
 
 
 def _folded(block: ConvBlock, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:

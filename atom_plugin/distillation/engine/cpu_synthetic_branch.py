@@ -9,7 +9,6 @@ Within a piece the gradient is autograd's own, so any matcher and any activation
 together through its mean and variance; its gradient is put together from two sums over all pieces (Ioffe & Szegedy, 2015):
 ``dx = (g - mean(g) - xhat * mean(g * xhat)) / sigma``, with g the gradient behind the standardised xhat.
 
-The plain path, ``matcher.statistics(network.features(images))`` under autograd, is the oracle of the tests.
 """
 
 from __future__ import annotations
@@ -19,36 +18,29 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from atom_plugin.distillation.engine.batchnorm import batch_moments
-from atom_plugin.distillation.engine.cpu_real_branch import PIECE_BYTES, images_per_piece
-from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
+from atom_plugin.matchers import MeanMatcher, Statistics, class_means
+from atom_plugin.models.batchnorm import Moments, batch_moments, normalise, per_channel, standardise
 from atom_plugin.models.convnet import ConvBlock, ConvNet
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.threads import parallel_map
 
 
-def tracked_statistics(
-    network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, piece_bytes: int = PIECE_BYTES
+def recomputed_statistics(
+    network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, per_piece: int
 ) -> Statistics:
     """``matcher.statistics(network.features(images, groups=groups))`` for images (N, C, H, W), within rounding.
 
-    Differentiable once, with respect to the images.
+    Differentiable once, with respect to the images. ``per_piece`` images at a time are in cache.
     """
     images = images.contiguous(memory_format=torch.channels_last)
-    per_piece = images_per_piece(network, images, piece_bytes)
     matched = matcher.matched_maps(len(network.blocks))
     described: list[torch.Tensor] = []
     for depth, block in enumerate(network.conv_blocks()):
         used = matcher if depth < matched else None
         images, *descriptors = _BlockTail.apply(block.convolution(images), block, used, per_piece)
         described += descriptors
-    reduce = grouped if matcher.whole_embeddings else group_means
-    return (
-        *(group_means(descriptor, groups) for descriptor in described),
-        *(reduce(descriptor, groups) for descriptor in matcher.describe_embedding(images.flatten(1))),
-    )
+    return class_means(matcher, described, matcher.describe_embedding(images.flatten(1)), groups)
 
 
 class _BlockTail(torch.autograd.Function):
@@ -80,7 +72,11 @@ class _BlockTail(torch.autograd.Function):
         ) -> torch.Tensor | None:
             (piece, into), down = item
             # Batch normalisation's standardising is left out of the piece's graph: it hangs on all pieces.
-            start = (piece if moments is None else _standardised(piece, block, moments)).detach().requires_grad_()
+            start = (
+                (piece if moments is None else standardise(piece, block.normalisation, moments))
+                .detach()
+                .requires_grad_()
+            )
             with torch.enable_grad():
                 normal = block.normalisation(start) if moments is None else _affine(start, block)
                 (gradient,) = torch.autograd.grad(_tail(normal, block, ctx.matcher), start, down)
@@ -93,38 +89,32 @@ class _BlockTail(torch.autograd.Function):
             count = sums.new_tensor(output.numel() // output.shape[1], dtype=torch.float64)
             sums, count = distributed.summed_together(sums, count)
             total, product = sums / count
-            inverse = _per_channel((moments[1] + block.normalisation.eps).rsqrt())
+            inverse = per_channel((moments[1] + block.normalisation.eps).rsqrt())
 
             def centre(item: tuple[torch.Tensor, torch.Tensor]) -> None:
                 piece, into = item
-                into.sub_(_per_channel(total))
-                into.addcmul_(_standardised(piece, block, moments), _per_channel(product), value=-1).mul_(inverse)
+                into.sub_(per_channel(total))
+                into.addcmul_(standardise(piece, block.normalisation, moments), per_channel(product), value=-1).mul_(
+                    inverse
+                )
 
             parallel_map(centre, pieces)
         return result, None, None, None
 
 
-def _normalised(
-    piece: torch.Tensor, block: ConvBlock, moments: tuple[torch.Tensor, torch.Tensor] | None
-) -> torch.Tensor:
+def _normalised(piece: torch.Tensor, block: ConvBlock, moments: Moments | None) -> torch.Tensor:
     norm = block.normalisation
     if moments is None:
         normal: torch.Tensor = norm(piece)
         return normal
     assert isinstance(norm, nn.BatchNorm2d)
-    return F.batch_norm(piece, *moments, norm.weight, norm.bias, training=False, eps=norm.eps)
-
-
-def _standardised(piece: torch.Tensor, block: ConvBlock, moments: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    norm = block.normalisation
-    assert isinstance(norm, nn.BatchNorm2d)
-    return F.batch_norm(piece, *moments, training=False, eps=norm.eps)
+    return normalise(piece, norm, moments)
 
 
 def _affine(standard: torch.Tensor, block: ConvBlock) -> torch.Tensor:
     norm = block.normalisation
     assert isinstance(norm, nn.BatchNorm2d)
-    return torch.addcmul(_per_channel(norm.bias), standard, _per_channel(norm.weight))
+    return torch.addcmul(per_channel(norm.bias), standard, per_channel(norm.weight))
 
 
 def _tail(normal: torch.Tensor, block: ConvBlock, matcher: MeanMatcher | None) -> tuple[torch.Tensor, ...]:
@@ -139,7 +129,3 @@ def _totals(gradient: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
     """Sums per channel of g and of g * xhat: (2, C)."""
     rows, others = (item.permute(0, 2, 3, 1).flatten(0, 2) for item in (gradient, standard))
     return torch.stack([rows.sum(0), torch.linalg.vecdot(rows, others, dim=0)])
-
-
-def _per_channel(values: torch.Tensor) -> torch.Tensor:
-    return values.view(1, -1, 1, 1)

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
+from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.models.convnet import ConvNet
+from atom_plugin.runtime.device import copies_from_pinned
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 
@@ -68,43 +70,31 @@ def point_at(network: ConvNet, flat: torch.Tensor) -> None:
 class StepInputs:
     """Blocks of the iterations of a run, in order, drawn ahead of their use.
 
-    ``choose`` draws the ``chosen`` indices of an iteration's real batch; ``rate`` gives its learning rate. With an
-    ``image_shape`` the images themselves travel in the block, as ``rows`` writes them there; else their indices do.
-    ``pinned`` asks for page-locked memory.
+    Each holds the parameters of ``network`` drawn anew, the draw of ``augmentation``, the real images that ``batches`` choose
+    (their indices, where the device holds all images), and the learning rate that ``rate`` gives.
     """
 
     def __init__(
         self,
-        *,
-        seed: int,
-        iterations: int,
         network: ConvNet,
         augmentation: Augmentation,
-        classes: int,
-        choose: Callable[[int], torch.Tensor],
-        chosen: int,
+        batches: RealBatches,
+        *,
         rate: Callable[[int], float],
-        rows: Callable[..., torch.Tensor],
-        image_shape: tuple[int, int, int] | None = None,
-        pinned: bool = False,
     ) -> None:
-        self._seed = seed
-        self._iterations = iterations
-        self._augmentation = augmentation
-        self._classes = classes
-        self._choose = choose
+        self.augmentation = augmentation
+        self.network = copy.deepcopy(network).cpu()
+        self._batches = batches
         self._rate = rate
-        self._rows = rows
-        self._pinned = pinned
-        self._network = copy.deepcopy(network).cpu()
         self._local = threading.local()
+        classes, chosen = batches.classes, batches.classes * batches.per_class
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        real = ("indices", torch.int64, (chosen,)), ("images", torch.uint8, (chosen, *(image_shape or ())))
+        by_index = ("indices", torch.int64, (chosen,)), ("images", torch.uint8, (chosen, *batches.image_shape))
         self.layout = Layout(
             sections=(
-                real[image_shape is not None],
+                by_index[batches.pixels is None],
                 ("choice", torch.int64, (classes,)),
-                ("uniforms", torch.float32, self._augmentation.draw(classes, torch.Generator()).uniforms.shape),
+                ("uniforms", torch.float32, augmentation.draw(classes, torch.Generator()).uniforms.shape),
                 ("parameters", torch.float32, (parameters,)),
                 ("rate", torch.float32, (1,)),
             )
@@ -120,26 +110,27 @@ class StepInputs:
         if self._waiting and self._waiting[0][0] != iteration:
             self._drop()
         following = self._waiting[-1][0] + 1 if self._waiting else iteration
-        for ahead in range(following, min(iteration + 4 * self._threads, self._iterations)):
+        for ahead in range(following, min(iteration + 4 * self._threads, self._batches.iterations)):
             self._waiting.append((ahead, self._pool.submit(self.draw, ahead)))
         return self._waiting.popleft()[1].result() if self._waiting else self.draw(iteration)
 
     def draw(self, iteration: int) -> torch.Tensor:
         """The bytes of ``iteration``, drawn now: the network, the augmentation, the real batch, as the plain step does."""
-        block = torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=self._pinned)
+        batches = self._batches
+        block = torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=copies_from_pinned(batches.device))
         views = self.layout.views(block)
-        generator = generator_for(self._seed, "iteration", iteration)
+        generator = generator_for(batches.seed, "iteration", iteration)
         if not hasattr(self._local, "network"):
-            self._local.network = copy.deepcopy(self._network)
+            self._local.network = copy.deepcopy(self.network)
         point_at(self._local.network, views["parameters"])
         self._local.network.reset(generator)
-        draw = self._augmentation.draw(self._classes, generator)
+        draw = self.augmentation.draw(batches.classes, generator)
         views["choice"].copy_(draw.choice)
         views["uniforms"].copy_(draw.uniforms)
         if "indices" in views:
-            views["indices"].copy_(self._choose(iteration))
+            views["indices"].copy_(batches.drawn(iteration).flatten())
         else:
-            self._rows(self._choose(iteration), out=views["images"])
+            batches.rows(batches.drawn(iteration).flatten(), out=views["images"])
         views["rate"].fill_(self._rate(iteration))
         return block
 

@@ -1,11 +1,11 @@
 """One distillation step that an accelerator runs by itself: static shapes, nothing that the host waits for.
 
-What the iteration draws arrives as one block of bytes (:mod:`.step_inputs`). Everything else happens on the device, between
-tensors whose addresses never change: the chosen images are gathered from uint8, preprocessed and augmented
-(:mod:`.static_augmentation`), both branches run (:mod:`.narrow_statistics`), the images are updated. On CUDA the whole is one
-graph (:mod:`.capture`).
+What the iteration draws arrives as one block of bytes (:mod:`.cuda_inputs`). Everything else happens on the device, between
+tensors whose addresses never change: the chosen images are gathered from uint8, preprocessed and augmented,
+both branches run (:mod:`.cuda_engine`), the images are updated. On CUDA the whole is one
+graph (:mod:`~atom_plugin.runtime.cuda`).
 
-The plain step, :meth:`~atom_plugin.distillation.distiller.Distiller.step`, is the oracle of the tests.
+The same iteration with the plain engine is the oracle of the tests.
 """
 
 from __future__ import annotations
@@ -17,48 +17,26 @@ from contextlib import nullcontext
 
 import torch
 
-from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.distillation.engine.comparison import image_gradient
-from atom_plugin.distillation.engine.cuda_branches import narrow_statistics, narrow_statistics_by_classes
+from atom_plugin.distillation.engine import Engine
+from atom_plugin.distillation.engine.cuda_engine import CudaEngine
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at
+from atom_plugin.distillation.engine.image_sgd import ImageSGD
 from atom_plugin.distillation.engine.real_batches import RealBatches
-from atom_plugin.errors import ConfigError
+from atom_plugin.distillation.engine.step import image_gradient
 from atom_plugin.matchers import Matcher, MeanMatcher
-from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast
-from atom_plugin.transforms.augmentation import Augmentation
-from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.static_augmentation import augment
-
-STEPS = ("auto", "plain", "captured")
 
 _AHEAD = 16  # steps that the host may be ahead of the device
 
 
-def takes_device_step(
-    step: str, config: DistillConfig, matcher: Matcher, device: torch.device, *, in_parts: bool = False
-) -> bool:
-    """Whether a run takes the step of this module, for ``step`` one of :data:`STEPS`.
+def suits_captured_step(engine: Engine, matcher: Matcher, *, whole: bool, fresh_networks: bool) -> bool:
+    """Whether a run takes the step of this module.
 
-    ``in_parts``: classes are split over passes or processes.
-
-    Raises ConfigError for another word, and for "captured" where that cannot be.
+    ``whole``: all classes pass at once, in one process. ``fresh_networks``: each iteration draws the network anew.
     """
-    if step not in STEPS:
-        raise ConfigError(f"step must be one of {', '.join(STEPS)}, not {step!r}")
-    reason = None
-    if device.type != "cuda":
-        reason = f"needs a CUDA device, not {device.type!r}"
-    elif in_parts:
-        reason = "takes all classes at once; leave out the memory budget, and use one process"
-    elif not isinstance(matcher, MeanMatcher):
-        reason = f"needs a matcher of class means, which {config.matcher!r} is not"
-    elif config.pretraining_epochs or config.inner_loop > 1:
-        reason = "needs a network drawn anew each iteration; leave out network_state and inner_loop"
-    if reason is not None and step == "captured":
-        raise ConfigError(f"the captured step {reason}; say 'auto' or 'plain'")
-    return reason is None and step != "plain"
+    return isinstance(engine, CudaEngine) and isinstance(matcher, MeanMatcher) and whole and fresh_networks
 
 
 class PendingLoss:
@@ -83,56 +61,41 @@ class PendingLoss:
         return self._value
 
 
-class DeviceStep:
-    """The step of a run, on the device of ``images`` (K * ipc, C, H, W), which it updates in place with ``momentum``.
+class CapturedStep:
+    """The step of a run, on the device of the images of ``optimizer`` (K * ipc, C, H, W), which it moves in place.
 
-    ``batches`` say which real images each iteration takes, and hold all of them on the device where they fit; ``rate`` is an
-    iteration's learning rate; ``on_loss`` is told each iteration's loss, in order, once it is known. ``network`` is copied.
+    ``inputs`` are what each iteration draws; ``batches`` hold all real images on the device where they fit. ``on_loss`` is
+    told each iteration's loss, in order, once it is known.
     """
 
     def __init__(
         self,
-        config: DistillConfig,
         matcher: MeanMatcher,
-        *,
-        network: ConvNet,
-        preprocessing: Preprocessing,
+        inputs: StepInputs,
         batches: RealBatches,
-        rate: Callable[[int], float],
-        images: torch.Tensor,
-        momentum: torch.Tensor,
+        optimizer: ImageSGD,
+        *,
+        precision: str,
         on_loss: Callable[[int, float], None],
     ) -> None:
-        self._config = config
         self._matcher = matcher
-        self._preprocessing = preprocessing
-        self._device = images.device
-        self._augmentation = Augmentation(strategy=config.augmentation)
-        self._classes = len(images) // config.ipc
-        self._images = images
-        self._momentum = momentum
+        self._inputs = inputs
+        self._batches = batches
+        self._images, self._momentum = optimizer.images, optimizer.momentum
+        if optimizer.velocity is None:
+            optimizer.velocity = torch.zeros_like(self._images)
+        self._velocity = optimizer.velocity
+        self._device = self._images.device
+        self._precision = precision
         self._on_loss = on_loss
         self._source = batches.pixels
-        on_cuda = self._device.type == "cuda"
-        self._inputs = StepInputs(
-            seed=config.seed,
-            iterations=config.iterations,
-            network=network,
-            augmentation=self._augmentation,
-            classes=self._classes,
-            choose=lambda iteration: batches.drawn(iteration).flatten(),
-            chosen=self._classes * config.real_batch,
-            rate=rate,
-            image_shape=None if self._source is not None else preprocessing.image_shape,
-            rows=batches.rows,
-            pinned=on_cuda,
-        )
-        self._block = torch.empty(self._inputs.layout.size, dtype=torch.uint8, device=self._device)
-        self._given = self._inputs.layout.views(self._block)
-        self._network = copy.deepcopy(network)
-        point_at(self._network, self._given["parameters"])
+        self._block = torch.empty(inputs.layout.size, dtype=torch.uint8, device=self._device)
+        self._given = inputs.layout.views(self._block)
+        network = copy.deepcopy(inputs.network).to(self._device)
+        point_at(network, self._given["parameters"])
+        self._engine = CudaEngine(network)
         self._loss = torch.zeros((), device=self._device)
-        self._run: Callable[[], object] | None = None if on_cuda else self.compute
+        self._run: Callable[[], object] | None = None if self._device.type == "cuda" else self.compute
         self._pending: deque[PendingLoss] = deque()
 
     def launch(self, iteration: int) -> PendingLoss:
@@ -142,7 +105,7 @@ class DeviceStep:
             # torch keeps a page-locked block that is given up here until the copy from it has happened.
             self._block.copy_(self._inputs.block(iteration), non_blocking=True)
             if self._run is None:
-                self._run = captured(self.compute, changed=(self._images, self._momentum))
+                self._run = captured(self.compute, changed=(self._images, self._velocity))
             self._run()
             self._pending.append(self._read(iteration))
         return self._pending[-1]
@@ -181,23 +144,22 @@ class DeviceStep:
 
     def compute(self) -> None:
         """One step from what the block holds now: static shapes, fixed addresses, no wait."""
-        config, given = self._config, self._given
+        given, classes = self._given, self._batches.classes
         with torch.no_grad():
             chosen = given["images"] if self._source is None else self._source.index_select(0, given["indices"])
-            real = self._augmented(self._preprocessing.forward(chosen))
+            real = self._augmented(self._batches.preprocessing.forward(chosen))
         leaf = self._images.detach().requires_grad_()
         synthetic = self._augmented(leaf)
-        with autocast(self._device, config.precision):
-            with torch.no_grad():
-                target = narrow_statistics_by_classes(self._network, self._matcher, real, groups=self._classes)
-            found = narrow_statistics(self._network, self._matcher, synthetic, groups=self._classes)
-            loss = self._matcher.compare(target, found)
-        gradient = image_gradient(loss, leaf, config.matcher)
+        with autocast(self._device, self._precision):
+            target = self._engine.real(self._matcher, real, groups=classes)
+            loss = self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=classes))
+        gradient = image_gradient(loss, leaf, self._matcher)
         with torch.no_grad():
-            self._momentum.mul_(config.image_momentum).add_(gradient)
-            self._images.addcmul_(self._momentum, given["rate"], value=-1)
+            self._velocity.mul_(self._momentum).add_(gradient)
+            self._images.addcmul_(self._velocity, given["rate"], value=-1)
             self._loss.copy_(loss)
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
-        grouped_images = images.unflatten(0, (self._classes, -1))
-        return augment(self._augmentation, grouped_images, self._given["choice"], self._given["uniforms"]).flatten(0, 1)
+        by_class = images.unflatten(0, (self._batches.classes, -1))
+        given = self._given
+        return augment(self._inputs.augmentation, by_class, given["choice"], given["uniforms"]).flatten(0, 1)

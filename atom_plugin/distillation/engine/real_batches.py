@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine.class_sampler import ClassSampler
 from atom_plugin.distillation.engine.prefetch import Prefetcher
+from atom_plugin.runtime.device import copies_from_pinned, free_memory, on_host
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -34,20 +34,35 @@ class RealBatches:
     - What is left, a source on disk and images that a GPU has no room for, is read a batch ahead by a thread, into pinned
       memory for a GPU. See :class:`~atom_plugin.distillation.engine.prefetch.Prefetcher`.
 
-    ``preprocessing`` must be on ``device``. Raises SourceError for a class without images.
+    Batches come to the device of ``preprocessing``: ``per_class`` images of each class in each of ``iterations``. Raises
+    SourceError for a class without images.
     """
 
     def __init__(
-        self, data: SourceData, preprocessing: Preprocessing, config: DistillConfig, device: torch.device
+        self,
+        data: SourceData,
+        preprocessing: Preprocessing,
+        *,
+        per_class: int,
+        iterations: int,
+        seed: int,
+        keep_whitened: bool = True,
     ) -> None:
-        self._train, self._config, self._device = data.train, config, device
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
+        self.device = preprocessing.mean.device
+        self.image_shape = data.image_shape
+        self.classes = len(data.class_names)
+        self.per_class = per_class
+        self.iterations = iterations
+        self.seed = seed
+        self._train = data.train
+        self._keeps_whitened = keep_whitened
         self._sampler = ClassSampler(data.train.labels, len(data.class_names))
         self._drawn: dict[int, torch.Tensor] = {}
         self._prefetcher = Prefetcher(self._read)
 
     def choose(self, iteration: int) -> torch.Tensor:
-        """The training images of ``iteration``: int64 (K, real_batch) on the CPU, drawn as :class:`ClassSampler` says.
+        """The training images of ``iteration``: int64 (K, per_class) on the CPU, drawn as :class:`ClassSampler` says.
 
         They come from a generator of their own, made of seed and iteration alone: any iteration's batch can be told at any
         time, and parts of it fetched by any process.
@@ -60,8 +75,8 @@ class RealBatches:
 
     def drawn(self, iteration: int) -> torch.Tensor:
         """What :meth:`choose` gives, drawn anew: any thread may ask."""
-        generator = generator_for(self._config.seed, "real", iteration)
-        return self._sampler.draw(self._config.real_batch, generator).view(-1, self._config.real_batch)
+        generator = generator_for(self.seed, "real", iteration)
+        return self._sampler.sample(self.per_class, generator).view(-1, self.per_class)
 
     @property
     def pixels(self) -> torch.Tensor | None:
@@ -84,11 +99,11 @@ class RealBatches:
         if self._prepared is not None:
             return self._prepared[rows]
         if self._raw is not None:
-            pixels = self._raw[rows.to(self._device, non_blocking=True)]
+            pixels = self._raw[rows.to(self.device, non_blocking=True)]
         else:
             taken = self._prefetcher.take(rows, ahead=None if ahead is None else ahead.flatten())
-            pixels = taken.to(self._device, non_blocking=True)
-        return self._preprocessing.forward(pixels)
+            pixels = taken.to(self.device, non_blocking=True)
+        return self.preprocessing.forward(pixels)
 
     def close(self) -> None:
         """End the reading thread, if there is one; a later :meth:`fetch` may start it again."""
@@ -97,36 +112,31 @@ class RealBatches:
     # Both are made at the first batch, since not every holder of batches fetches any.
     @cached_property
     def _prepared(self) -> torch.Tensor | None:
-        return self._all(self._preprocessing.forward, torch.float32) if self._worth_preparing() else None
+        return self._all(self.preprocessing.forward, torch.float32) if self._worth_preparing() else None
 
     @cached_property
     def _raw(self) -> torch.Tensor | None:
-        if self._device.type == "cpu" and self._train.mapped is None:
+        if on_host(self.device) and self._train.mapped is None:
             return self._train.images
-        return self._all(lambda part: part, torch.uint8) if self._fits_the_device() else None
+        fits = self._train.images.numel() <= DEVICE_SHARE * free_memory(self.device)
+        return self._all(lambda part: part, torch.uint8) if fits else None
 
     def _read(self, rows: torch.Tensor) -> torch.Tensor:
-        out = None
-        if self._device.type == "cuda":
-            # From a caching allocator, which gives a buffer out again only when its copies are done.
-            out = torch.empty(len(rows), *self._train.images.shape[1:], dtype=torch.uint8, pin_memory=True)
+        # Page-locked memory comes from a caching allocator, which gives a buffer out again only when its copies are done.
+        out = torch.empty(
+            len(rows), *self._train.images.shape[1:], dtype=torch.uint8, pin_memory=copies_from_pinned(self.device)
+        )
         return self._train.rows(rows, out=out)
 
     def _all(self, of: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """``of`` every image, on the device, made slice by slice: slices of a fixed size give the same bytes every time."""
-        out = torch.empty(self._train.images.shape, dtype=dtype, device=self._device)
+        out = torch.empty(self._train.images.shape, dtype=dtype, device=self.device)
         for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
             target.copy_(of(part))
         return out
 
     def _worth_preparing(self) -> bool:
-        if self._device.type != "cpu" or self._preprocessing.whitening is None:
+        if not (self._keeps_whitened and on_host(self.device)) or self.preprocessing.whitening is None:
             return False
-        drawn = self._config.iterations * self._config.real_batch * len(self._sampler.counts)
+        drawn = self.iterations * self.per_class * self.classes
         return self._train.images.numel() * 4 <= PREPARED_BYTES and drawn >= PREPARED_USES * len(self._train)
-
-    def _fits_the_device(self) -> bool:
-        if self._device.type != "cuda":
-            return False
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return self._train.images.numel() <= DEVICE_SHARE * free

@@ -1,121 +1,136 @@
-"""The loss of one step and its gradient, part by part: the classes of this process, as many at a time as the budget allows.
+"""One distillation step: the loss of real and synthetic images under the network as it stands, and its gradient.
+
+ATOM, algorithm 1 (Khaki et al., 2024), for the classes of this process:
+
+1. take a real batch of every class, and augment it and the class's synthetic images alike;
+2. compare the two under the network (:func:`compare`);
+3. differentiate the loss with respect to the synthetic images.
 
 The loss is a sum over classes, so the gradient of a class's images needs that class alone, as long as the network treats each
-image by itself: one chunk of classes after the other is fetched, compared and differentiated. Batch normalisation ties all
-classes together; :mod:`.batch_statistics` then makes the same of it in more passes. One chunk in one process is the plain step.
+image by itself: where memory is short, one chunk of classes after the other passes (:mod:`.chunking`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 
-from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.distillation.engine.batchnorm_passes import (
-    fixed_moments,
-    loss_and_gradients,
-    moments_of,
-)
-from atom_plugin.distillation.engine.chunking import Parts, batch_normalised
-from atom_plugin.distillation.engine.comparison import compare, image_gradient, real_statistics
+from atom_plugin.distillation.engine import Engine
+from atom_plugin.distillation.engine.chunking import Chunks
 from atom_plugin.distillation.engine.real_batches import RealBatches
-from atom_plugin.matchers import Matcher, MeanMatcher
-from atom_plugin.models.convnet import ConvNet
-from atom_plugin.models.features import Features
+from atom_plugin.errors import ConfigError
+from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
+from atom_plugin.models.batchnorm import fixed_batch_normalisation
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import autocast, full_precision
 from atom_plugin.transforms.augmentation import Draw
 
-Made = tuple[torch.Tensor, torch.Tensor]  # augmented images, and the leaf they come from
+# Real images per class that batch normalisation is fixed with for an ImageMatcher; as in DC's released code.
+_FIXING_IMAGES = 16
 
 
 class MatchingStep:
-    """Compares ``batches`` with synthetic images under ``network`` as it stands when called."""
+    """Compares real ``batches`` with synthetic images, chunk by chunk; convolutions run in ``precision``."""
 
     def __init__(
-        self, config: DistillConfig, matcher: Matcher, network: ConvNet, batches: RealBatches, parts: Parts
+        self, matcher: Matcher, engine: Engine, batches: RealBatches, chunks: Chunks, *, precision: str
     ) -> None:
-        self._config = config
         self._matcher = matcher
-        self._network = network
+        self._engine = engine
         self._batches = batches
-        self._parts = parts
-        self._in_passes = parts.chunked and batch_normalised(network)
+        self._chunks = chunks
+        self._precision = precision
 
     def __call__(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The loss of all classes, the same in every process, and its gradient for ``images``, this process's.
 
-        ``images`` are (own classes * ipc, C, H, W); ``draw`` is for all classes. Raises ConfigError for a loss that does not
-        depend on them.
+        ``images`` are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises ConfigError for a loss
+        that does not depend on them.
         """
-        loss, gradients = (self._by_passes if self._in_passes else self._by_chunks)(iteration, draw, images)
-        gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
+        losses, gradients = [], []
+        for classes, real in self._real(iteration, draw):
+            leaf = images.detach()[_rows(classes, self._chunks.own.start)].requires_grad_()
+            synthetic = _augmented(draw, classes, leaf)
+            with autocast(images.device, self._precision):
+                loss = compare(
+                    self._matcher, self._engine, real, synthetic, groups=len(classes), first_class=classes.start
+                )
+            gradients.append(image_gradient(loss, leaf, self._matcher))
+            losses.append(loss.detach())
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).double().sum()
         if distributed.count() > 1:
-            loss = distributed.summed(loss.double().cpu())
-        return float(loss), gradient
+            total = distributed.summed(total.double().cpu())
+        return float(total), gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
-    def gradient(
-        self, draw: Draw, images: torch.Tensor, classes: range, loss_of: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A loss of the augmented images of ``classes``, and its gradient for these of ``images``."""
-        synthetic, leaf = self._synthetic(draw, images, classes)
-        with autocast(images.device, self._config.precision):
-            loss = loss_of(synthetic)
-        return loss.detach(), image_gradient(loss, leaf, self._config.matcher)
-
-    def real(self, iteration: int, draw: Draw, *, again: bool = False) -> Iterator[tuple[range, torch.Tensor]]:
-        """Chunk by chunk: its classes and their real images, augmented. ``again``: they will be asked for once more."""
-        chunks, chosen = self._parts.chunks, self._batches.choose(iteration)
-        device = next(self._network.parameters()).device
-        following = chosen if again else self._batches.choose(iteration + 1)
+    def _real(self, iteration: int, draw: Draw) -> Iterator[tuple[range, torch.Tensor]]:
+        """Chunk by chunk: its classes and their real images, augmented; what comes next is announced to the batches."""
+        chosen, following = self._batches.choose(iteration), self._batches.choose(iteration + 1)
+        chunks = self._chunks.own_chunks
         wanted = [*(chosen[_rows(classes)] for classes in chunks), following[_rows(chunks[0])]]
         for classes, (indices, ahead) in zip(chunks, itertools.pairwise(wanted), strict=True):
-            with torch.no_grad(), full_precision(device):
+            with torch.no_grad():
                 real = self._batches.fetch(indices, ahead=ahead)
-                real = draw.of(classes).apply(real.unflatten(0, (len(classes), -1))).flatten(0, 1)
-            yield classes, real.contiguous(memory_format=torch.channels_last)
-
-    def _by_chunks(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        losses, gradients = [], []
-        for classes, real in self.real(iteration, draw):
-            compared = partial(
-                compare, self._matcher, self._network, real, groups=len(classes), first_class=classes.start
-            )
-            loss, gradient = self.gradient(draw, images, classes, compared)
-            losses.append(loss)
-            gradients.append(gradient)
-        return (losses[0] if len(losses) == 1 else torch.stack(losses).double().sum()), gradients
-
-    def _by_passes(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        matcher, network, chunks = self._matcher, self._network, self._parts.chunks
-        assert isinstance(matcher, MeanMatcher)  # plan() refuses others
-        with autocast(images.device, self._config.precision):
-            moments = moments_of(network, lambda: (real for _, real in self.real(iteration, draw, again=True)))
-            following = self.real(iteration, draw)
-
-            def loss_of(features: Features) -> torch.Tensor:
-                with fixed_moments(network, moments):
-                    (target,) = real_statistics([matcher], network, next(following)[1], groups=features.groups)
-                return matcher.compare(target, matcher.statistics(features))
-
-            return loss_and_gradients(
-                network,
-                [partial(self._synthetic, draw, images, classes) for classes in chunks],
-                [len(classes) for classes in chunks],
-                loss_of,
-                images=self._parts.owners[-1].stop * self._config.ipc,
-            )
-
-    def _synthetic(self, draw: Draw, images: torch.Tensor, classes: range) -> Made:
-        first, ipc = self._parts.own.start, self._config.ipc
-        leaf = images.detach()[(classes.start - first) * ipc : (classes.stop - first) * ipc].requires_grad_()
-        with full_precision(images.device):
-            synthetic = draw.of(classes).apply(leaf.unflatten(0, (len(classes), ipc))).flatten(0, 1)
-        return synthetic.contiguous(memory_format=torch.channels_last), leaf
+                real = _augmented(draw, classes, real.unflatten(0, (len(classes), -1)))
+            yield classes, real
 
 
-def _rows(classes: range) -> slice:
-    return slice(classes.start, classes.stop)
+def compare(
+    matcher: Matcher, engine: Engine, real: torch.Tensor, synthetic: torch.Tensor, *, groups: int, first_class: int = 0
+) -> torch.Tensor:
+    """The loss of ``synthetic`` (M, C, H, W) against ``real`` (N, C, H, W), both class-major over ``groups`` classes.
+
+    These are the classes from ``first_class`` on. In several processes each compares its own, and batch normalisation takes
+    the moments of all.
+
+    A :class:`MeanMatcher` compares the statistics that the engine takes. An :class:`ImageMatcher` gets the network with its
+    batch normalisation fixed to the moments of the real batch, all classes mixed: a class's few synthetic images by themselves
+    give no usable ones. Any other matcher gets :class:`~atom_plugin.models.features.Features`.
+    """
+    if isinstance(matcher, MeanMatcher):
+        target = engine.real(matcher, real, groups=groups)
+        return matcher.compare(target, engine.synthetic(matcher, synthetic, groups=groups))
+    if isinstance(matcher, ImageMatcher):
+        labels = torch.arange(first_class, first_class + groups, device=real.device)
+        each = (labels.repeat_interleave(len(images) // groups) for images in (real, synthetic))
+        fixing = real.unflatten(0, (groups, -1))[:, :_FIXING_IMAGES].flatten(0, 1)
+        with fixed_batch_normalisation(engine.network, fixing):
+            return matcher.loss(engine.network, real, synthetic, *each)
+    with torch.no_grad():
+        seen = engine.features(real, groups=groups)
+    return matcher(seen, engine.features(synthetic, groups=groups))
+
+
+def check_matched(matcher: Matcher, engine: Engine, image_shape: tuple[int, int, int]) -> None:
+    """Raises ConfigError where ``matcher`` compares maps, and the network has none for it on images (C, H, W)."""
+    if not isinstance(matcher, MeanMatcher):
+        return
+    with torch.no_grad():
+        example = next(engine.network.parameters())
+        seen = engine.features(torch.zeros(2, *image_shape, device=example.device, dtype=example.dtype), groups=2)
+        compares = seen.maps and matcher.describe_map(seen.maps[0])
+    if (compares or not seen.maps) and matcher.matched_maps(len(seen.maps)) < 1:
+        raise ConfigError(
+            f"the network gives {len(seen.maps)} map(s), and the last is left to the embedding: no map is there to compare; "
+            "use a deeper network, name layers with --matching-layers, or match embeddings alone with --matcher dm"
+        )
+
+
+def image_gradient(loss: torch.Tensor, images: torch.Tensor, matcher: object) -> torch.Tensor:
+    """The gradient of the loss of ``matcher``. Raises ConfigError where that does not depend on ``images``."""
+    if not loss.requires_grad:
+        raise ConfigError(f"the loss of the matcher {type(matcher).__name__} does not depend on the synthetic images")
+    (gradient,) = torch.autograd.grad(loss, images)
+    return gradient
+
+
+def _augmented(draw: Draw, classes: range, images: torch.Tensor) -> torch.Tensor:
+    """Images (K, n, C, H, W) of ``classes``, augmented: channels-last (K * n, C, H, W)."""
+    with full_precision(images.device):
+        augmented = draw.of(classes).apply(images).flatten(0, 1)
+    return augmented.contiguous(memory_format=torch.channels_last)
+
+
+def _rows(classes: range, first: int = 0) -> slice:
+    return slice(classes.start - first, classes.stop - first)

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine.comparison import compare, fixed_batch_normalisation
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
+from atom_plugin.distillation.engine.step import compare
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MATCHERS, ImageMatcher, make_matcher
 from atom_plugin.matchers.pixels import PixelMatching
+from atom_plugin.models.batchnorm import fixed_batch_normalisation
 from atom_plugin.models.convnet import NORMALISATIONS, ConvNetConfig
 from atom_plugin.models.features import Features
 from atom_plugin.runtime.randomness import generator_for
@@ -163,7 +165,7 @@ def test_the_loop_hands_over_network_images_and_labels(normalisation):
     )
     real, synthetic = images(12, "real"), images(6, "synthetic")
     labels = torch.arange(3)
-    ours = compare(make_matcher("dc"), net, real, synthetic, groups=3)
+    ours = compare(make_matcher("dc"), PlainEngine(net, net.features), real, synthetic, groups=3)
     with fixed_batch_normalisation(net, real):
         plain = make_matcher("dc").loss(net, real, synthetic, labels.repeat_interleave(4), labels.repeat_interleave(2))
     torch.testing.assert_close(ours, plain)

@@ -1,15 +1,12 @@
 """Kernels, CAFE and pixel matching against slow, literal transcriptions, in float64, and their paths through the loop."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 
-from atom_plugin.distillation.engine import comparison
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, make_matcher
-from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.models.features import Features
 from atom_plugin.runtime.randomness import generator_for
 
@@ -163,30 +160,6 @@ def test_pixels_with_a_kernel():
     flat = [by_class(item.flatten(1), k) for k in range(CLASSES) for item in (real, synthetic)]
     expected = sum(mmd(a, b, (0.25, 0.5, 1.0, 2.0, 4.0)) for a, b in zip(flat[::2], flat[1::2], strict=True))
     torch.testing.assert_close(loss, expected)
-
-
-@pytest.mark.parametrize("normalisation", ["batch", "instance", "none"])
-@pytest.mark.parametrize(
-    ("name", "options"), [("dm", {"kernel": "mixture"}), ("atom", {"kernel": "gaussian"}), ("cafe", {})]
-)
-def test_in_pieces_they_are_what_they_are_on_whole_features(name, options, normalisation, monkeypatch):
-    """The loop streams both sides; the embeddings that stay whole come piece by piece and end up in order."""
-    for branch in ("stream_together", "tracked_statistics"):
-        four_images = 4 * 8 * 8 * 4 * 8  # bytes of their first maps
-        monkeypatch.setattr(comparison, branch, partial(getattr(comparison, branch), piece_bytes=four_images))
-    config = ConvNetConfig(depth=2, width=4, normalisation=normalisation)
-    network = config.build((2, 8, 8), CLASSES, generator=generator_for(0, "network")).double().requires_grad_(False)
-    real, given = draw(15, 2, 8, 8, purpose="real") + 0.5, draw(6, 2, 8, 8, purpose="synthetic")
-    matcher = make_matcher(name, options)
-    results = []
-    for plain in (False, True):
-        images = given.clone().requires_grad_()
-        if plain:
-            loss = matcher(network.features(real, groups=CLASSES), network.features(images, groups=CLASSES))
-        else:
-            loss = comparison.compare(matcher, network, real, images, groups=CLASSES)
-        results.append((loss, torch.autograd.grad(loss, images)[0]))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import torch
 from groups import in_processes
 from small import coloured_source, small_config
 
-from atom_plugin.distillation.engine.batchnorm_passes import features_of_all
 from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, ProcessError
 from atom_plugin.matchers import make_matcher
+from atom_plugin.models.batchnorm import share_batch_norm
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.randomness import generator_for
@@ -133,8 +133,9 @@ def plain_gradient(share):
             (slice(None), 4) if not share else ((slice(0, 3), 1) if distributed.leads() else (slice(3, 12), 3))
         )
         own = images[rows].requires_grad_()
-        features = features_of_all if share else type(network).features
-        loss = sum(statistic.square().sum() for statistic in matcher.statistics(features(network, own, groups=groups)))
+        if share:
+            share_batch_norm(network)
+        loss = sum(statistic.square().sum() for statistic in matcher.statistics(network.features(own, groups=groups)))
         gradient = torch.autograd.grad(loss, own)[0]
         return float(distributed.summed(loss.detach())), gradient
 

@@ -1,30 +1,36 @@
-import dataclasses
-
 import pytest
 import torch
 from small import small_config
 
-from atom_plugin.distillation.engine import chunking
+from atom_plugin.distillation.engine import choose_engine, chunking
+from atom_plugin.distillation.engine.chunking import PassSize
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MATCHERS, make_matcher
+from atom_plugin.matchers import make_matcher
 from atom_plugin.runtime import distributed
 
 SHAPE = (3, 8, 8)
 
 
-def planned(config, classes=7):
-    matcher = make_matcher(config.matcher, config.matcher_options)
-    return chunking.plan(config, classes, SHAPE, matcher, config.network.build(SHAPE, classes))
+def measured(config, matcher=None):
+    """The matcher, the engine and the size of a pass of a config's run on a CPU."""
+    matcher = matcher or make_matcher(config.matcher, config.matcher_options)
+    network = config.network.build(SHAPE, 7)
+    engine = choose_engine("auto", network, network.features, torch.device("cpu"))
+    return matcher, engine, PassSize.of(matcher, engine, SHAPE, real_batch=config.real_batch, ipc=config.ipc)
 
 
 def need(config, classes=1):
-    matcher = make_matcher(config.matcher, config.matcher_options)
-    return chunking.bytes_of_pass(config, SHAPE, matcher, config.network.build(SHAPE, 7), classes)
+    return measured(config)[2].bytes_of(classes)
+
+
+def planned(config, budget=None, classes=7, matcher=None):
+    return chunking.plan(classes, *measured(config, matcher), budget=budget)
 
 
 def test_without_a_budget_all_classes_pass_together():
     plan = planned(small_config())
-    assert (plan.owners, plan.chunks, plan.chunked) == ((range(7),), (range(7),), False)
+    assert (plan.owners, plan.own_chunks) == ((range(7),), (range(7),))
     assert plan.images(ipc=2) == [range(14)]
 
 
@@ -32,21 +38,19 @@ def test_without_a_budget_all_classes_pass_together():
 def test_a_budget_for_so_many_classes_gives_chunks_of_at_most_these(classes, sizes):
     config = small_config()
     for slack in (0, need(config) - need(config, 0) - 1):
-        plan = planned(dataclasses.replace(config, memory_budget=need(config, classes) + (slack if classes < 7 else 0)))
-        assert [len(chunk) for chunk in plan.chunks] == sizes
-        assert [k for chunk in plan.chunks for k in chunk] == list(range(7))
-        assert plan.chunked == (len(sizes) > 1)
+        chunks = planned(config, need(config, classes) + (slack if classes < 7 else 0)).own_chunks
+        assert [len(chunk) for chunk in chunks] == sizes
+        assert [k for chunk in chunks for k in chunk] == list(range(7))
 
 
 def test_classes_are_dealt_evenly_among_processes(monkeypatch):
     monkeypatch.setattr(distributed, "_count", 3)
     monkeypatch.setattr(distributed, "_rank", 1)
     config = small_config()
-    plan = planned(dataclasses.replace(config, memory_budget=need(config, 2)))
+    plan = planned(config, need(config, 2))
     assert plan.owners == (range(2), range(2, 4), range(4, 7))
     assert plan.own == range(2, 4)
-    assert plan.chunks == (range(2, 4),)
-    assert plan.chunked  # the third process needs two passes
+    assert plan.own_chunks == (range(2, 4),)
     assert plan.images(ipc=10) == [range(20), range(20, 40), range(40, 70)]
 
 
@@ -55,41 +59,47 @@ def test_a_class_needs_what_is_counted():
     # The first map is matched: 64 places and 8 channels. The embedding has 8 x 2 x 2 values.
     images, maps, descriptors = 192, 512 + 128, 64 + 8 + 32
     assert need(config, 2) == 4 * 2 * (7 * 8 * images + 3 * (3 * maps + 4 * descriptors)) + 6 * 4 * 2 * 5 * 512
-    tied = small_config(ipc=3, real_batch=5, network={"normalisation": "batch"})
-    assert need(tied, 2) == 4 * 2 * (7 * 8 * images + 3 * (8 * maps + 4 * descriptors) + 5 * 128) + 6 * 4 * 2 * 5 * 512
     held_by_images = small_config(ipc=3, real_batch=5, matcher="dc")
     assert need(held_by_images, 2) == 4 * 2 * (7 * 8 * images + 3 * 8 * maps)
 
 
 def test_a_budget_below_one_class_says_the_least_that_does():
-    config = small_config()
     with pytest.raises(
-        ConfigError, match=r"budget of 1 KB is less than one class takes, about (.*) \(5 real and 2 syn"
-    ) as e:
-        planned(dataclasses.replace(config, memory_budget=1000))
-    least = e.value.args[0].rpartition("--memory-budget ")[2].split()[0]
-    assert len(planned(dataclasses.replace(config, memory_budget=int(float(least[:-2]) * 1000))).chunks) == 7
+        ConfigError, match=r"budget of 1 KB .* about (.*) \(5 real and 2 syn.*--memory-budget"
+    ) as caught:
+        planned(small_config(), 1000)
+    least = caught.value.args[0].rpartition("--memory-budget ")[2].split()[0]
+    assert len(planned(small_config(), int(float(least[:-2]) * 1000)).own_chunks) == 7
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"matcher": "cafe"}, "matcher 'cafe' compares all classes at once, which a memory budget of .* cannot"),
-        ({"matcher": "dc", "network": {"normalisation": "batch"}}, "'dc' fixes batch normalisation by images of all"),
+        ({"matcher": "cafe"}, "Cafe compares all classes at once, which a memory budget of .* cannot"),
+        ({"matcher": "dc", "network": {"normalisation": "batch"}}, "--normalisation"),
+        ({"network": {"normalisation": "batch"}}, "batch normalisation .* one pass.*--normalisation instance"),
     ],
 )
-def test_a_loss_that_does_not_separate_is_refused_unless_all_classes_fit(overrides, message):
+def test_classes_that_must_pass_together_are_not_split_unless_all_fit(overrides, message):
     config = small_config(**overrides)
     with pytest.raises(ConfigError, match=message):
-        planned(dataclasses.replace(config, memory_budget=need(config, 3)))
-    assert not planned(dataclasses.replace(config, memory_budget=need(config, 7))).chunked
+        planned(config, need(config, 3))
+    assert planned(config, need(config, 7)).own_chunks == (range(7),)
 
 
 def test_a_matcher_that_says_nothing_is_not_split():
-    MATCHERS.register("says-nothing")(lambda: lambda real, synthetic: synthetic.embedding.sum())
-    config = dataclasses.replace(small_config(), matcher="says-nothing", matcher_options={})
+    config = small_config()
     with pytest.raises(ConfigError, match="compares all classes at once"):
-        planned(dataclasses.replace(config, memory_budget=need(config, 3)))
+        planned(config, need(config, 3), matcher=lambda real, synthetic: synthetic.embedding.sum())
+
+
+def test_a_pass_of_another_network_is_not_estimated():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    matcher, engine, size = measured(small_config())
+    other = PlainEngine(network, engine.features)
+    with pytest.raises(ConfigError, match="ConvNet alone, not for Sequential; leave out the memory budget"):
+        chunking.plan(7, matcher, other, size, budget=10**9)
+    assert chunking.plan(7, matcher, other, size, budget=None).own_chunks == (range(7),)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +108,3 @@ def test_a_matcher_that_says_nothing_is_not_split():
 )
 def test_sizes_are_rounded_up(size, text):
     assert chunking.readable(size) == text
-
-
-def test_batch_normalisation_is_found():
-    assert chunking.batch_normalised(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
-    assert not chunking.batch_normalised(torch.nn.GroupNorm(1, 3))

@@ -14,13 +14,13 @@ LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1, 2, 0, 0])  # 4, 3, 4 of classes 0
 def test_batches_are_class_major_without_replacement():
     sampler = ClassSampler(LABELS, 3)
     for seed in range(20):
-        chosen = sampler.draw(3, generator_for(seed, "batch"))
+        chosen = sampler.sample(3, generator_for(seed, "batch"))
         assert LABELS[chosen].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         assert len(set(chosen.tolist())) == 9
 
 
 def test_small_classes_repeat_in_turn():
-    chosen = ClassSampler(LABELS, 3).draw(6, generator_for(0, "batch")).view(3, 6)
+    chosen = ClassSampler(LABELS, 3).sample(6, generator_for(0, "batch")).view(3, 6)
     assert chosen[1, :3].tolist() == chosen[1, 3:].tolist()
     assert sorted(chosen[1, :3].tolist()) == [2, 3, 7]
 
@@ -38,7 +38,7 @@ def test_large_and_small_classes_in_one_batch(order):
         labels = labels[torch.randperm(len(labels), generator=generator_for(0, "labels"))]
     sampler = ClassSampler(labels, 5)
     for seed in range(200):
-        chosen = sampler.draw(8, generator_for(seed, "batch")).view(5, 8)
+        chosen = sampler.sample(8, generator_for(seed, "batch")).view(5, 8)
         assert torch.equal(labels[chosen], torch.arange(5)[:, None].expand(5, 8))
         different = [len(set(row.tolist())) for row in chosen]
         assert different == [8, 3, 8, 8, 8]
@@ -51,7 +51,7 @@ def test_every_ordered_pair_is_equally_likely(count):
     sampler = ClassSampler(torch.arange(classes).repeat_interleave(count), classes)
     seen = torch.zeros(count, count)
     for i in range(draws):
-        first, second = (sampler.draw(2, generator_for(0, i)).view(classes, 2) % count).unbind(1)
+        first, second = (sampler.sample(2, generator_for(0, i)).view(classes, 2) % count).unbind(1)
         seen.index_put_((first, second), torch.ones(classes), accumulate=True)
     pairs = count * (count - 1)
     expected = classes * draws / pairs
@@ -64,7 +64,7 @@ def test_every_ordered_pair_is_equally_likely(count):
 def test_every_image_is_drawn_equally_often(per_class):
     count, draws = 37, 1500
     sampler = ClassSampler(torch.zeros(count, dtype=torch.int64), 1)
-    drawn = torch.stack([sampler.draw(per_class, generator_for(0, i)) for i in range(draws)])
+    drawn = torch.stack([sampler.sample(per_class, generator_for(0, i)) for i in range(draws)])
     expected = draws / count  # at each place of the batch
     for place in (0, per_class - 1):
         statistic = ((torch.bincount(drawn[:, place], minlength=count) - expected) ** 2 / expected).sum()
@@ -73,7 +73,7 @@ def test_every_image_is_drawn_equally_often(per_class):
 
 def test_classes_draw_independently_of_one_another():
     sampler = ClassSampler(torch.arange(2).repeat_interleave(40), 2)
-    drawn = torch.stack([sampler.draw(4, generator_for(0, i)).view(2, 4)[:, 0] for i in range(3000)]) % 40
+    drawn = torch.stack([sampler.sample(4, generator_for(0, i)).view(2, 4)[:, 0] for i in range(3000)]) % 40
     correlation = float(torch.corrcoef(drawn.T.double())[0, 1])
     assert abs(correlation) < 5 / 3000**0.5
 
@@ -81,11 +81,11 @@ def test_classes_draw_independently_of_one_another():
 def test_a_draw_costs_the_batch_and_not_the_source():
     def seconds(per_class: int) -> float:
         sampler = ClassSampler(torch.arange(10).repeat_interleave(per_class), 10)
-        sampler.draw(8, generator_for(0, "warm"))
+        sampler.sample(8, generator_for(0, "warm"))
         times = []
         for i in range(20):
             start = time.perf_counter()
-            sampler.draw(8, generator_for(0, i))
+            sampler.sample(8, generator_for(0, i))
             times.append(time.perf_counter() - start)
         return min(times)
 

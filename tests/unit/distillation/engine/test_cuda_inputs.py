@@ -9,19 +9,21 @@ from atom_plugin.transforms.augmentation import Augmentation
 IMAGES = torch.arange(60, dtype=torch.uint8).view(20, 3, 1, 1)
 
 
-def inputs(**overrides):
-    settings = {
-        "seed": 3,
-        "iterations": 40,
-        "network": network(),
-        "augmentation": Augmentation(),
-        "classes": 5,
-        "choose": lambda iteration: torch.randint(20, (10,), generator=generator_for(4, iteration)),
-        "rows": lambda indices, *, out: torch.index_select(IMAGES, 0, indices, out=out),
-        "chosen": 10,
-        "rate": lambda iteration: iteration / 10,
-    }
-    return StepInputs(**{**settings, **overrides})
+class Batches:
+    """Of five classes, two images each of a source's twenty, on the device or not."""
+
+    seed, iterations, classes, per_class, image_shape, device = 3, 40, 5, 2, (3, 1, 1), torch.device("cpu")
+    pixels = IMAGES
+
+    def drawn(self, iteration):
+        return torch.randint(20, (5, 2), generator=generator_for(4, iteration))
+
+    def rows(self, indices, *, out):
+        return torch.index_select(IMAGES, 0, indices, out=out)
+
+
+def inputs(batches=None):
+    return StepInputs(network(), Augmentation(), batches or Batches(), rate=lambda iteration: iteration / 10)
 
 
 def network():
@@ -46,7 +48,10 @@ def test_a_block_holds_what_the_plain_step_draws():
 
 
 def test_images_travel_where_they_are_given():
-    with_indices, with_images = inputs(), inputs(image_shape=(3, 1, 1))
+    class OnTheHost(Batches):
+        pixels = None
+
+    with_indices, with_images = inputs(), inputs(OnTheHost())
     chosen = with_indices.layout.views(with_indices.draw(2))["indices"]
     assert torch.equal(with_images.layout.views(with_images.draw(2))["images"], IMAGES[chosen])
 
@@ -67,10 +72,11 @@ def parts(made, block):
 
 
 def test_errors_of_the_drawing_reach_the_caller():
-    def fails(iteration):
-        raise ValueError("no such images")
+    class Failing(Batches):
+        def drawn(self, iteration):
+            raise ValueError("no such images")
 
-    made = inputs(choose=fails)
+    made = inputs(Failing())
     with pytest.raises(ValueError, match="no such images"):
         made.block(0)
     made.close()

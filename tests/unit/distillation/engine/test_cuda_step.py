@@ -1,4 +1,4 @@
-"""The step of static shapes against the plain one: here on the CPU, uncaptured; as a CUDA graph where there is a GPU."""
+"""The captured step against the plain one: here on the CPU, uncaptured; as a CUDA graph where there is a GPU."""
 
 import math
 from types import SimpleNamespace
@@ -8,10 +8,13 @@ import stopped
 import torch
 from small import BFLOAT16_LOSS, coloured_source, small_config
 
+from atom_plugin.distillation import distiller
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine import cuda_step
+from atom_plugin.distillation.engine import choose_engine, cuda_step
+from atom_plugin.distillation.engine.cuda_engine import CudaEngine
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.distillation.engine.real_batches import RealBatches
-from atom_plugin.distillation.loop import distill, distiller
+from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.matchers import MATCHERS, MeanMatcher, make_matcher
 from atom_plugin.runtime import cuda
@@ -21,12 +24,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """Runs take the device's step on the CPU too, where nothing is captured."""
-    monkeypatch.setattr(distiller, "takes_device_step", lambda step, *others, **more: step != "plain")
+    """Runs take the captured step on the CPU too, where nothing is captured, unless the plain engine is asked for."""
+    monkeypatch.setattr(
+        distiller, "suits_captured_step", lambda engine, *others, **more: not isinstance(engine, PlainEngine)
+    )
 
 
-def steps(count, *, step="auto", device="cpu", **overrides):
-    run = Distiller(small_config(iterations=count, **overrides), coloured_source(), device=device, step=step)
+def steps(count, *, engine="auto", device="cpu", **overrides):
+    run = Distiller(small_config(iterations=count, **overrides), coloured_source(), device=device, engine=engine)
     with run.running():
         losses = [run.launch()() for _ in range(count)]
     return losses, run.synthetic_set().images
@@ -36,7 +41,7 @@ def steps(count, *, step="auto", device="cpu", **overrides):
 @pytest.mark.parametrize("matcher", ["atom", "atom-channel", "datadam", "dm", "feature"])
 def test_it_equals_the_plain_step(everywhere, matcher, normalisation):
     options = {"matcher": matcher, "network": {"normalisation": normalisation}, "image_schedule": "cosine"}
-    (plain, images), (ours, same) = (steps(4, step=step, **options) for step in ("plain", "auto"))
+    (plain, images), (ours, same) = (steps(4, engine=engine, **options) for engine in ("plain", "auto"))
     assert ours == pytest.approx(plain, rel=1e-4)
     torch.testing.assert_close(same, images, rtol=1e-3, atol=1e-4)
     start = Distiller(small_config(**options), coloured_source(), device="cpu").images
@@ -52,7 +57,7 @@ def test_it_equals_the_plain_step(everywhere, matcher, normalisation):
     ],
 )
 def test_other_choices_too(everywhere, options):
-    (plain, _), (ours, _) = (steps(2, step=step, **options) for step in ("plain", "auto"))
+    (plain, _), (ours, _) = (steps(2, engine=engine, **options) for engine in ("plain", "auto"))
     assert ours == pytest.approx(plain, rel=BFLOAT16_LOSS if options.get("precision") else 1e-4)
 
 
@@ -72,14 +77,6 @@ def test_stopped_and_resumed_gives_the_same_bytes(everywhere, tmp_path, stop_aft
     resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
     assert resumed.images.numpy().tobytes() == whole.images.numpy().tobytes()
     assert resumed.provenance == whole.provenance
-
-
-def test_plain_and_device_steps_may_take_turns(everywhere):
-    expected = steps(4)
-    run = Distiller(small_config(iterations=4), coloured_source(), device="cpu")
-    with run.running():
-        losses = [run.launch()(), run.step(), run.launch()(), run.step()]
-    assert losses == pytest.approx(expected[0], rel=1e-4)
 
 
 def test_the_loss_of_each_iteration_is_told_once_and_in_order(everywhere, monkeypatch):
@@ -121,34 +118,16 @@ def test_a_loss_without_a_gradient_is_refused(everywhere, monkeypatch):
         distill(small_config(matcher="deaf"), coloured_source(), device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("step", "device", "options", "message"),
-    [
-        ("fast", "cpu", {}, "step must be one of auto, plain, captured, not 'fast'"),
-        ("captured", "cpu", {}, "needs a CUDA device, not 'cpu'; say 'auto' or 'plain'"),
-        ("captured", "cuda", {"matcher": "dc"}, "needs a matcher of class means, which 'dc' is not"),
-        ("captured", "cuda", {"inner_loop": 2}, "needs a network drawn anew each iteration"),
-    ],
-)
-def test_steps_that_cannot_be_had_are_refused(step, device, options, message):
-    config = small_config(**options)
-    matcher = make_matcher(config.matcher, config.matcher_options)
-    with pytest.raises(ConfigError, match=message):
-        cuda_step.takes_device_step(step, config, matcher, torch.device(device))
-
-
-def test_auto_takes_what_can_be_had():
-    def takes(step, device, **options):
-        config = small_config(**options)
-        matcher = make_matcher(config.matcher, config.matcher_options)
-        return cuda_step.takes_device_step(step, config, matcher, torch.device(device))
-
-    assert takes("auto", "cuda")
-    assert takes("captured", "cuda")
-    assert not takes("plain", "cuda")
-    assert not takes("auto", "cpu")
-    assert not takes("auto", "cuda", matcher="dc")
-    assert not takes("auto", "cuda", network_state="trained:1")
+def test_what_is_captured_is_a_whole_step_of_class_means_under_a_fresh_network():
+    network = small_config().network.build((3, 8, 8), 3)
+    on_cuda, on_cpu = CudaEngine(network), choose_engine("auto", network, network.features, torch.device("cpu"))
+    atom = make_matcher("atom")
+    suits = cuda_step.suits_captured_step
+    assert suits(on_cuda, atom, whole=True, fresh_networks=True)
+    assert not suits(on_cpu, atom, whole=True, fresh_networks=True)
+    assert not suits(on_cuda, make_matcher("dc"), whole=True, fresh_networks=True)
+    assert not suits(on_cuda, atom, whole=False, fresh_networks=True)
+    assert not suits(on_cuda, atom, whole=True, fresh_networks=False)
 
 
 def test_what_cannot_be_captured_runs_without(monkeypatch, caplog):
@@ -191,17 +170,16 @@ def test_what_cannot_be_captured_runs_without(monkeypatch, caplog):
 def test_a_captured_step_equals_the_plain_one(matcher, normalisation):
     options = {"matcher": matcher, "network": {"normalisation": normalisation}, "device": "cuda"}
     for precision, tolerance in (("float32", 1e-2), ("bfloat16", 0.1)):
-        plain, ours = (steps(3, step=step, precision=precision, **options)[0] for step in ("plain", "captured"))
+        plain, ours = (steps(3, engine=engine, precision=precision, **options)[0] for engine in ("plain", "cuda"))
         assert ours == pytest.approx(plain, rel=tolerance)
         assert all(map(math.isfinite, ours))
 
 
 @needs_gpu
 def test_a_captured_run_repeats_to_the_byte_and_is_captured():
-    first, again = (steps(20, device="cuda", step="captured") for _ in range(2))
+    first, again = (steps(20, device="cuda", engine="cuda") for _ in range(2))
     assert first[0] == again[0]
     assert torch.equal(first[1], again[1])
     run = Distiller(small_config(), coloured_source(), device="cuda")
     run.launch()
-    assert run._device_step is not None
-    assert run._device_step._run != run._device_step.compute
+    assert run.captured_step.recorded

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.engine.real_batches import RealBatches
@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 
 
 def real_batches(data: SourceData, zca_eps: float | None = None, **config: object) -> RealBatches:
-    return RealBatches(data, Preprocessing.fit(data.train.images, zca_eps=zca_eps), small_config(**config), CPU)
+    choices = {"per_class": 5, "iterations": 6, "seed": 0, **config}
+    return RealBatches(data, Preprocessing.fit(data.train.images, zca_eps=zca_eps), **choices)
 
 
 def test_a_choice_is_class_major_and_depends_on_seed_and_iteration_alone():
@@ -66,15 +67,6 @@ def test_who_fetches_nothing_keeps_nothing(monkeypatch):
     monkeypatch.setattr(Preprocessing, "forward", lambda self, images: pytest.fail("whitened too early"))
     ours.choose(0)
     ours.close()
-
-
-def test_a_gpu_holds_a_source_that_fits_into_half_of_its_free_memory(monkeypatch):
-    data = coloured_source()
-    ours = RealBatches(data, Preprocessing.fit(data.train), small_config(), torch.device("cuda"))
-    size = data.train.images.numel()
-    for free, fits in ((2 * size, True), (2 * size - 2, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert ours._fits_the_device() is fits
 
 
 def test_a_batch_can_be_changed_without_harm():

@@ -4,7 +4,6 @@ Autocast hands on in float32 what group normalisation makes, and a sum of powers
 read the map as it is, in bfloat16, and reckon in float32 inside their kernels, so that no float32 copy of a real map exists.
 A map is reduced right where it is made, and with per-image normalisation the real branch runs over a few classes at a time.
 
-The plain path, ``matcher.statistics(network.features(images))``, is the oracle of the tests.
 """
 
 from __future__ import annotations
@@ -13,40 +12,49 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, group_means, grouped
+from atom_plugin.matchers import MeanMatcher, Statistics, class_means
+from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvBlock, ConvNet
 from atom_plugin.runtime.device import full_precision
 
 _REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, where normalisation allows parts
 
 
-def narrow_statistics_by_classes(
-    network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int, map_bytes: int = _REAL_MAP_BYTES
-) -> Statistics:
-    """:func:`narrow_statistics`, a few classes at a time unless batch normalisation ties all images together."""
-    if network.config.normalisation == "batch":
-        return narrow_statistics(network, matcher, images, groups=groups)
-    per_class = images[0, 0].numel() * network.config.width * images.element_size() * (len(images) // groups)
-    classes = max(1, map_bytes // per_class)
-    parts = [
-        narrow_statistics(network, matcher, part.flatten(0, 1), groups=len(part))
-        for part in images.unflatten(0, (groups, -1)).split(classes)
-    ]
-    return tuple(torch.cat(descriptors) for descriptors in zip(*parts, strict=True))
+class CudaEngine:
+    """See :class:`~atom_plugin.distillation.engine.Engine`; equals the plain engine within rounding.
 
+    ``map_bytes`` are those of the first real map at a time, were it float32.
+    """
 
-def narrow_statistics(network: ConvNet, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
-    """``matcher.statistics(network.features(images, groups=groups))``; each map is reduced right where it is made."""
-    matched = matcher.matched_maps(len(network.blocks))
-    images = images.contiguous(memory_format=torch.channels_last)
-    found: list[torch.Tensor] = []
-    for depth, block in enumerate(network.conv_blocks()):
-        feature_map = block.activation(_normalised(block, block.convolution(images)))
-        if depth < matched:
-            found += (group_means(descriptor, groups) for descriptor in matcher.describe_map(feature_map))
-        images = block.pool(feature_map)
-    reduce = grouped if matcher.whole_embeddings else group_means
-    return (*found, *(reduce(descriptor, groups) for descriptor in matcher.describe_embedding(images.flatten(1))))
+    def __init__(self, network: ConvNet, *, map_bytes: int = _REAL_MAP_BYTES) -> None:
+        self.network = network
+        self.features = network.features
+        self._map_bytes = map_bytes
+
+    @torch.no_grad()
+    def real(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
+        """Class means, a few classes at a time unless batch normalisation ties all images together."""
+        if ties_images(self.network):
+            return self.synthetic(matcher, images, groups=groups)
+        per_class = images[0, 0].numel() * self.network.config.width * images.element_size() * (len(images) // groups)
+        classes = max(1, self._map_bytes // per_class)
+        parts = [
+            self.synthetic(matcher, part.flatten(0, 1), groups=len(part))
+            for part in images.unflatten(0, (groups, -1)).split(classes)
+        ]
+        return tuple(torch.cat(descriptors) for descriptors in zip(*parts, strict=True))
+
+    def synthetic(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
+        """Class means; each map is reduced right where it is made."""
+        matched = matcher.matched_maps(len(self.network.blocks))
+        images = images.contiguous(memory_format=torch.channels_last)
+        described: list[torch.Tensor] = []
+        for depth, block in enumerate(self.network.conv_blocks()):
+            feature_map = block.activation(_normalised(block, block.convolution(images)))
+            if depth < matched:
+                described += matcher.describe_map(feature_map)
+            images = block.pool(feature_map)
+        return class_means(matcher, described, matcher.describe_embedding(images.flatten(1)), groups)
 
 
 def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
