@@ -1,1 +1,0 @@
-"""What `benchmarks/paper.py` and `benchmarks/accuracy.py` share: cells, sets, accuracies, pages."""
