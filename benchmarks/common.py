@@ -14,10 +14,11 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ from atom_plugin.errors import AtomError
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime.device import processor, resolve_device
 from atom_plugin.runtime.versions import package_versions
+
+Result = TypeVar("Result")
 
 
 def options_of(doc: str | None, *, repeats: int, device: bool = True) -> argparse.ArgumentParser:
@@ -69,9 +72,14 @@ def now() -> float:
 
 def timed(run: Callable[[], object]) -> float:
     """Seconds of one call, a GPU's work included."""
-    start = now()
-    run()
-    return now() - start
+    return clocked(run)[0]
+
+
+def clocked(run: Callable[[], Result]) -> tuple[float, float, Result]:
+    """Seconds by the clock, a GPU's work included; seconds of all processors, which a busy machine leaves alone; the result."""
+    start, worked = now(), time.process_time()
+    result = run()
+    return now() - start, time.process_time() - worked, result
 
 
 def times(run: Callable[[], object], repeats: int) -> list[float]:
@@ -102,8 +110,36 @@ def peak_gigabytes(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e9
     # VmHWM, not getrusage: Linux lets a child's ru_maxrss begin at its parent's.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1e6
+    return memory("VmHWM")["VmHWM"] / 1e6
+
+
+def memory(*names: str) -> dict[str, int]:
+    """Fields of /proc/self/status, in kB."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(fields[name].split()[0]) for name in names}
+
+
+def resident() -> dict[str, float]:
+    """RssAnon, the process's own memory, and RssFile, pages of files that the system may take back, in MiB."""
+    return {name: value / 1024 for name, value in memory("RssAnon", "RssFile").items()}
+
+
+class Peak(threading.Thread):
+    """The highest resident memory between start and :meth:`stop`."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.highest = resident()
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(0.02):
+            self.highest = {name: max(value, self.highest[name]) for name, value in resident().items()}
+
+    def stop(self) -> dict[str, float]:
+        self._stop_asked.set()
+        self.join()
+        return self.highest
 
 
 def plain_features(network: ConvNet, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:

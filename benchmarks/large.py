@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from resident import Peak, resident
+from common import Peak, clocked, resident
 
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.datasets.mapped import MappedImages
@@ -121,11 +121,11 @@ def measure(folder: Path, setting: Setting, options: argparse.Namespace) -> dict
     distiller = Distiller(config, data, device=options.device)
     with distiller.running():
         distiller.step()  # warms up
-        steps = [timed(distiller.step) for _ in range(options.steps)]
+        steps = [clocked(distiller.step)[:2] for _ in range(options.steps)]
     during = peak.stop()
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(setting.images, (setting.classes * options.real_batch,), generator=generator)
-    reads = [timed(lambda: data.train.rows(rows)) for _ in range(options.steps)]
+    reads = [clocked(lambda: data.train.rows(rows))[:2] for _ in range(options.steps)]
     return {
         **vars(setting),
         "source_mib": setting.images * data.train.images[0].numel() / MIB,
@@ -135,12 +135,6 @@ def measure(folder: Path, setting: Setting, options: argparse.Namespace) -> dict
         "step": spread(steps),
         "read": spread(reads),
     }
-
-
-def timed(run: Callable[[], object]) -> tuple[float, float]:
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def spread(times: list[tuple[float, float]]) -> dict[str, float]:

@@ -12,46 +12,22 @@ the time in turn the convolutions alone would take at the rate of a large matrix
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from common import clocked, matrix_rate, run_script, surroundings
 from images import load_images
 
-from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.assembly import selected_set
-from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.errors import AtomError
-from atom_plugin.evaluation.cuda_training import train_together
-from atom_plugin.evaluation.training import TrainConfig, accuracy, train
-from atom_plugin.models.convnet import ConvNet, default_depth
-from atom_plugin.runtime.device import resolve_device, resolve_precision
-from atom_plugin.runtime.versions import package_versions
-from atom_plugin.store.synthetic_set import SyntheticSet
-
-Result = TypeVar("Result")
-
-
-def clocked(run: Callable[[], Result], device: torch.device) -> tuple[float, float, Result]:
-    """Seconds by the clock, seconds of all processors (what a busy machine leaves alone), and the result."""
-    started, worked = time.perf_counter(), time.process_time()
-    result = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, time.process_time() - worked, result
-
-
-def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of a large matrix product."""
-    a = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
-    out = torch.empty_like(a)
-    return 2 * 2048**3 / min(clocked(lambda: torch.mm(a, a, out=out), device)[0] for _ in range(5))
+from atom_plugin.assembly import selected_set
+from atom_plugin.config import DistillConfig
+from atom_plugin.device import resolve_device, resolve_precision
+from atom_plugin.networks import ConvNet, default_depth
+from atom_plugin.sources import SourceData
+from atom_plugin.synthetic_set import SyntheticSet
+from atom_plugin.together import train_together
+from atom_plugin.training import TrainConfig, accuracy, train
 
 
 def training_flop(images: int, width: int, shape: tuple[int, int, int]) -> float:
@@ -81,7 +57,7 @@ def compare(
     train(chosen, network, TrainConfig(epochs=1), seed=0, device=device, precision=precision)
     result: dict[str, Any] = {"networks": networks, "epochs": config.epochs, "images": len(chosen), "turns": turns}
     for name, run in (("together", side_by_side), ("in turn", alone)):
-        seconds, worked, trained = clocked(run, device)
+        seconds, worked, trained = clocked(run)
         reached = [accuracy(one, chosen.preprocessing, data.test, device=device) for one in trained]
         result[name] = {
             "seconds": seconds,
@@ -91,13 +67,13 @@ def compare(
             "mean": statistics.fmean(reached),
         }
     flop = config.epochs * training_flop(len(chosen), network.width, data.image_shape)
-    bound = flop / matrix_rate(device)
+    bound = flop / 1e9 / matrix_rate(device.type)
     result["convolutions of a network, at the rate of a matrix product"] = {"gflop": flop / 1e9, "seconds": bound}
     result["ratio"] = result["in turn"]["seconds per network"] / result["together"]["seconds per network"]
     return result
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder, archive or .npz (default: the digits)")
     parser.add_argument("--networks", type=int, default=5)
@@ -105,19 +81,14 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    try:
-        device, data = resolve_device(given.device), load_images(given.data)
-        selection = DistillConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, zca=False)
-        chosen = selected_set(selection, data)
-        turns = min(given.turns or given.networks, given.networks)
-        result = compare(chosen, data, TrainConfig(epochs=given.epochs), given.networks, device, turns=turns)
-    except AtomError as error:
-        sys.exit(f"Error: {error}")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    machine = {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    print(json.dumps({**result, "source": data.name, "machine": machine, "versions": package_versions()}, indent=2))
+    given = parser.parse_args(arguments)
+    device, data = resolve_device(given.device), load_images(given.data)
+    selection = DistillConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, zca=False)
+    turns = min(given.turns or given.networks, given.networks)
+    config = TrainConfig(epochs=given.epochs)
+    result = compare(selected_set(selection, data), data, config, given.networks, device, turns=turns)
+    return {**result, "source": data.name, **surroundings(given.device, torch.get_num_threads())}
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
