@@ -74,9 +74,9 @@ def digest(arguments: Sequence[str]) -> str:
 
 
 def set_command(preset: Preset, ipc: str, seed: int, given: argparse.Namespace) -> list[str]:
-    """The arguments of `atom-cli` that make a set, but for where it goes."""
+    """The arguments of `atom-cli` that make a set, but for where it goes; in one order, so that tables share their sets."""
     source = {"dataset": given.dataset, "data_dir": given.data_dir, "image_size": given.image_size}
-    options = {**preset.options, "ipc": ipc, "seed": seed}
+    options = dict(sorted({**preset.options, "ipc": ipc, "seed": seed}.items()))
     if "method" in options:
         return ["select", *flags({**source, **options})]
     if given.recipe and options["recipe"].endswith("-paper"):

@@ -56,6 +56,16 @@ def test_a_presets_keys_are_options_of_the_command_line(preset):
     evaluate.make_context("evaluate", ["a.h5", *flags(preset.evaluate)])
 
 
+def test_tables_share_the_sets_that_they_have_in_common():
+    given = options_of(["--recipe", "atom"])
+    for ipc, names in (
+        ("50", ("atom-table-1/dm", "atom-table-2/dm")),
+        ("10", ("atom-table-1/dm", "datadam-table-6/last")),
+    ):
+        first, second = (set_command(*load_presets(name), ipc, 0, given) for name in names)
+        assert first == second
+
+
 def line(row: str, *accuracies: list[float], table: str = "ATOM, table 5") -> dict:
     """A cell as the committed ones are, with other accuracies."""
     (held, *_) = read_lines(results.HERE / "results" / "paper.jsonl")
