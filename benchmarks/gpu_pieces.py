@@ -19,6 +19,7 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
@@ -63,8 +64,7 @@ def device_alone(run: Distiller, steps: int) -> dict[str, Any]:
     """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
     with run.running():
         run.launch()
-        step = run.device_step
-        assert step is not None
+        step = run.captured_step
         return {"recorded": step.recorded, **measured(lambda: step.again, steps, warm_up=3)}
 
 
@@ -85,14 +85,22 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
     config = step_config(ipc, real_batch, normalisation)
     steps = 5 if quick else 200
 
-    def ours(kind: str) -> Distiller:
-        return Distiller(config, data, device=DEVICE, step=kind, preprocessing=preprocessing)
+    def ours(engine: str) -> Distiller:
+        return Distiller(config, data, device=DEVICE, engine=engine, preprocessing=preprocessing)
+
+    def compiled() -> Callable[[], object]:
+        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
+        run = ours("plain")
+        assert isinstance(run.engine, PlainEngine)
+        run.engine.features = torch.compile(run.engine.features, mode="reduce-overhead")
+        return run.launch
 
     with repeatable_convolutions():  # as a run has them
         result: dict[str, Any] = {
-            "captured": measured(lambda: ours("captured").launch, steps, warm_up=20),
+            "captured": measured(lambda: ours("cuda").launch, steps, warm_up=20),
             "plain": measured(lambda: ours("plain").launch, max(2, steps // 10), warm_up=3),
-            "device alone": device_alone(ours("captured"), steps),
+            "plain, compiled": measured(compiled, max(2, steps // 10), warm_up=10),
+            "device alone": device_alone(ours("cuda"), steps),
         }
     result["baseline"] = measured(
         lambda: PlainStep(config, data, preprocessing, DEVICE), max(2, steps // 20), warm_up=2
@@ -102,8 +110,8 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
     for precision in ("bfloat16", "float32"):
         fixed = step_config(ipc, real_batch, normalisation, precision=precision)
         losses = {}
-        for kind in ("plain", "captured"):
-            run = Distiller(fixed, data, device=DEVICE, step=kind, preprocessing=preprocessing)
+        for kind, engine in (("plain", "plain"), ("captured", "cuda")):
+            run = Distiller(fixed, data, device=DEVICE, engine=engine, preprocessing=preprocessing)
             with run.running():
                 losses[kind] = [run.launch()() for _ in range(10)]
         pairs = zip(losses["plain"], losses["captured"], strict=True)
@@ -123,7 +131,7 @@ def ceilings() -> dict[str, Any]:
 def kernels(steps: int = 5) -> dict[str, Any]:
     """The 25 kernels that take most of a captured step, and how many launches a step has."""
     data, preprocessing = random_source(), whitening_of_cifars_size()
-    run = Distiller(step_config(10, 64, "batch"), data, device=DEVICE, step="captured", preprocessing=preprocessing)
+    run = Distiller(step_config(10, 64, "batch"), data, device=DEVICE, engine="cuda", preprocessing=preprocessing)
     with run.running():
         for _ in range(20):
             run.launch()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from common import options_of, run_script, surroundings, times
 
-from atom_plugin.distillation.engine.cpu_real_branch import stream_statistics
+from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.matchers import MeanMatcher, make_matcher, power_sums
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.malloc import reuse_freed_memory
@@ -25,7 +25,7 @@ def real_branch(normalisation: str, *, width: int, count: int) -> Callable[[int]
     assert isinstance(atom, MeanMatcher)
     network = ConvNetConfig(normalisation=normalisation, width=width).build((3, 32, 32), 10, generator=generator)
     network.to(memory_format=torch.channels_last)
-    return lambda size: stream_statistics(network, atom, images, groups=10, piece_bytes=size)
+    return lambda size: CpuEngine(network, piece_bytes=size).real(atom, images, groups=10)
 
 
 def attention_sums(*, width: int) -> Callable[[int], object]:

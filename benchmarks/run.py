@@ -61,6 +61,8 @@ PARTS = {
     "breakdown": Part(script="breakdown.py"),
     "training-ipc10": Part(script="training.py", arguments=("--ipc", "10", "--repeats", "5")),
     "training-ipc50": Part(script="training.py", arguments=("--ipc", "50", "--repeats", "3")),
+    "mechanisms": Part(script="mechanisms.py", devices=("cpu",)),
+    "mechanisms-bfloat16": Part(script="mechanisms.py", arguments=("--precision", "bfloat16"), devices=("cpu",)),
     "pieces": Part(script="pieces.py", arguments=("--repeats", "3"), devices=("cpu",), takes_device=False),
     "together": Part(script="together.py", quick=("--networks", "2", "--epochs", "2")),
     "gpu": Part(script="gpu.py", quick=("--quick",), devices=("cuda",), takes_device=False, long=True, lines=True),

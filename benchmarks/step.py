@@ -35,8 +35,7 @@ from torch.nn import functional as F
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine.cpu_real_branch import stream_statistics
-from atom_plugin.distillation.engine.cpu_synthetic_branch import tracked_statistics
+from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.matchers import MeanMatcher, make_matcher
 from atom_plugin.runtime.malloc import reuse_freed_memory
 from atom_plugin.transforms.augmentation import Augmentation
@@ -175,18 +174,19 @@ def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repea
     raw = torch.randint(0, 256, (CLASSES * config.real_batch, *SHAPE), generator=generator, dtype=torch.uint8)
     real = preprocessing.forward(raw)
     images = torch.randn(CLASSES * config.ipc, *SHAPE, generator=generator).requires_grad_()
-    target = stream_statistics(network, atom, real, groups=CLASSES)
+    engine = CpuEngine(network)
+    target = engine.real(atom, real, groups=CLASSES)
     draw = Augmentation().draw(CLASSES, generator)
 
     def synthetic() -> None:
-        loss = atom.compare(target, tracked_statistics(network, atom, images, groups=CLASSES))
+        loss = atom.compare(target, engine.synthetic(atom, images, groups=CLASSES))
         torch.autograd.grad(loss, images)
 
     runs: dict[str, Callable[[], object]] = {
         "whitening": lambda: preprocessing.forward(raw),
         "augmentation of the real batch": lambda: draw.apply(real.unflatten(0, (CLASSES, -1))),
         "network drawn anew": lambda: network.reset(generator),
-        "real branch": lambda: stream_statistics(network, atom, real, groups=CLASSES),
+        "real branch": lambda: engine.real(atom, real, groups=CLASSES),
         "synthetic branch, forward and backward": synthetic,
     }
     with reuse_freed_memory():

@@ -20,14 +20,14 @@ import torch
 from common import clocked, matrix_rate, run_script, surroundings
 from images import load_images
 
-from atom_plugin.assembly import selected_set
-from atom_plugin.config import DistillConfig
-from atom_plugin.device import resolve_device, resolve_precision
-from atom_plugin.networks import ConvNet, default_depth
-from atom_plugin.sources import SourceData
-from atom_plugin.synthetic_set import SyntheticSet
-from atom_plugin.together import train_together
-from atom_plugin.training import TrainConfig, accuracy, train
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.training import TrainConfig, accuracy, train
+from atom_plugin.models.convnet import ConvNet, default_depth
+from atom_plugin.runtime.device import resolve_device, resolve_precision
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def training_flop(images: int, width: int, shape: tuple[int, int, int]) -> float:

@@ -61,10 +61,10 @@ def test_no_circle() -> None:
     # A package's __init__ collects its modules, which may import one another but not the collection.
     modules = {name: others for name, others in ARROWS.items() if name != "atom_plugin"}
     TopologicalSorter(modules).prepare()  # CycleError names the circle
+
+
 def test_an_engine_imports_nothing_of_the_loop_around_it() -> None:
     loop = {name for name in MODULES if name.startswith("atom_plugin.distillation.")}
     loop -= {name for name in loop if name.startswith("atom_plugin.distillation.engine")}
     arrows = {f"{name} -> {other}" for name, others in ARROWS.items() for other in others & loop if ".engine" in name}
     assert not arrows
-
-
