@@ -25,6 +25,7 @@ TINY = [
 NETWORK = ["--width", "4", "--depth", "2", "--real-batch", "4"]
 
 
+@pytest.mark.auto_precision("float32")
 def test_cells_are_made_once_and_one_that_fails_leaves_the_others(tmp_path, capsys):
     rows = ["--preset", "atom-table-1/random", "--preset", "atom-table-1/dm"]
     options = [*rows, "--ipc", "1", *TINY, "--device", "cpu", "--output", str(tmp_path)]
