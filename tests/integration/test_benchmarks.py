@@ -20,6 +20,8 @@ from atom_plugin.models.convnet import ConvNetConfig
 
 QUICK = ["--quick", "--repeats", "1"]
 
+pytestmark = pytest.mark.auto_precision("float32")  # scripts take it as users do; nothing here compares with an oracle
+
 
 def test_performance_page_is_what_the_results_render_to():
     assert render.PAGE.read_text() == render.render(json.loads(render.RESULTS.read_text())), (
