@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from images import load_images
 from step import SHAPE, PlainStep, count, random_source, whitening_of_cifars_size
-from together import compare
+from together import compare, raised_or
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData
@@ -23,7 +23,7 @@ from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
-from atom_plugin.evaluation.training import TrainConfig, accuracy
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
 from atom_plugin.runtime.device import repeatable_convolutions
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -190,10 +190,9 @@ def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool)
         config.network,
         training,
         seeds=[network_seed(0, repeat) for repeat in range(5)],
-        device=torch.device(DEVICE),
-        precision="bfloat16",
+        run=TrainingRun(device=torch.device(DEVICE), precision="bfloat16"),
     )
-    reached = [accuracy(network, preprocessing, data.test, device=torch.device(DEVICE)) for network in networks]
+    reached = [accuracy(raised_or(one), preprocessing, data.test, device=torch.device(DEVICE)) for one in networks]
     values = [progress.loss for progress in losses]
     return {
         "config": config.to_json(),

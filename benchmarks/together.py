@@ -23,8 +23,9 @@ from images import load_images
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.errors import DivergenceError
 from atom_plugin.evaluation.cuda_training import train_together
-from atom_plugin.evaluation.training import TrainConfig, accuracy, train
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import ConvNet, default_depth
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -40,24 +41,32 @@ def training_flop(images: int, width: int, shape: tuple[int, int, int]) -> float
     return images * flop
 
 
+def raised_or(trained: ConvNet | DivergenceError) -> ConvNet:
+    """The network, or its error raised."""
+    if isinstance(trained, DivergenceError):
+        raise trained
+    return trained
+
+
 def compare(
     chosen: SyntheticSet, data: SourceData, config: TrainConfig, networks: int, device: torch.device, *, turns: int
 ) -> dict[str, Any]:
     """``turns`` of the ``networks`` are trained one after the other, all of them together."""
     network = DistillConfig.from_recipe("atom", ipc=1, image_shape=data.image_shape).network
-    precision, seeds = resolve_precision("auto", device), list(range(networks))
+    run, seeds = TrainingRun(device=device, precision=resolve_precision("auto", device)), list(range(networks))
 
     def alone() -> list[torch.nn.Module]:
-        return [train(chosen, network, config, seed=seed, device=device, precision=precision) for seed in seeds[:turns]]
+        return [train(chosen, network, config, seed=seed, run=run) for seed in seeds[:turns]]
 
-    def side_by_side() -> list[ConvNet]:
-        return train_together([chosen] * networks, network, config, seeds=seeds, device=device, precision=precision)
+    def side_by_side() -> list[torch.nn.Module]:
+        trained = train_together([chosen] * networks, network, config, seeds=seeds, run=run)
+        return [raised_or(one) for one in trained]
 
     # Libraries load and choose in the first steps; neither side shall pay for that.
-    train(chosen, network, TrainConfig(epochs=1), seed=0, device=device, precision=precision)
+    train(chosen, network, TrainConfig(epochs=1), seed=0, run=run)
     result: dict[str, Any] = {"networks": networks, "epochs": config.epochs, "images": len(chosen), "turns": turns}
-    for name, run in (("together", side_by_side), ("in turn", alone)):
-        seconds, worked, trained = clocked(run)
+    for name, way in (("together", side_by_side), ("in turn", alone)):
+        seconds, worked, trained = clocked(way)
         reached = [accuracy(one, chosen.preprocessing, data.test, device=device) for one in trained]
         result[name] = {
             "seconds": seconds,

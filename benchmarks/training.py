@@ -14,7 +14,7 @@ from common import matrix_rate, now, options_of, plain_features, run_script, spr
 from step import CLASSES, SHAPE, forward_flop
 from torch.nn import functional as F
 
-from atom_plugin.evaluation.training import TrainConfig, train
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, train
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
@@ -78,15 +78,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     for repeat in range(options.repeats + 1):
         its = timed(plain)
         ends: list[float] = []
-        train(
-            held,
-            network_config,
-            config,
-            seed=0,
-            device=device,
-            precision=precision,
-            on_epoch=lambda _: ends.append(now()),  # noqa: B023
-        )
+        run = TrainingRun(device=device, precision=precision, on_epoch=lambda _: ends.append(now()))  # noqa: B023
+        train(held, network_config, config, seed=0, run=run)
         if repeat:  # the first of each warms up
             seconds["plain"].append(its)
             seconds["ours"].append(ends[-1] - ends[-2])

@@ -11,31 +11,27 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.errors import DivergenceError
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
+from atom_plugin.models.fitting import BATCH_SIZE, SGD, Batches, Course, OnBatch, check_loss, fit
 from atom_plugin.runtime import distributed
-from atom_plugin.runtime.device import autocast, long_work
+from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-_BATCH = 256
 _INNER_MOMENTUM = 0.5  # DC's released code
 
 State = dict[str, Any]
-OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class MatchingNetwork:
@@ -104,13 +100,10 @@ class MatchingNetwork:
         labels = torch.arange(len(self._data.class_names), device=fixed.device).repeat_interleave(config.ipc)
         if self._optimizer is None:
             self._optimizer = self._inner_sgd()
-        self._train(
-            lambda rows: fixed[rows.to(fixed.device)],
-            labels,
-            self._optimizer,
-            config.network_epochs,
-            generator_for(config.seed, "inner", iteration),
-        )
+        course = Course(epochs=config.network_epochs, precision=config.precision)
+        batches = self._batches(lambda rows: fixed[rows.to(fixed.device)], labels)
+        loss = self._fit(batches, self._optimizer, course, generator_for(config.seed, "inner", iteration))
+        check_loss(loss, "lower --network-lr")
 
     def state(self, iteration: int) -> State | None:
         """What :meth:`restore` needs before ``iteration``; None where that begins with a draw."""
@@ -131,7 +124,7 @@ class MatchingNetwork:
             self._optimizer.load_state_dict(state["optimizer"])
 
     def _inner_sgd(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.network.parameters(), lr=self._config.network_lr, momentum=_INNER_MOMENTUM)
+        return SGD(lr=self._config.network_lr, momentum=_INNER_MOMENTUM, weight_decay=0.0).over(self.network)
 
     def _trained(self, index: int) -> State:
         """The state of pool network ``index``, trained on the real images, kept on the CPU."""
@@ -139,55 +132,36 @@ class MatchingNetwork:
         return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
 
     def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
-        """Draw the network anew and train it for ``epochs`` on the real images.
+        """Draw the network anew and train it for ``epochs`` on the real images, by the SGD of evaluations.
 
-        ``on_batch`` is told the indices of each batch's images, int64 (n,) on the CPU, and their logits (n, classes), as
-        they are before the step. Raises DivergenceError where the loss is no longer finite.
+        Raises DivergenceError where the loss is no longer finite.
         """
         self._redraw(generator)
         train = self._data.train
-        # As evaluations train.
-        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        batches = self._batches(
+            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)), train.labels.to(self._device)
+        )
+        course = Course(epochs=epochs, precision=self._config.precision, on_batch=on_batch)
         with long_work(self._device):
-            self._train(
-                lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)),
-                train.labels.to(self._device),
-                optimizer,
-                epochs,
-                generator,
-                on_batch=on_batch,
-                remedy="choose another preprocessing or normalisation",
-            )
+            loss = self._fit(batches, SGD().over(self.network), course, generator)
+        check_loss(loss, "choose another preprocessing or normalisation")
 
-    def _train(
-        self,
-        images_of: Callable[[torch.Tensor], torch.Tensor],
-        labels: torch.Tensor,
-        optimizer: torch.optim.Optimizer,
-        epochs: int,
-        generator: torch.Generator,
-        *,
-        on_batch: OnBatch | None = None,
-        remedy: str = "lower --network-lr",
-    ) -> None:
-        """``epochs`` passes in batches of 256, each image augmented by itself as the run augments."""
-        loss = torch.zeros(())
+    def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
+        """Of what ``images_of`` gives for indices (n,), each image augmented by itself as the run augments."""
+
+        def batch(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._augmentation.per_sample(images_of(rows), generator), labels[rows.to(labels.device)]
+
+        return Batches(count=len(labels), size=BATCH_SIZE, of=batch)
+
+    def _fit(
+        self, batches: Batches, optimizer: torch.optim.Optimizer, course: Course, generator: torch.Generator
+    ) -> float:
+        """Train the network, the same in all processes; returns the highest of their losses."""
         self.network.train().requires_grad_(True)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(labels), generator=generator).split(_BATCH):
-                with torch.no_grad():
-                    batch = self._augmentation.per_sample(images_of(rows), generator)
-                with autocast(self._device, self._config.precision):
-                    logits = self.network(batch.contiguous(memory_format=torch.channels_last))
-                if on_batch is not None:
-                    on_batch(rows, logits.detach())
-                loss = F.cross_entropy(logits.float(), labels[rows.to(labels.device)])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+        loss = fit(self.network, batches, optimizer, course, generator)
         optimizer.zero_grad(set_to_none=True)
         self.network.requires_grad_(False)
         matching_mode(self.network)
         distributed.agree([*self.network.parameters(), *self.network.buffers()])
-        if not math.isfinite(value := distributed.highest(float(loss.detach()))):
-            raise DivergenceError(f"training a network ended with a loss of {value}; {remedy}")
+        return distributed.highest(loss)

@@ -21,8 +21,10 @@ from torch.nn import functional as F
 from atom_plugin.distillation.engine.cuda_inputs import Layout
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.evaluation.stacked_convnet import Stack
+from atom_plugin.evaluation.training import DEFAULT_RUN, TrainingRun
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.models.fitting import check_loss, sgd_step
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
@@ -61,36 +63,14 @@ def train_together(
     config: TrainConfig,
     *,
     seeds: Sequence[int],
-    device: torch.device,
-    precision: str = "float32",
-    on_epoch: Callable[[int], object] | None = None,
-) -> list[ConvNet]:
+    run: TrainingRun = DEFAULT_RUN,
+) -> list[ConvNet | DivergenceError]:
     """One network per seed, trained on the set beside it: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
 
-    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``on_epoch`` is called
-    after each epoch of all. Raises ConfigError where they do not fit and for another optimizer than SGD, CutMix and policies on
-    pixels; DivergenceError where a network's loss blows up.
+    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``run.on_epoch`` is called
+    after each epoch of all. In the place of a network whose loss blew up, which the others know nothing of, stands its error.
+    Raises ConfigError where the sets do not fit, and for another optimizer than SGD, CutMix and policies on pixels.
     """
-    trained = train_each(
-        sets, network_config, config, seeds=seeds, device=device, precision=precision, on_epoch=on_epoch
-    )
-    for network in trained:
-        if isinstance(network, DivergenceError):
-            raise network
-    return [network for network in trained if isinstance(network, ConvNet)]
-
-
-def train_each(
-    sets: Sequence[SyntheticSet],
-    network_config: ConvNetConfig,
-    config: TrainConfig,
-    *,
-    seeds: Sequence[int],
-    device: torch.device,
-    precision: str = "float32",
-    on_epoch: Callable[[int], object] | None = None,
-) -> list[ConvNet | DivergenceError]:
-    """As :func:`train_together`, with the error in the place of a network that blew up, which the others know nothing of."""
     _check_sets(sets, seeds)
     if not _trains_plainly(config):
         raise ConfigError(
@@ -101,21 +81,24 @@ def train_each(
     distinct = list({id(item): item for item in sets}.values())  # repeats of one set share its images
     rows = {id(item): index * len(item) for index, item in enumerate(distinct)}
     learner = _Learner(
-        Stack(networks, device),
-        torch.cat([item.images for item in distinct]).to(device),
-        torch.cat([item.labels for item in distinct]).to(device),
+        Stack([network.to(run.dtype) for network in networks], run.device),
+        torch.cat([item.images for item in distinct]).to(run.device, run.dtype),
+        torch.cat([item.labels for item in distinct]).to(run.device),
         config,
-        precision,
+        run,
     )
-    with long_work(device):
-        learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, on_epoch)
-    trained = learner.stack.unstacked(networks)
-    return [
-        network
-        if loss < float("inf")
-        else DivergenceError(f"training network {seed} ended with a loss of {loss}; lower --lr (now {config.lr:g})")
-        for network, seed, loss in zip(trained, seeds, learner.losses.tolist(), strict=True)
-    ]
+    with long_work(run.device):
+        learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds)
+    losses = zip(learner.stack.unstacked(networks), seeds, learner.losses.tolist(), strict=True)
+    return [_unless_diverged(network, seed, loss, config) for network, seed, loss in losses]
+
+
+def _unless_diverged(network: ConvNet, seed: int, loss: float, config: TrainConfig) -> ConvNet | DivergenceError:
+    try:
+        check_loss(loss, f"lower --lr (now {config.lr:g})", network=f"network {seed}")
+    except DivergenceError as error:
+        return error
+    return network
 
 
 def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:
@@ -142,21 +125,19 @@ class _Learner:
     """SGD on all networks of ``stack``; ``losses`` (R,) are those of the last step."""
 
     def __init__(
-        self, stack: Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, precision: str
+        self, stack: Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, run: TrainingRun
     ) -> None:
         self.stack = stack
         self.losses = torch.zeros(stack.count, device=images.device)
         self._images = images
         self._labels = labels
         self._config = config
-        self._precision = precision
+        self._run = run
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
         self._batches: dict[int, _Batch] = {}
 
-    def fit(
-        self, rows: Sequence[int], count: int, seeds: Sequence[int], on_epoch: Callable[[int], object] | None
-    ) -> None:
+    def fit(self, rows: Sequence[int], count: int, seeds: Sequence[int]) -> None:
         """Train on ``count`` images each, network r's from row ``rows[r]`` on."""
         generators = [generator_for(seed, "train") for seed in seeds]
         config, started = self._config, 0
@@ -167,8 +148,8 @@ class _Learner:
                 started += 1
                 if self._images.device.type == "cuda" and started % _AHEAD == 0:
                     torch.cuda.current_stream().synchronize()
-            if on_epoch is not None:
-                on_epoch(epoch + 1)
+            if self._run.on_epoch is not None:
+                self._run.on_epoch(epoch + 1)
 
     def _step(self, chosen: Sequence[torch.Tensor], generators: Sequence[torch.Generator], rate: float) -> None:
         size = len(chosen[0])
@@ -212,16 +193,21 @@ class _Learner:
             images = self._images.index_select(0, indices).unsqueeze(1)
             uniforms = given["uniforms"].flatten(0, 1).to(images.dtype)
             images = augment(self._augmentation, images, given["choice"].flatten(), uniforms).squeeze(1)
-        with autocast(device, self._precision):
+        with autocast(device, self._run.precision):
             logits = self.stack.logits(images.unflatten(0, given["indices"].shape))
         labels, smoothing = self._labels.index_select(0, indices), config.label_smoothing
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="none", label_smoothing=smoothing)
         losses = losses.view(given["indices"].shape).mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), self.stack.flat)
+        sgd_step(
+            self.stack.flat,
+            gradient,
+            self._momentum,
+            lr=given["rate"],
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
         with torch.no_grad():
-            # As torch.optim.SGD: g + decay p, v = m v + g, p - lr v.
-            self._momentum.mul_(config.momentum).add_(gradient).add_(self.stack.flat, alpha=config.weight_decay)
-            self.stack.flat.addcmul_(self._momentum, given["rate"], value=-1)
             self.losses.copy_(losses)
 
 

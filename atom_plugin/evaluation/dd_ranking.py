@@ -20,7 +20,7 @@ from atom_plugin.distillation.selection import random_indices
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation import network_of, network_seed
 from atom_plugin.evaluation.spread import sample_std
-from atom_plugin.evaluation.training import TrainConfig, accuracy, train, train_on_real
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train, train_on_real
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
@@ -150,27 +150,18 @@ def score(
     longer = replace(config, epochs=full_epochs)
     chosen = network or network_of(synthetic_set)
     on = resolve_device(device)
-    resolved = resolve_precision(precision, on)
-    preprocessing = synthetic_set.preprocessing
     each_epoch = None if on_epoch is None else lambda _: on_epoch()
+    run = TrainingRun(device=on, precision=resolve_precision(precision, on), on_epoch=each_epoch)
+    preprocessing = synthetic_set.preprocessing
 
     def accuracy_on(training_set: SyntheticSet, repeat: int) -> float:
         number = network_seed(seed, repeat)
-        trained = train(training_set, chosen, config, seed=number, device=on, precision=resolved, on_epoch=each_epoch)
+        trained = train(training_set, chosen, config, seed=number, run=run)
         return accuracy(trained, preprocessing, data.test, device=on)
 
     def accuracy_on_all(repeat: int) -> float:
-        trained = train_on_real(
-            data.train,
-            preprocessing,
-            len(data.class_names),
-            chosen,
-            longer,
-            seed=network_seed(seed, repeat),
-            device=on,
-            precision=resolved,
-            on_epoch=each_epoch,
-        )
+        number = network_seed(seed, repeat)
+        trained = train_on_real(data.train, synthetic_set, chosen, longer, seed=number, run=run)
         return accuracy(trained, preprocessing, data.test, device=on)
 
     # All draws first: a class with too few images is found before any training.

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypedDict
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 from atom_plugin.errors import AtomError, DivergenceError, ModelError
 from atom_plugin.evaluation import cuda_training
 from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
-from atom_plugin.evaluation.training import accuracy, train, train_on_real
+from atom_plugin.evaluation.training import TrainingRun, accuracy, train, train_on_real
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.device import describe_hardware
 
@@ -124,20 +124,19 @@ def _trained(
     cell: Cell, jobs: Sequence[Job], device: torch.device, on_epoch: Callable[[int], object] | None
 ) -> Sequence[nn.Module | DivergenceError]:
     subject, seeds = cell.subject, [network_seed(job.seed, job.repeat) for job in jobs]
+    run = TrainingRun(device=device, precision=cell.precision, on_epoch=on_epoch)
     if isinstance(cell.network, ConvNetConfig) and _stacks(cell, device):
-        how = _How(device=device, precision=cell.precision, on_epoch=_times(on_epoch, len(jobs)))
+        together = replace(run, on_epoch=_times(on_epoch, len(jobs)))
         sets = [subject.synthetic_set] * len(jobs)
         try:
-            return cuda_training.train_each(sets, cell.network, cell.training, seeds=seeds, **how)
+            return cuda_training.train_together(sets, cell.network, cell.training, seeds=seeds, run=together)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # not every cuDNN has the grouped convolutions that this needs
             _logger.warning("networks train in turn, not together (%s)", str(error).partition("\n")[0])
-    how = _How(device=device, precision=cell.precision, on_epoch=on_epoch)
     if subject.real is None:
-        return [train(subject.synthetic_set, cell.network, cell.training, seed=seed, **how) for seed in seeds]
-    preprocessing, classes = subject.synthetic_set.preprocessing, len(subject.synthetic_set.class_names)
-    return [train_on_real(subject.real, preprocessing, classes, cell.network, cell.training, seed=seeds[0], **how)]
+        return [train(subject.synthetic_set, cell.network, cell.training, seed=seed, run=run) for seed in seeds]
+    return [train_on_real(subject.real, subject.synthetic_set, cell.network, cell.training, seed=seeds[0], run=run)]
 
 
 def _times(on_epoch: Callable[[int], object] | None, networks: int) -> Callable[[int], object] | None:
@@ -150,9 +149,3 @@ def _times(on_epoch: Callable[[int], object] | None, networks: int) -> Callable[
             on_epoch(epoch)
 
     return each
-
-
-class _How(TypedDict):
-    device: torch.device
-    precision: str
-    on_epoch: Callable[[int], object] | None

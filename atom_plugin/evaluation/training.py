@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from atom_plugin.datasets import Split
-from atom_plugin.errors import DivergenceError
 from atom_plugin.evaluation.training_recipes import TrainConfig
-from atom_plugin.runtime.device import autocast, long_work
+from atom_plugin.models.fitting import Batches, Course, check_loss, fit
+from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for, global_draws_from
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.policies import POLICIES, pixel_policy, pixels_of
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-__all__ = ["Architecture", "TrainConfig", "accuracy", "train", "train_on_real"]
+__all__ = ["Architecture", "TrainConfig", "TrainingRun", "accuracy", "train", "train_on_real"]
+
+_CPU = torch.device("cpu")
 
 _TEST_BATCH = 128
 
@@ -33,133 +35,126 @@ class Architecture(Protocol):
         """A network for images (C, H, W), its weights drawn from ``generator``. Raises ConfigError where it cannot be."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Where and how finely a training is computed, and who watches it.
+
+    ``on_epoch`` is told after each epoch how many are done. ``dtype`` is that of weights and images; ``precision`` "bfloat16"
+    lets convolutions and matrix products run in that.
+    """
+
+    device: torch.device = _CPU
+    precision: str = "float32"
+    dtype: torch.dtype = torch.float32
+    on_epoch: Callable[[int], object] | None = None
+
+
+DEFAULT_RUN = TrainingRun()
+
+
 def train(
     synthetic_set: SyntheticSet,
     architecture: Architecture,
     config: TrainConfig,
     *,
     seed: int,
-    device: torch.device,
-    precision: str = "float32",
-    on_epoch: Callable[[int], object] | None = None,
+    run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
     """A fresh network of ``architecture``, trained on the set. Raises DivergenceError where the loss blows up."""
-    preprocessing, classes = synthetic_set.preprocessing, len(synthetic_set.class_names)
-    batch = _set_batches(synthetic_set, config, device)
-    network = architecture.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
-    count = len(synthetic_set)
-    return _fit(
-        network, batch, count, classes, config, seed=seed, device=device, precision=precision, on_epoch=on_epoch
-    )
+    batches = _set_batches(synthetic_set, config, run)
+    return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
 
 
 def train_on_real(
     real: Split,
-    preprocessing: Preprocessing,
-    classes: int,
+    synthetic_set: SyntheticSet,
     architecture: Architecture,
     config: TrainConfig,
     *,
     seed: int,
-    device: torch.device,
-    precision: str = "float32",
-    on_epoch: Callable[[int], object] | None = None,
+    run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
-    """As :func:`train`, on all of ``real``, uint8 images of ``classes`` classes.
+    """As :func:`train`, on all of ``real``, uint8 images, in place of the set's; preprocessing and classes are the set's.
 
     A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
     """
-    network = architecture.build(preprocessing.image_shape, classes, generator=generator_for(seed, "network"))
-    batch = _pixel_batches(real.images, real.labels, preprocessing, config, device)
-    return _fit(
-        network, batch, len(real), classes, config, seed=seed, device=device, precision=precision, on_epoch=on_epoch
-    )
+    batches = _pixel_batches(real.images, real.labels, synthetic_set.preprocessing, config, run)
+    return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
 
 
-_Batch = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
-"""From indices: the images there, preprocessed, augmented and on the device, and their labels."""
-
-
-def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, device: torch.device) -> _Batch:
+def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: TrainingRun) -> Batches:
     if config.augmentation in POLICIES:
         preprocessing = synthetic_set.preprocessing
         pixels = pixels_of(synthetic_set.images, preprocessing)
-        return _pixel_batches(pixels, synthetic_set.labels, preprocessing, config, device)
-    images, labels = synthetic_set.images.to(device), synthetic_set.labels.to(device)
+        return _pixel_batches(pixels, synthetic_set.labels, preprocessing, config, run)
+    images, labels = synthetic_set.images.to(run.device, run.dtype), synthetic_set.labels.to(run.device)
     augmentation = Augmentation(strategy=config.augmentation)
 
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        index = chosen.to(device)
+        index = chosen.to(run.device)
         return augmentation.per_sample(images[index], generator), labels[index]
 
-    return batch
+    return Batches(count=len(labels), size=config.batch_size, of=batch)
 
 
 def _pixel_batches(
-    pixels: torch.Tensor, labels: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, device: torch.device
-) -> _Batch:
+    pixels: torch.Tensor, labels: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun
+) -> Batches:
     """Of uint8 ``pixels``: policies see those, siamese operations what preprocessing makes of them."""
-    prepare = preprocessing.to(device)
+    prepare = preprocessing.to(run.device)
     policy = pixel_policy(config.augmentation, pixels.shape[1]) if config.augmentation in POLICIES else None
     augmentation = Augmentation(strategy="none" if policy else config.augmentation)
 
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         pictures = pixels[chosen] if policy is None else policy(pixels[chosen], generator)
-        images = prepare.forward(pictures.to(device))
-        return augmentation.per_sample(images, generator), labels[chosen].to(device)
+        images = prepare.forward(pictures.to(run.device)).to(run.dtype)
+        return augmentation.per_sample(images, generator), labels[chosen].to(run.device)
 
-    return batch
+    return Batches(count=len(labels), size=config.batch_size, of=batch)
 
 
-def _fit(
-    network: nn.Module,
-    batch: _Batch,
-    count: int,
-    classes: int,
+def _trained(
+    batches: Batches,
+    synthetic_set: SyntheticSet,
+    architecture: Architecture,
     config: TrainConfig,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
-    on_epoch: Callable[[int], object] | None,
+    run: TrainingRun,
 ) -> nn.Module:
-    """Train on the ``count`` images that ``batch`` hands out, of ``classes`` classes."""
-    network.to(memory_format=torch.channels_last).to(device).train()
+    """A network for the images and classes of the set, trained on ``batches``."""
+    shape, classes = synthetic_set.preprocessing.image_shape, len(synthetic_set.class_names)
+    network = architecture.build(shape, classes, generator=generator_for(seed, "network"))
+    network.to(memory_format=torch.channels_last).to(run.device, run.dtype).train()
+    if config.cutmix:
+        batches = _cut_and_mixed(batches, classes, config.cutmix)
     optimizer = config.build_optimizer(network)
-    schedule = config.build_schedule(optimizer)
-    generator = generator_for(seed, "train")
-    with (
-        long_work(device),
-        global_draws_from(generator_for(seed, "dropout"), device),
-    ):
-        for epoch in range(config.epochs):
-            for chosen in torch.randperm(count, generator=generator).split(config.batch_size):
-                images, targets = batch(chosen, generator)
-                if config.cutmix:
-                    images, targets = _cut_and_mix(images, targets, classes, config.cutmix, generator)
-                with autocast(device, precision):
-                    logits = network(images.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            schedule.step()
-            if on_epoch is not None:
-                on_epoch(epoch + 1)
-    if not torch.isfinite(loss):
-        raise DivergenceError(f"training ended with a loss of {loss.item()}; lower --lr (now {config.lr:g})")
+    course = Course(
+        epochs=config.epochs,
+        precision=run.precision,
+        label_smoothing=config.label_smoothing,
+        schedule=config.build_schedule(optimizer),
+        on_epoch=run.on_epoch,
+    )
+    with long_work(run.device), global_draws_from(generator_for(seed, "dropout"), run.device):
+        loss = fit(network, batches, optimizer, course, generator_for(seed, "train"))
+    check_loss(loss, f"lower --lr (now {config.lr:g})")
     return network
 
 
-def _cut_and_mix(
-    images: torch.Tensor, labels: torch.Tensor, classes: int, alpha: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _cut_and_mixed(batches: Batches, classes: int, alpha: float) -> Batches:
     """Every image with a box of its neighbour's, and the shares (N, classes) of both labels."""
     from torchvision.transforms import v2
 
-    with global_draws_from(generator):
-        mixed: tuple[torch.Tensor, torch.Tensor] = v2.CutMix(num_classes=classes, alpha=alpha)(images, labels)
-    return mixed
+    mix = v2.CutMix(num_classes=classes, alpha=alpha)
+
+    def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = batches.of(chosen, generator)
+        with global_draws_from(generator):
+            mixed: tuple[torch.Tensor, torch.Tensor] = mix(images, labels)
+        return mixed
+
+    return replace(batches, of=batch)
 
 
 @torch.no_grad()

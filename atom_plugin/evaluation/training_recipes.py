@@ -11,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, StepLR
 
 from atom_plugin.errors import ConfigError, did_you_mean
+from atom_plugin.models.fitting import BATCH_SIZE, SGD
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.transforms.policies import POLICIES
 
@@ -34,11 +35,11 @@ class TrainConfig:
 
     recipe: str = "standard"
     epochs: int = 800
-    batch_size: int = 256
+    batch_size: int = BATCH_SIZE
     optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    lr: float = SGD.lr
+    momentum: float = SGD.momentum
+    weight_decay: float = SGD.weight_decay
     schedule: str = "half"
     step_epochs: int = 15
     step_factor: float = 0.5
@@ -80,7 +81,7 @@ class TrainConfig:
         """Over all parameters, weight decay on each."""
         if self.optimizer == "adamw":
             return torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return SGD(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay).over(network)
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """The learning rate's course, to be stepped once an epoch."""

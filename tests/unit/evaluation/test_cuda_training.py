@@ -1,5 +1,6 @@
 """Networks trained together against each of them alone."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,14 @@ from small import coloured_source, small_config
 from atom_plugin import evaluation
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError
-from atom_plugin.evaluation import cuda_training, training
-from atom_plugin.evaluation.cuda_training import train_each, train_together
-from atom_plugin.evaluation.training import TrainConfig, accuracy, train
+from atom_plugin.evaluation import cuda_training
+from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import NORMALISATIONS, ConvNetConfig
+from atom_plugin.runtime.randomness import generator_for
 
 CPU = torch.device("cpu")
+IN_DOUBLE = TrainingRun(dtype=torch.float64)  # in which only mistakes differ; the loss alone is float32, for both
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -30,39 +33,25 @@ def differences(one, other):
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("batch_size", [256, 5])
-def test_each_network_ends_where_it_would_have_alone(monkeypatch, normalisation, batch_size):
-    _double_precision(monkeypatch)
+def test_each_network_ends_where_it_would_have_alone(normalisation, batch_size):
     sets = [a_set(0), a_set(0), a_set(1)]
     network = ConvNetConfig(width=8, depth=2, normalisation=normalisation, pooling="max")
     config = TrainConfig(epochs=4, batch_size=batch_size, lr=0.05)
-    trained = train_together(sets, network, config, seeds=[3, 4, 3], device=CPU)
+    trained = train_together(sets, network, config, seeds=[3, 4, 3], run=IN_DOUBLE)
     for chosen, seed, ours in zip(sets, [3, 4, 3], trained, strict=True):
-        alone = train(chosen, network, config, seed=seed, device=CPU)
+        alone = train(chosen, network, config, seed=seed, run=IN_DOUBLE)
         assert max(differences(ours, alone)) < 1e-6
-        untrained = network.build((3, 8, 8), 3, generator=training.generator_for(seed, "network"))
+        untrained = network.build((3, 8, 8), 3, generator=generator_for(seed, "network"))
         assert max(differences(ours, untrained)) > 1e-3
     assert max(differences(trained[0], trained[1])) > 1e-2
     assert max(differences(trained[0], trained[2])) > 1e-4
-
-
-def _double_precision(monkeypatch):
-    """Networks and images in float64, in which only mistakes differ (the loss alone is float32, for both)."""
-    build = ConvNetConfig.build
-    monkeypatch.setattr(ConvNetConfig, "build", lambda *args, **options: build(*args, **options).double())
-    prepared = cuda_training.SyntheticSet.__post_init__
-
-    def widen(self):
-        prepared(self)
-        object.__setattr__(self, "images", self.images.double())
-
-    monkeypatch.setattr(cuda_training.SyntheticSet, "__post_init__", widen)
 
 
 def test_repeats_of_one_set_share_its_images_and_reach_its_accuracy():
     data, chosen = coloured_source(), a_set()
     network, config = ConvNetConfig(width=16, depth=2), TrainConfig(epochs=60, lr=0.05)
     epochs: list[int] = []
-    trained = train_together([chosen] * 3, network, config, seeds=[0, 1, 2], device=CPU, on_epoch=epochs.append)
+    trained = train_together([chosen] * 3, network, config, seeds=[0, 1, 2], run=TrainingRun(on_epoch=epochs.append))
     assert epochs == list(range(1, 61))
     assert min(accuracy(one, chosen.preprocessing, data.test, device=CPU) for one in trained) > 0.8
 
@@ -70,23 +59,24 @@ def test_repeats_of_one_set_share_its_images_and_reach_its_accuracy():
 def test_sets_that_do_not_fit_are_refused():
     network, config = ConvNetConfig(width=4, depth=2), TrainConfig(epochs=1)
     with pytest.raises(ConfigError, match="found 1 sets and 2 seeds"):
-        train_together([a_set()], network, config, seeds=[0, 1], device=CPU)
+        train_together([a_set()], network, config, seeds=[0, 1])
     smaller = selected_set(small_config(ipc=2), coloured_source())
     with pytest.raises(ConfigError, match=r"not 6 images of \(3, 8, 8\) in 3 classes and 12 images"):
-        train_together([a_set(), smaller], network, config, seeds=[0, 1], device=CPU)
+        train_together([a_set(), smaller], network, config, seeds=[0, 1])
 
 
 def test_a_network_that_blows_up_is_named():
     config = TrainConfig(epochs=20, lr=1e30)
-    with pytest.raises(DivergenceError, match=r"training network 7 ended with a loss of .*lower --lr"):
-        train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[7], device=CPU)
+    (failed,) = train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[7])
+    assert isinstance(failed, DivergenceError)
+    assert re.match(r"training network 7 ended with a loss of .*; lower --lr \(now 1e\+30\)", str(failed))
 
 
 def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
     chosen, network, config = a_set(), ConvNetConfig(width=4, depth=2), TrainConfig(epochs=3)
     broken = replace(chosen, images=chosen.images * float("nan"))
-    first, failed, last = train_each([chosen, broken, chosen], network, config, seeds=[0, 1, 2], device=CPU)
-    expected = train_together([chosen] * 2, network, config, seeds=[0, 2], device=CPU)
+    first, failed, last = train_together([chosen, broken, chosen], network, config, seeds=[0, 1, 2])
+    expected = train_together([chosen] * 2, network, config, seeds=[0, 2])
     for ours, without in zip((first, last), expected, strict=True):
         assert max(differences(ours, without)) < 1e-6
     assert isinstance(failed, DivergenceError)
@@ -97,20 +87,19 @@ def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
 @pytest.mark.parametrize("normalisation", ["batch", "instance"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_on_a_gpu_too(normalisation, count):
-    device, chosen = torch.device("cuda"), a_set()
+    run, chosen = TrainingRun(device=torch.device("cuda")), a_set()
     network, config = ConvNetConfig(width=16, depth=2, normalisation=normalisation), TrainConfig(epochs=5)
-    trained = train_together([chosen] * count, network, config, seeds=range(count), device=device)
+    trained = train_together([chosen] * count, network, config, seeds=range(count), run=run)
     for seed, ours in enumerate(trained):
-        assert max(differences(ours, train(chosen, network, config, seed=seed, device=device))) < 1e-2
+        assert max(differences(ours, train(chosen, network, config, seed=seed, run=run))) < 1e-2
 
 
 @pytest.mark.parametrize("schedule", ["half", "step", "cosine"])
-def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alone(monkeypatch, schedule):
-    _double_precision(monkeypatch)
+def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alone(schedule):
     chosen, network = a_set(), ConvNetConfig(width=4, depth=2)
     config = TrainConfig(epochs=5, lr=0.05, schedule=schedule, step_epochs=2, warmup=0.4, label_smoothing=0.1)
-    (ours,) = train_together([chosen], network, config, seeds=[3], device=CPU)
-    assert max(differences(ours, train(chosen, network, config, seed=3, device=CPU))) < 1e-6
+    (ours,) = train_together([chosen], network, config, seeds=[3], run=IN_DOUBLE)
+    assert max(differences(ours, train(chosen, network, config, seed=3, run=IN_DOUBLE))) < 1e-6
 
 
 def test_what_draws_from_the_host_as_it_goes_is_refused_and_trained_in_turn():
@@ -119,7 +108,7 @@ def test_what_draws_from_the_host_as_it_goes_is_refused_and_trained_in_turn():
         config = TrainConfig(epochs=1, **other)
         assert not cuda_training.suits(ConvNetConfig(), config, cuda)
         with pytest.raises(ConfigError, match="train them in turn"):
-            train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[0], device=CPU)
+            train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[0])
     assert cuda_training.suits(ConvNetConfig(), TrainConfig(), cuda)
     assert not cuda_training.suits(ConvNetConfig(), TrainConfig(), CPU)
 
@@ -140,13 +129,13 @@ def test_an_evaluation_gives_what_its_networks_reach_in_turn(monkeypatch):
 @pytest.fixture
 def evaluated_together(monkeypatch):
     """Runs four networks as a GPU does, in groups of up to three; gives outcomes, epochs told, and the sizes of groups."""
-    data, sizes, plain = coloured_source(), [], cuda_training.train_each
+    data, sizes, plain = coloured_source(), [], cuda_training.train_together
     subject = evaluation.Subject(name="a", synthetic_set=a_set(), test=data.test, tested_on="x")
     jobs = evaluation.plan_jobs([subject], ["convnet"], TrainConfig(epochs=2), repeats=4)
     monkeypatch.setattr(cuda_training, "suits", lambda *_: True)
     monkeypatch.setattr(cuda_training, "most_at_once", lambda *_: 3)
     monkeypatch.setattr(
-        cuda_training, "train_each", lambda sets, *args, **how: sizes.append(len(sets)) or plain(sets, *args, **how)
+        cuda_training, "train_together", lambda sets, *args, **how: sizes.append(len(sets)) or plain(sets, *args, **how)
     )
 
     def run(**options):

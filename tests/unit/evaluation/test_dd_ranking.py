@@ -17,7 +17,6 @@ from atom_plugin.evaluation.dd_ranking import FullData, Scores, label_robust_sco
 from atom_plugin.evaluation.training import TrainConfig, train, train_on_real
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-CPU = torch.device("cpu")
 QUICK = TrainConfig(epochs=3, batch_size=7)
 KNOWN = FullData(accuracies=(0.9,))
 SHARE = st.floats(-1, 1)
@@ -201,9 +200,9 @@ def test_training_on_a_stream_of_real_images_is_training_on_all_of_them_held(zca
         return prepare(self, images)
 
     whole = replace(chosen, images=prepare(chosen.preprocessing, data.train.images), labels=data.train.labels)
-    held = train(whole, network_of(chosen), QUICK, seed=5, device=CPU)
+    held = train(whole, network_of(chosen), QUICK, seed=5)
     monkeypatch.setattr(Preprocessing, "forward", noting)
-    streamed = train_on_real(data.train, chosen.preprocessing, 3, network_of(chosen), QUICK, seed=5, device=CPU)
+    streamed = train_on_real(data.train, chosen, network_of(chosen), QUICK, seed=5)
     assert max(largest) == QUICK.batch_size < len(data.train)
     for mine, theirs in zip(streamed.parameters(), held.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -220,5 +219,5 @@ def test_a_single_epoch_has_the_full_learning_rate(monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting)
     one = TrainConfig(epochs=1, batch_size=18)
-    train_on_real(data.train, chosen.preprocessing, 3, network_of(chosen), one, seed=0, device=CPU)
+    train_on_real(data.train, chosen, network_of(chosen), one, seed=0)
     assert rates == [0.01, 0.01]

@@ -254,6 +254,6 @@ def test_where_networks_cannot_train_together_they_train_in_turn(monkeypatch, ca
 
     monkeypatch.setattr(cuda_training, "suits", lambda *given: True)
     monkeypatch.setattr(cuda_training, "most_at_once", lambda *given: 2)
-    monkeypatch.setattr(cuda_training, "train_each", refused)
+    monkeypatch.setattr(cuda_training, "train_together", refused)
     assert [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)] == in_turn
     assert "in turn, not together (GET was unable" in caplog.text

@@ -25,9 +25,9 @@ def real_set(ipc: int = 8, **overrides):
 def test_networks_learn_an_easy_set(normalisation):
     data, chosen = real_set()
     network = ConvNetConfig(width=16, depth=2, normalisation=normalisation)
-    trained = train(chosen, network, TrainConfig(epochs=60, lr=0.05), seed=0, device=CPU)
+    trained = train(chosen, network, TrainConfig(epochs=60, lr=0.05), seed=0)
     assert accuracy(trained, chosen.preprocessing, data.test, device=CPU) > 0.9
-    untrained = train(chosen, network, TrainConfig(epochs=1, lr=1e-9), seed=0, device=CPU)
+    untrained = train(chosen, network, TrainConfig(epochs=1, lr=1e-9), seed=0)
     assert accuracy(untrained, chosen.preprocessing, data.test, device=CPU) < 0.9
 
 
@@ -36,7 +36,7 @@ def test_training_repeats_by_seed():
     config = TrainConfig(epochs=3, batch_size=7)
 
     def weights(seed):
-        return train(chosen, network_of(chosen), config, seed=seed, device=CPU).classifier.weight
+        return train(chosen, network_of(chosen), config, seed=seed).classifier.weight
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
@@ -67,7 +67,7 @@ def test_learning_rate_drops_at_half(monkeypatch):
         return plain(self, *args)
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting)
-    train(chosen, network_of(chosen), TrainConfig(epochs=4, batch_size=12), seed=0, device=CPU)
+    train(chosen, network_of(chosen), TrainConfig(epochs=4, batch_size=12), seed=0)
     assert rates == pytest.approx([0.01] * 4 + [0.001] * 4)  # two batches of 24 images an epoch
 
 
@@ -137,7 +137,7 @@ def test_the_test_source_is_found_and_checked():
 def test_a_training_that_blows_up_says_so():
     _, chosen = real_set(network={"normalisation": "none"})
     with pytest.raises(DivergenceError, match="lower --lr"):
-        train(chosen, network_of(chosen), TrainConfig(epochs=30, lr=1e12), seed=0, device=CPU)
+        train(chosen, network_of(chosen), TrainConfig(epochs=30, lr=1e12), seed=0)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"augmentation": "blur"}])

@@ -99,7 +99,7 @@ def test_the_modern_recipe_learns_and_repeats_by_seed():
     chosen = selected_set(small_config(ipc=8), data)
     config = TrainConfig.from_recipe("modern", epochs=25, lr=0.02, augmentation="none")
     state = torch.random.get_rng_state()
-    trained = [train(chosen, NETWORK, config, seed=3, device=CPU) for _ in range(2)]
+    trained = [train(chosen, NETWORK, config, seed=3) for _ in range(2)]
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(trained[0].classifier.weight, trained[1].classifier.weight)
     assert accuracy(trained[0], chosen.preprocessing, data.test, device=CPU) > 0.6
@@ -116,7 +116,7 @@ def test_cutmix_mixes_labels_by_the_share_of_the_box(monkeypatch):
         return plain(logits, targets, **options)
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", noting)
-    train(chosen, NETWORK, TrainConfig(epochs=4, cutmix=1.0), seed=0, device=CPU)
+    train(chosen, NETWORK, TrainConfig(epochs=4, cutmix=1.0), seed=0)
     assert all(targets.shape == (12, 3) for targets in seen)
     assert all(torch.allclose(targets.sum(1), torch.ones(12)) for targets in seen)
     assert any(((targets > 0.01) & (targets < 0.99)).any() for targets in seen), "no box was cut"
@@ -148,10 +148,7 @@ def test_dropout_draws_from_the_seed_and_leaves_the_global_state(real):
     def weights(seed):
         torch.rand(seed + 1)  # whatever was drawn before
         builder = Dropping(torch.Generator())
-        if real:
-            network = train_on_real(data.train, chosen.preprocessing, 3, builder, config, seed=5, device=CPU)
-        else:
-            network = train(chosen, builder, config, seed=5, device=CPU)
-        return network.classifier.weight
+        trained = train_on_real(data.train, chosen, builder, config, seed=5) if real else None
+        return (trained or train(chosen, builder, config, seed=5)).classifier.weight
 
     assert torch.equal(weights(0), weights(1))

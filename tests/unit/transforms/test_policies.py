@@ -12,8 +12,6 @@ from atom_plugin.evaluation.training import TrainConfig, train, train_on_real
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.transforms.policies import POLICIES, pixel_policy, pixels_of
 
-CPU = torch.device("cpu")
-
 
 @pytest.mark.parametrize("zca", [False, True])
 def test_pixels_come_back_from_standardised_and_whitened_images(zca):
@@ -65,10 +63,10 @@ def test_a_policy_that_does_nothing_trains_as_without_one(monkeypatch, zca_eps):
         return lambda pixels, generator: seen.append(pixels) or pixels
 
     monkeypatch.setattr(training, "pixel_policy", idle)
-    network, preprocessing = ConvNetConfig(width=8, depth=2), chosen.preprocessing
+    network = ConvNetConfig(width=8, depth=2)
     configs = [TrainConfig(epochs=2, batch_size=5, augmentation=name) for name in ("none", "randaugment")]
-    of_set = [train(chosen, network, config, seed=0, device=CPU) for config in configs]
-    of_real = [train_on_real(data.train, preprocessing, 3, network, config, seed=0, device=CPU) for config in configs]
+    of_set = [train(chosen, network, config, seed=0) for config in configs]
+    of_real = [train_on_real(data.train, chosen, network, config, seed=0) for config in configs]
     for plain, augmented in (of_set, of_real):
         torch.testing.assert_close(plain.classifier.weight, augmented.classifier.weight)
     assert all(pixels.dtype == torch.uint8 for pixels in seen)
@@ -82,7 +80,7 @@ def test_the_policies_reach_the_network(name):
     network = ConvNetConfig(width=8, depth=2)
 
     def weight(config):
-        return train(chosen, network, config, seed=0, device=CPU).classifier.weight
+        return train(chosen, network, config, seed=0).classifier.weight
 
     augmented = TrainConfig(epochs=1, augmentation=name)
     assert torch.equal(weight(augmented), weight(augmented))

@@ -1,0 +1,120 @@
+"""The one training loop, and SGD: for networks judged by a set (:mod:`atom_plugin.evaluation.training`) and those that
+distillation matches under (:mod:`atom_plugin.distillation.matching_network`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
+
+from atom_plugin.errors import DivergenceError
+from atom_plugin.runtime.device import autocast
+
+BATCH_SIZE = 256
+"""Images of a batch where nothing else is asked for."""
+
+OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
+"""Told the indices of a batch's images, int64 (n,) on the CPU, and their logits (n, classes) before the batch's step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """SGD with momentum (:func:`sgd_step`); the defaults are those of every training where nothing else is asked for."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def over(self, network: nn.Module) -> torch.optim.SGD:
+        """The optimiser of all parameters of ``network``, weight decay on each."""
+        return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """``count`` images, ``size`` at a time, in a new order in each epoch.
+
+    ``of`` makes one batch from its indices, int64 (n,) on the CPU, and the generator of what it draws besides: images
+    (n, C, H, W), and their class ids (n,) or shares of classes (n, classes), on the network's device.
+    """
+
+    count: int
+    size: int
+    of: Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a training goes: ``schedule`` is stepped once an epoch; ``on_epoch`` is told how many epochs are done."""
+
+    epochs: int
+    precision: str = "float32"
+    label_smoothing: float = 0.0
+    schedule: LRScheduler | None = None
+    on_batch: OnBatch | None = None
+    on_epoch: Callable[[int], object] | None = None
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    course: Course,
+    generator: torch.Generator,
+) -> float:
+    """Train ``network`` by cross entropy; returns the loss of the last batch, which :func:`check_loss` is for.
+
+    ``generator`` lives on the CPU and draws the order of the images and what their batches ask for.
+    """
+    loss = torch.zeros(())
+    for epoch in range(course.epochs):
+        for chosen in torch.randperm(batches.count, generator=generator).split(batches.size):
+            with torch.no_grad():
+                images, targets = batches.of(chosen, generator)
+            with autocast(images.device, course.precision):
+                logits = network(images.contiguous(memory_format=torch.channels_last))
+            if course.on_batch is not None:
+                course.on_batch(chosen, logits.detach())
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=course.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if course.schedule is not None:
+            course.schedule.step()
+        if course.on_epoch is not None:
+            course.on_epoch(epoch + 1)
+    return float(loss.detach())
+
+
+def check_loss(loss: float, remedy: str, *, network: str = "a network") -> None:
+    """Raise DivergenceError, with what to do about it, where a training ended with a ``loss`` that is not finite."""
+    if not abs(loss) < float("inf"):
+        raise DivergenceError(f"training {network} ended with a loss of {loss}; {remedy}")
+
+
+@torch.no_grad()
+def sgd_step(
+    parameter: torch.Tensor,
+    gradient: torch.Tensor,
+    buffer: torch.Tensor,
+    *,
+    lr: float | torch.Tensor,
+    momentum: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """A step of ``torch.optim.SGD`` on one tensor, in place: v = m v + g + d p, then p = p - lr v.
+
+    ``buffer`` is v, zeros before the first step. A captured graph reads ``lr`` from a tensor (1,) on the device.
+    """
+    buffer.mul_(momentum).add_(gradient)
+    if weight_decay:
+        buffer.add_(parameter, alpha=weight_decay)
+    if isinstance(lr, torch.Tensor):
+        parameter.addcmul_(buffer, lr, value=-1)
+    else:
+        parameter.sub_(buffer, alpha=lr)
