@@ -14,6 +14,7 @@ from common import options_of, run_script, surroundings, times
 
 from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.matchers import MeanMatcher, make_matcher, power_sums
+from atom_plugin.models import winograd
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.malloc import reuse_freed_memory
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     }
     kept = power_sums.PIECE_BYTES
     seconds: dict[str, dict[str, float]] = {}
-    with reuse_freed_memory():
+    with reuse_freed_memory(), winograd.enabled():
         for what, run in runs.items():
             sweep = {1 << power: times(lambda: run(1 << power), options.repeats) for power in powers}  # noqa: B023
             seconds[what] = {str(size): statistics.median(values) for size, values in sweep.items()}

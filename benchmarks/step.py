@@ -37,6 +37,7 @@ from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.matchers import MeanMatcher, make_matcher
+from atom_plugin.models import winograd
 from atom_plugin.runtime.malloc import reuse_freed_memory
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
@@ -189,7 +190,7 @@ def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repea
         "real branch": lambda: engine.real(atom, real, groups=CLASSES),
         "synthetic branch, forward and backward": synthetic,
     }
-    with reuse_freed_memory():
+    with reuse_freed_memory(), winograd.enabled():
         return {name: statistics.median(times(run, repeats)) for name, run in runs.items()}
 
 

@@ -27,6 +27,7 @@ from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.errors import DivergenceError
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
+from atom_plugin.models import winograd
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
@@ -237,6 +238,7 @@ class Distiller:
         mechanisms = self._mechanisms
         with (
             long_work(self.device, keep_memory=mechanisms.freed_memory),
+            winograd.enabled() if mechanisms.winograd else nullcontext(),
             nullcontext() if mechanisms.threads else torch_threads(),
             closing(self._batches),
         ):

@@ -52,7 +52,7 @@ class InstanceNorm(nn.GroupNorm):
 
 
 class Convolution(nn.Conv2d):
-    """3x3, padding 1. On a CPU with fewer multiplications where that wins (:mod:`atom_plugin.models.winograd`)."""
+    """3x3, padding 1; with fewer multiplications where :mod:`atom_plugin.models.winograd` is enabled and wins."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(channels, width, 3, padding=1)

@@ -6,14 +6,20 @@ channels for each of the 36 places. Rounding is some ten times that of the direc
 
 A piece of a few images passes through all stages in cache, in one thread. A convolution of 128 to 128 channels on 16x16 maps
 takes about half the time of oneDNN's direct one (docs/performance.md).
+
+:func:`enabled` turns it on, for the matching of distillation; networks that are judged are trained by the direct sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from torch.nn import grad as plain
 
 from atom_plugin.runtime.threads import parallel_map
@@ -42,18 +48,32 @@ _GG = torch.kron(_G, _G).float()
 _A_BACK = _A.t().contiguous()
 
 
+_enabled: ContextVar[bool] = ContextVar("winograd", default=False)
+
+
+@contextmanager
+def enabled() -> Iterator[None]:
+    """Within, and in the threads of :func:`~atom_plugin.runtime.threads.parallel_map`, ConvNets convolve this way."""
+    before = _enabled.get()
+    _enabled.set(True)
+    try:
+        yield
+    finally:
+        _enabled.set(before)
+
+
 def suits(images: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether :func:`convolve` takes these (N, C, H, W) and (O, C, 3, 3), and wins by it."""
+    """Whether this is :func:`enabled`, and :func:`convolve` takes (N, C, H, W) and (O, C, 3, 3), and wins by it."""
     height, width = images.shape[2:]
     return (
-        images.device.type == "cpu"
+        _enabled.get()
+        and images.device.type == "cpu"
         and images.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= _LEAST_CHANNELS
         and height % 4 == width % 4 == 0
         and len(images) * height * width >= 16 * _LEAST_TILES
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -65,9 +85,17 @@ def convolve(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(images, weight)
+    def forward(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return _forward(images, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+        """Under ``torch.func.vmap`` the direct sum: pieces in memory of their own cannot be batched."""
+        return torch.func.vmap(partial(F.conv2d, padding=1), in_dims)(*inputs), 0
 
     @staticmethod
     def backward(
@@ -114,7 +142,9 @@ def _forward(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     outputs, channels = weight.shape[:2]
     filters = (_GG @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, outputs)
     places = images.permute(0, 2, 3, 1)
-    result = torch.empty(*places.shape[:3], outputs)
+    count, _, height, width = images.shape
+    # In its final shape: an activation in place must not meet a view, which autograd would refuse.
+    result = torch.empty(count, outputs, height, width, memory_format=torch.channels_last)
 
     def run(part: tuple[torch.Tensor, torch.Tensor]) -> None:
         for stages, piece, into in _pieces(*part):
@@ -127,8 +157,8 @@ def _forward(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
             else:
                 torch.add(tiles, bias, out=target)
 
-    parallel_map(run, _parts(places, result))
-    return result.permute(0, 3, 1, 2)
+    parallel_map(run, _parts(places, result.permute(0, 2, 3, 1)))
+    return result
 
 
 def _weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -28,9 +29,9 @@ os.register_at_fork(after_in_child=_pools.clear)
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``[function(item) for item in items]``, on as many threads as torch would use, each with one thread of torch's own.
 
-    Runs without gradient tracking, unless ``function`` turns it on, and under the caller's autocast. Results keep the order of
-    the items, so that a sum over them is the same whatever the number of threads. An exception of any item is raised. Calls
-    from within ``function`` run in the thread they are made in.
+    Runs without gradient tracking, unless ``function`` turns it on, and under the caller's autocast and context variables.
+    Results keep the order of the items, so that a sum over them is the same whatever the number of threads. An exception of
+    any item is raised. Calls from within ``function`` run in the thread they are made in.
     """
     work = list(items)
     threads = torch.get_num_threads()
@@ -47,9 +48,10 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
         with torch.no_grad(), torch.autocast("cpu", kind, enabled=narrow):
             return function(item)
 
+    context = copy_context()
     pool = _pools.get(threads) or _pools.setdefault(threads, ThreadPoolExecutor(threads, "atom_plugin"))
     try:
-        return list(pool.map(run, work))
+        return list(pool.map(lambda item: context.copy().run(run, item), work))
     finally:
         torch.set_num_threads(threads)
 

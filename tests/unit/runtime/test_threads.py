@@ -1,5 +1,6 @@
 import multiprocessing
 import threading
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -47,6 +48,17 @@ def test_autocast_is_the_callers(threads):
     assert set(parallel_map(kind, range(4))) == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
         assert set(parallel_map(kind, range(4))) == {torch.bfloat16}
+
+
+def test_context_variables_are_the_callers(threads):
+    variable = ContextVar("variable", default="outside")
+
+    def seen(item):
+        return variable.get()
+
+    assert parallel_map(seen, range(4)) == ["outside"] * 4  # the threads exist before it is set
+    variable.set("here")
+    assert parallel_map(seen, range(4)) == ["here"] * 4
 
 
 def test_an_exception_is_raised_and_threads_stay_usable(threads):
