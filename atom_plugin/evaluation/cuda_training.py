@@ -29,9 +29,8 @@ from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.augmentation import Augmentation, augment
 from atom_plugin.transforms.policies import POLICIES
-from atom_plugin.transforms.static_augmentation import augment
 
 _KEPT_MAPS = 6  # of the size of the first one, of which the deeper ones are fractions
 _AHEAD = 32  # steps that the host gives a GPU before it waits for them

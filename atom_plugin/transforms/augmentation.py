@@ -9,21 +9,23 @@ Strengths, as in the released codes of DSA, DM and DataDAM: brightness 1.0, satu
 resample bilinearly with ``align_corners=False`` and zeros outside; and each class draws its own operation, where the
 released codes, which loop over classes, do the same by drawing a seed per class.
 
-Parameters are drawn on the CPU, so that one seed gives the same draw on every device and no operation waits for a device;
-work is grouped by operation, at most six passes over disjoint parts of the batch.
+Parameters are drawn on the CPU, so that one seed gives the same draw on every device and no operation waits for a device.
+Crop, flip, scale and rotate are one affine map per class. Where the host knows the draw (:meth:`Draw.apply`), each class
+passes through what it drew; where only the device does, as in a captured graph (:func:`augment`), every class passes through
+all of it, and keeps what it drew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
-from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.runtime.device import full_precision
 from atom_plugin.transforms.resampling import resample
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -83,24 +85,54 @@ class Draw:
 
     def apply(self, images: torch.Tensor) -> torch.Tensor:
         """Augment (K, n, C, H, W), differentiably. The same draw does the same to another batch of these classes."""
-        operations = self.augmentation.operations
-        if not operations:
-            return images
         order, parts = [], []
-        for index, name in enumerate(operations):
-            rows = (self.choice == index).nonzero().flatten()
+        for operation, drawn in _drawn_operations(self.augmentation, self.choice):
+            rows = drawn.nonzero().flatten()
             if len(rows):
                 order.append(rows)
-                uniforms = self.uniforms[rows].to(images, non_blocking=True)
                 chosen = images.index_select(0, rows.to(images.device, non_blocking=True))
-                parts.append(_FUNCTIONS[name](self.augmentation, chosen, uniforms))
+                choice = self.choice[rows].to(images.device, non_blocking=True)
+                uniforms = self.uniforms[rows].to(images, non_blocking=True)
+                parts.append(operation(self.augmentation, chosen, choice, uniforms))
+        if not parts:
+            return images
         back = torch.cat(order).argsort().to(images.device, non_blocking=True)
         return torch.cat(parts).index_select(0, back)
 
 
-def color(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Brightness, saturation and contrast of (K, n, C, H, W), by three of each class's uniforms (K, 4)."""
-    shift, saturation, contrast = (uniforms[:, i].view(-1, 1, 1, 1, 1) for i in range(3))
+def augment(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """As ``Draw(settings, choice, uniforms).apply(images)``, with static shapes and nothing that the host waits for.
+
+    ``choice`` is int64 (K,), ``uniforms`` (K, 4) of the images' type, both on their device.
+    """
+    for operation, drawn in _drawn_operations(settings, choice):
+        images = torch.where(_per_class(drawn), operation(settings, images, choice, uniforms), images)
+    return images
+
+
+_Operation = Callable[[Augmentation, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _drawn_operations(settings: Augmentation, choice: torch.Tensor) -> Iterator[tuple[_Operation, torch.Tensor]]:
+    """What classes pass through, and which of them, bool (K,); each class passes through one."""
+    operations: tuple[tuple[tuple[str, ...], _Operation], ...] = (
+        (tuple(_MAPS), _move),
+        (("color",), _color),
+        (("cutout",), _cutout),
+    )
+    for names, operation in operations:
+        if any(name in settings.operations for name in names):
+            yield operation, _drew(settings, choice, *names)
+
+
+def _drew(settings: Augmentation, choice: torch.Tensor, *names: str) -> torch.Tensor:
+    """Which classes drew one of the operations ``names``, bool (K,). A strategy may say a name twice."""
+    return reduce(operator.or_, (choice == index for index, name in enumerate(settings.operations) if name in names))
+
+
+def _color(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Brightness, saturation and contrast, by three of each class's uniforms."""
+    shift, saturation, contrast = (_per_class(uniforms[:, i]) for i in range(3))
     images = images + (shift - 0.5) * settings.brightness
     grey = images.mean(2, keepdim=True)
     images = (images - grey) * (saturation * settings.saturation) + grey
@@ -108,33 +140,8 @@ def color(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) 
     return (images - level) * (contrast + settings.contrast) + level
 
 
-def _crop(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Shift by whole pixels, up to the padding either way, with zeros moving in."""
-    height, width = images.shape[-2:]
-    rows, columns = (
-        _shifted(crop_shifts(settings, uniforms[:, axis], side), side) for axis, side in enumerate((height, width))
-    )
-    # Index height or width is the padding's zero.
-    padded = F.pad(images, (0, 1, 0, 1))
-    shape = (*images.shape[:3], height, width + 1)
-    picked = padded.gather(3, rows.view(-1, 1, 1, height, 1).expand(shape))
-    return picked.gather(4, columns.view(-1, 1, 1, 1, width).expand(images.shape))
-
-
-def crop_shifts(settings: Augmentation, uniform: torch.Tensor, side: int) -> torch.Tensor:
-    """(K,) whole pixels, from -padding to padding of a side: place i shows what was at i + shift."""
-    pad = int(side * settings.crop_pad + 0.5)
-    return (uniform * (2 * pad + 1)).long() - pad
-
-
-def _shifted(shift: torch.Tensor, side: int) -> torch.Tensor:
-    """(K, side) source indices; ``side`` marks a place outside the image."""
-    index = torch.arange(side, device=shift.device) + shift[:, None]
-    return torch.where((index >= 0) & (index < side), index, side)
-
-
-def cutout(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Zero a square of (K, n, C, H, W), whose centre may lie anywhere in the image."""
+def _cutout(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Zero a square whose centre may lie anywhere in the image."""
     rows = _covered(uniforms[:, 0], images.shape[-2], settings.cutout)
     columns = _covered(uniforms[:, 1], images.shape[-1], settings.cutout)
     hole = rows[:, :, None] & columns[:, None, :]
@@ -149,37 +156,66 @@ def _covered(uniform: torch.Tensor, side: int, ratio: float) -> torch.Tensor:
     return (distance >= 0) & (distance < size)
 
 
-def _flip(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    flipped = (uniforms[:, 0] < settings.flip).view(-1, 1, 1, 1, 1)
-    return torch.where(flipped, images.flip(4), images)
+def _move(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Each class under the affine map of the geometric operation that it drew; of any of them where it drew another."""
+    size = images.shape[-2:]
+    maps: torch.Tensor | None = None
+    for name, maps_of in _MAPS.items():
+        if name in settings.operations:
+            found = _affine(uniforms, *maps_of(settings, uniforms, size))
+            maps = found if maps is None else torch.where(_drew(settings, choice, name).view(-1, 1, 1), found, maps)
+    assert maps is not None  # one of them can be drawn, or nobody asks
+    return resample(images, maps, _reach(settings, size[0] / size[1]))
 
 
-def _scale(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    return _resample(settings, images, scale_maps(settings, uniforms))
+def _affine(like: torch.Tensor, *entries: torch.Tensor | float) -> torch.Tensor:
+    """(K, 2, 3) from six entries (K,) or numbers, by rows: from places in the result to places in the source.
+
+    Places run from -1 to 1, x before y, as ``torch.nn.functional.affine_grid`` has them.
+    """
+    one = torch.ones_like(like[:, 0])
+    return torch.stack([entry * one for entry in entries], dim=1).view(-1, 2, 3)
 
 
-def scale_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
-    """(K, 2, 3) affine maps, as ``affine_grid`` takes them."""
+_Entries = tuple["torch.Tensor | float", ...]
+
+
+def _crop(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+    """Shift by whole pixels, up to the padding either way, with zeros moving in."""
+    shifts = []
+    for axis, side in enumerate(size):
+        pad = int(side * settings.crop_pad + 0.5)
+        shifts.append(((uniforms[:, axis] * (2 * pad + 1)).long() - pad).to(uniforms.dtype) * (2 / side))
+    return 1.0, 0.0, shifts[1], 0.0, 1.0, shifts[0]
+
+
+def _flip(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+    """Left and right exchanged, or nothing."""
+    return 1.0 - 2.0 * (uniforms[:, 0] < settings.flip), 0.0, 0.0, 0.0, 1.0, 0.0
+
+
+def _scale(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+    """Each axis by a factor of its own."""
     low = 1.0 / settings.scale
-    factors = low + uniforms[:, :2] * (settings.scale - low)
-    zero = torch.zeros_like(factors[:, 0])
-    theta = torch.stack([factors[:, 0], zero, zero, zero, factors[:, 1], zero], dim=1)
-    return theta.view(-1, 2, 3)
+    x, y = (low + uniforms[:, axis] * (settings.scale - low) for axis in range(2))
+    return x, 0.0, 0.0, 0.0, y, 0.0
 
 
-def _rotate(settings: Augmentation, images: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    return _resample(settings, images, rotate_maps(settings, uniforms))
-
-
-def rotate_maps(settings: Augmentation, uniforms: torch.Tensor) -> torch.Tensor:
-    """(K, 2, 3) affine maps, as ``affine_grid`` takes them."""
+def _rotate(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+    """About the centre."""
     angle = (uniforms[:, 0] - 0.5) * 2 * settings.rotate * math.pi / 180
-    zero = torch.zeros_like(angle)
-    theta = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1)
-    return theta.view(-1, 2, 3)
+    return angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0
 
 
-def reach(settings: Augmentation, aspect: float) -> int:
+_MAPS: dict[str, Callable[[Augmentation, torch.Tensor, torch.Size], _Entries]] = {
+    "crop": _crop,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
+
+
+def _reach(settings: Augmentation, aspect: float) -> int:
     """How many pixels a source pixel's footprint reaches in the result, rounded up: the row sums of the inverse maps."""
     half = 1.0
     if "scale" in settings.operations:
@@ -190,23 +226,5 @@ def reach(settings: Augmentation, aspect: float) -> int:
     return math.ceil(half)
 
 
-def _resample(settings: Augmentation, images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """Apply a (K, 2, 3) affine map per class: its n images ride through ``grid_sample`` as one of n * C channels."""
-    groups, count, channels, height, width = images.shape
-    if images.device.type == "cuda":  # whose own gradient differs from run to run
-        return resample(images, theta, reach(settings, height / width))
-    stacked = images.reshape(groups, count * channels, height, width)
-    with full_precision(images.device):  # the grid is a matrix product
-        grid = F.affine_grid(theta, [groups, 1, height, width], align_corners=False)
-    return F.grid_sample(stacked, grid, align_corners=False).view_as(images)
-
-
-_Function = Callable[[Augmentation, torch.Tensor, torch.Tensor], torch.Tensor]
-_FUNCTIONS: dict[str, _Function] = {
-    "color": color,
-    "crop": _crop,
-    "cutout": cutout,
-    "flip": _flip,
-    "scale": _scale,
-    "rotate": _rotate,
-}
+def _per_class(values: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, 1, 1, 1, 1)

@@ -18,6 +18,15 @@ def resample(images: torch.Tensor, maps: torch.Tensor, reach: int) -> torch.Tens
 
     ``reach`` is how many pixels of the result a source pixel's footprint extends to either side at most, whatever the map.
     """
+    if images.device.type == "cuda":
+        return resample_gathering(images, maps, reach)
+    groups, _, _, height, width = images.shape
+    stacked = images.reshape(groups, -1, height, width)  # a class's images ride through as channels of one
+    return F.grid_sample(stacked, _grid(maps, height, width), align_corners=False).view_as(images)
+
+
+def resample_gathering(images: torch.Tensor, maps: torch.Tensor, reach: int) -> torch.Tensor:
+    """:func:`resample` with the gathered gradient, whatever the device."""
     result: torch.Tensor = _Resample.apply(images, maps, reach)
     return result
 
@@ -28,10 +37,8 @@ class _Resample(torch.autograd.Function):
         ctx.save_for_backward(maps)
         ctx.reach = reach
         groups, count, _, height, width = images.shape
-        x, y = _centres(width, maps), _centres(height, maps)
-        grid = torch.stack(_mapped(maps, x.view(1, 1, -1), y.view(1, -1, 1)), dim=3)
         # One grid per image, not one image of n * C channels: a GPU's kernel walks over channels in turn.
-        grid = grid.unsqueeze(1).expand(groups, count, height, width, 2).flatten(0, 1)
+        grid = _grid(maps, height, width).unsqueeze(1).expand(groups, count, height, width, 2).flatten(0, 1)
         return F.grid_sample(images.flatten(0, 1), grid, align_corners=False).view_as(images)
 
     @staticmethod
@@ -45,6 +52,12 @@ class _Resample(torch.autograd.Function):
         for index, weight in zip(indices, weights, strict=True):
             result.addcmul_(rows.gather(2, index.unsqueeze(1).expand_as(rows)), weight.unsqueeze(1))
         return result.view_as(gradient), None, None
+
+
+def _grid(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Where each place of the result looks in the source, (K, H, W, 2) as ``grid_sample`` takes it."""
+    x, y = _centres(width, maps).view(1, 1, -1), _centres(height, maps).view(1, -1, 1)
+    return torch.stack(_mapped(maps, x, y), dim=3)
 
 
 def _footprints(maps: torch.Tensor, reach: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

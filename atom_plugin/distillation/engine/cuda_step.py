@@ -26,7 +26,7 @@ from atom_plugin.distillation.engine.step import image_gradient
 from atom_plugin.matchers import Matcher, MeanMatcher
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast
-from atom_plugin.transforms.static_augmentation import augment
+from atom_plugin.transforms.augmentation import augment
 
 _AHEAD = 16  # steps that the host may be ahead of the device
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.transforms.augmentation import OPERATIONS, Augmentation
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, OPERATIONS, Augmentation, augment
 
 K, N, C, H, W = 5, 3, 3, 8, 6
 
@@ -78,12 +78,21 @@ LITERAL = {
 }
 
 
-@pytest.mark.parametrize("strategy", [*OPERATIONS, "_".join(OPERATIONS), "flip_crop"])
-def test_each_class_gets_its_operation_exactly(strategy):
+def known_to_the_host(step, given):
+    return step.apply(given)
+
+
+def known_to_the_device(step, given):
+    return augment(step.augmentation, given, step.choice, step.uniforms.to(given.dtype))
+
+
+@pytest.mark.parametrize("applied", [known_to_the_host, known_to_the_device])
+@pytest.mark.parametrize("strategy", [*OPERATIONS, DEFAULT_STRATEGY, "flip_crop", "cutout_rotate", "flip_crop_flip"])
+def test_each_class_gets_its_operation_exactly(strategy, applied):
     for seed in range(6):
         step = draw(strategy, seed)
         given = images(seed)
-        out = step.apply(given)
+        out = applied(step, given)
         names = strategy.split("_")
         for k in range(K):
             literal = LITERAL[names[step.choice[k]]]
@@ -91,6 +100,29 @@ def test_each_class_gets_its_operation_exactly(strategy):
                 torch.testing.assert_close(
                     out[k, n], literal(given[k, n], step.uniforms[k].double()), rtol=1e-6, atol=1e-6
                 )
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 28, 28), (3, 7, 12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_the_same_whoever_knows_the_draw_and_so_is_its_gradient(shape, dtype):
+    generator = torch.Generator().manual_seed(4)
+    step = Augmentation().draw(24, generator)
+    given = torch.randn(24, 2, *shape, generator=generator, dtype=dtype).requires_grad_()
+    weights = torch.randn(given.shape, generator=generator, dtype=dtype)
+    results = [applied(step, given) for applied in (known_to_the_host, known_to_the_device)]
+    gradients = [torch.autograd.grad((out * weights).sum(), given)[0] for out in results]
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    for one, other in (results, gradients):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("applied", [known_to_the_host, known_to_the_device])
+def test_moving_by_whole_pixels_rounds_nothing_where_sides_are_powers_of_two(applied):
+    given = torch.randn(40, 2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    step = Augmentation(strategy="crop_flip").draw(40, torch.Generator().manual_seed(1))
+    out = applied(step, given)
+    held = [float(value) for value in given.unique()]
+    assert set(out.unique().tolist()) <= {0.0, *held}
 
 
 def test_real_and_synthetic_of_a_class_share_one_draw():
@@ -126,7 +158,8 @@ def test_per_sample_mode_draws_for_every_image():
 
 def test_none_is_none_and_unknown_is_refused():
     given = images()
-    assert draw("none").apply(given) is given
+    assert known_to_the_host(draw("none"), given) is given
+    assert known_to_the_device(draw("none"), given) is given
     with pytest.raises(ConfigError, match="unknown augmentation 'blur'"):
         Augmentation(strategy="crop_blur")
 
