@@ -177,7 +177,7 @@ def score(
         weight=weight,
         training=config,
         network=chosen,
-        precision=resolved,
+        precision=run.precision,
         images=len(synthetic_set),
         test_images=len(data.test),
     )

@@ -24,6 +24,7 @@ from atom_plugin.distillation.engine.image_sgd import ImageSGD
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import image_gradient
 from atom_plugin.matchers import Matcher, MeanMatcher
+from atom_plugin.models.fitting import sgd_step
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast
 from atom_plugin.transforms.augmentation import augment
@@ -154,9 +155,8 @@ class CapturedStep:
             target = self._engine.real(self._matcher, real, groups=classes)
             loss = self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=classes))
         gradient = image_gradient(loss, leaf, self._matcher)
+        sgd_step(self._images, gradient, self._velocity, lr=given["rate"], momentum=self._momentum)
         with torch.no_grad():
-            self._velocity.mul_(self._momentum).add_(gradient)
-            self._images.addcmul_(self._velocity, given["rate"], value=-1)
             self._loss.copy_(loss)
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:

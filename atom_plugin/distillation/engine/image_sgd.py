@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from atom_plugin.models.fitting import sgd_step
+
 SCHEDULES = ("constant", "cosine")
 
 
@@ -32,11 +34,8 @@ class ImageSGD:
             return self._lr
         return self._lr * 0.5 * (1 + math.cos(math.pi * iteration / self._iterations))
 
-    @torch.no_grad()
     def step(self, iteration: int, gradient: torch.Tensor) -> None:
         """Move the images down ``gradient``, of their shape."""
         if self.velocity is None:
-            self.velocity = gradient.clone()
-        else:
-            self.velocity.mul_(self.momentum).add_(gradient)
-        self.images.sub_(self.velocity, alpha=self.rate(iteration))
+            self.velocity = torch.zeros_like(self.images)
+        sgd_step(self.images, gradient, self.velocity, lr=self.rate(iteration), momentum=self.momentum)
