@@ -27,11 +27,6 @@ def example(monkeypatch: pytest.MonkeyPatch) -> str:
     return str(code)
 
 
-def test_it_takes_twenty_lines(example: str) -> None:
-    assert len([line for line in example.splitlines() if line.strip()]) <= 20
-    assert "## Add a matcher in 20 lines" in TEXT
-
-
 def test_its_loss_is_what_its_docstring_says(example: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
