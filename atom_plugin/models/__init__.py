@@ -18,9 +18,10 @@ from torch import nn
 from atom_plugin.errors import ConfigError, ModelError, did_you_mean
 from atom_plugin.models import papers, timm_models
 from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.models.liveness import blank_logits, parameters_without_gradient
 from atom_plugin.runtime.randomness import global_draws_from
 
-__all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models"]
+__all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models", "parameters_without_gradient"]
 
 PAPER_MODELS = ("convnet", *papers.BUILDERS)
 TIMM_PREFIX = "timm:"
@@ -65,7 +66,7 @@ def build_model(
     with nullcontext() if generator is None else global_draws_from(generator), torch.device("cpu"):
         try:
             network = build(image_shape, classes, **options)
-            logits = _dry_run(network, image_shape)
+            logits = blank_logits(network, image_shape)
         except (ConfigError, ImportError):
             raise
         except Exception as error:  # whatever a foreign constructor or forward pass may raise
@@ -99,14 +100,6 @@ def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig
             hint = did_you_mean(name, known)
             raise ModelError(f"convnet has no option {name!r}; {hint}known: {', '.join(known)}")
     return dataclasses.replace(config, **options)
-
-
-@torch.no_grad()
-def _dry_run(network: nn.Module, image_shape: tuple[int, int, int]) -> object:
-    """What two blank images give: channels-last, as training hands them over, and in eval mode, where nothing is drawn."""
-    images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
-    given: object = network.eval()(images)
-    return given
 
 
 def _made_for(name: str) -> str:

@@ -53,15 +53,30 @@ def soften_stem(network: nn.Module) -> None:
     Stride 2 becomes 1, and a kernel larger than 3x3 then becomes its middle 3x3, as in CIFAR's ResNets; stride 4 becomes 2.
     A first convolution of stride 1 stays as it is, and so does what follows it.
     """
-    convolution, name = first_convolution(network), _first_name(network)
-    if convolution is None or name is None or convolution.stride[0] < 2:
+    convolution = _strided_first(network)
+    if convolution is None:
         return
+    pooling = _stem_pooling(network)
     convolution.stride = (convolution.stride[0] // 2, convolution.stride[1] // 2)
     # Without padding of its own something else pads, for the kernel that it knows.
     if convolution.stride == (1, 1) and convolution.kernel_size > (3, 3) and convolution.padding != (0, 0):
         _crop(convolution, 3)
         convolution.padding = (1, 1)
-    _drop_pooling(network, name)
+    if pooling is not None:
+        network.set_submodule(pooling, nn.Identity())
+
+
+def stem_gain(network: nn.Module) -> int:
+    """How many times larger, by side, :func:`soften_stem` makes the maps."""
+    if _strided_first(network) is None:
+        return 1
+    pooling = _stem_pooling(network)
+    return 2 if pooling is None else 2 * _stride(network.get_submodule(pooling))
+
+
+def _strided_first(network: nn.Module) -> nn.Conv2d | None:
+    convolution = first_convolution(network)
+    return convolution if convolution is not None and convolution.stride[0] > 1 else None
 
 
 def _first_name(network: nn.Module) -> str | None:
@@ -80,23 +95,21 @@ def _crop(convolution: nn.Conv2d, side: int) -> None:
     convolution.kernel_size = (side, side)
 
 
-def _drop_pooling(network: nn.Module, first: str) -> None:
-    """Replace the first pooling by nothing that comes before another strided convolution, beside ``first`` or further out.
+def _stem_pooling(network: nn.Module) -> str | None:
+    """The name of the first pooling that comes before another strided convolution, beside the first one or further out.
 
-    Poolings inside of blocks run beside other paths of the same stride, and stay.
+    Poolings inside of blocks run beside other paths of the same stride, and are none of the stem's.
     """
-    path = first.split(".")
+    path = (_first_name(network) or "").split(".")
     for depth in range(len(path) - 1, -1, -1):
-        parent = network.get_submodule(".".join(path[:depth]))
-        names = [name for name, _ in parent.named_children()]
+        parent = ".".join(path[:depth])
+        names = [name for name, _ in network.get_submodule(parent).named_children()]
         for name in names[names.index(path[depth]) + 1 :]:
-            child = parent.get_submodule(name)
-            strided = [module for module in child.modules() if _stride(module) > 1]
-            if not strided:
-                continue
-            if not any(True for _ in child.parameters()):
-                setattr(parent, name, nn.Identity())
-            return
+            child = network.get_submodule(f"{parent}.{name}" if parent else name)
+            if any(_stride(module) > 1 for module in child.modules()):
+                pools = not any(True for _ in child.parameters())
+                return f"{parent}.{name}".lstrip(".") if pools else None
+    return None
 
 
 def _stride(module: nn.Module) -> int:

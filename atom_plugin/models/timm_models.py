@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from atom_plugin.errors import ModelError, did_you_mean
+from atom_plugin.models.liveness import refuse_single_tokens
 from atom_plugin.models.papers import patch_for
-from atom_plugin.models.stems import cut_patches, first_convolution, is_patch_embedding, soften_stem
+from atom_plugin.models.stems import cut_patches, first_convolution, is_patch_embedding, soften_stem, stem_gain
 
 SMALL = 64  # pixels of the shorter side from which on timm's convolutional stems stay as they are
 _TOKENS = 8  # tokens along the shorter side, where every block sees the same
@@ -42,42 +44,87 @@ def usual_size(name: str) -> str | None:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """What builds timm's model ``name``. Raises ModelError if timm has none of that name."""
+    """What builds timm's model ``name``. Raises ModelError if timm has none of that name, or for a name with weights."""
     import timm
 
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}--list-models PATTERN lists its names")
+    architecture, _, weights = name.partition(".")
+    if weights:
+        raise ModelError(
+            f"{name!r} names the pretrained weights {weights!r}, but networks start from random weights here; "
+            f"name the architecture, {architecture!r}"
+        )
     return lambda image_shape, classes, **options: _build(name, image_shape, classes, options)
 
 
 def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> nn.Module:
-    """timm's model with random weights, fit for ``image_shape`` as docs/models.md says; ``options`` go first."""
+    """timm's model with random weights, fit for ``image_shape`` as docs/models.md says; ``options`` go first.
+
+    Of the ways to make it fit the first is taken in which it takes the images and all of its attention has an effect.
+    Raises ModelError where only the latter fails, and else what the first way raised.
+    """
     import timm
 
     for option in _NOT_FROM_SCRATCH:
         if option in options:
             raise ModelError(f"{option} is no option here: networks start from random weights and give logits")
-    channels, size = image_shape[0], image_shape[1:]
-    arguments = {"num_classes": classes, "in_chans": channels, **options}
-    outline = _outline(name, arguments)
-    arguments = {**_size_arguments(outline, size), **arguments}
-    patch = None if "patch_size" in options else _patch(outline, size)
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    except TypeError as error:
-        if patch is None or "multiple values for keyword argument 'patch_size'" not in str(error):
-            raise
-        # timm's functions for MLPs fix the patch: ask for as many tokens, of its patches, and cut smaller ones below.
-        del arguments["patch_size"]
-        own = _own_patch(outline)
-        arguments["img_size"] = (size[0] // patch * own, size[1] // patch * own)
-        network = timm.create_model(name, pretrained=False, **arguments)
-    if patch is not None and "patch_size" not in arguments:
-        cut_patches(network, patch, size)
-    elif patch is None and min(size) < SMALL and not _is_fixed(outline):
-        soften_stem(network)
-    return network
+    arguments = {"num_classes": classes, "in_chans": image_shape[0], **options}
+    failures: list[Exception] = []
+    for chosen, adapt in _ways(_outline(name, arguments), image_shape[1:], options):
+        try:
+            network: nn.Module = timm.create_model(name, pretrained=False, **{**chosen, **arguments})
+            adapt(network)
+            refuse_single_tokens(f"timm:{name}", network, image_shape)
+        except Exception as error:  # whatever timm's constructors and forward passes raise
+            failures.append(error)
+        else:
+            return network
+    raise next((error for error in failures if isinstance(error, ModelError)), failures[0])
+
+
+_Way: TypeAlias = tuple[dict[str, Any], Callable[[nn.Module], object]]
+
+
+def _ways(outline: nn.Module, size: tuple[int, int], options: Mapping[str, Any]) -> Iterator[_Way]:
+    """Arguments that make the model fit images of ``size`` (H, W), with what is done to it then; the best first."""
+    takes = _constructor_arguments(type(outline))
+    own = _own_patch(outline)
+    as_it_is: dict[str, Any] = {"img_size": size} if "img_size" in takes else {}
+    if own and "patch_size" not in options:
+        patch = _patch(outline, size)
+        cut = partial(cut_patches, patch=patch, size=size)
+        if {"img_size", "patch_size"} <= takes:
+            yield {**as_it_is, "patch_size": patch, **_window(outline, takes, size, patch)}, _nothing
+        # As many patches of its own, cut smaller afterwards: timm's functions for MLPs fix the patch, and CoaT halves its
+        # maps for that patch. Without an image size it is a convolutional network, which a patch argument does not reach:
+        # it may make up for a smaller patch in its first stage.
+        yield _image_size(takes, size, patch, own), cut
+        yield as_it_is, _nothing
+        return
+    softened: list[_Way] = []
+    if not own:
+        # Where maps, windows and positions follow from the image size, they become those of the softened stem.
+        if as_it_is:
+            softened.append((_image_size(takes, size, 1, stem_gain(outline)), soften_stem))
+        if not _is_fixed(outline):
+            softened.append((as_it_is, soften_stem))
+    if min(size) < SMALL:
+        yield from softened
+        yield as_it_is, _nothing
+    else:
+        yield as_it_is, _nothing
+        yield from softened
+
+
+def _nothing(network: nn.Module) -> None:
+    """Leave the network as timm built it."""
+
+
+def _image_size(takes: set[str], size: tuple[int, int], old: int, new: int) -> dict[str, Any]:
+    """The argument for images of ``size`` whose sides change as a patch does that grows from ``old`` to ``new`` pixels."""
+    return {"img_size": (size[0] // old * new, size[1] // old * new)} if "img_size" in takes else {}
 
 
 def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -93,18 +140,12 @@ def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
     return outline
 
 
-def _size_arguments(outline: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
-    """Arguments of the constructor that say how large the images are and how they are cut."""
-    takes = _constructor_arguments(type(outline))
-    chosen: dict[str, Any] = {"img_size": size} if "img_size" in takes else {}
-    patch = _patch(outline, size)
-    # Without an image size it is a convolutional network, which may make up for a smaller patch in its first stage.
-    if patch is not None and {"img_size", "patch_size"} <= takes:
-        chosen["patch_size"] = patch
-        if "window_size" in takes and _is_pyramid(outline):
-            grid = math.gcd(size[0] // patch, size[1] // patch)
-            chosen["window_size"] = max(side for side in range(1, _WINDOW + 1) if grid % side == 0)
-    return chosen
+def _window(outline: nn.Module, takes: set[str], size: tuple[int, int], patch: int) -> dict[str, Any]:
+    """The argument for windows of a pyramid that divide its first grid."""
+    if "window_size" not in takes or not _is_pyramid(outline):
+        return {}
+    grid = math.gcd(size[0] // patch, size[1] // patch)
+    return {"window_size": max(side for side in range(1, _WINDOW + 1) if grid % side == 0)}
 
 
 def _constructor_arguments(kind: type) -> set[str]:
@@ -122,10 +163,9 @@ def _own_patch(outline: nn.Module) -> int:
     return stem.stride[0] if stem is not None and is_patch_embedding(stem) else 0
 
 
-def _patch(outline: nn.Module, size: tuple[int, int]) -> int | None:
-    """The patch for images of ``size`` (H, W), none larger than the model's own; None where it has none."""
-    own = _own_patch(outline)
-    return min(own, patch_for(size, _FIRST_TOKENS if _is_pyramid(outline) else _TOKENS)) if own else None
+def _patch(outline: nn.Module, size: tuple[int, int]) -> int:
+    """The patch for images of ``size`` (H, W) of a model that cuts patches, none larger than its own."""
+    return min(_own_patch(outline), patch_for(size, _FIRST_TOKENS if _is_pyramid(outline) else _TOKENS))
 
 
 def _is_pyramid(outline: nn.Module) -> bool:
