@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ class Budget:
 
     ``ipc`` bounds a class, whatever the number of classes. ``max_images`` and ``max_bytes`` are shared equally by the
     classes held, so each class's share shrinks as classes come, or by ``classes`` where their number is known beforehand:
-    then the share stays. Bytes are those of the pixels as kept, float32; what all images share (the preprocessing) is
-    not counted. Raises ConfigError unless at least one of the three is given, and all are at least 1.
+    then the share stays. What does not divide goes to the lowest class ids, an image each. Bytes are those of the pixels as
+    kept, float32; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one of the
+    three is given, and all are at least 1.
     """
 
     ipc: int | None = None
@@ -43,22 +44,28 @@ class Budget:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"a memory's {name} must be a whole number of at least 1, not {value!r}")
 
-    def per_class(self, classes: int, image_bytes: int) -> int:
-        """Images that each of ``classes`` classes may have. Raises ConfigError where not even one fits."""
-        shared_by = max(classes, self.classes or 0)
+    def shares(self, classes: Iterable[int], image_bytes: int) -> dict[int, int]:
+        """Images that each of the ``classes`` may have. Raises ConfigError where not even one of each fits."""
+        labels = sorted(set(classes))
+        shared_by = max(len(labels), self.classes or 0)
         bounds = {
-            "ipc": self.ipc,
-            "max_images": self.max_images and self.max_images // shared_by,
-            "max_bytes": self.max_bytes and self.max_bytes // (image_bytes * shared_by),
+            "ipc": self.ipc and self.ipc * shared_by,
+            "max_images": self.max_images,
+            "max_bytes": self.max_bytes and self.max_bytes // image_bytes,
         }
-        name, share = min(((name, share) for name, share in bounds.items() if share is not None), key=lambda b: b[1])
+        name, most = min(
+            ((name, most) for name, most in bounds.items() if most is not None), key=lambda bound: bound[1]
+        )
+        share, rest = divmod(most, shared_by)
         if share < 1:
             need = shared_by * (image_bytes if name == "max_bytes" else 1)
             raise ConfigError(
                 f"a memory of {name} {getattr(self, name)} has no room for one image of each of {shared_by} classes; "
                 f"give it {need} or more"
             )
-        return share
+        # Announced classes have their places from the start: by id, so that shares stay as the others come.
+        places = labels if shared_by == self.classes else range(len(labels))
+        return {label: share + (place < rest) for label, place in zip(labels, places, strict=True)}
 
 
 class ReplayMemory:
@@ -102,10 +109,12 @@ class ReplayMemory:
         """Bytes of the pixels held."""
         return 0 if self._held is None else self._held.images.numel() * self._held.images.element_size()
 
-    def room_for(self, classes: list[int], image_shape: tuple[int, int, int]) -> int:
+    def room_for(self, classes: Iterable[int], image_shape: tuple[int, int, int]) -> dict[int, int]:
         """Images that each of ``classes`` could have, were they added now. Raises ConfigError where not even one fits."""
         channels, height, width = image_shape
-        return self.budget.per_class(len({*self.classes, *classes}), 4 * channels * height * width)
+        classes = set(classes)
+        shares = self.budget.shares(classes.union(self.classes), 4 * channels * height * width)
+        return {label: share for label, share in shares.items() if label in classes}
 
     def add(self, new: SyntheticSet, *, task: int | None = None) -> None:
         """Add the images of ``new``, of the task labelled ``task`` if the stream has tasks, and make room for them.
@@ -121,13 +130,14 @@ class ReplayMemory:
         sightings = self._sightings | {label: self._sightings.get(label, 0) + 1 for label in new.classes}
         none = replace(new, images=new.images[:0], labels=new.labels[:0])
         held, new = _alike(none if self._held is None else self._held, new)
-        room = self.room_for(new.classes, new.preprocessing.image_shape)
+        room = self.room_for([*held.classes, *new.classes], new.preprocessing.image_shape)
         had = Counter(held.labels.tolist())
         kept_new = first_images(
-            new, {label: max(1, room // sightings[label], room - had[label]) for label in new.classes}
+            new,
+            {label: max(1, room[label] // sightings[label], room[label] - had[label]) for label in new.classes},
         )
         arriving = Counter(kept_new.labels.tolist())
-        kept = first_images(held, {label: max(0, room - arriving[label]) for label in held.classes})
+        kept = first_images(held, {label: max(0, room[label] - arriving[label]) for label in held.classes})
         joined = _in_turns(kept, kept_new)
         self._held = self._within(self.budget, joined, [*self._parts(), new.provenance], sightings, tasks)
         self._sightings, self.tasks = sightings, tasks
@@ -200,8 +210,7 @@ class ReplayMemory:
         tasks: Mapping[int, int],
     ) -> SyntheticSet:
         """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
-        share = budget.per_class(len(joined.classes), joined.images[0].numel() * 4)
-        kept = first_images(joined, dict.fromkeys(joined.classes, share))
+        kept = first_images(joined, budget.shares(joined.classes, joined.images[0].numel() * 4))
         state = {
             "version": _VERSION,
             "budget": asdict(budget),

@@ -45,22 +45,42 @@ def state_of(memory: ReplayMemory) -> tuple:
 
 
 @pytest.mark.parametrize(
-    ("budget", "image_bytes", "classes", "share"),
+    ("budget", "image_bytes", "classes", "shares"),
     [
-        (Budget(ipc=5), 1, 1000, 5),
-        (Budget(max_images=20), 1, 1, 20),
-        (Budget(max_images=20), 1, 3, 6),
-        (Budget(max_images=20, classes=10), 1, 3, 2),
-        (Budget(max_images=20, classes=2), 1, 3, 6),  # more classes than were announced
-        (Budget(max_bytes=1000), 64, 3, 5),
-        (Budget(max_bytes=1000, classes=5), 64, 3, 3),
-        (Budget(ipc=5, max_images=20, max_bytes=1000), 64, 2, 5),
-        (Budget(ipc=5, max_images=20, max_bytes=1000), 64, 4, 3),
-        (Budget(ipc=5, max_images=8, max_bytes=1000), 64, 2, 4),
+        (Budget(ipc=5), 1, 1000, [5] * 1000),
+        (Budget(max_images=20), 1, 1, [20]),
+        (Budget(max_images=20), 1, 3, [7, 7, 6]),
+        (Budget(max_images=25), 1, 6, [5, 4, 4, 4, 4, 4]),
+        (Budget(max_images=25, classes=10), 1, 6, [3, 3, 3, 3, 3, 2]),
+        (Budget(max_images=20, classes=10), 1, 3, [2, 2, 2]),
+        (Budget(max_images=20, classes=2), 1, 3, [7, 7, 6]),  # more classes than were announced
+        (Budget(max_bytes=1000), 64, 3, [5, 5, 5]),
+        (Budget(max_bytes=1100), 64, 3, [6, 6, 5]),
+        (Budget(max_bytes=1000, classes=5), 64, 3, [3, 3, 3]),
+        (Budget(ipc=5, max_images=20, max_bytes=1000), 64, 2, [5, 5]),
+        (Budget(ipc=5, max_images=20, max_bytes=1000), 64, 4, [4, 4, 4, 3]),
+        (Budget(ipc=5, max_images=9, max_bytes=1000), 64, 2, [5, 4]),
     ],
 )
-def test_each_bound_of_a_budget_holds(budget, image_bytes, classes, share):
-    assert budget.per_class(classes, image_bytes) == share
+def test_each_bound_of_a_budget_holds_and_the_tightest_is_used_up(budget, image_bytes, classes, shares):
+    assert budget.shares(range(classes), image_bytes) == dict(enumerate(shares))
+
+
+def test_what_does_not_divide_goes_to_the_lowest_ids_in_whatever_order_classes_are_named():
+    assert Budget(max_images=11).shares([7, 3, 40, 9], 1) == {3: 3, 7: 3, 9: 3, 40: 2}
+    assert Budget(max_images=11).shares((9, 40, 3, 7, 3), 1) == {3: 3, 7: 3, 9: 3, 40: 2}
+
+
+@pytest.mark.parametrize("announced", [{}, {"classes": 9}])
+def test_no_share_grows_as_classes_come(announced):
+    budget, shares = Budget(max_images=25, **announced), {}
+    for count in range(1, 10):
+        arrived = [8, 2, 5, 0, 7, 1, 6, 3, 4][:count]
+        later = budget.shares(arrived, 1)
+        assert all(later[label] <= share for label, share in shares.items())
+        assert not announced or all(later[label] == share for label, share in shares.items())
+        shares = later
+    assert sum(shares.values()) == 25
 
 
 @pytest.mark.parametrize(
@@ -73,7 +93,7 @@ def test_each_bound_of_a_budget_holds(budget, image_bytes, classes, share):
 )
 def test_a_budget_without_room_for_every_class_says_what_it_needs(budget, words):
     with pytest.raises(ConfigError, match=words):
-        budget.per_class(4, 64)
+        budget.shares(range(4), 64)
 
 
 @pytest.mark.parametrize("given", [{}, {"classes": 10}])
@@ -107,14 +127,14 @@ def test_images_per_class_stay_and_the_first_are_kept():
     assert memory.images.class_names == NAMES
 
 
-def test_adaptive_shares_shrink_as_classes_come():
+def test_adaptive_shares_shrink_as_classes_come_and_the_budget_is_used_up():
     memory = ReplayMemory(Budget(max_images=8))
     shares = []
     for label in (3, 0, 5, 2):
         memory.add(numbered(label, ipc=9))
-        assert set(Counter(memory.images.labels.tolist()).values()) == {8 // len(memory.classes)}
-        shares.append(len(levels(memory, 3)))
-    assert shares == [8, 4, 2, 2]
+        assert len(memory) == 8
+        shares.append({held: len(levels(memory, held)) for held in memory.classes})
+    assert shares == [{3: 8}, {0: 4, 3: 4}, {0: 3, 3: 3, 5: 2}, {0: 2, 2: 2, 3: 2, 5: 2}]
     assert levels(memory, 3) == [300, 301]
 
 
@@ -130,7 +150,7 @@ def test_bytes_are_kept_to():
     for label in range(4):
         memory.add(numbered(label, ipc=9))
         assert memory.bytes <= 10 * IMAGE_BYTES - 1
-    assert len(memory) == 8
+    assert Counter(memory.images.labels.tolist()) == {0: 3, 1: 2, 2: 2, 3: 2}
 
 
 def test_too_few_images_are_taken_as_they_are():
@@ -181,9 +201,9 @@ def test_other_classes_are_left_alone_when_one_is_seen_again():
 def test_resize_up_and_down():
     memory = filled(Budget(ipc=4), numbered(0, 1))
     memory.resize(Budget(max_images=3))
-    assert (levels(memory, 0), levels(memory, 1)) == ([0], [100])
+    assert (levels(memory, 0), levels(memory, 1)) == ([0, 1], [100])
     memory.resize(Budget(ipc=4))
-    assert len(memory) == 2
+    assert len(memory) == 3
     memory.add(numbered(2))
     assert len(levels(memory, 2)) == 4
     assert memory.images.provenance.config["replay_memory"]["budget"]["ipc"] == 4
