@@ -5,27 +5,29 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche.benchmarks.utils import as_classification_dataset
-from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.errors import ConfigError
+from atom_plugin.integrations.avalanche.buffers import memory_dataset
+from atom_plugin.integrations.avalanche.strategies import check_batches, check_strategy, keeps_more
 from atom_plugin.integrations.avalanche.streams import (
     begins,
     check_preprocessing,
     check_size,
     classes_of,
+    classes_to_come,
     ends,
     infer_preprocessing,
     raw_images,
@@ -33,17 +35,16 @@ from atom_plugin.integrations.avalanche.streams import (
 )
 from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.suppliers import Supplier
-from atom_plugin.store.torch_dataset import LabelledImages
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships no types
     """Holds images that ``supplier`` gives for every experience's classes, in a :class:`ReplayMemory`.
 
-    Use it wherever Avalanche takes a storage policy: ``ReplayPlugin(mem_size=policy.max_size, storage_policy=policy)``,
-    ``RARPlugin`` likewise; ``GDumbPlugin`` and ``ER_ACE`` (set their ``storage_policy``); or this package's own plugins. Not
-    where groups, logits or features are kept beside the samples (``MIRPlugin``, ``ER_AML``, ``DER``, ``FeatureReplay``). The
-    buffer's samples look like the stream's: (x, y) or (x, y, task), y being the class ids of the benchmark.
+    A storage policy for Avalanche's plugins and strategies: where they take one, as ``ReplayPlugin(mem_size=policy.max_size,
+    storage_policy=policy)``, or as their ``storage_policy`` afterwards. docs/continual-learning.md lists those tried. Those
+    that keep logits or features beside the samples (``DER``, ``FeatureReplay``) are refused. The buffer's samples look like
+    the stream's: (x, y) or (x, y, task), y being the class ids of the benchmark.
 
     ``memory`` is a :class:`Budget` to begin with, or a memory to go on with. ``source`` has the real images where the
     stream's own are processed already, with the benchmark's class ids; all of its training images of an experience's classes
@@ -79,12 +80,26 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         """The images held, as an Avalanche dataset; an empty one before the first experience."""
         held = self.memory.images if len(self.memory) else None
         if self._dataset is None or self._dataset[0] is not held:
-            self._dataset = held, concat_datasets([]) if held is None else _as_avalanche(self.memory)
+            self._dataset = held, concat_datasets([]) if held is None else memory_dataset(self.memory)
         return self._dataset[1]
 
     @buffer.setter
     def buffer(self, new_buffer: Any) -> None:
         """Nothing: Avalanche's constructor sets an empty one; the memory decides here."""
+
+    @property
+    def buffer_datasets(self) -> list[Any]:
+        """The images of each class held as an Avalanche dataset, by class id."""
+        labels = self.memory.images.labels if len(self.memory) else torch.zeros(0)
+        return [self.buffer.subset((labels == label).nonzero().flatten().tolist()) for label in self.memory.classes]
+
+    @property
+    def buffer_groups(self) -> dict[int, Any]:
+        """By class id, what has the images of the class as its ``buffer``: policies that balance groups have these."""
+        return {
+            label: SimpleNamespace(buffer=dataset)
+            for label, dataset in zip(self.memory.classes, self.buffer_datasets, strict=True)
+        }
 
     @property
     def _names(self) -> tuple[str, ...] | None:
@@ -99,7 +114,8 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     def check(self, experience: Any) -> None:
         """Agree with the stream on layout, boundaries and preprocessing, before any work.
 
-        Raises ConfigError for a stream that does not fit, naming both preprocessings where they differ.
+        Raises ConfigError for a stream that does not fit, naming both preprocessings where they differ, and for a budget that
+        the classes to come will not fit into.
         """
         with preserved_random_state():
             if self.supplier.needs_images and begins(experience) and self._pending:
@@ -114,7 +130,9 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
                     f"the stream's samples are {theirs}, those of the memory {ours}; give it the kind of stream that filled it"
                 )
             if self._agreed is None:
-                self._agreed = self._agree(experience.dataset)
+                agreed = self._agree(experience.dataset)
+                self.memory.room_for([*classes_of(experience), *classes_to_come(experience)], agreed.image_shape)
+                self._agreed = agreed
 
     def _agree(self, dataset: Any) -> Preprocessing:
         held, supplied = self.memory.preprocessing, self.supplier.preprocessing
@@ -142,15 +160,19 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Add images of the classes of ``exp``.
 
-        Parts of an online stream are gathered until their experience ends. Raises ConfigError for a stream that does not
-        fit, and what the supplier raises.
+        Parts of an online stream are gathered until their experience ends. Raises ConfigError for a stream or a strategy
+        (``agent_state``) that does not fit, and what the supplier raises.
         """
+        with preserved_random_state():
+            check_strategy(agent_state, task_of(exp))
         self.check(exp)
         with preserved_random_state(), torch.enable_grad():
             if self.supplier.needs_images:
                 self._gather(exp)
             elif new := [label for label in classes_of(exp) if label not in self.memory.classes]:
                 self._supply(None, new, task_of(exp))
+        if len(self.memory):
+            check_batches(agent_state, min(Counter(self.memory.images.labels.tolist()).values()))
 
     def _gather(self, exp: Any) -> None:
         self._pending.append(exp.dataset)
@@ -162,7 +184,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     def _supply(self, data: SourceData | None, classes: Sequence[int], task: int | None) -> None:
         assert self._agreed is not None
-        ipc = self.memory.room_for(list(classes), self._agreed.image_shape)
+        ipc = max(self.memory.room_for(classes, self._agreed.image_shape).values())
         new = self.supplier.supply(data, classes, ipc=ipc, preprocessing=self._agreed)
         names = self._names
         if names is not None and names != new.class_names:
@@ -177,6 +199,10 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """As :meth:`post_adapt`; Avalanche's own plugins still call it, and its base class warns of that."""
         self.post_adapt(strategy, strategy.experience)
+
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
+        """Raises ConfigError: ``FeatureReplay`` hands its features over here."""
+        raise ConfigError(keeps_more("FeatureReplay", "features"))
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Hold at most ``new_size`` images in all, shared by the classes. Raises ConfigError where that is too few."""
@@ -206,30 +232,6 @@ def _most_images(budget: Budget, class_names: Sequence[str] | None) -> int:
     if budget.ipc is not None and class_names is not None:
         return budget.ipc * len(class_names)
     return sys.maxsize
-
-
-class _Samples(LabelledImages):
-    """A memory's images with what Avalanche looks for in a dataset."""
-
-    def __init__(self, memory: ReplayMemory) -> None:
-        super().__init__(memory.images.labels)
-        self.images = memory.images.images
-        self.targets = memory.images.labels.tolist()
-
-    def gather(self, indices: list[int]) -> torch.Tensor:
-        return self.images[indices]
-
-
-def _as_avalanche(memory: ReplayMemory) -> Any:
-    samples = _Samples(memory)
-    if not memory.tasks:
-        return as_classification_dataset(samples)
-    tasks = [memory.tasks[label] for label in samples.targets]
-    attributes = [
-        DataAttribute(samples.targets, "targets"),
-        DataAttribute(tasks, "targets_task_labels", use_in_getitem=True),
-    ]
-    return TaskAwareSupervisedClassificationDataset([samples], data_attributes=attributes)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,23 @@ _NOT_PLAIN = "no standardisation with one mean and std per channel (whitening, o
 def task_of(experience: Any) -> int | None:
     """The task label of an experience whose samples are (x, y, task); None for (x, y).
 
-    Raises ConfigError for samples of other than two or three parts, and for an experience of several tasks.
+    Raises ConfigError for samples of other than two or three parts, for an experience of several tasks, and for an empty one.
     """
+    if not len(experience.dataset):
+        raise ConfigError(
+            "the experience holds no samples, expected some of each of its classes; leave it out of the stream"
+        )
     sample = experience.dataset[0]
+    if not isinstance(sample, (tuple, list)):
+        keys = f" with the keys {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else ""
+        raise ConfigError(
+            f"the stream's samples are of the type {type(sample).__name__}{keys}, expected (image, class) or (image, class, "
+            "task label); wrap the dataset in one that gives tuples"
+        )
     if len(sample) not in (2, 3):
         raise ConfigError(
-            f"the stream's samples have {len(sample)} parts, expected (image, class) or (image, class, task label)"
+            f"the stream's samples have {len(sample)} parts, expected (image, class) or (image, class, task label); wrap the "
+            "dataset in one that gives these"
         )
     if len(sample) == 2:
         return None
@@ -42,6 +53,14 @@ def task_of(experience: Any) -> int | None:
 def classes_of(experience: Any) -> list[int]:
     """The class ids of an experience's samples, sorted."""
     return sorted({int(label) for label in experience.dataset.targets})
+
+
+def classes_to_come(experience: Any) -> set[int]:
+    """The class ids that the stream brings after this experience, where Avalanche knows them: to be counted only."""
+    with experience.no_attribute_masking():
+        whole = getattr(experience, "origin_experience", experience)
+    with whole.no_attribute_masking():
+        return {int(label) for label in getattr(whole, "future_classes", None) or ()}
 
 
 def begins(experience: Any) -> bool:

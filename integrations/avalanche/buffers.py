@@ -1,0 +1,50 @@
+"""A replay memory's images as an Avalanche dataset that can be cut and joined like those of a benchmark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.benchmarks.utils.flat_data import FlatData
+
+from atom_plugin.replay.memory import ReplayMemory
+from atom_plugin.store.torch_dataset import LabelledImages
+
+
+class _Samples(LabelledImages):
+    """A memory's images with what Avalanche looks for in a dataset."""
+
+    def __init__(self, memory: ReplayMemory) -> None:
+        super().__init__(memory.images.labels)
+        self.images = memory.images.images
+        self.targets = memory.images.labels.tolist()
+
+    def gather(self, indices: list[int]) -> torch.Tensor:
+        return self.images[indices]
+
+
+def memory_dataset(memory: ReplayMemory) -> Any:
+    """Its images as an Avalanche dataset of (x, y), or of (x, y, task) where the memory has tasks."""
+    samples = _Samples(memory)
+    if not memory.tasks:
+        return as_classification_dataset(samples)
+    tasks = _TaskLabels([[memory.tasks[label] for label in samples.targets]])
+    attributes = [
+        DataAttribute(samples.targets, "targets"),
+        DataAttribute(tasks, "targets_task_labels", use_in_getitem=True),
+    ]
+    return TaskAwareSupervisedClassificationDataset([samples], data_attributes=attributes)
+
+
+class _TaskLabels(FlatData):  # type: ignore[misc]
+    """Task labels that can be joined to those of a benchmark's experience, which are one constant.
+
+    Avalanche's own (0.6.0) only can the other way round: ``stream.concat(buffer)``.
+    """
+
+    def concat(self, other: Any) -> Any:
+        """These, then ``other``."""
+        return super().concat(other if isinstance(other, FlatData) else type(self)([other]))
