@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
+import shutil
+import time
 from pathlib import Path
 
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime.renames import rename_new
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_ABANDONED = 3600.0  # seconds without a write
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -68,8 +74,32 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the folder of ``path``; short, so that it fits wherever the final name does."""
+    """A new hidden name in the folder of ``path``; short, so that it fits wherever the final name does.
+
+    What killed processes left under such names goes first (:func:`remove_abandoned`).
+    """
+    remove_abandoned(path.parent)
     return path.parent / f".{secrets.token_hex(8)}.tmp"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove this user's temporary files and folders that nobody has written to for an hour: their process was killed."""
+    with contextlib.suppress(OSError):
+        found = [entry for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+        for entry in found:
+            mine = entry.stat(follow_symlinks=False).st_uid == getattr(os, "geteuid", int)()
+            path = Path(entry.path)
+            if not mine or time.time() - _last_write(path) < _ABANDONED:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _last_write(path: Path) -> float:
+    """Of a file, or of anything in a folder, in seconds as :func:`time.time` counts them."""
+    return max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
 
 
 def reason(error: OSError, path: Path, size: int | None = None) -> str:
@@ -97,9 +127,9 @@ def _move(temporary: Path, path: Path, *, force: bool) -> None:
         refuse_existing(path, force=False)
         raise
     except (OSError, NotImplementedError):
-        # No hard links here (FAT, some network and container mounts): the check just before is the best there is.
+        # No hard links here (FAT, some network and container mounts).
         refuse_existing(path, force=False)
-        temporary.replace(path)
+        rename_new(temporary, path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.runtime.folders import write_folder
 from atom_plugin.store.formats import image_files
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import folder_names, write_folder
+from atom_plugin.store.formats.folders import folder_names
 from atom_plugin.store.formats.image_files import INDEX
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -31,7 +32,7 @@ def write(
         notes.extend(image_files.write_images(synthetic_set, folder, image_format)[1])
         image_files.write_index(synthetic_set, folder / INDEX)
 
-    write_folder(path, fill, force=force, ours=lambda old: (old / INDEX).is_file())
+    write_folder(path, fill, force=force)
     return notes
 
 
@@ -43,6 +44,7 @@ def read(path: Path, context: ImportContext) -> SyntheticSet:
         rows = image_files.read_index(path / INDEX, context)
         names = image_files.carried_names(rows)
         places = {row.label: row.folder for row in rows if row.folder is not None}
+        image_files.refuse_incomplete(path, _missing(path, rows))
     else:
         present = sorted(item.name for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
         names, places = _without_index(path, present, context)
@@ -55,6 +57,19 @@ def read(path: Path, context: ImportContext) -> SyntheticSet:
         raise StoreError(f"{path}: holds no images in class folders; another format?")
     images = image_files.read_images(files, context)
     return context.assemble(images, torch.tensor(labels), None, carried_names=names)
+
+
+def _missing(path: Path, rows: list[image_files.Row]) -> list[str]:
+    """The images of which the index counts more than there are, by the names that an export gives them."""
+    missing = []
+    for row in rows:
+        held = [] if row.folder is None else image_files.files_of(path / row.folder)
+        if row.folder is not None and len(held) < row.images:
+            present = {file.stem for file in held}
+            ending = held[0].suffix if held else ".png"
+            names = [f"{row.folder}/{number:05d}" for number in range(row.images) if f"{number:05d}" not in present]
+            missing += [f"{name}{ending}" for name in names]
+    return missing
 
 
 def _without_index(

@@ -1,60 +1,27 @@
-"""Folders that appear complete or not at all, and names in them that every file system takes."""
+"""Folders of a few files, and names in them that every file system takes."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from atom_plugin.errors import StoreError
-from atom_plugin.runtime.files import reason, temporary_beside
+from atom_plugin.runtime.folders import write_folder
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
 _INDEXES = {"classes.json", "metadata.jsonl"}  # files of the formats that stand beside class folders
 _LONGEST = 100
 
 
-def write_folder(path: Path, fill: Callable[[Path], object], *, force: bool, ours: Callable[[Path], bool]) -> None:
-    """Make the folder ``path`` of what ``fill`` writes into an empty one, in one move.
-
-    ``force`` replaces a folder, whole, that is empty or that ``ours`` knows as one such. Raises StoreError.
-    """
-    refuse_folder(path, force=force, ours=ours)
-    temporary = temporary_beside(path)
-    try:
-        temporary.mkdir()
-        fill(temporary)
-        if path.exists():
-            # Folders cannot be exchanged in one step: the old one goes only when the new one is complete.
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {reason(error, path)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_files(path: Path, files: Mapping[str, bytes | memoryview], *, force: bool) -> None:
-    """Make the folder ``path`` of ``files`` by name; ``force`` replaces a folder that holds nothing else."""
+    """Make the folder ``path`` of ``files`` by name, as :func:`~atom_plugin.runtime.folders.write_folder` does."""
 
     def fill(folder: Path) -> None:
         for name, data in files.items():
             (folder / name).write_bytes(data)
 
-    write_folder(path, fill, force=force, ours=lambda folder: {item.name for item in folder.iterdir()} <= set(files))
-
-
-def refuse_folder(path: Path, *, force: bool, ours: Callable[[Path], bool]) -> None:
-    """Raise StoreError where ``path`` exists and must not be replaced."""
-    if not os.path.lexists(path):
-        return
-    if not force:
-        raise StoreError(f"{path}: already exists and is kept; choose another name, or allow replacing it with --force")
-    if path.is_symlink() or not path.is_dir() or not (ours(path) or not any(path.iterdir())):
-        # A folder is deleted whole: never one that holds somebody's own files.
-        raise StoreError(f"{path}: is not a folder that this export wrote and is not replaced; choose another name")
+    write_folder(path, fill, force=force)
 
 
 def require_folder(path: Path, holding: Collection[str]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime.folders import write_folder
 from atom_plugin.runtime.versions import __version__
 from atom_plugin.store.formats import image_files
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import write_folder
 from atom_plugin.store.formats.image_files import INDEX
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -37,7 +37,7 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, image_format:
         (folder / _CARD).write_text(_card(synthetic_set, names, path.absolute().name), encoding="utf-8")
         image_files.write_index(synthetic_set, folder / INDEX)
 
-    write_folder(path, fill, force=force, ours=lambda old: (old / INDEX).is_file())
+    write_folder(path, fill, force=force)
     return notes
 
 
@@ -48,10 +48,19 @@ def read(path: Path, context: ImportContext, *, split: str = _SPLIT) -> Syntheti
         raise StoreError(
             f"{path}: holds no {split}/{_METADATA}; give a folder that does, or import it as the format folder"
         )
+    files, labels = _metadata(folder, context)
+    image_files.refuse_incomplete(path, [f"{split}/{file}" for file in files if not (folder / file).exists()])
     names = None
     if (path / INDEX).is_file():
-        names = image_files.carried_names(image_files.read_index(path / INDEX, context))
-    files, labels = _metadata(folder, context)
+        rows = image_files.read_index(path / INDEX, context)
+        names = image_files.carried_names(rows)
+        if split == _SPLIT:
+            lines = [
+                f"{row.images} lines of {row.name!r} in {_METADATA}"
+                for row in rows
+                if labels.count(row.label) < row.images
+            ]
+            image_files.refuse_incomplete(path, lines)
     images = image_files.read_images([folder / file for file in files], context)
     return context.assemble(images, torch.tensor(labels), None, carried_names=names)
 

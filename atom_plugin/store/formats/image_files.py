@@ -23,11 +23,12 @@ _SAVED_AS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "e
 
 @dataclass(frozen=True)
 class Row:
-    """A class of the index; ``folder`` is None where it holds no images."""
+    """A class of the index; ``folder`` is None where it holds no images, ``images`` 0 where the index does not count them."""
 
     label: int
     name: str
     folder: str | None
+    images: int
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -85,12 +86,15 @@ def read_index(path: Path, context: ImportContext) -> list[Row]:
     with context.opened(path) as file:
         try:
             found = json.loads(file.read().decode())
-            rows = [Row(row["id"], row["name"], row.get("folder")) for row in found]
+            rows = [Row(row["id"], row["name"], row.get("folder"), row.get("images", 0)) for row in found]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{path}: is no list of classes with id and name ({error}); it is damaged") from error
     for row in rows:
-        if type(row.label) is not int or row.label < 0 or not isinstance(row.name, str) or not _is_name(row.folder):
-            raise StoreError(f"{path}: found the class {row}, expected an id from 0 on, a name, and a folder beside it")
+        counted = all(type(number) is int and 0 <= number < 2**31 for number in (row.label, row.images))
+        if not counted or not isinstance(row.name, str) or not _is_name(row.folder):
+            raise StoreError(
+                f"{path}: found the class {row}, expected an id and a count of images from 0 on, a name, and a folder beside it"
+            )
     if len({row.label for row in rows}) < len(rows):
         raise StoreError(f"{path}: gives an id twice; it is damaged")
     return sorted(rows, key=lambda row: row.label)
@@ -100,6 +104,15 @@ def carried_names(rows: Sequence[Row]) -> tuple[str, ...] | None:
     """Class names by id, if the index leaves none out."""
     complete = [row.label for row in rows] == list(range(len(rows)))
     return tuple(row.name for row in rows) if complete and rows else None
+
+
+def refuse_incomplete(path: Path, missing: Sequence[str]) -> None:
+    """Raise StoreError where images are ``missing`` from an export: what is left would be a smaller set."""
+    if missing:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise StoreError(
+            f"{path}: lacks {named}, which the index {INDEX} counts; the export is incomplete, copy it whole"
+        )
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -191,3 +191,29 @@ def test_refuse_existing_answers_before_the_work(tmp_path):
     files.refuse_existing(tmp_path / "set.h5", force=True)
     with pytest.raises(StoreError):
         files.refuse_existing(tmp_path / "set.h5", force=False)
+
+
+def test_what_killed_processes_left_goes_after_an_hour(tmp_path):
+    file, folder, young, foreign = (tmp_path / f".{name * 16}.tmp" for name in "0123")
+    file.touch()
+    (folder / "class").mkdir(parents=True)
+    (folder / "class" / "0.png").touch()
+    young.mkdir()
+    (young / "0.png").touch()
+    foreign = foreign.with_name(".mine.tmp")
+    foreign.touch()
+    old = time.time() - 3700
+    for path in (file, folder / "class" / "0.png", folder / "class", folder, young, foreign):
+        os.utime(path, (old, old))
+    files.write_bytes(tmp_path / "a", b"", force=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", young.name, foreign.name}, "young holds a new file"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_another_user_left_stays(tmp_path):
+    path = tmp_path / f".{'0' * 16}.tmp"
+    path.touch()
+    os.utime(path, (0, 0))
+    os.chown(path, 65534, 65534)
+    files.remove_abandoned(tmp_path)
+    assert path.exists()

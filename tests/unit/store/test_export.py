@@ -14,6 +14,7 @@ from synthetic_sets import make_set
 from torchvision.datasets import ImageFolder
 
 from atom_plugin.errors import ConfigError, PluginError, StoreError
+from atom_plugin.runtime.folders import INDEX
 from atom_plugin.store.formats import export_set as export
 from atom_plugin.store.formats.folders import folder_names
 
@@ -54,7 +55,7 @@ def test_equal_sets_give_equal_bytes(tmp_path, format):
 def test_folder_holds_true_colours(tmp_path, shape, mode):
     held = make_set(shape=shape, zca=True, class_names=("cat", "a/b", "dog"), labels=torch.tensor([0, 0, 1, 1, 1]))
     export(held, tmp_path / "out", format="folder")
-    assert sorted(item.name for item in (tmp_path / "out").iterdir()) == ["a_b", "cat", "classes.json"]
+    assert sorted(item.name for item in (tmp_path / "out").iterdir()) == [INDEX, "a_b", "cat", "classes.json"]
     rows = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert [(row["name"], row["images"]) for row in rows] == [("cat", 2), ("a/b", 3), ("dog", 0)]
     assert "folder" not in rows[2]
@@ -72,13 +73,13 @@ def test_folder_is_replaced_only_if_an_export_wrote_it(tmp_path):
     with pytest.raises(StoreError, match="already exists"):
         export(make_set(), out, format="folder")
     export(make_set(classes=1), out, format="folder", force=True)
-    assert sorted(item.name for item in out.iterdir()) == ["class 0", "classes.json"]
+    assert sorted(item.name for item in out.iterdir()) == [INDEX, "class 0", "classes.json"]
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").touch()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(out)
-    for own in ("photos", "file", "link"):
-        with pytest.raises(StoreError, match="is not a folder that this export wrote and is not replaced"):
+    for own, said in (("photos", "holds mine.jpg, which no"), ("file", "is not a folder"), ("link", "is not a folder")):
+        with pytest.raises(StoreError, match=f"{said}.* is not replaced"):
             export(make_set(), tmp_path / own, format="folder", force=True)
     assert (tmp_path / "photos" / "mine.jpg").exists()
     (tmp_path / "empty").mkdir()

@@ -164,10 +164,10 @@ def test_wrong_outsides(tmp_path, format, value, message):
 
 
 def exported(folder: Path, format: str) -> tuple[Path, list[Path]]:
-    """An export of ours in ``folder``, and its files."""
+    """An export of ours in ``folder``, and its files but for the list of them, which is for the next export."""
     path = folder / "set"
     export_set(HELD, path, format=format)
-    return path, [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    return path, [path] if path.is_file() else sorted(path.rglob("[!.]*.*"))
 
 
 @pytest.mark.parametrize("format", ALL)
@@ -254,8 +254,11 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
         ("", "is no list of classes"),
         ("{}", None),
         ("[1]", "is no list of classes"),
-        ('[{"id": "0", "name": "a"}]', "expected an id from 0 on"),
-        ('[{"id": 0, "name": 7}]', "expected an id from 0 on"),
+        ('[{"id": "0", "name": "a"}]', "expected an id and a count of images from 0 on"),
+        ('[{"id": 0, "name": 7}]', "expected an id and a count of images from 0 on"),
+        ('[{"id": 0, "name": "a", "images": -1}]', "expected an id and a count of images from 0 on"),
+        ('[{"id": 0, "name": "a", "images": "2"}]', "expected an id and a count of images from 0 on"),
+        ('[{"id": 0, "name": "a", "images": 1000000000000}]', "expected an id and a count of images from 0 on"),
         ('[{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]', "gives an id twice"),
         ('[{"id": 0, "name": "a", "folder": "../secret"}]', "a folder beside it"),
         ('[{"id": 0, "name": "a", "folder": ".."}]', "a folder beside it"),
