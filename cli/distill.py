@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections import deque
 from contextlib import ExitStack
@@ -18,7 +19,8 @@ from atom_plugin.cli.distill_options import (
     recipe_options,
     record_options,
 )
-from atom_plugin.cli.options import POSITIVE_INT, force_option, json_option, run_options, source_options
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options, source_options
+from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
 from atom_plugin.runtime import distributed, rendezvous
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The set to write.  [default: DATASET-MATCHER-ipcN.h5]",
+    type=PATH,
+    help="The set to write.  [default: DATASET-MATCHER-ipcN.h5, with -seedN before .h5 where --seed is not 0]",
 )
 @recipe_options
 @run_options
@@ -66,7 +68,7 @@ def distill(
 ) -> None:
     """Distil a source into a few synthetic images per class, stored as one HDF5 file.
 
-    Beside FILE.h5 go a log of loss and time per step (FILE.jsonl), the checkpoints while it runs (FILE.checkpoint), and
+    Beside FILE.h5 go a log of loss and time per step (FILE.log.jsonl), the checkpoints while it runs (FILE.checkpoint), and
     the pictures asked for.
 
     \b
@@ -78,38 +80,34 @@ def distill(
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
-    from atom_plugin import store
+    name = (dataset, options["matcher"] or options["recipe"], f"ipc{ipc}")
+    output = output or default_name(*name, seed=options["seed"], suffix=".h5")
+    paths = _Paths(output)
+    finished = resume and output.is_file() and not force
+    pictures = paths.pictures(plot=options["plot"], previews=options["preview_every"] is not None)
+    claim(paths.outputs(pictures, finished=finished, resume=resume, force=force), inputs=[request.data_dir])
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.run_log import read_log
-    from atom_plugin.runtime.files import refuse_existing
     from atom_plugin.store.pictures import loss_curve
 
-    output = output or Path(f"{dataset}-{options['matcher'] or options['recipe']}-ipc{ipc}.h5")
-    paths = _Paths(output)
     # From here on every process of a run does the same; the first one writes and prints.
     click.get_current_context().with_resource(distributed.joined(options["device"]))
-    if not (resume or force):
-        paths.refuse_leftovers()
-    finished = resume and output.is_file() and not force
-    if not finished:
-        refuse_existing(output, force=force)
-        _check_writable(output)
     with rendezvous.leader_first():
         data = load_source(dataset, request)
     config = _config(ipc, data, options)
     if finished:
         synthetic_set = _finished_set(paths, config, data, options["device"])
     else:
-        options["replace"] = resume or force
+        options["force"], options["replace"] = force, resume or force
         rendezvous.barrier()  # all have looked at the files before the first one writes any
         synthetic_set = _run(config, data, paths, options, resume=resume, quiet=quiet)
         if distributed.leads():
-            store.write(synthetic_set, output, force=force)
+            write_set(synthetic_set, output, force=force)
     if not distributed.leads():
         return
     paths.checkpoint.unlink(missing_ok=True)
     if options["plot"]:
-        loss_curve(read_log(paths.log), paths.plot, force=resume or force)
+        loss_curve(read_log(paths.log_so_far), paths.plot, force=resume or force)
     report(synthetic_set, paths.output, as_json=as_json)
 
 
@@ -117,28 +115,60 @@ class _Paths:
     """Where the parts of a run go: beside the set, under its name."""
 
     def __init__(self, output: Path) -> None:
+        if not output.name:
+            raise click.UsageError(f"-o {output} has no name; give one, e.g. -o mine.h5")
+        if output.suffix in (".checkpoint", ".jsonl", ".png"):
+            raise click.UsageError(f"-o must not end in {output.suffix}, as the run's own files do; use .h5")
         self.output = output
         self.checkpoint = output.with_suffix(".checkpoint")
-        self.log = output.with_suffix(".jsonl")
+        self.log = output.with_suffix(".log.jsonl")
         self.plot = output.with_suffix(".loss.png")
-        if output in (self.checkpoint, self.log, self.plot):
-            raise click.UsageError(f"-o must not end in {output.suffix}, which is the run's own; use .h5")
+
+    @property
+    def log_so_far(self) -> Path:
+        """The log of the run until now; a run that an older release began has it under FILE.jsonl."""
+        from atom_plugin.distillation.run_log import is_log
+
+        old = self.output.with_suffix(".jsonl")
+        return old if not self.log.exists() and old.is_file() and is_log(old) else self.log
 
     def preview(self, iteration: int) -> Path:
         return self.output.with_suffix(f".{iteration:06d}.png")
 
-    def refuse_leftovers(self) -> None:
-        """Raise StoreError where an earlier run, or somebody else, left files that this run would replace."""
-        from atom_plugin.errors import StoreError
-        from atom_plugin.runtime.files import refuse_existing
+    def pictures(self, *, plot: bool, previews: bool) -> list[Path]:
+        """The pictures to write, of the previews those that are there already."""
+        pattern = f"{glob.escape(self.output.stem)}.{'[0-9]' * 6}.png"
+        return ([self.plot] if plot else []) + (sorted(self.output.parent.glob(pattern)) if previews else [])
 
-        refuse_existing(self.output, force=False)
-        if self.checkpoint.exists():
-            raise StoreError(
-                f"{self.checkpoint}: a stopped run left its state there; go on with --resume, or start over with --force"
-            )
-        for path in (self.log, self.plot):
-            refuse_existing(path, force=False)
+    def outputs(self, pictures: list[Path], *, finished: bool, resume: bool, force: bool) -> list[Output]:
+        """All that the run writes."""
+        again = resume or force
+        left = "a stopped run left its state there; go on with --resume, or start over with --force"
+        return [
+            Output(path=self.output, option="-o", replace=force or finished),
+            Output(path=self.checkpoint, option="the checkpoint", replace=again, ours=_is_checkpoint, kept=left),
+            # An earlier run's log is never in the way: one that nothing goes on with gets another name.
+            Output(path=self.log, option="the log", replace=True, ours=_is_log),
+            *(Output(path=path, option="the picture", replace=again, ours=_is_picture) for path in pictures),
+        ]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from atom_plugin.distillation.checkpoint import is_checkpoint
+
+    return is_checkpoint(path)
+
+
+def _is_log(path: Path) -> bool:
+    from atom_plugin.distillation.run_log import is_log
+
+    return is_log(path)
+
+
+def _is_picture(path: Path) -> bool:
+    from atom_plugin.store.pictures import is_picture
+
+    return is_picture(path)
 
 
 def _config(ipc: int, data: SourceData, options: dict[str, Any]) -> DistillConfig:
@@ -165,14 +195,18 @@ def _run(
     from atom_plugin.distillation.checkpoint import Checkpoint
     from atom_plugin.distillation.loop import distill as run
     from atom_plugin.distillation.run_log import RunLog
+    from atom_plugin.errors import StoreError
     from atom_plugin.store.pictures import grid
 
     leads = distributed.leads()
-    if not resume and leads:
+    continued = resume and paths.checkpoint.exists()
+    if not continued and leads:
         paths.checkpoint.unlink(missing_ok=True)  # of a run that --force starts over
-    done = Checkpoint.load(paths.checkpoint).iteration if resume and paths.checkpoint.exists() else 0
+        if not options["force"]:
+            _keep_log(paths.log, quiet=quiet)
+    done = Checkpoint.load(paths.checkpoint).iteration if continued else 0
     with ExitStack() as stack:
-        log = stack.enter_context(RunLog(paths.log, after=done)) if leads else None
+        log = stack.enter_context(RunLog(paths.log, after=done, earlier=paths.log_so_far)) if leads else None
         bar = stack.enter_context(
             tqdm(total=config.iterations, initial=done, disable=quiet or not leads, unit="step", desc=config.matcher)
         )
@@ -185,7 +219,11 @@ def _run(
                 if not math.isfinite(done.loss):
                     continue  # the run ends with an error that says so
                 if log is not None:
-                    log.write(iteration=done.iteration, loss=done.loss, seconds=round(done.seconds, 6))
+                    try:
+                        log.write(iteration=done.iteration, loss=done.loss, seconds=round(done.seconds, 6))
+                    except StoreError:
+                        unlogged.clear()  # the run ends with this error, not with that of the next line
+                        raise
                 bar.set_postfix(loss=f"{done.loss:.4g}", refresh=False)
 
         stack.callback(write_log, wait=True)
@@ -215,17 +253,13 @@ def _run(
         )
 
 
-def _check_writable(output: Path) -> None:
-    """Find out before the work, not after it, that the set could not be stored."""
-    from atom_plugin.errors import StoreError
-    from atom_plugin.runtime.files import reason, temporary_beside
+def _keep_log(path: Path, *, quiet: bool) -> None:
+    """Rename the log of an earlier run, which this one does not go on with."""
+    from atom_plugin.distillation.run_log import set_aside
 
-    probe = temporary_beside(output)
-    try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(f"{output}: cannot be written: {reason(error, output)}") from error
+    kept = set_aside(path)
+    if kept is not None and not quiet:
+        click.echo(f"note: the log of an earlier run is kept as {kept}", err=True)
 
 
 def _finished_set(paths: _Paths, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:

@@ -10,6 +10,7 @@ import click
 
 from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import (
+    PATH,
     POSITIVE_INT,
     Command,
     bundle,
@@ -19,6 +20,7 @@ from atom_plugin.cli.options import (
     run_options,
     source_options,
 )
+from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ def _list_models(ctx: click.Context, param: click.Parameter, pattern: str | None
 
 def _evaluation_options(command: Command) -> Command:
     """What is trained on what, and where results go."""
-    file = click.Path(path_type=Path)
     return bundle(
         click.option(
             "--models",
@@ -86,16 +87,16 @@ def _evaluation_options(command: Command) -> Command:
         click.option(
             "--results",
             metavar="FILE.jsonl",
-            type=file,
+            type=PATH,
             help="Add each finished network to this file, and skip those that stand in it: a stopped evaluation goes on.",
         ),
-        click.option("--csv", "csv_file", metavar="FILE.csv", type=file, help="Write the table as CSV."),
-        click.option("--chart", metavar="FILE.png", type=file, help="Draw the table as bars with error bars."),
+        click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write the table as CSV."),
+        click.option("--chart", metavar="FILE.png", type=PATH, help="Draw the table as bars with error bars."),
     )(command)
 
 
 @click.command()
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @_evaluation_options
 @compared_training_options
 @source_options
@@ -132,6 +133,13 @@ def evaluate(
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
       torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
+    if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
+    named = [("--csv", csv_file), ("--chart", chart)]
+    outputs = [Output(path=path, option=option, replace=force) for option, path in named if path is not None]
+    if results is not None:
+        outputs.append(Output(path=results, option="--results", shared=True))
+    claim(outputs, inputs=[*files, request.data_dir])
     from atom_plugin.evaluation import ResultsFile, summarise
     from atom_plugin.evaluation.chart import draw_chart
     from atom_plugin.evaluation.tables import as_csv, table
@@ -139,11 +147,6 @@ def evaluate(
     from atom_plugin.runtime.device import resolve_device, resolve_precision
     from atom_plugin.runtime.files import write_bytes
 
-    if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
-        raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
-    for path in (csv_file, chart):
-        if path is not None:
-            _check_place(path, force=force)
     # From here on every process of a run does the same, but for the networks that it trains; the first one prints.
     click.get_current_context().with_resource(distributed.dealt(options["device"]))
     device = resolve_device(options["device"])
@@ -163,13 +166,3 @@ def evaluate(
         ctx.exit(1)
     if chart is not None:
         draw_chart(evaluations, chart, force=force)
-
-
-def _check_place(path: Path, *, force: bool) -> None:
-    """Raises StoreError, before the work, where a file could not be written after it."""
-    from atom_plugin.errors import StoreError
-    from atom_plugin.runtime.files import reason, refuse_existing
-
-    refuse_existing(path, force=force)
-    if not path.parent.is_dir():
-        raise StoreError(f"{path}: cannot be written: {reason(FileNotFoundError(), path)}")

@@ -75,10 +75,11 @@ class LazyGroup(click.Group):
 
 @dataclass
 class Session:
-    """What a run tells :func:`main`, handed down as ``ctx.obj``: the flag, and the command it came to."""
+    """What a run tells :func:`main`, handed down as ``ctx.obj``: the flag, the command it came to, and all its words."""
 
     debug: bool = False
     path: str = "atom-cli"
+    args: tuple[str, ...] = ()
 
 
 @click.group("atom-cli", cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,13 +104,14 @@ class Terminated(BaseException):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line on ``args`` (default: ``sys.argv[1:]``) and return the exit code."""
-    session = Session()
+    args = tuple(sys.argv[1:] if args is None else args)
+    session = Session(args=args)
     with warnings.catch_warnings(), _sigterm_raises():
         if not sys.warnoptions:
             # Libraries warn their developers; a user of the command can do nothing about it. `--debug` shows them.
             warnings.simplefilter("ignore")
         try:
-            result = atom_cli.main(args, prog_name="atom-cli", standalone_mode=False, obj=session)
+            result = atom_cli.main(list(args), prog_name="atom-cli", standalone_mode=False, obj=session)
         except NoArgsIsHelpError as error:
             error.show()
             return 2

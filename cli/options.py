@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -55,6 +56,19 @@ class Number(_NumberType):
         return number
 
 
+class PathType(click.Path):
+    """A path as a Path, ``~`` and ``~user`` expanded, which a shell leaves alone in ``--output=~/x.h5``."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """``value`` expanded, then as click takes it."""
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 (Path's raises for an unknown user)
+
+
+PATH = PathType()
+FOLDER = PathType(file_okay=False)
 POSITIVE_INT = Number(int, at_least=1)
 POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
@@ -103,7 +117,7 @@ def source_options(command: Command) -> Command:
         click.option(
             "--data-dir",
             metavar="FOLDER",
-            type=click.Path(file_okay=False, path_type=Path),
+            type=FOLDER,
             help="Where the source's files are, or go.  [default: the source's own place]",
         ),
         click.option(
@@ -133,7 +147,7 @@ def source_options(command: Command) -> Command:
         click.option(
             "--cache-dir",
             metavar="FOLDER",
-            type=click.Path(file_okay=False, path_type=Path),
+            type=FOLDER,
             help="Where decoded images are kept.  [default: the user's cache folder]",
         ),
         click.option(

@@ -11,6 +11,7 @@ import click
 
 from atom_plugin.cli.interrupts import told_how_to_go_on
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
+from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
     NETWORK,
@@ -77,18 +78,19 @@ def replay(
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
     _refuse_contradictions(modes, options["stream_augmentation"], resume and force, as_json and markdown)
+    from atom_plugin.replay.plan import ResultFiles, plan_runs
+
+    files = ResultFiles(output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
+    _claim(files, [*memory, request.data_dir], resume=resume, force=force)
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.policies import check_policy
-    from atom_plugin.replay.plan import ResultFiles, plan_runs
     from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     names = _policies(policies, memory, distill=distill, baselines=baselines)
     for name in names:
         check_policy(name, stored=bool(memory))
-    files = ResultFiles(output or Path(f"{dataset}-replay-ipc{ipc}"))
-    files.refuse_leftovers(resume=resume, force=force)
     sets = [store.read(path) for path in memory]
     click.get_current_context().with_resource(distributed.dealt(options["device"]))
     # What "auto" takes here counts, so that no results file mixes two.
@@ -119,6 +121,28 @@ def replay(
     if distributed.leads():
         found = _of_all_processes(files, results, runs)
         _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)
+
+
+def _claim(files: ResultFiles, inputs: list[Path | None], *, resume: bool, force: bool) -> None:
+    from atom_plugin.replay.results import is_results
+    from atom_plugin.store.pictures import is_picture
+
+    again = resume or force
+    kept = "already exists and is kept; go on with --resume, or start over with --force"
+    outputs = [
+        # With --resume the results are read, and a line that is none is named.
+        Output(
+            path=files.results,
+            option="the file of results",
+            replace=again,
+            ours=is_results if force else None,
+            kept=kept,
+        ),
+        Output(path=files.picture, option="the picture", replace=again, ours=is_picture, kept=kept),
+        Output(path=files.folder, option="the folder of memories", replace=force, shared=True),
+    ]
+    claim(outputs, inputs=inputs)
+    files.refuse_leftovers(resume=resume, force=force)
 
 
 def _own(runs: list[Run]) -> list[Run]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
+from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
 NETWORK = ("normalisation", "width")
@@ -35,7 +34,7 @@ def stream_options(command: Command) -> Command:
             "--memory",
             metavar="FILE",
             multiple=True,
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="A set to replay: one of all classes, or, given several times, one for every experience. Adds the "
             "policy stored.",
         ),
@@ -143,9 +142,9 @@ def output_options(command: Command) -> Command:
             "-o",
             "--output",
             metavar="PREFIX",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="PREFIX.jsonl gets the results, PREFIX.png the curves, the folder PREFIX.memory the sets.  "
-            "[default: DATASET-replay-ipcN]",
+            "[default: DATASET-replay-ipcN, with -seedN where --seed is not 0]",
         ),
         click.option("--resume", is_flag=True, help="Go on with a stopped comparison, or add runs to it."),
         click.option("--markdown", is_flag=True, help="Print the table as Markdown."),

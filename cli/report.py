@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from atom_plugin.cli.outputs import quoted
+
 if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -34,4 +36,5 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
         f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
         f"precision {precision}, {synthetic_set.preprocessing.describe()}"
     )
-    click.echo(f"look at it:  atom-cli store show {path}\ntrain on it: atom-cli consume evaluate {path}")
+    name = quoted(path)
+    click.echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.options import (
+    PATH,
     POSITIVE_INT,
     Number,
     is_given,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @click.option(
     "--repeats",
     metavar="N",

@@ -9,6 +9,7 @@ import click
 
 from atom_plugin.cli.distill_options import choosing_options
 from atom_plugin.cli.options import (
+    PATH,
     POSITIVE_FLOAT,
     POSITIVE_INT,
     force_option,
@@ -16,6 +17,7 @@ from atom_plugin.cli.options import (
     run_options,
     source_options,
 )
+from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--preprocessing-of",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Take the preprocessing of this set, so that the two compare.  [default: the atom recipe's]",
 )
 @click.option("--zca/--no-zca", default=None, help="ZCA whitening.  [default: the atom recipe's]")
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The set to write.  [default: DATASET-METHOD-ipcN.h5]",
+    type=PATH,
+    help="The set to write.  [default: DATASET-METHOD-ipcN.h5, with -seedN before .h5 where --seed is not 0]",
 )
 @run_options
 @force_option
@@ -80,18 +82,17 @@ def select(
       atom-cli select --method herding --embedding trained:20 --ipc 20
       atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5 digits-herding-ipc20.h5
     """
+    if preprocessing_of is not None and (zca is not None or zca_eps is not None):
+        raise click.UsageError("--preprocessing-of excludes --zca and --zca-eps: the file decides")
+    output = output or default_name(dataset, method, f"ipc{ipc}", seed=seed, suffix=".h5")
+    claim([Output(path=output, option="-o", replace=force)], inputs=[preprocessing_of, request.data_dir])
     from tqdm import tqdm
 
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.assembly import selected_set
     from atom_plugin.distillation.config import DistillConfig
-    from atom_plugin.runtime.files import refuse_existing
 
-    if preprocessing_of is not None and (zca is not None or zca_eps is not None):
-        raise click.UsageError("--preprocessing-of excludes --zca and --zca-eps: the file decides")
-    output = output or Path(f"{dataset}-{method}-ipc{ipc}.h5")
-    refuse_existing(output, force=force)
     preprocessing = None if preprocessing_of is None else store.read(preprocessing_of).preprocessing
     data = load_source(dataset, request)
     choosing: dict[str, Any] = {"embedding": embedding, "forgetting_epochs": forgetting_epochs}
@@ -109,5 +110,5 @@ def select(
     images = config.choosing_epochs * len(data.train)
     with tqdm(total=images, disable=quiet or not images, unit="image", unit_scale=True, desc=method, delay=0.5) as bar:
         selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
-    store.write(selected, output, force=force)
+    write_set(selected, output, force=force)
     report(selected, output, as_json=as_json)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import force_option, json_option
+from atom_plugin.cli.options import PATH, force_option, json_option
+from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
 from atom_plugin.cli.store_show import class_ids, classes_option, listed, show
 from atom_plugin.errors import StoreError
@@ -17,11 +18,10 @@ from atom_plugin.errors import StoreError
 if TYPE_CHECKING:
     from atom_plugin.store import Header
 
-_FILE = click.Path(path_type=Path)
-_file_argument = click.argument("file", type=_FILE)
-_files_argument = click.argument("files", metavar="FILE...", type=_FILE, nargs=-1, required=True)
+_file_argument = click.argument("file", type=PATH)
+_files_argument = click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
 _output_option = click.option(
-    "-o", "--output", metavar="PATH", type=_FILE, required=True, help="Where to write; see --force."
+    "-o", "--output", metavar="PATH", type=PATH, required=True, help="Where to write; see --force."
 )
 
 
@@ -82,6 +82,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
     Their class names and preprocessing must be the same. The images stand class by class afterwards.
     """
+    claim([Output(path=output, option="-o", replace=force)], inputs=files)
     from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
@@ -99,6 +100,7 @@ def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> N
 
     A class is given by its name, or else by its id. Images keep the ids of their classes.
     """
+    claim([Output(path=output, option="-o", replace=force)], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)

@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import Command, Number, bundle, force_option, is_given, key_value_pairs, source_options
-from atom_plugin.errors import ConfigError, PluginError
+from atom_plugin.cli.options import (
+    PATH,
+    Command,
+    Number,
+    bundle,
+    force_option,
+    is_given,
+    key_value_pairs,
+    source_options,
+)
+from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.store.formats.context import ImportContext
 
-_FILE = click.Path(path_type=Path)
 _SOURCE_PARAMETERS = ("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers")
-
-
-def refuse_input(file: Path, output: Path) -> None:
-    """Raise ConfigError for an output in place of its own set: even with --force the set would be lost."""
-    if output.exists() and file.exists() and output.samefile(file):
-        raise ConfigError(f"{output}: the output is the set itself; choose another name with -o")
 
 
 def _format_name(ctx: click.Context, param: click.Parameter, name: str) -> str:
@@ -66,7 +69,7 @@ def _format_options(command: Command) -> Command:
             callback=_list_formats,
             help="List the formats and what they can do.",
         ),
-        click.option("-o", "--output", metavar="PATH", type=_FILE, required=True, help="Where to write; see --force."),
+        click.option("-o", "--output", metavar="PATH", type=PATH, required=True, help="Where to write; see --force."),
         click.option(
             "--option",
             metavar="KEY=VALUE",
@@ -79,7 +82,7 @@ def _format_options(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PATH)
 @_format_options
 @click.option(
     "--pixels",
@@ -96,19 +99,20 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
       atom-cli store export set.h5 --format datasetcondensation -o res.pt
       atom-cli store export set.h5 --format folder -o pictures --option image_format=webp
     """
+    # Whether it is a file or a folder, and what of it may be replaced, is the format's to say.
+    claim([Output(path=output, option="-o", shared=True)], inputs=[file], lock=False)
     from atom_plugin.store.formats import export_set
     from atom_plugin.store.synthetic_set import SyntheticSet
 
-    refuse_input(file, output)
     options = {**option, **({} if pixels is None else {"pixels": pixels})}
     _say(export_set(SyntheticSet.load(file), output, format=format_, force=force, **options))
     click.echo(output)
 
 
 @click.command("import")
-@click.argument("path", type=_FILE)
+@click.argument("path", type=PATH)
 @_format_options
-@click.option("--like", metavar="FILE", type=_FILE, help="A set of ours of the same source: names and preprocessing.")
+@click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")
 @source_options
 @click.option(
     "--classes",
@@ -154,11 +158,9 @@ def import_(
       atom-cli store import res.pt --format datasetcondensation --like set.h5 -o dc.h5
       atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
     """
-    from atom_plugin.runtime.files import refuse_existing
+    claim([Output(path=output, option="-o", replace=force)], inputs=[path, like, request.data_dir])
     from atom_plugin.store.formats import import_set
 
-    refuse_input(path, output)
-    refuse_existing(output, force=force)
     named = is_given(ctx, "dataset")
     if not named and (idle := [name for name in _SOURCE_PARAMETERS if is_given(ctx, name)]):
         raise click.UsageError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import POSITIVE_INT, Command, force_option, run_options, source_options
-from atom_plugin.cli.store_formats import refuse_input
+from atom_plugin.cli.options import PATH, POSITIVE_INT, Command, force_option, run_options, source_options
+from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from atom_plugin.evaluation.embedding_map import EmbeddingMap
     from atom_plugin.store.synthetic_set import SyntheticSet
 
-_FILE = click.Path(path_type=Path)
 _IMAGES_PER_ROW = 10
 # What only --embedding needs; given without it, an option would do nothing.
 _OF_EMBEDDING = (
@@ -39,8 +38,8 @@ def classes_option(*, required: bool) -> Callable[[Command], Command]:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
-@click.option("-o", "--output", metavar="PNG", type=_FILE, help="The picture to write.  [default: FILE with .png]")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", metavar="PNG", type=PATH, help="The picture to write.  [default: FILE with .png]")
 @classes_option(required=False)
 @click.option(
     "--per-class",
@@ -95,19 +94,17 @@ def show(
       atom-cli store show set.h5
       atom-cli store show set.h5 --embedding tsne --classes cat,dog
     """
-    from atom_plugin.evaluation.embedding_map import draw_embedding_map
-    from atom_plugin.runtime.files import refuse_existing
-    from atom_plugin.store.pictures import grid
-    from atom_plugin.store.synthetic_set import SyntheticSet
-
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     idle = [name for name in _OF_EMBEDDING if name in given]
     if embedding is None and idle:
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --embedding; give that as well", ctx)
+    from atom_plugin.evaluation.embedding_map import draw_embedding_map
+    from atom_plugin.store.pictures import grid
+    from atom_plugin.store.synthetic_set import SyntheticSet
+
     held = SyntheticSet.load(file)
     target = output or file.with_suffix(".png" if embedding is None else f".{embedding}.png")
-    refuse_input(file, target)
-    refuse_existing(target, force=force)
+    claim([Output(path=target, option="-o", replace=force)], inputs=[file, request.data_dir])
     if classes:
         held = held.subset(class_ids(classes, held.class_names))
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"

@@ -17,11 +17,18 @@ _FORMAT = "atom-plugin/checkpoint"
 _VERSION = 2  # 2 has ``network``; 1 is read as before
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether the file says that it is a checkpoint of this package; it may be damaged."""
+    with path.open("rb") as file:
+        return _FORMAT.encode() in file.read(1 << 16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The state after ``iteration`` iterations: ``images`` (K * ipc, C, H, W) and their ``momentum`` (None at first).
 
-    ``network`` is that of a network the next iteration goes on with; None where it draws one.
+    ``network`` is that of a network the next iteration goes on with; None where it draws one. ``loss`` is that of the last
+    iteration; None where it is not known.
     """
 
     iteration: int
@@ -30,6 +37,7 @@ class Checkpoint:
     config: DistillConfig
     fingerprint: str
     network: dict[str, Any] | None = None
+    loss: float | None = None
 
     def save(self, path: Path) -> None:
         """Write to ``path``, atomically. Raises StoreError where that fails."""
@@ -42,6 +50,7 @@ class Checkpoint:
             "config": self.config.to_json(),
             "fingerprint": self.fingerprint,
             "network": self.network,
+            "loss": self.loss,
         }
         # Serialised in memory first: torch's own writer reports a full disk as an internal error.
         buffer = io.BytesIO()
@@ -69,6 +78,7 @@ class Checkpoint:
             config=DistillConfig.from_json(state["config"]),
             fingerprint=state["fingerprint"],
             network=state.get("network"),
+            loss=state.get("loss"),
         )
 
     def check(self, config: DistillConfig, fingerprint: str, path: Path) -> None:

@@ -210,6 +210,7 @@ class Distiller:
             images=self._whole(self._sane_images()),
             momentum=None if self._optimizer.velocity is None else self._whole(self._optimizer.velocity),
             network=self._matching.state(self.iteration),
+            loss=self.loss if math.isfinite(self.loss) else None,
             config=self.config,
             fingerprint=self.data.fingerprint,
         )
@@ -218,6 +219,7 @@ class Distiller:
         """Continue from ``checkpoint``, read from ``path``. Raises ConfigError where it belongs to another run."""
         checkpoint.check(self.config, self.data.fingerprint, path)
         self.iteration = checkpoint.iteration
+        self.loss = math.nan if checkpoint.loss is None else checkpoint.loss
         self._matching.restore(checkpoint.network)
         self._captured_step = None  # it holds on to the images it was made with
         self._optimizer = self._optimizer_of(checkpoint.images)

@@ -8,9 +8,11 @@ trained on the synthetic images in between (:mod:`.matching_network`). Classes m
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine.cuda_step import PendingLoss
-from atom_plugin.errors import DivergenceError, Interrupted, ProcessError
+from atom_plugin.errors import DivergenceError, Interrupted, ProcessError, StoreError
 from atom_plugin.runtime import distributed
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -69,7 +71,8 @@ def distill(
     checkpoint is written to ``checkpoint`` every ``checkpoint_every`` iterations, and when ``stop_signal``, asked after each
     iteration, gives a signal number other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts
     where there is none yet; the result is the same to the byte. Raises ConfigError for options that do not fit, SourceError
-    for too few images, DivergenceError for a loss that is not finite.
+    for too few images, DivergenceError for a loss that is not finite. Where ``on_progress`` or the checkpoint raises
+    StoreError (a full disk, say), the state is kept as well as can be, and the message says where.
 
     Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
     the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
@@ -77,7 +80,7 @@ def distill(
     distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
     if resume and checkpoint is not None and checkpoint.exists():
         distiller.restore(Checkpoint.load(checkpoint), checkpoint)
-    with distiller.running(), _naming_what_is_kept(checkpoint):
+    with distiller.running(), _naming_what_is_kept(distiller, checkpoint):
         while distiller.iteration < distiller.config.iterations:
             started = time.perf_counter()
             pending = distiller.launch()
@@ -102,11 +105,33 @@ def _to_resume(checkpoint: Path | None) -> str:
     return "" if checkpoint is None else f"; continue with --resume (checkpoint: {checkpoint})"
 
 
-@contextmanager
-def _naming_what_is_kept(checkpoint: Path | None) -> Iterator[None]:
+@contextlib.contextmanager
+def _naming_what_is_kept(distiller: Distiller, checkpoint: Path | None) -> Iterator[None]:
     try:
         yield
-    except (DivergenceError, ProcessError) as error:
-        if checkpoint is None or not checkpoint.exists():
+    except (DivergenceError, ProcessError, StoreError) as error:
+        if checkpoint is None:
             raise
-        raise type(error)(f"{error}; the last good checkpoint is kept in {checkpoint}") from error.__cause__
+        if isinstance(error, StoreError) and distributed.count() == 1:
+            words = _saved(distiller, checkpoint)
+        else:
+            words = f"the last good checkpoint is kept in {checkpoint}" if checkpoint.exists() else ""
+        if not words:
+            raise
+        raise type(error)(f"{error}; {words}") from error.__cause__
+
+
+def _saved(distiller: Distiller, checkpoint: Path) -> str:
+    """Write the state of a run that cannot go on to ``checkpoint``, or where that fails among the temporary files.
+
+    Returns where it is and how to continue; nothing where it could be written nowhere.
+    """
+    state = distiller.state()
+    for place in (lambda: checkpoint, lambda: Path(tempfile.mkdtemp(prefix="atom-plugin-")) / checkpoint.name):
+        with contextlib.suppress(StoreError, OSError):
+            state.save(path := place())
+            move = (
+                "" if path == checkpoint else f"run  mv {shlex.quote(str(path))} {shlex.quote(str(checkpoint))}  and "
+            )
+            return f"the state after iteration {state.iteration} is kept in {path}: {move}continue with --resume"
+    return ""

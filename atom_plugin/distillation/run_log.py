@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import reason, write_bytes
+from atom_plugin.runtime.renames import rename_new
 
 
 class RunLog:
-    """Appends records to ``path``; the first one opens the file and keeps records up to iteration ``after``.
+    """Appends records to ``path``; the first one opens the file and keeps those of ``earlier`` up to iteration ``after``.
 
-    A run that was killed may have logged iterations that its checkpoint does not hold, or half a line: those go. A run that
-    fails before its first step leaves no log. Raises StoreError where the file cannot be written.
+    ``earlier`` is the log of the run's first part, ``path`` itself where None. A run that was killed may have logged
+    iterations that its checkpoint does not hold, or half a line: those go. A run that fails before its first step leaves no
+    log. Raises StoreError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, *, after: int = 0) -> None:
+    def __init__(self, path: Path, *, after: int = 0, earlier: Path | None = None) -> None:
         self.path = path
+        self._earlier = earlier or path
         self._after = after
         self._file: IO[str] | None = None
 
@@ -43,7 +48,8 @@ class RunLog:
             raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path)}") from error
 
     def _open(self) -> IO[str]:
-        kept = [record for record in read_log(self.path) if record["iteration"] <= self._after] if self._after else []
+        held = read_log(self._earlier) if self._after else []
+        kept = [record for record in held if record["iteration"] <= self._after]
         write_bytes(self.path, "".join(map(_line, kept)).encode(), force=True)
         return self.path.open("a", encoding="utf-8")
 
@@ -62,6 +68,35 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             break
         records.append(record)
     return records
+
+
+def is_log(path: Path) -> bool:
+    """Whether the file is empty or begins as a log does, with a record of an iteration and its loss."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1 << 16)
+        record = json.loads(line or b'{"iteration": 1, "loss": 0}')
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"iteration", "loss"} <= record.keys()
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give an earlier run's log another name, with the first number that is free, and return that; None where there is no log.
+
+    Raises StoreError where it cannot be renamed.
+    """
+    try:
+        for number in itertools.count(1):
+            target = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            if not os.path.lexists(path):
+                break
+            if not os.path.lexists(target):
+                rename_new(path, target)
+                return target
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be renamed: {reason(error, path)}") from error
+    return None
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from atom_plugin.evaluation.results import Evaluation
 from atom_plugin.evaluation.tables import differing_settings, shared_settings
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.pictures import MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
         handles = [Patch(color=colour) for colour in colours.values()]
         figure.legend(handles, models, loc="outside right center", frameon=False, fontsize=9)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)
 
 

@@ -24,7 +24,7 @@ from atom_plugin.evaluation import network_of
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.runtime.randomness import generator_for
-from atom_plugin.store.pictures import legible
+from atom_plugin.store.pictures import MARK, legible
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
     axes.set_title("\n".join(heading), fontsize=10, loc="left", parse_math=False)
     _add_legend(figure, handles, names, columns)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)
 
 

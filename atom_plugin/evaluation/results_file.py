@@ -54,6 +54,10 @@ class ResultsFile:
                 f"{self.path}, line {number}: is not JSON ({error}); name a file of evaluation results"
             ) from None
         found = record.get("format") if isinstance(record, dict) else None
+        if isinstance(record, dict) and {"iteration", "loss"} <= record.keys():
+            raise StoreError(
+                f"{self.path}, line {number}: is a line of a distillation's log, expected evaluation results; name another file"
+            )
         if found != FORMAT:
             raise StoreError(
                 f"{self.path}, line {number}: found format {found!r}, expected {FORMAT!r}; name a file of evaluation results"

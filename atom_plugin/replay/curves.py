@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from atom_plugin.replay.summaries import ClassesPerStep, Summary, classes_seen, comparable
 from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.pictures import MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def draw_curves(
         **_LEGEND,
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences, plain_config
 from atom_plugin.replay.results import ResultsFile
-from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.runtime.files import refuse_existing, temporary_beside, write_bytes
+from atom_plugin.runtime.folders import place_folder, recover
 
 BASELINES = {
     "real-ipc": "replay",
@@ -26,6 +28,10 @@ BASELINES = {
 """The baselines and the one mode that each runs in, whatever mode is asked for."""
 
 _MEMORIES = "memories"  # in the record, beside the modes
+_RECORD = "configs.json"
+_OURS = re.compile(
+    rf"{re.escape(_RECORD)}|.+-order\d+-step\d+\.h5|.+-order\d+-network\d+\.state(\.memory\d+\.h5)?|\.[0-9a-f]+\.tmp"
+)
 
 
 class Run(NamedTuple):
@@ -81,10 +87,17 @@ class ResultFiles:
         """Raises StoreError where files of another comparison, or of somebody else, would be changed or replaced."""
         if not self.prefix.parent.is_dir():
             raise StoreError(f"{self.results}: there is no folder {self.prefix.parent}; create it first")
-        if os.path.lexists(self.folder) and not self._record.is_file() and not _is_blank(self.folder):
-            raise StoreError(
-                f"{self.folder}: is no folder of replay memories, and is kept; choose another prefix with -o"
-            )
+        if os.path.lexists(self.folder):
+            foreign = foreign_files(self.folder) if self.folder.is_dir() and not self.folder.is_symlink() else None
+            if foreign is None or (foreign and not self._record.is_file()):
+                raise StoreError(
+                    f"{self.folder}: is no folder of replay memories, and is kept; choose another prefix with -o"
+                )
+            if foreign and force:
+                raise StoreError(
+                    f"{self.folder}: holds {foreign[0]}, which no replay wrote, and is not replaced; move that elsewhere, or "
+                    "choose another prefix with -o"
+                )
         for path in (self.results, self.folder, self.picture):
             if not (resume or force) and os.path.lexists(path):
                 raise StoreError(f"{path}: already exists and is kept; go on with --resume, or start over with --force")
@@ -100,10 +113,9 @@ class ResultFiles:
         the same, too. Raises ConfigError where anything differs, naming what, StoreError where files cannot be read or
         written.
         """
-        if force:
-            self._clear()
+        recover(self.folder, foreign_files)
         wanted = {_MEMORIES: plain_config(memories)} | {mode: plain_config(c) for mode, c in configs.items()}
-        held = self._held()
+        held = {} if force else self._held()
         for name, config in wanted.items():
             if held.setdefault(name, config) != config:
                 what = "sets" if name == _MEMORIES else f"{name} runs"
@@ -111,33 +123,39 @@ class ResultFiles:
                     f"{self.folder}: the {what} here were made with other options ({differences(held[name], config)}); give "
                     "the same, or choose another prefix with -o"
                 )
+        record = json.dumps(held, indent=1).encode()
+        if force:
+            self._make_folder(record, replace=True)
+            self._delete_results()
         results = ResultsFile(self.results)
         for mode in configs:
             results.require(mode, wanted[mode])
+        if self.folder.is_dir():
+            write_bytes(self._record, record, force=True)
+        else:
+            self._make_folder(record, replace=False)
+        return results
+
+    def _make_folder(self, record: bytes, *, replace: bool) -> None:
+        """A folder with the record alone, in one move; an old one is whole until then, or not touched."""
+        temporary = temporary_beside(self.folder)
         try:
-            self.folder.mkdir(exist_ok=True)
+            temporary.mkdir()
+            write_bytes(temporary / self._record.name, record, force=False)
+            place_folder(temporary, self.folder, replace=replace, foreign=foreign_files)
         except OSError as error:
             raise StoreError(
                 f"{self.folder}: cannot be made: {error.strerror}; choose another prefix with -o"
             ) from error
-        write_bytes(self._record, json.dumps(held, indent=1).encode(), force=True)
-        return results
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _clear(self) -> None:
+    def _delete_results(self) -> None:
         try:
             self.results.unlink(missing_ok=True)
-            if self.folder.exists():
-                # The record last: what a kill leaves of the folder is still known as ours.
-                for path in self.folder.iterdir():
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    elif path != self._record:
-                        path.unlink()
-                self._record.unlink(missing_ok=True)
-                self.folder.rmdir()
         except OSError as error:
             raise StoreError(
-                f"{error.filename}: cannot be deleted: {error.strerror}; choose another prefix with -o"
+                f"{self.results}: cannot be deleted: {error.strerror}; choose another prefix with -o"
             ) from error
 
     def _held(self) -> dict[str, Any]:
@@ -153,12 +171,12 @@ class ResultFiles:
 
     @property
     def _record(self) -> Path:
-        return self.folder / "configs.json"
+        return self.folder / _RECORD
 
     def _with(self, suffix: str) -> Path:
         return self.prefix.with_name(self.prefix.name + suffix)
 
 
-def _is_blank(folder: Path) -> bool:
-    """Whether a folder has nothing in it but what a kill may leave of a write."""
-    return folder.is_dir() and all(path.name.startswith(".") and path.suffix == ".tmp" for path in folder.iterdir())
+def foreign_files(folder: Path) -> list[str]:
+    """The names of what a comparison does not write into its folder: not the record, nor sets, nor states of runs."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() or not _OURS.fullmatch(path.name))

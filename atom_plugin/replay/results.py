@@ -201,6 +201,13 @@ class ResultsFile:
             raise StoreError(f"{self.path}: cannot be read: {error.strerror}; name a file of replay results") from error
 
 
+def is_results(path: Path) -> bool:
+    """Whether the file is empty or begins as a file of results does."""
+    with path.open("rb") as file:
+        head = file.read(len(_HEAD))
+    return _HEAD.startswith(head)
+
+
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)

@@ -30,6 +30,17 @@ _ROWS = 100
 _INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
 
 
+MARK = {"Software": "atom-plugin"}
+"""What a PNG of ours says of itself, so that no other picture is taken for one."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether ``path`` is a PNG file that this package drew."""
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    return head.startswith(b"\x89PNG") and b"Software\0atom-plugin" in head
+
+
 def grid(
     images: SyntheticSet | torch.Tensor,
     labels: torch.Tensor,
@@ -101,7 +112,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)
 
 
@@ -145,6 +156,7 @@ def _layout(classes: int, height: int, width: int) -> _Layout:
 def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str) -> memoryview:
     """The PNG file of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     heading, large, font, small = _shorten(title, 100), _font(16), _font(layout.text), _font(12)
     names = [legible(name, instead=f"class {label}") for label, name, _ in rows]
@@ -166,7 +178,10 @@ def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes:
     for number, note in enumerate(notes):
         draw.text((_MARGIN, bottom + 4 + 18 * number), note, fill=_FAINT, font=small)
     buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
+    mark = PngInfo()
+    for key, value in MARK.items():
+        mark.add_text(key, value)
+    canvas.save(buffer, "PNG", pnginfo=mark)
     return buffer.getbuffer()
 
 

@@ -63,8 +63,8 @@ def inside(tmp_path, monkeypatch):
     (tmp_path / "odd" / "dog").mkdir()
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / "odd" / "dog" / f"{number}.png")
-    (tmp_path / "digits-done.checkpoint").write_bytes(b"junk")
-    (tmp_path / "mine.jsonl").write_text("my own notes")
+    (tmp_path / "digits-done.checkpoint").write_bytes(b"atom-plugin/checkpoint, damaged")
+    (tmp_path / "mine.log.jsonl").write_text("my own notes")
     torch.save({"images": 1}, tmp_path / "foreign.checkpoint")
     return tmp_path
 
@@ -110,10 +110,10 @@ CASES = [
     ((*DISTILL, "-o", "good.h5/a.h5"), 1, "not a folder"),
     ((*DISTILL, "-o", "/proc/a.h5"), 1, "cannot be written"),
     ((*DISTILL, "-o", "a.jsonl"), 2, "use .h5"),
-    ((*DISTILL, "-o", "mine.h5"), 1, "mine.jsonl: already exists"),
+    ((*DISTILL, "-o", "mine.h5"), 1, "mine.log.jsonl: exists, is not the log of an earlier run"),
     ((*DISTILL, "-o", "digits-done.h5"), 1, "go on with --resume"),
     ((*DISTILL, "-o", "digits-done.h5", "--resume"), 1, "delete it to start over"),
-    ((*DISTILL, "-o", "foreign.h5", "--resume"), 1, "no checkpoint of this package"),
+    ((*DISTILL, "-o", "foreign.h5", "--resume"), 1, "is not the checkpoint of an earlier run, and is kept"),
     ((*DISTILL, "-o", "nan.h5", "--matcher", "dm", "--image-lr", "1e38", "--iterations", "40"), 1, "lower --image-lr"),
     ((*DISTILL, "--dataset", "folder"), 2, "--data-dir"),
     ((*DISTILL, "--dataset", "folder", "--data-dir", "nowhere"), 1, "nowhere"),

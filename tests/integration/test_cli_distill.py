@@ -19,12 +19,12 @@ def test_distil_look_train_and_compare_with_random(inside, capsys):
     names = {path.name for path in inside.iterdir()}
     assert names == {
         "digits-atom-ipc2.h5",
-        "digits-atom-ipc2.jsonl",
+        "digits-atom-ipc2.log.jsonl",
         "digits-atom-ipc2.loss.png",
         "digits-atom-ipc2.000002.png",
         "digits-atom-ipc2.000004.png",
     }
-    records = [json.loads(line) for line in (inside / "digits-atom-ipc2.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (inside / "digits-atom-ipc2.log.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in records] == [1, 2, 3, 4]
     assert all(record["loss"] > 0 and record["seconds"] > 0 for record in records)
     assert "OK" in run(capsys, "store", "verify", "digits-atom-ipc2.h5")

@@ -119,11 +119,11 @@ def test_show_draws_beside_the_set(path, tmp_path):
 
 def test_show_and_export_never_replace_the_set_itself(path, tmp_path):
     before = path.read_bytes()
-    assert "is the set itself" in fails(ConfigError, "show", path, "-o", path, "--force")
+    assert "which the command reads; choose another name" in fails(ConfigError, "show", path, "-o", path, "--force")
     export = ("export", path, "--format", "npz", "--force", "-o")
-    assert "is the set itself" in fails(ConfigError, *export, path)
+    assert "which the command reads; choose another name" in fails(ConfigError, *export, path)
     (tmp_path / "link").symlink_to(path)
-    assert "is the set itself" in fails(ConfigError, *export, tmp_path / "link")
+    assert "which the command reads; choose another name" in fails(ConfigError, *export, tmp_path / "link")
     assert path.read_bytes() == before
 
 
@@ -256,10 +256,13 @@ def test_subset_then_merge_gives_the_set_back(path, held, tmp_path):
     assert_equal_sets(replace(merged, provenance=held.provenance), held)
     parts = [SyntheticSet.load(tmp_path / name) for name in ("a.h5", "b.h5")]
     assert merged.provenance == concatenate(parts).provenance
-    assert "already exists" in fails(StoreError, "merge", path, "-o", path)
-    assert "already exists" in fails(StoreError, "subset", path, "--classes", "cat", "-o", path)
-    done("subset", path, "--classes", "cat", "-o", path, "--force")
-    assert SyntheticSet.load(path).classes == [0]
+    before = path.read_bytes()
+    for command in (("merge", path), ("subset", path, "--classes", "cat")):
+        assert "which the command reads" in fails(ConfigError, *command, "-o", path, "--force")
+        assert "already exists" in fails(StoreError, *command, "-o", tmp_path / "c.h5")
+        done(*command, "-o", tmp_path / "c.h5", "--force")
+    assert path.read_bytes() == before
+    assert SyntheticSet.load(tmp_path / "c.h5").classes == [0]
 
 
 def test_merge_names_the_files_that_differ(path, tmp_path):

@@ -182,7 +182,7 @@ def command(folder: Path, *arguments: str) -> tuple[int, str, str]:
 
 def signalled_command(folder: Path, number: int) -> tuple[int, str, str]:
     def send() -> None:
-        log = folder / "a.jsonl"
+        log = folder / "a.log.jsonl"
         while not (log.exists() and log.read_bytes().count(b"\n") > 3):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
@@ -197,8 +197,8 @@ def test_the_command_writes_and_prints_once(tmp_path):
     assert [code for code, *_ in results] == [0, 0]
     assert [bool(out) for _, out, _ in results] == [True, False]
     assert [errors for *_, errors in results] == ["", ""]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.000002.png", "a.h5", "a.jsonl", "a.loss.png"]
-    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.000002.png", "a.h5", "a.log.jsonl", "a.loss.png"]
+    assert (tmp_path / "a.log.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -240,7 +240,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
-    log = folder / "a.jsonl"
+    log = folder / "a.log.jsonl"
     for _ in range(6000):
         if log.exists() and log.read_bytes().count(b"\n") >= steps:
             return
@@ -258,7 +258,7 @@ def test_torchrun_ctrl_c_then_the_death_of_one_then_the_end(tmp_path):
     assert (out, process.returncode != 0) == ("", True)
     assert errors.count("continue with --resume") == 1
     assert (tmp_path / "a.checkpoint").exists()
-    done = (tmp_path / "a.jsonl").read_bytes().count(b"\n")
+    done = (tmp_path / "a.log.jsonl").read_bytes().count(b"\n")
 
     process = start(tmp_path, "--quiet", "--resume")
     wait_for_steps(tmp_path, process, done + 25)

@@ -55,7 +55,7 @@ def finish(folder: Path, *more: str) -> bytes:
 
 
 def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
-    log = folder / "a.jsonl"
+    log = folder / "a.log.jsonl"
     for _ in range(1200):
         if log.exists() and log.read_bytes().count(b"\n") >= steps:
             return
@@ -89,7 +89,7 @@ def test_interrupted_and_resumed_writes_the_same_bytes_and_log(tmp_path, undistu
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert finish(tmp_path, "--resume") == undisturbed[0]
-    assert (tmp_path / "a.jsonl").read_text().count("\n") == 60
+    assert (tmp_path / "a.log.jsonl").read_text().count("\n") == 60
     assert not (tmp_path / "a.checkpoint").exists()
 
 

@@ -14,6 +14,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.curves import _COLOURS, draw_curves
 from atom_plugin.replay.results import StreamResult
 from atom_plugin.replay.summaries import summarise, table
+from atom_plugin.store.pictures import is_picture
 
 
 def result(policy="atom", mode="replay", order=0, network=0, level=0.9, steps=3, **changes) -> StreamResult:
@@ -238,6 +239,6 @@ def test_pictures_have_equal_bytes_each_time(tmp_path):
     for name in ("a.png", "b.png"):
         draw_curves(summaries, tmp_path / name, classes_per_step=2, title="digits")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert b"Software" not in (tmp_path / "a.png").read_bytes()
+    assert is_picture(tmp_path / "a.png")
     assert matplotlib.get_backend() == backend
     assert "matplotlib.pyplot" not in sys.modules or not matplotlib.pyplot.get_fignums()

@@ -153,8 +153,8 @@ def test_results_of_another_configuration_are_refused_where_the_folder_is_gone(f
 
 def test_force_starts_over(files, tmp_path):
     files.open(CONFIGS, MEMORIES, force=False).append(result())
-    (files.folder / "set.h5").write_bytes(b"set")
-    (files.folder / "more").mkdir()
+    for name in ("atom-order0-step1.h5", "atom-replay-order0-network0.state", "a-b-order1-network0.state.memory2.h5"):
+        (files.folder / name).write_bytes(b"old")
     other = {"replay": {"epochs": 1}}
     assert files.open(other, MEMORIES, force=True).results == ()
     assert [path.name for path in files.folder.iterdir()] == ["configs.json"]
