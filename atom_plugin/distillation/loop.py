@@ -127,11 +127,12 @@ def _saved(distiller: Distiller, checkpoint: Path) -> str:
     Returns where it is and how to continue; nothing where it could be written nowhere.
     """
     state = distiller.state()
-    for place in (lambda: checkpoint, lambda: Path(tempfile.mkdtemp(prefix="atom-plugin-")) / checkpoint.name):
-        with contextlib.suppress(StoreError, OSError):
-            state.save(path := place())
-            move = (
-                "" if path == checkpoint else f"run  mv {shlex.quote(str(path))} {shlex.quote(str(checkpoint))}  and "
-            )
-            return f"the state after iteration {state.iteration} is kept in {path}: {move}continue with --resume"
+    kept = f"the state after iteration {state.iteration} is kept in"
+    with contextlib.suppress(StoreError):
+        state.save(checkpoint)
+        return f"{kept} {checkpoint}: continue with --resume"
+    with contextlib.suppress(StoreError, OSError):
+        path = Path(tempfile.mkdtemp(prefix="atom-plugin-")) / checkpoint.name
+        state.save(path)
+        return f"{kept} {path}: run  mv {shlex.quote(str(path))} {shlex.quote(str(checkpoint))}  and continue with --resume"
     return ""
