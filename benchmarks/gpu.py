@@ -18,8 +18,6 @@ that --out holds; after a piece that fails the others run in a new process. `--o
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -33,11 +31,12 @@ import torch
 from gpu_pieces import DEVICE, Images, ceilings, kernels, set_piece, step_piece, together_piece
 
 from atom_plugin.errors import AtomError
+from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import resolve_device
-from atom_plugin.runtime.files import append_line
 from atom_plugin.runtime.versions import package_versions
 
 Piece = Callable[[], dict[str, Any]]
+LINES = jsonl.LineFormat(name="a file of GPU measurements", key="piece")
 
 
 def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
@@ -61,12 +60,8 @@ def pieces(images: Images, folder: Path, quick: bool) -> dict[str, Piece]:
 
 
 def records(out: Path) -> list[dict[str, Any]]:
-    """The lines of ``out``; one cut short by a kill counts for nothing."""
-    found = []
-    for line in out.read_text().splitlines() if out.exists() else ():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+    """The lines of ``out``. Raises StoreError for lines that this script did not write."""
+    return jsonl.read(out, LINES, dict)
 
 
 def finished(out: Path) -> set[str]:
@@ -78,7 +73,7 @@ def note(out: Path, name: str, result: dict[str, Any], seconds: float) -> None:
     """Add the line of a piece."""
     machine = {"device": torch.cuda.get_device_name(), "cores": os.cpu_count()}
     line = {"piece": name, **result, "piece_seconds": seconds, "machine": machine, "versions": package_versions()}
-    append_line(out, json.dumps(line).encode() + b"\n")
+    jsonl.append(out, line)
     print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -137,6 +132,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         resolve_device(DEVICE)
+        records(given.out)
     except AtomError as error:
         sys.exit(f"Error: {error}")
     if given.data is not None and not Path(given.data).exists():

@@ -10,8 +10,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.files import reason, write_bytes
 from atom_plugin.runtime.renames import rename_new
+
+_LINES = jsonl.LineFormat(name="the log of a run", key="iteration")
 
 
 class RunLog:
@@ -26,7 +29,7 @@ class RunLog:
         self.path = path
         self._earlier = earlier or path
         self._after = after
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> RunLog:
         return self
@@ -37,37 +40,27 @@ class RunLog:
         if self._file is not None:
             self._file.close()
 
-    def write(self, **record: Any) -> None:
+    def write(self, *, iteration: int, **values: Any) -> None:
         """Append one record. Lines reach the file at once, so that a run can be watched."""
         try:
             if self._file is None:
                 self._file = self._open()
-            self._file.write(_line(record))
+            # One writer and many lines: the file stays open, and no line waits for the disk.
+            self._file.write(jsonl.encode({"iteration": iteration, **values}))
             self._file.flush()
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path)}") from error
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> IO[bytes]:
         held = read_log(self._earlier) if self._after else []
         kept = [record for record in held if record["iteration"] <= self._after]
-        write_bytes(self.path, "".join(map(_line, kept)).encode(), force=True)
-        return self.path.open("a", encoding="utf-8")
+        write_bytes(self.path, b"".join(map(jsonl.encode, kept)), force=True)
+        return self.path.open("ab")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a line cut short by a kill ends it. A missing log has none."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or "iteration" not in record:
-            break
-        records.append(record)
-    return records
+    """The records of a log; a missing log has none. Raises StoreError for lines that no run wrote."""
+    return jsonl.read(path, _LINES, _record)
 
 
 def is_log(path: Path) -> bool:
@@ -99,5 +92,7 @@ def set_aside(path: Path) -> Path | None:
     return None
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+def _record(line: dict[str, Any]) -> dict[str, Any]:
+    if type(line["iteration"]) is not int:
+        raise StoreError(f"found iteration {line['iteration']!r}, expected a number; remove the line")
+    return line

@@ -11,67 +11,34 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation.jobs import Job, Outcome
-from atom_plugin.runtime.files import append_line, reason
+from atom_plugin.runtime import jsonl
+from atom_plugin.runtime.files import reason
 from atom_plugin.runtime.versions import package_versions
 
-FORMAT = "atom-plugin/network-result"
-FORMAT_VERSION = 1
-_HEAD = f'{{"format": "{FORMAT}", "format_version": '.encode()  # how every line of ours starts, a torn one too
+_LINES = jsonl.LineFormat(name="a file of evaluation results", value="atom-plugin/network-result", version=1)
 _IDENTITY = ("trained_on", "full", "tested_on", "model", "network", "training", "precision", "seed", "repeat")
 
 
 class ResultsFile:
     """The finished networks in ``path``; :meth:`append` adds one.
 
-    A missing file holds none, and is made at once, so that one that cannot be written is found before the work. What a kill
-    left of a line is skipped; any other line that is no result raises StoreError with its number, as does a file that cannot
-    be read or written. Several processes may append to one file; each sees what was there when it opened the file, and its own.
+    A missing file holds none, and is made at once, so that one that cannot be written is found before the work. Which lines
+    are passed over, and which are a StoreError, is :mod:`atom_plugin.runtime.jsonl`'s rule. Several processes may append to
+    one file; each sees what was there when it opened the file, and its own. What two of them did counts once: the first.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._records: dict[str, dict[str, Any]] = {}
         try:
-            with path.open("a+b") as file:
-                file.seek(0)
-                data = file.read()
+            path.open("ab").close()
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened: {reason(error, path)}") from error
-        for number, line in enumerate(data.split(b"\n"), 1):
-            if line.strip():
-                self._read(line, number)
+        for record in jsonl.read(path, _LINES, _checked):
+            self._records.setdefault(_key(record), record)
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def _read(self, line: bytes, number: int) -> None:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if line.startswith(_HEAD[: len(line)]):
-                return
-            raise StoreError(
-                f"{self.path}, line {number}: is not JSON ({error}); name a file of evaluation results"
-            ) from None
-        found = record.get("format") if isinstance(record, dict) else None
-        if isinstance(record, dict) and {"iteration", "loss"} <= record.keys():
-            raise StoreError(
-                f"{self.path}, line {number}: is a line of a distillation's log, expected evaluation results; name another file"
-            )
-        if found != FORMAT:
-            raise StoreError(
-                f"{self.path}, line {number}: found format {found!r}, expected {FORMAT!r}; name a file of evaluation results"
-            )
-        if record.get("format_version") != FORMAT_VERSION:
-            raise StoreError(
-                f"{self.path}, line {number}: found format version {record.get('format_version')!r}, this release reads "
-                f"{FORMAT_VERSION}; update atom-plugin, or name another file"
-            )
-        if not (_is_share(record.get("accuracy")) and record.keys() >= set(_IDENTITY)):
-            raise StoreError(
-                f"{self.path}, line {number}: is damaged; remove the line, and its network is trained again"
-            )
-        self._records.setdefault(_key(record), record)
 
     def accuracy_of(self, job: Job) -> float | None:
         """In [0, 1], None if this very network has not finished: same set, test images, model, budget, precision and seed."""
@@ -103,8 +70,8 @@ class ResultsFile:
         """Add the line of a job that reached an accuracy; it is on the disk when this returns. Raises StoreError."""
         job, subject = outcome.job, outcome.job.cell.subject
         record = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": _LINES.value,
+            "format_version": _LINES.version,
             "name": subject.name,
             "method": subject.method,
             "ipc": subject.ipc,
@@ -114,8 +81,14 @@ class ResultsFile:
             "hardware": outcome.hardware,
             "versions": {**package_versions(), "timm": metadata.version("timm")},
         }
-        append_line(self.path, json.dumps(record, allow_nan=False).encode() + b"\n")
+        jsonl.append(self.path, record)
         self._records[job.key] = record
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    if not (_is_share(record.get("accuracy")) and record.keys() >= set(_IDENTITY)):
+        raise StoreError("is damaged; remove the line, and its network is trained again")
+    return record
 
 
 def _key(record: Mapping[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,12 +11,10 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import check_configs, plain_config
-from atom_plugin.runtime.files import reason, write_bytes
+from atom_plugin.runtime import jsonl
 
 MODES = ("replay", "from-memory")
-FORMAT = "atom-plugin/stream-result"
-FORMAT_VERSION = 1
-_HEAD = f'{{"format": "{FORMAT}", "format_version": '.encode()  # how every line of ours starts, a torn one too
+_LINES = jsonl.LineFormat(name="a file of replay results", value="atom-plugin/stream-result", version=1)
 
 Key = tuple[str, str, int, int]
 
@@ -101,19 +97,12 @@ class StreamResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, ``format`` and ``format_version`` first."""
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        return {"format": _LINES.value, "format_version": _LINES.version, **asdict(self)}
 
     @classmethod
     def from_json(cls, record: Any) -> StreamResult:
         """The inverse of :meth:`to_json`. Raises StoreError for a foreign, newer or damaged record."""
-        found = record.get("format") if isinstance(record, dict) else None
-        if found != FORMAT:
-            raise StoreError(f"found format {found!r}, expected {FORMAT!r}; name a file of replay results")
-        version = record.get("format_version")
-        if not _is_count(version) or version > FORMAT_VERSION:
-            raise StoreError(
-                f"found format version {version!r}, this release reads {FORMAT_VERSION}; update atom-plugin"
-            )
+        _LINES.check(record)
         names = {field.name for field in fields(cls)}
         wrong = names.symmetric_difference(record.keys() - {"format", "format_version"})
         if wrong:
@@ -127,9 +116,10 @@ class StreamResult:
 class ResultsFile:
     """The results in ``path``, and the way to add more, so that a stopped comparison goes on where it was.
 
-    A last line that a kill cut short is dropped; any other line that is no result raises StoreError with its number, as does
-    a file that cannot be read, or a folder that is not there. A missing file holds no results. Processes that run parts of
-    one comparison may append to one file; each sees its own lines and those that were there when it opened the file.
+    A missing file holds no results. Which lines are passed over, and which are a StoreError, is
+    :mod:`atom_plugin.runtime.jsonl`'s rule; a file that cannot be read, or a folder that is not there, is one too. Processes
+    that run parts of one comparison may append to one file; each sees its own lines and those that were there when it opened
+    the file. A run that two of them did counts once: the first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,21 +127,9 @@ class ResultsFile:
         if not path.parent.is_dir():
             raise StoreError(f"{path}: there is no folder {path.parent}; create it first")
         self._results: dict[Key, StreamResult] = {}
-        for number, line in enumerate(_whole_lines(self._bytes()).splitlines(), 1):
-            if line.strip():
-                self._read(line, number)
+        for result in jsonl.read(path, _LINES, StreamResult.from_json):
+            self._results.setdefault(result.key, result)
         check_configs(((result.mode, result.config) for result in self.results), f"{path}: ")
-
-    def _read(self, line: bytes, number: int) -> None:
-        try:
-            result = StreamResult.from_json(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"{self.path}, line {number}: is not JSON ({error}); remove the line") from None
-        except StoreError as error:
-            raise StoreError(f"{self.path}, line {number}: {error}") from None
-        if result.key in self._results:
-            raise StoreError(f"{self.path}, line {number}: holds {_name(result)} a second time; remove one of the two")
-        self._results[result.key] = result
 
     @property
     def results(self) -> tuple[StreamResult, ...]:
@@ -175,30 +153,8 @@ class ResultsFile:
         self.require(result.mode, result.config)
         if result.key in self._results:
             raise StoreError(f"{self.path}: already holds {_name(result)}; look with find before running it")
-        line = (json.dumps(result.to_json(), allow_nan=False) + "\n").encode()
-        data = self._bytes()
-        whole = _whole_lines(data)
-        if whole != data:
-            # Half a line at its end, to which this one would be glued.
-            write_bytes(self.path, whole + line, force=True)
-        else:
-            self._append(line)
+        jsonl.append(self.path, result.to_json())
         self._results[result.key] = result
-
-    def _append(self, line: bytes) -> None:
-        try:
-            with self.path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {reason(error, self.path, len(line))}") from error
-
-    def _bytes(self) -> bytes:
-        try:
-            return self.path.read_bytes() if self.path.exists() else b""
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be read: {error.strerror}; name a file of replay results") from error
 
 
 def is_results(path: Path) -> bool:
@@ -221,19 +177,6 @@ def _is_number(value: Any, highest: float) -> bool:
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= highest and value < math.inf
     )
-
-
-def _whole_lines(data: bytes) -> bytes:
-    """``data`` up to its last line's end: without the beginning of a line that a kill cut short."""
-    whole, newline, tail = data.rpartition(b"\n")
-    # A line that starts as none of ours does is no half of one; it is for the reader to refuse.
-    if not tail or not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
-        return data
-    try:
-        json.loads(tail)
-    except ValueError:
-        return whole + newline
-    return data + b"\n"
 
 
 def _tuples(value: Any) -> Any:

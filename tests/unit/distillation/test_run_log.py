@@ -4,7 +4,7 @@ from atom_plugin.distillation.run_log import RunLog, read_log
 from atom_plugin.errors import StoreError
 
 
-def test_records_come_back_and_half_a_line_ends_them(tmp_path):
+def test_records_come_back_without_half_a_line(tmp_path):
     path = tmp_path / "a.jsonl"
     with RunLog(path) as log:
         for iteration in (1, 2, 3):
@@ -34,10 +34,16 @@ def test_a_new_run_starts_a_new_log_with_its_first_record(tmp_path):
     assert read_log(path) == [{"iteration": 1, "new": True}]
 
 
-def test_foreign_and_missing_files_have_no_records(tmp_path):
-    (tmp_path / "a.jsonl").write_text('[1, 2]\n"text"\n')
-    assert read_log(tmp_path / "a.jsonl") == []
-    assert read_log(tmp_path / "none.jsonl") == []
+def test_a_missing_log_has_no_records_and_a_foreign_file_is_refused_and_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert read_log(path) == []
+    path.write_text('{"iteration": "first"}\n')
+    with pytest.raises(StoreError, match=r"a\.jsonl, line 1: found iteration 'first'"):
+        read_log(path)
+    path.write_text("[1, 2]\n")
+    with pytest.raises(StoreError, match=r"a\.jsonl, line 1: .*name the log of a run"), RunLog(path, after=1) as log:
+        log.write(iteration=2)
+    assert path.read_text() == "[1, 2]\n"
 
 
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
