@@ -1,4 +1,7 @@
-"""What can go wrong, in a few kinds. Each message says what was found, what was expected and what to do."""
+"""What can go wrong, in a few kinds. Each message says what was found, what was expected and what to do.
+
+The functions compose parts of messages that many places need.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,27 @@ class AtomError(Exception):
     """Base of every error this package raises on purpose."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"did you mean 'atom'? "`` where one of ``known`` is like ``name``, else nothing: a part of messages."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}? " if near else ""
+def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> str:
+    """``"no matcher is called 'atm'; did you mean 'atom'? known: atom, dm"``.
+
+    ``see`` stands in place of the list where that would be long or not the whole truth.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no {kind} is called {name!r}; {hint}{see or f'known: {listed(names, most=30)}'}"
+
+
+def listed(items: Iterable[object], *, most: int = 10) -> str:
+    """``"cat, dog, … (12 in all)"``: the first ``most`` items in a line; "none" without any."""
+    texts = list(map(str, items))
+    more = f", … ({len(texts)} in all)" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more or "none"
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """``"3x32x32"`` for (C, H, W)."""
+    return "x".join(map(str, shape))
 
 
 class ConfigError(AtomError):

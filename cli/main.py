@@ -22,7 +22,7 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from atom_plugin.errors import AtomError, ConfigError, Interrupted, did_you_mean
+from atom_plugin.errors import AtomError, ConfigError, Interrupted, unknown
 from atom_plugin.runtime import rendezvous
 from atom_plugin.runtime.versions import __version__
 
@@ -61,8 +61,7 @@ class LazyGroup(click.Group):
         """As click does it, but an unknown name is answered with the nearest one."""
         name = args[0]
         if name not in self.table and not name.startswith("-"):
-            hint = did_you_mean(name, self.table).rstrip() or f"there are {', '.join(self.table)}"
-            raise click.UsageError(f"no command is called {name!r}; {hint}", ctx)
+            raise click.UsageError(unknown("command", name, self.table), ctx)
         if isinstance(ctx.obj, Session):
             ctx.obj.path = f"{ctx.command_path} {name}"
         return super().resolve_command(ctx, args)

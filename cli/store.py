@@ -12,8 +12,8 @@ import click
 from atom_plugin.cli.options import PATH, force_option, json_option
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
-from atom_plugin.cli.store_show import class_ids, classes_option, listed, show
-from atom_plugin.errors import StoreError
+from atom_plugin.cli.store_show import class_ids, classes_option, show
+from atom_plugin.errors import StoreError, listed
 
 if TYPE_CHECKING:
     from atom_plugin.store import Header

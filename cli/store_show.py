@@ -10,7 +10,7 @@ import click
 
 from atom_plugin.cli.options import PATH, POSITIVE_INT, Command, force_option, run_options, source_options
 from atom_plugin.cli.outputs import Output, claim
-from atom_plugin.errors import ConfigError, did_you_mean
+from atom_plugin.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -168,11 +168,4 @@ def _class_id(item: str, class_names: Sequence[str]) -> int:
         raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
     if item.isascii() and item.isdigit() and int(item) < len(class_names):
         return int(item)
-    hint = did_you_mean(item, class_names).rstrip() or f"there are {listed(class_names)}"
-    raise ConfigError(f"no class is called {item!r} or has that id; {hint} (ids run from 0 to {len(class_names) - 1})")
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """``names`` in a line, the first few where there are many."""
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    raise ConfigError(f"{unknown('class', item, class_names)}; or give an id, 0 to {len(class_names) - 1}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from atom_plugin import store
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, shape_text
 from atom_plugin.store.formats.coding import DATASET_CONDENSATION, convert, standardised
 
 # Classes and side of the images that its test loaders give, by its own names of the data sets.
@@ -57,7 +57,7 @@ def load(
     shape = found.preprocessing.image_shape
     if shape != (3, side, side):
         raise ConfigError(
-            f"{path}: holds images of {'x'.join(map(str, shape))}, {dataset} has 3x{side}x{side}; choose another file"
+            f"{path}: holds images of {shape_text(shape)}, {dataset} has 3x{side}x{side}; choose another file"
         )
     counts = torch.bincount(found.labels, minlength=classes).tolist()
     if counts != [ipc] * classes:

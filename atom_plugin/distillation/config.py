@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from atom_plugin.distillation.recipes import RECIPES, apply_loop_defaults
-from atom_plugin.errors import ConfigError, did_you_mean
+from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
@@ -147,8 +147,7 @@ class DistillConfig:
         PluginError for an unknown matcher.
         """
         if recipe not in RECIPES:
-            hint = did_you_mean(recipe, RECIPES)
-            raise ConfigError(f"no recipe is called {recipe!r}; {hint}known: {', '.join(RECIPES)}")
+            raise ConfigError(unknown("recipe", recipe, RECIPES))
         values = RECIPES[recipe](image_shape, ipc)
         matcher = overrides.get("matcher", values["matcher"])
         if matcher != values["matcher"]:

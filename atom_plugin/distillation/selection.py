@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from atom_plugin.errors import ConfigError, SourceError, did_you_mean
+from atom_plugin.errors import ConfigError, SourceError, unknown
 
 METHODS = ("random", "herding", "k-center", "forgetting")
 
@@ -34,8 +34,7 @@ def select(
     name where ``class_names`` are given.
     """
     if method not in METHODS:
-        hint = did_you_mean(method, METHODS)
-        raise ConfigError(f"no selection method is called {method!r}; {hint}known: {', '.join(METHODS)}")
+        raise ConfigError(unknown("selection method", method, METHODS))
     if method == "random":
         return random_indices(labels, ipc, generator, class_names=class_names)
     if method == "forgetting":

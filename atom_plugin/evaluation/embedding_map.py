@@ -19,7 +19,7 @@ import torch
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig, trained_epochs
 from atom_plugin.distillation.embeddings import embed, embedding_network
-from atom_plugin.errors import ConfigError, SourceError, did_you_mean
+from atom_plugin.errors import ConfigError, SourceError, unknown
 from atom_plugin.evaluation import network_of
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.files import refuse_existing, write_bytes
@@ -111,8 +111,7 @@ def embedding_map(
 def check_projection(method: str) -> None:
     """Raise ConfigError for what is no projection."""
     if method not in PROJECTIONS:
-        hint = did_you_mean(method, PROJECTIONS)
-        raise ConfigError(f"no projection is called {method!r}; {hint}known: {', '.join(PROJECTIONS)}")
+        raise ConfigError(unknown("projection", method, PROJECTIONS))
 
 
 def project(real: Points, synthetic: Points, method: str, *, seed: int) -> Points:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from atom_plugin.errors import AtomError, DivergenceError, ModelError
+from atom_plugin.errors import AtomError, DivergenceError, ModelError, shape_text
 from atom_plugin.evaluation import cuda_training
 from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
 from atom_plugin.evaluation.training import TrainingRun, accuracy, train, train_on_real
@@ -100,7 +100,7 @@ def _explained(cell: Cell) -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if not (foreign or isinstance(error, torch.OutOfMemoryError)):
             raise
-        size = "x".join(map(str, cell.subject.synthetic_set.preprocessing.image_shape))
+        size = shape_text(cell.subject.synthetic_set.preprocessing.image_shape)
         reason = " ".join(str(error).split())[:200] or "without a message"
         raise ModelError(
             f"{cell.model} cannot be trained and tested on {len(cell.subject)} images of {size}, "

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from atom_plugin.datasets import SourceData, SourceRequest, load_source, reload_source
-from atom_plugin.errors import AtomError, ConfigError, SourceError
+from atom_plugin.errors import AtomError, ConfigError, SourceError, listed, shape_text
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 
@@ -58,19 +58,11 @@ def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) 
     shape = synthetic_set.preprocessing.image_shape
     if data.image_shape != shape:
         raise ConfigError(
-            f"{name}: holds images of {_shape(shape)}, the test images of {data.name!r} are {_shape(data.image_shape)}; "
-            "choose another --dataset or --image-size"
+            f"{name}: holds images of {shape_text(shape)}, the test images of {data.name!r} are "
+            f"{shape_text(data.image_shape)}; choose another --dataset or --image-size"
         )
     if data.class_names != synthetic_set.class_names:
         raise ConfigError(
-            f"{name}: its classes ({_few(synthetic_set.class_names)}) are not those of {data.name!r} "
-            f"({_few(data.class_names)}); choose another --dataset"
+            f"{name}: its classes ({listed(synthetic_set.class_names, most=3)}) are not those of {data.name!r} "
+            f"({listed(data.class_names, most=3)}); choose another --dataset"
         )
-
-
-def _shape(shape: tuple[int, int, int]) -> str:
-    return f"{shape[0]}x{shape[1]}x{shape[2]}"
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")

@@ -16,14 +16,14 @@ from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for, global_draws_from
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
-from atom_plugin.transforms.policies import POLICIES, pixel_policy, pixels_of
-from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.policies import POLICIES, pixel_policy
+from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
 
 __all__ = ["Architecture", "TrainConfig", "TrainingRun", "accuracy", "train", "train_on_real"]
 
 _CPU = torch.device("cpu")
 
-_TEST_BATCH = 128
+TEST_BATCH = 128
 
 
 class Architecture(Protocol):
@@ -85,7 +85,7 @@ def train_on_real(
 def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: TrainingRun) -> Batches:
     if config.augmentation in POLICIES:
         preprocessing = synthetic_set.preprocessing
-        pixels = pixels_of(synthetic_set.images, preprocessing)
+        pixels = to_uint8(synthetic_set.true_colour())
         return _pixel_batches(pixels, synthetic_set.labels, preprocessing, config, run)
     images, labels = synthetic_set.images.to(run.device, run.dtype), synthetic_set.labels.to(run.device)
     augmentation = Augmentation(strategy=config.augmentation)
@@ -164,7 +164,7 @@ def accuracy(network: nn.Module, preprocessing: Preprocessing, test: Split, *, d
     prepare = preprocessing.to(device)
     right = 0
     with long_work(device):
-        for images, labels in zip(test.parts(_TEST_BATCH), test.labels.split(_TEST_BATCH), strict=True):
+        for images, labels in zip(test.parts(TEST_BATCH), test.labels.split(TEST_BATCH), strict=True):
             batch = prepare.forward(images.to(device)).contiguous(memory_format=torch.channels_last)
             right += int((network(batch).argmax(1).cpu() == labels).sum())
     return right / len(test)

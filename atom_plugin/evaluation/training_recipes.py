@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, StepLR
 
-from atom_plugin.errors import ConfigError, did_you_mean
+from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.models.fitting import BATCH_SIZE, SGD
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.transforms.policies import POLICIES
@@ -73,8 +73,7 @@ class TrainConfig:
     def from_recipe(cls, name: str, **overrides: Any) -> TrainConfig:
         """The recipe ``name`` with ``overrides`` in place of its values. Raises ConfigError for an unknown name."""
         if name not in RECIPES:
-            hint = did_you_mean(name, RECIPES)
-            raise ConfigError(f"no training recipe is called {name!r}; {hint}there are {', '.join(RECIPES)}")
+            raise ConfigError(unknown("training recipe", name, RECIPES))
         return cls(recipe=name, **{**RECIPES[name], **overrides})
 
     def build_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, listed
 from atom_plugin.models.features import Features, widened
 from atom_plugin.runtime.registry import Registry
 
@@ -138,16 +138,15 @@ def class_rows(
     classes = real_labels.unique()
     if not torch.equal(classes, synthetic_labels.unique()):
         raise ConfigError(
-            f"real images are of the classes {_few(real_labels)}, synthetic ones of {_few(synthetic_labels)}; give both "
+            f"real images are of the classes {_ids(real_labels)}, synthetic ones of {_ids(synthetic_labels)}; give both "
             "sides the same classes"
         )
     for label in classes:
         yield (real_labels == label).nonzero().flatten(), (synthetic_labels == label).nonzero().flatten()
 
 
-def _few(labels: torch.Tensor) -> str:
-    found = labels.unique().tolist()
-    return ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+def _ids(labels: torch.Tensor) -> str:
+    return listed(labels.unique().tolist(), most=5)
 
 
 def grouped(descriptor: torch.Tensor, groups: int) -> torch.Tensor:

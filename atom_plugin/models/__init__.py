@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atom_plugin.errors import ConfigError, ModelError, did_you_mean
+from atom_plugin.errors import ConfigError, ModelError, shape_text, unknown
 from atom_plugin.models import papers, timm_models
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.models.liveness import blank_logits, parameters_without_gradient
@@ -46,9 +46,8 @@ def build_model(
     A network other than ``"convnet"`` has seen a batch of two blank images, in eval mode, before it is returned. Raises
     ModelError, in one line, for an unknown name or option and for images that it cannot take.
     """
-    channels, height, width = image_shape
-    if min(channels, height, width, classes) < 1:
-        raise ModelError(f"{name} needs images and classes, not {channels}x{height}x{width} and {classes}")
+    if min(*image_shape, classes) < 1:
+        raise ModelError(f"{name} needs images and classes, not {shape_text(image_shape)} and {classes}")
     options = dict(options or {})
     if name == "convnet":
         return _convnet(convnet or ConvNetConfig(), options).build(image_shape, classes, generator=generator)
@@ -57,12 +56,10 @@ def build_model(
     elif name.startswith(TIMM_PREFIX):
         build = timm_models.builder(name.removeprefix(TIMM_PREFIX))
     else:
-        timms = timm_models.names(name)  # its names hold no wildcards: itself or nothing
-        hint = f"did you mean {TIMM_PREFIX + timms[0]!r}? " if timms else did_you_mean(name, PAPER_MODELS)
-        raise ModelError(
-            f"no model is called {name!r}; {hint}known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
-        )
-    size = f"{channels}x{height}x{width}"
+        timms = [TIMM_PREFIX + found for found in timm_models.names(name)]  # it holds no wildcards: itself or nothing
+        see = f"known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
+        raise ModelError(unknown("model", name, timms or PAPER_MODELS, see=see))
+    size = shape_text(image_shape)
     with nullcontext() if generator is None else global_draws_from(generator), torch.device("cpu"):
         try:
             network = build(image_shape, classes, **options)
@@ -97,8 +94,7 @@ def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig
     known = [field.name for field in dataclasses.fields(config)]
     for name in options:
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise ModelError(f"convnet has no option {name!r}; {hint}known: {', '.join(known)}")
+            raise ModelError(unknown("option of convnet", name, known))
     return dataclasses.replace(config, **options)
 
 

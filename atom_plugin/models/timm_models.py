@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from atom_plugin.errors import ModelError, did_you_mean
+from atom_plugin.errors import ModelError, unknown
 from atom_plugin.models.liveness import refuse_single_tokens
 from atom_plugin.models.papers import patch_for
 from atom_plugin.models.stems import cut_patches, first_convolution, is_patch_embedding, soften_stem, stem_gain
@@ -48,8 +48,8 @@ def builder(name: str) -> Callable[..., nn.Module]:
     import timm
 
     if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
-        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}--list-models PATTERN lists its names")
+        see = "--list-models PATTERN lists its names"
+        raise ModelError(unknown(f"model of timm {timm.__version__}", name, timm.list_models(), see=see))
     architecture, _, weights = name.partition(".")
     if weights:
         raise ModelError(

@@ -13,7 +13,7 @@ from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.distillation.selection import METHODS
-from atom_plugin.errors import ConfigError, SourceError
+from atom_plugin.errors import ConfigError, SourceError, shape_text, unknown
 from atom_plugin.replay.memory import first_images
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -130,7 +130,7 @@ class Selected:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ConfigError(f"no selection method is called {self.method!r}; known: {', '.join(METHODS)}")
+            raise ConfigError(unknown("selection method", self.method, METHODS))
 
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
@@ -177,8 +177,7 @@ def _renumbered(split: Split, wanted: torch.Tensor) -> Split:
 
 
 def _described(preprocessing: Preprocessing) -> str:
-    channels, height, width = preprocessing.image_shape
-    return f"{preprocessing.describe()}, {channels}x{height}x{width}"
+    return f"{preprocessing.describe()}, {shape_text(preprocessing.image_shape)}"
 
 
 def _with_class_ids(made: SyntheticSet, data: SourceData | None, classes: Sequence[int]) -> SyntheticSet:

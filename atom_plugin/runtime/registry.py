@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Generic, TypeVar, cast
 
-from atom_plugin.errors import PluginError, did_you_mean
+from atom_plugin.errors import PluginError, unknown
 
 T = TypeVar("T")
 
@@ -61,8 +61,7 @@ class Registry(Generic[T]):
         """The entry behind ``name``. Raises PluginError if it is unknown or claimed by two distributions."""
         claims = self._claims()
         if name not in claims:
-            hint = did_you_mean(name, claims)
-            raise PluginError(f"no {self.kind} is called {name!r}; {hint}known: {', '.join(sorted(claims)) or 'none'}")
+            raise PluginError(unknown(self.kind, name, sorted(claims)))
         found = claims[name]
         if len(found) > 1:
             origins = " and ".join(sorted(entry.origin for entry in found))

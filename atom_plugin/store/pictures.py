@@ -14,8 +14,8 @@ import torch
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
-from atom_plugin.store.formats.image_files import to_uint8
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import to_uint8
 
 if TYPE_CHECKING:
     from PIL import ImageFont

@@ -12,16 +12,10 @@ import torch
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.randomness import global_draws_from
-from atom_plugin.transforms.preprocessing import Preprocessing
 
 POLICIES = ("randaugment", "autoaugment")
 
 Policy = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-
-
-def pixels_of(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Preprocessed float32 images (N, C, H, W) as the nearest uint8 pictures."""
-    return (preprocessing.inverse(images).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def pixel_policy(name: str, channels: int) -> Policy:

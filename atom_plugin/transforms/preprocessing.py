@@ -24,6 +24,11 @@ KORNIA_BYTES, STREAMED_IMAGES = 2**31, 50_000
 _PART = 512  # images at a time
 
 
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images on the [0, 1] scale as the nearest 8-bit ones; what lies outside is clamped."""
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Whitening:
     """A fitted ZCA transform of flattened images: ``mean`` (D,), ``matrix`` (D, D) symmetric, D = C * H * W."""

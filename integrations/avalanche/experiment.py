@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import JointTraining, Naive
 
 from atom_plugin.datasets import SourceData
+from atom_plugin.evaluation.training import TEST_BATCH, TrainConfig
 from atom_plugin.integrations.avalanche.checks import check_comparison
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.integrations.avalanche.orders import Stream, Streams
@@ -27,12 +28,10 @@ from atom_plugin.integrations.avalanche.policies import MemoryOptions, Setup, fi
 from atom_plugin.integrations.avalanche.policy import preserved_random_state
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
 from atom_plugin.replay.results import StreamResult
-from atom_plugin.runtime.device import resolve_device
-from atom_plugin.runtime.malloc import reuse_freed_memory
+from atom_plugin.runtime.device import long_work, resolve_device
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_TEST_BATCH = 128
 _TOLD = ("steps", "ipc", "epochs", "batch_size", "lr", "memory_augmentation", "stream_augmentation", "seed")
 
 
@@ -193,20 +192,15 @@ class Experiment:
         self, policy: str, setup: Setup, order: int, network: int, on_epoch: Callable[[], object] | None
     ) -> Any:
         model = self._network(network)
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=self.config.lr,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
-        )
+        rates = {name: getattr(self.config, name) for name in ("lr", "momentum", "weight_decay")}
         template = JointTraining if policy == "joint" else Naive
         return template(
             model=model,
-            optimizer=optimizer,
+            optimizer=TrainConfig(**rates).build_optimizer(model),
             criterion=torch.nn.CrossEntropyLoss(),
             train_mb_size=self.config.batch_size,
             train_epochs=self.config.epochs,
-            eval_mb_size=_TEST_BATCH,
+            eval_mb_size=TEST_BATCH,
             device=self.device,
             plugins=[*setup.plugins, Pace((self.config.seed, "stream", order, network), on_epoch)],
             evaluator=EvaluationPlugin(accuracy_metrics(experience=True), loggers=[BaseLogger()]),
@@ -215,8 +209,7 @@ class Experiment:
     @contextmanager
     def _running(self, order: int, network: int) -> Iterator[None]:
         """Avalanche draws from the global generators: for a run they are seeded, and put back after it."""
-        memory = reuse_freed_memory() if self.device.type == "cpu" else nullcontext()
-        with preserved_random_state(), memory, quiet():
+        with preserved_random_state(), long_work(self.device), quiet():
             seed = small_seed(self.config.seed, "stream", order, network)
             torch.manual_seed(seed)
             random.seed(seed)

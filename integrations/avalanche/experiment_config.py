@@ -8,6 +8,7 @@ from typing import Any
 
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.replay.results import MODES
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
@@ -28,9 +29,9 @@ class ReplayConfig:
     ipc: int
     epochs: int
     batch_size: int
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    lr: float = TrainConfig.lr
+    momentum: float = TrainConfig.momentum
+    weight_decay: float = TrainConfig.weight_decay
     memory_augmentation: str = "none"
     stream_augmentation: str = "none"
     recipe: str = "atom"

@@ -13,7 +13,7 @@ import torch
 from atom_plugin import store
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.selection import METHODS
-from atom_plugin.errors import ConfigError, StoreError, did_you_mean
+from atom_plugin.errors import ConfigError, StoreError, unknown
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
 from atom_plugin.integrations.avalanche.orders import Stream
@@ -41,7 +41,7 @@ def check_policy(name: str, *, stored: bool) -> None:
         raise ConfigError("the policy 'stored' replays sets made before; name them with --memory")
     known = [*MATCHERS.names(), *METHODS, *([STORED] if stored else []), *BASELINES]
     if name not in known:
-        raise ConfigError(f"no policy is called {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
+        raise ConfigError(unknown("policy", name, known))
     MATCHERS.get(name)
 
 

@@ -12,7 +12,7 @@ from avalanche.benchmarks.scenarios import OnlineCLExperience
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.datasets.common import content_digest
 from atom_plugin.errors import ConfigError
-from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
 
 _PROBES = 16
 _TOLERANCE = 2e-3  # of a pixel: a step of 8 bits is 4e-3 on the [0, 1] scale, and half precision keeps 1e-3
@@ -95,7 +95,7 @@ def raw_images(datasets: Sequence[Any], class_names: Sequence[str] | None) -> So
     """
     raw = [_untransformed(dataset) for dataset in datasets]
     pixels = _stack([_pixels(data[index][0]) for data in raw for index in range(len(data))])
-    images = pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8)
+    images = pixels if pixels.dtype == torch.uint8 else to_uint8(pixels)
     labels = torch.tensor([int(label) for data in datasets for label in data.targets])
     names = tuple(class_names or map(str, range(int(labels.max()) + 1)))
     if int(labels.min()) < 0 or int(labels.max()) >= len(names):

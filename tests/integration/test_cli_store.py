@@ -276,7 +276,7 @@ def test_subset_of_absent_classes(path, tmp_path):
     out = ("-o", tmp_path / "out.h5")
     assert "no class is called 'dgo'" in fails(ConfigError, "subset", path, "--classes", "dgo", *out)
     assert "did you mean 'dog'?" in fails(ConfigError, "subset", path, "--classes", "cat,dgo", *out)
-    assert "ids run from 0 to 2" in fails(ConfigError, "subset", path, "--classes", "7", *out)
+    assert "or give an id, 0 to 2" in fails(ConfigError, "subset", path, "--classes", "7", *out)
     assert "no class is called ''" in fails(ConfigError, "subset", path, "--classes", "cat,", *out)
     done("subset", path, "--classes", "cat", *out)
     line = fails(ConfigError, "subset", tmp_path / "out.h5", "--classes", "dog", "-o", tmp_path / "b.h5")

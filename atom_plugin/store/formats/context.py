@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, listed, shape_text
 from atom_plugin.runtime.versions import package_versions
 from atom_plugin.store.formats.coding import Constants, convert, standardised
 from atom_plugin.store.provenance import Provenance
@@ -87,8 +87,8 @@ class ImportContext:
             )
         if given is not None and carried is not None and given != carried:
             raise ConfigError(
-                f"the file names the classes {_few(carried)}, but {_few(given)} were given; leave --classes, --like or "
-                "--dataset out, or give those of the file's own source"
+                f"the file names the classes {listed(carried, most=3)}, but {listed(given, most=3)} were given; leave "
+                "--classes, --like or --dataset out, or give those of the file's own source"
             )
         return given or carried or ()
 
@@ -156,8 +156,8 @@ class ImportContext:
         names = self.names(carried_names)
         if len(labels) and int(labels.max()) >= len(names):
             raise ConfigError(
-                f"the file's labels go up to {int(labels.max())}, but there are {len(names)} class names ({_few(names)}); "
-                "give those of its own source"
+                f"the file's labels go up to {int(labels.max())}, but there are {len(names)} class names "
+                f"({listed(names, most=3)}); give those of its own source"
             )
         self._use("method")
         order = labels.argsort(stable=True)
@@ -225,7 +225,8 @@ class ImportContext:
         for flag, expected in known.items():
             if expected is not None and expected != shape:
                 raise ConfigError(
-                    f"the file holds images of {_by(shape)}, but those of {flag} are {_by(expected)}; name its own source"
+                    f"the file holds images of {shape_text(shape)}, but those of {flag} are {shape_text(expected)}; "
+                    "name its own source"
                 )
 
     def _use(self, name: str) -> None:
@@ -234,11 +235,3 @@ class ImportContext:
     def _relative(self, name: str, path: Path) -> str:
         root = path.absolute()
         return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else Path(name).name
-
-
-def _by(shape: tuple[int, int, int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" … {len(names)} in all" if len(names) > 3 else "")

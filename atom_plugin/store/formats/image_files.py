@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from atom_plugin.datasets.pixels import SUFFIXES, Pixels, decode
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, shape_text
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.folders import folder_names
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import to_uint8
 
 INDEX = "classes.json"
 _SAVED_AS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "method": 6}}
@@ -29,11 +30,6 @@ class Row:
     name: str
     folder: str | None
     images: int
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images on the [0, 1] scale to uint8, clamped and rounded."""
-    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def check_writable(held: SyntheticSet, image_format: str) -> None:
@@ -136,7 +132,8 @@ def read_images(files: Sequence[Path], context: ImportContext) -> torch.Tensor:
                 raise StoreError(f"{file}: cannot be read as an image ({what}); it is damaged") from error
         if decoded and pixels.shape != decoded[0].shape:
             raise StoreError(
-                f"{file}: is {_by(pixels)}, but {files[0].name} is {_by(decoded[0])}; a set has images of one shape"
+                f"{file}: is {shape_text(pixels.shape)}, but {files[0].name} is {shape_text(decoded[0].shape)}; "
+                "a set has images of one shape"
             )
         decoded.append(pixels)
     return torch.from_numpy(np.stack(decoded))
@@ -147,7 +144,3 @@ def _is_name(folder: Any) -> bool:
     return folder is None or (
         isinstance(folder, str) and folder not in ("", ".", "..") and not set(folder) & set("/\\\0")
     )
-
-
-def _by(pixels: Pixels) -> str:
-    return "x".join(map(str, pixels.shape))

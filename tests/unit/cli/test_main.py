@@ -144,10 +144,14 @@ def test_a_command_that_ends_well_is_0_and_one_that_exits_keeps_its_code(run: An
         (["do", "--ipc"], "Error: Option '--ipc' requires an argument (see atom-cli do --help)"),
         (["do", "extra"], "Error: Got unexpected extra argument (extra) (see atom-cli do --help)"),
         (["--nonsense"], "Error: No such option --nonsense (see atom-cli --help)"),
-        (["distil"], "Error: no command is called 'distil'; did you mean 'distill'? (see atom-cli --help)"),
+        (
+            ["distil"],
+            "Error: no command is called 'distil'; did you mean 'distill'? "
+            "known: distill, select, store, consume, do (see atom-cli --help)",
+        ),
         (
             ["xyzzy"],
-            "Error: no command is called 'xyzzy'; there are distill, select, store, consume, do (see atom-cli --help)",
+            "Error: no command is called 'xyzzy'; known: distill, select, store, consume, do (see atom-cli --help)",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from small import coloured_source
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.transforms import preprocessing
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing, Whitening, to_uint8
 
 
 def images() -> torch.Tensor:
@@ -116,3 +116,13 @@ def test_eps_must_be_positive():
         Preprocessing.fit(images(), zca_eps=0.0)
     with pytest.raises(ConfigError, match="eps must be above 0"):
         Whitening.fit_streamed(lambda: [images().float()], eps=0.0)
+
+
+@pytest.mark.parametrize("zca_eps", [None, 0.1])
+def test_pixels_come_back_from_standardised_and_whitened_images(zca_eps):
+    fitted = Preprocessing.fit(images(), zca_eps=zca_eps)
+    assert torch.equal(to_uint8(fitted.inverse(fitted.forward(images()))), images())
+
+
+def test_pixels_outside_the_range_are_clamped_and_those_inside_rounded():
+    assert to_uint8(torch.tensor([-0.5, 0.5, 0.9981, 1.0, 7.0])).tolist() == [0, 128, 255, 255, 255]

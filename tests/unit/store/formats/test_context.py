@@ -82,7 +82,13 @@ def test_what_a_format_carries_need_not_be_given(tmp_path):
     given = {"class_names": ("a",), "constants": ((0.5,), (0.5,)), "method": "dm"}
     asks(tmp_path / "a.npz", "--classes and --mean, --std and --method", format="npz", **given)
     export_set(HELD, tmp_path / "a", format="folder")
-    asks(tmp_path / "a", "the file names the classes 'class 0'", "'a', 'b'", format="folder", class_names=("a", "b"))
+    asks(
+        tmp_path / "a",
+        "the file names the classes class 0, ",
+        "but a, b were given",
+        format="folder",
+        class_names=("a", "b"),
+    )
     asks(tmp_path / "a", "the file names the classes", format="folder", like=replace_names(("x", "y", "z")))
 
 
