@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
 
-def _list_models(ctx: click.Context, param: click.Parameter, pattern: str | None) -> None:
+def _print_models(ctx: click.Context, param: click.Parameter, pattern: str | None) -> None:
     if pattern is None or ctx.resilient_parsing:
         return
     from atom_plugin.models import list_models
@@ -56,7 +56,7 @@ def _evaluation_options(command: Command) -> Command:
             metavar="PATTERN",
             is_eager=True,
             expose_value=False,
-            callback=_list_models,
+            callback=_print_models,
             help="List models, timm's by a pattern such as '*mixer*'.",
         ),
         click.option(
@@ -140,9 +140,9 @@ def evaluate(
     if results is not None:
         outputs.append(Output(path=results, option="--results", shared=True))
     claim(outputs, inputs=[*files, request.data_dir])
-    from atom_plugin.evaluation import ResultsFile, summarise
+    from atom_plugin.evaluation import NetworkResultsFile, summarise_networks
     from atom_plugin.evaluation.chart import draw_chart
-    from atom_plugin.evaluation.tables import as_csv, table
+    from atom_plugin.evaluation.tables import as_csv, evaluation_table
     from atom_plugin.runtime import distributed, rendezvous
     from atom_plugin.runtime.device import resolve_device, resolve_precision
     from atom_plugin.runtime.files import write_bytes
@@ -153,13 +153,13 @@ def evaluate(
     options["precision"] = resolve_precision(options["precision"], device)
     with rendezvous.leader_first():
         jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, trainings, options)
-    finished = None if results is None else ResultsFile(results)
+    finished = None if results is None else NetworkResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)
-    evaluations = summarise(run(jobs, finished, device, quiet=quiet))
+    evaluations = summarise_networks(run(jobs, finished, device, quiet=quiet))
     if not distributed.leads():
         return
-    click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else table(evaluations))
+    click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else evaluation_table(evaluations))
     if csv_file is not None:
         write_bytes(csv_file, as_csv(evaluations).encode(), force=force)
     if all(each.mean is None for each in evaluations):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.interrupts import told_how_to_go_on
+from atom_plugin.cli.interrupts import explaining_how_to_resume
 
 if TYPE_CHECKING:
     import torch
 
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.errors import AtomError
-    from atom_plugin.evaluation import Cell, Job, Outcome, ResultsFile
+    from atom_plugin.evaluation import EvaluationCell, EvaluationJob, NetworkResultsFile, Outcome
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
 
@@ -30,7 +30,7 @@ def plan(
     request: SourceRequest,
     trainings: Sequence[TrainConfig],
     options: dict[str, Any],
-) -> list[Job]:
+) -> list[EvaluationJob]:
     """The networks of all ``options["models"]`` on all ``files``, and with ``options["full"]`` those on all real images.
 
     Each in all ``trainings``.
@@ -54,7 +54,9 @@ def plan(
     return jobs
 
 
-def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device, *, quiet: bool) -> list[Outcome]:
+def run(
+    jobs: Sequence[EvaluationJob], finished: NetworkResultsFile | None, device: torch.device, *, quiet: bool
+) -> list[Outcome]:
     """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
 
     Processes deal the others out among themselves, and have all outcomes in the end. With a file networks train one at a time
@@ -66,7 +68,7 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
     from atom_plugin.runtime import distributed, rendezvous
 
     outcomes: dict[str, Outcome] = {}
-    pending: dict[str, Job] = {}
+    pending: dict[str, EvaluationJob] = {}
     for job in jobs:
         if finished is not None and (held := finished.accuracy_of(job)) is not None:
             outcomes[job.key] = Outcome(job=job, accuracy=held)
@@ -78,7 +80,9 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
     compared = len({job.cell.training.augmentation for job in jobs}) > 1
     reached: list[tuple[str, dict[str, Any]]] = []
 
-    resumable = nullcontext() if finished is None else told_how_to_go_on(partial(_how_to_go_on, finished.path, jobs))
+    resumable = (
+        nullcontext() if finished is None else explaining_how_to_resume(partial(_resume_hint, finished.path, jobs))
+    )
     with resumable, tqdm(total=total, disable=quiet or not distributed.leads(), unit="epoch") as bar:
         each = run_jobs(
             own,
@@ -101,16 +105,16 @@ def run(jobs: Sequence[Job], finished: ResultsFile | None, device: torch.device,
     return [replace(outcomes[job.key], job=job) for job in jobs if job.key in outcomes]
 
 
-def _how_to_go_on(path: Path, jobs: Sequence[Job]) -> str:
+def _resume_hint(path: Path, jobs: Sequence[EvaluationJob]) -> str:
     """Counts what is in the file, where other processes write too, and where the signal may have come just after a line."""
-    from atom_plugin.evaluation import ResultsFile
+    from atom_plugin.evaluation import NetworkResultsFile
 
-    held, distinct = ResultsFile(path), {job.key: job for job in jobs}
+    held, distinct = NetworkResultsFile(path), {job.key: job for job in jobs}
     done = sum(held.accuracy_of(job) is not None for job in distinct.values())
     return f"Stopped after {done} of {len(distinct)} networks; give the same command to go on (results so far: {path})"
 
 
-def _where(cell: Cell, name: str, compared: bool) -> str:
+def _where(cell: EvaluationCell, name: str, compared: bool) -> str:
     """The model and its set's ``name``, and where several augmentations are ``compared``, which it is."""
     from atom_plugin.evaluation.results import augmentation_name
 
@@ -118,7 +122,7 @@ def _where(cell: Cell, name: str, compared: bool) -> str:
     return f"{words}, augmentation {augmentation_name(cell.training)}" if compared else words
 
 
-def _tell(bar: Any, compared: bool, job: Job) -> None:
+def _tell(bar: Any, compared: bool, job: EvaluationJob) -> None:
     bar.set_description(f"{_where(job.cell, Path(job.cell.subject.name).name, compared)}, {job.repeat + 1}")
 
 

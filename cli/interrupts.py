@@ -40,7 +40,7 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def told_how_to_go_on(words: Callable[[], str]) -> Iterator[None]:
+def explaining_how_to_resume(words: Callable[[], str]) -> Iterator[None]:
     """Where a signal stops the work within, raise Interrupted with ``words``, which are made then."""
     from atom_plugin.cli.main import Terminated
 

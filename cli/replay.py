@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.interrupts import told_how_to_go_on
+from atom_plugin.cli.interrupts import explaining_how_to_resume
 from atom_plugin.cli.options import force_option, json_option, run_options, source_options
 from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceData, SourceRequest
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-    from atom_plugin.replay.plan import ResultFiles, Run
-    from atom_plugin.replay.results import ResultsFile, StreamResult
+    from atom_plugin.replay.plan import ComparisonFiles, ReplayRun
+    from atom_plugin.replay.results import StreamResult, StreamResultsFile
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
@@ -78,14 +78,14 @@ def replay(
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
     _refuse_contradictions(modes, options["stream_augmentation"], resume and force, as_json and markdown)
-    from atom_plugin.replay.plan import ResultFiles, plan_runs
+    from atom_plugin.replay.plan import ComparisonFiles, plan_runs
 
-    files = ResultFiles(output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
+    files = ComparisonFiles(output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
     _claim(files, [*memory, request.data_dir], resume=resume, force=force)
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
-    from atom_plugin.integrations.avalanche.policies import check_policy
+    from atom_plugin.integrations.avalanche.plugin_setup import check_policy
     from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     names = _policies(policies, memory, distill=distill, baselines=baselines)
@@ -110,12 +110,12 @@ def replay(
         experiment.check(names, orders)
     rendezvous.barrier()  # all have looked for leftovers before the first one leaves any
     with rendezvous.leader_first():
-        results = files.open(
+        results = files.open_results(
             {mode: experiment.describe() for mode, experiment in experiments.items()},
             experiment.describe_memories(),
             force=force and distributed.leads(),
         )
-    with told_how_to_go_on(lambda: _how_to_go_on(files)):
+    with explaining_how_to_resume(lambda: _resume_hint(files)):
         _run_all(experiments, _own(runs), results, quiet=quiet or not distributed.leads())
     rendezvous.barrier()
     if distributed.leads():
@@ -123,7 +123,7 @@ def replay(
         _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)
 
 
-def _claim(files: ResultFiles, inputs: list[Path | None], *, resume: bool, force: bool) -> None:
+def _claim(files: ComparisonFiles, inputs: list[Path | None], *, resume: bool, force: bool) -> None:
     from atom_plugin.replay.results import is_results
     from atom_plugin.store.pictures import is_picture
 
@@ -145,13 +145,15 @@ def _claim(files: ResultFiles, inputs: list[Path | None], *, resume: bool, force
     files.refuse_leftovers(resume=resume, force=force)
 
 
-def _own(runs: list[Run]) -> list[Run]:
+def _own(runs: list[ReplayRun]) -> list[ReplayRun]:
     """This process's. Those of a policy in one class order stay together: they share the sets in the folder."""
     own = set(distributed.share(list(dict.fromkeys((run.policy, run.order) for run in runs))))
     return [run for run in runs if (run.policy, run.order) in own]
 
 
-def _of_all_processes(files: ResultFiles, results: ResultsFile, runs: list[Run]) -> Sequence[StreamResult]:
+def _of_all_processes(
+    files: ComparisonFiles, results: StreamResultsFile, runs: list[ReplayRun]
+) -> Sequence[StreamResult]:
     """All results: where processes share the file, in the order of the plan, and not in that of finishing."""
     if distributed.count() == 1:
         return results.results
@@ -191,7 +193,7 @@ def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> R
 
 def _policies(chosen: tuple[str, ...], memory: tuple[Path, ...], *, distill: bool, baselines: bool) -> list[str]:
     """The policies' names, in the order of the table."""
-    from atom_plugin.integrations.avalanche.policies import STORED
+    from atom_plugin.integrations.avalanche.plugin_setup import STORED
     from atom_plugin.matchers import MATCHERS
     from atom_plugin.replay.plan import BASELINES
 
@@ -212,7 +214,9 @@ def _check_sets(sets: list[SyntheticSet], paths: tuple[Path, ...], data: SourceD
         check_test_source(held, str(path), data)
 
 
-def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: ResultsFile, *, quiet: bool) -> None:
+def _run_all(
+    experiments: dict[str, Experiment], runs: list[ReplayRun], results: StreamResultsFile, *, quiet: bool
+) -> None:
     from tqdm import tqdm
 
     epochs = {mode: experiment.config.epochs * experiment.config.steps for mode, experiment in experiments.items()}
@@ -237,13 +241,13 @@ def _run_all(experiments: dict[str, Experiment], runs: list[Run], results: Resul
             experiment.forget(result)
 
 
-def _how_to_go_on(files: ResultFiles) -> str:
+def _resume_hint(files: ComparisonFiles) -> str:
     kept = f"results so far: {files.results}" if files.results.exists() else f"no result yet; state: {files.folder}"
     return f"Stopped; go on with --resume ({kept})"
 
 
 def _report(
-    files: ResultFiles,
+    files: ComparisonFiles,
     results: Sequence[StreamResult],
     config: ReplayConfig,
     data: SourceData,
@@ -253,9 +257,9 @@ def _report(
 ) -> None:
     from atom_plugin.integrations.avalanche.benchmark import split_classes
     from atom_plugin.replay.curves import draw_curves
-    from atom_plugin.replay.summaries import summarise, table
+    from atom_plugin.replay.summaries import stream_table, summarise_streams
 
-    summaries = summarise(results)
+    summaries = summarise_streams(results)
     per_step = [len(classes) for classes in split_classes(range(len(data.class_names)), config.steps)]
     title = f"{data.name}, {config.steps} steps, {config.ipc} memory images per class"
     draw_curves(summaries, files.picture, classes_per_step=per_step, title=title, force=True)
@@ -267,5 +271,5 @@ def _report(
         }
         click.echo(json.dumps(record))
         return
-    click.echo(table(summaries, classes_per_step=per_step, markdown=markdown))
+    click.echo(stream_table(summaries, classes_per_step=per_step, markdown=markdown))
     click.echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")

@@ -16,7 +16,7 @@ from atom_plugin.cli.store_show import class_ids, classes_option, show
 from atom_plugin.errors import StoreError, listed
 
 if TYPE_CHECKING:
-    from atom_plugin.store import Header
+    from atom_plugin.store import SetHeader
 
 _file_argument = click.argument("file", type=PATH)
 _files_argument = click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
@@ -108,7 +108,7 @@ def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> N
     click.echo(output)
 
 
-def _as_json(header: Header) -> dict[str, Any]:
+def _as_json(header: SetHeader) -> dict[str, Any]:
     from dataclasses import asdict
 
     from atom_plugin.store.schema import FORMAT
@@ -130,7 +130,7 @@ def _as_json(header: Header) -> dict[str, Any]:
     }
 
 
-def _as_text(header: Header) -> str:
+def _as_text(header: SetHeader) -> str:
     count, channels, height, width = header.shape
     made = header.provenance
     loss = "" if made.final_loss is None else f", final loss {made.final_loss:.6g}"

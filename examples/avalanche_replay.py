@@ -12,7 +12,7 @@ from avalanche.training.supervised import Naive
 from atom_plugin import DistillConfig, SourceRequest, load_source
 from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay, benchmark
 from atom_plugin.replay.memory import Budget
-from atom_plugin.replay.suppliers import Distilled
+from atom_plugin.replay.suppliers import DistillingSupplier
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
@@ -26,7 +26,7 @@ def main() -> list[float]:
 
     memory = SyntheticMemory(
         Budget(ipc=5),
-        Distilled(overrides={"iterations": 100}),
+        DistillingSupplier(overrides={"iterations": 100}),
         source=data,
         stream_preprocessing=preprocessing,
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from synthetic_sets import make_set
 
-from atom_plugin.replay.plan import ResultFiles, foreign_files
+from atom_plugin.replay.plan import ComparisonFiles, foreign_files
 from atom_plugin.runtime import folders, renames
 from atom_plugin.store.formats import export_set, import_set
 from atom_plugin.store.formats.context import ImportContext
@@ -64,12 +64,12 @@ class Replay:
     """A comparison's folder, with the record of its options and a set."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = ResultFiles(folder / "out")
+        self.files = ComparisonFiles(folder / "out")
         self.path = self.files.folder
 
     def write(self, name: str, *, force: bool) -> None:
         self.files.refuse_leftovers(resume=False, force=force)
-        self.files.open({"replay": {"set": name}}, {"set": name}, force=force)
+        self.files.open_results({"replay": {"set": name}}, {"set": name}, force=force)
         for step in range(5):
             SETS[name].save(self.path / f"atom-order0-step{step}.h5", force=True)
 
@@ -78,7 +78,7 @@ class Replay:
         if not self.path.exists():
             return "nothing"
         name = json.loads((self.path / "configs.json").read_bytes())["memories"]["set"]
-        ResultFiles(self.files.prefix).open({"replay": {"set": name}}, {"set": name}, force=False)  # as --resume does
+        ComparisonFiles(self.files.prefix).open_results({"replay": {"set": name}}, {"set": name}, force=False)  # as --resume does
         for path in self.path.glob("*.h5"):
             assert torch.equal(type(SETS[name]).load(path).images, SETS[name].images), path
         return str(name)

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from atom_plugin.datasets import Split
 from atom_plugin.evaluation.architectures import CONVNET, NamedModel, Network, network_for, network_of
 from atom_plugin.evaluation.jobs import (
-    Cell,
-    Job,
+    EvaluationCell,
+    EvaluationJob,
     Outcome,
     Subject,
     full_subjects,
     network_seed,
     plan_jobs,
 )
-from atom_plugin.evaluation.results import Evaluation, summarise
-from atom_plugin.evaluation.results_file import ResultsFile
+from atom_plugin.evaluation.results import Evaluation, summarise_networks
+from atom_plugin.evaluation.results_file import NetworkResultsFile
 from atom_plugin.evaluation.running import run_jobs, train_cell
 from atom_plugin.evaluation.test_images import check_test_source, find_test_source, load_test_sources
 from atom_plugin.evaluation.training_recipes import TrainConfig
@@ -25,13 +25,13 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 __all__ = [
     "CONVNET",
-    "Cell",
     "Evaluation",
-    "Job",
+    "EvaluationCell",
+    "EvaluationJob",
     "NamedModel",
     "Network",
+    "NetworkResultsFile",
     "Outcome",
-    "ResultsFile",
     "Subject",
     "check_test_source",
     "evaluate",
@@ -43,7 +43,7 @@ __all__ = [
     "network_seed",
     "plan_jobs",
     "run_jobs",
-    "summarise",
+    "summarise_networks",
     "train_cell",
 ]
 
@@ -60,7 +60,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     tested_on: str = "",
-    finished: ResultsFile | None = None,
+    finished: NetworkResultsFile | None = None,
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Train ``repeats`` fresh networks on the set and test each. Network r of seed s is the same whatever the set.
@@ -88,5 +88,5 @@ def evaluate(
         outcomes[outcome.job] = outcome
         if finished is not None:
             finished.append(outcome)
-    (evaluation,) = summarise(outcomes[job] for job in jobs)
+    (evaluation,) = summarise_networks(outcomes[job] for job in jobs)
     return evaluation

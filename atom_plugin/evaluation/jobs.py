@@ -71,7 +71,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class EvaluationCell:
     """One place of the table: networks of one architecture, trained one way on one subject."""
 
     subject: Subject
@@ -95,11 +95,11 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Job:
+class EvaluationJob:
     """One network: number ``repeat`` of a cell. ``index`` counts the jobs of an evaluation, whoever runs them."""
 
     index: int
-    cell: Cell
+    cell: EvaluationCell
     seed: int
     repeat: int
 
@@ -118,7 +118,7 @@ class Job:
 class Outcome:
     """What a job came to: an accuracy in [0, 1] after ``seconds``, or the error that ended it."""
 
-    job: Job
+    job: EvaluationJob
     accuracy: float | None = None
     seconds: float = 0.0
     hardware: str = ""
@@ -162,7 +162,7 @@ def plan_jobs(
     seed: int = 0,
     precision: str = "float32",
     first: int = 0,
-) -> list[Job]:
+) -> list[EvaluationJob]:
     """Every network of an evaluation, cell by cell, numbered from ``first``: ``repeats`` of each model on each subject.
 
     Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
@@ -181,7 +181,7 @@ def plan_jobs(
         raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
     _check_distinct(subjects)
     cells = [
-        Cell(
+        EvaluationCell(
             subject=subject,
             model=model,
             network=network_for(model, subject.synthetic_set, normalisation),
@@ -192,11 +192,11 @@ def plan_jobs(
         for model in models
         for each in trainings
     ]
-    distinct: dict[str, Cell] = {}
+    distinct: dict[str, EvaluationCell] = {}
     for cell in cells:
         distinct.setdefault(json.dumps([cell.identity, not cell.subject.full and cell.subject.name]), cell)
     numbered = enumerate(itertools.product(distinct.values(), range(repeats)), first)
-    return [Job(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
+    return [EvaluationJob(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
 
 
 def _check_distinct(subjects: Sequence[Subject]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from atom_plugin.evaluation.architectures import Network
-from atom_plugin.evaluation.jobs import Cell, Outcome
+from atom_plugin.evaluation.jobs import EvaluationCell, Outcome
 from atom_plugin.evaluation.spread import sample_std
 from atom_plugin.evaluation.training_recipes import SIAMESE, TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
@@ -121,7 +121,7 @@ def augmentation_name(training: TrainConfig) -> str:
     return SIAMESE if training.augmentation == DEFAULT_STRATEGY else training.augmentation
 
 
-def summarise(outcomes: Iterable[Outcome]) -> list[Evaluation]:
+def summarise_networks(outcomes: Iterable[Outcome]) -> list[Evaluation]:
     """One result per cell, in order of first appearance, and after them the pooled ones.
 
     Pooled are sets of one method, with one config but for the seed, of one source, with as many images of the same classes
@@ -173,7 +173,7 @@ def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def _kind(cell: Cell) -> str:
+def _kind(cell: EvaluationCell) -> str:
     """Equal for networks that one pooled result is made of, if their preprocessing is the same as well."""
     held, trained = cell.subject.synthetic_set, dict(cell.identity)
     del trained["trained_on"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.evaluation.jobs import Job, Outcome
+from atom_plugin.evaluation.jobs import EvaluationJob, Outcome
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.files import reason
 from atom_plugin.runtime.versions import package_versions
@@ -19,7 +19,7 @@ _LINES = jsonl.LineFormat(name="a file of evaluation results", value="atom-plugi
 _IDENTITY = ("trained_on", "full", "tested_on", "model", "network", "training", "precision", "seed", "repeat")
 
 
-class ResultsFile:
+class NetworkResultsFile:
     """The finished networks in ``path``; :meth:`append` adds one.
 
     A missing file holds none, and is made at once, so that one that cannot be written is found before the work. Which lines
@@ -40,12 +40,12 @@ class ResultsFile:
     def __len__(self) -> int:
         return len(self._records)
 
-    def accuracy_of(self, job: Job) -> float | None:
+    def accuracy_of(self, job: EvaluationJob) -> float | None:
         """In [0, 1], None if this very network has not finished: same set, test images, model, budget, precision and seed."""
         record = self._records.get(job.key)
         return None if record is None else float(record["accuracy"])
 
-    def require_budgets(self, jobs: Iterable[Job]) -> None:
+    def require_budgets(self, jobs: Iterable[EvaluationJob]) -> None:
         """Raise ConfigError, naming what differs, unless each of the file's networks was trained as some of ``jobs`` are.
 
         So ``jobs`` may compare several trainings, of which the file holds any. Networks on sets and those on all real images

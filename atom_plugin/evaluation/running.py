@@ -14,7 +14,7 @@ from torch import nn
 
 from atom_plugin.errors import AtomError, DivergenceError, ModelError, shape_text
 from atom_plugin.evaluation import cuda_training
-from atom_plugin.evaluation.jobs import Cell, Job, Outcome, network_seed
+from atom_plugin.evaluation.jobs import EvaluationCell, EvaluationJob, Outcome, network_seed
 from atom_plugin.evaluation.training import TrainingRun, accuracy, train, train_on_real
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.device import describe_hardware
@@ -23,11 +23,11 @@ _logger = logging.getLogger("atom_plugin")
 
 
 def run_jobs(
-    jobs: Iterable[Job],
+    jobs: Iterable[EvaluationJob],
     *,
     device: torch.device,
     at_once: int | None = None,
-    on_start: Callable[[Job], object] | None = None,
+    on_start: Callable[[EvaluationJob], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
     on_error: Callable[[AtomError], object] | None = None,
 ) -> Iterator[Outcome]:
@@ -50,11 +50,11 @@ def run_jobs(
 
 
 def train_cell(
-    jobs: Sequence[Job],
+    jobs: Sequence[EvaluationJob],
     *,
     device: torch.device,
     at_once: int | None = None,
-    on_start: Callable[[Job], object] | None = None,
+    on_start: Callable[[EvaluationJob], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
     """Networks of one cell: one after the other, or several at once where that is faster
@@ -89,7 +89,7 @@ def train_cell(
 
 
 @contextmanager
-def _explained(cell: Cell) -> Iterator[None]:
+def _explained(cell: EvaluationCell) -> Iterator[None]:
     """Within: what foreign networks raise in training alone (a batch of one under batch normalisation), and too little memory.
 
     Other errors under our own ConvNet stay what they are: mistakes of ours.
@@ -108,20 +108,20 @@ def _explained(cell: Cell) -> Iterator[None]:
         ) from error
 
 
-def _networks_at_once(cell: Cell, device: torch.device) -> int:
+def _networks_at_once(cell: EvaluationCell, device: torch.device) -> int:
     network = cell.network
     if not isinstance(network, ConvNetConfig) or not _stacks(cell, device):
         return 1
     return cuda_training.most_at_once(network, cell.training, cell.subject.synthetic_set, device)
 
 
-def _stacks(cell: Cell, device: torch.device) -> bool:
+def _stacks(cell: EvaluationCell, device: torch.device) -> bool:
     """Whether networks go through :mod:`atom_plugin.evaluation.cuda_training`; one alone gains too, whose step is one graph."""
     return not cell.subject.full and cuda_training.suits(cell.network, cell.training, device)
 
 
 def _trained(
-    cell: Cell, jobs: Sequence[Job], device: torch.device, on_epoch: Callable[[int], object] | None
+    cell: EvaluationCell, jobs: Sequence[EvaluationJob], device: torch.device, on_epoch: Callable[[int], object] | None
 ) -> Sequence[nn.Module | DivergenceError]:
     subject, seeds = cell.subject, [network_seed(job.seed, job.repeat) for job in jobs]
     run = TrainingRun(device=device, precision=cell.precision, on_epoch=on_epoch)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from atom_plugin.evaluation.results import Evaluation, augmentation_name
 
 
-def table(evaluations: Sequence[Evaluation]) -> str:
+def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
     """A row per result, under a line that tells the budget that all share; what they do not share has columns of its own."""
     from prettytable import PrettyTable
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences, plain_config
-from atom_plugin.replay.results import ResultsFile
+from atom_plugin.replay.results import StreamResultsFile
 from atom_plugin.runtime.files import refuse_existing, temporary_beside, write_bytes
 from atom_plugin.runtime.folders import place_folder, recover
 
@@ -34,7 +34,7 @@ _OURS = re.compile(
 )
 
 
-class Run(NamedTuple):
+class ReplayRun(NamedTuple):
     """One run of a comparison."""
 
     policy: str
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     network: int
 
 
-def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networks: int) -> list[Run]:
+def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networks: int) -> list[ReplayRun]:
     """All runs, those of one class order together, so that its stream is prepared once; a baseline in its own mode only."""
     pairs = [
         (policy, mode)
@@ -51,13 +51,13 @@ def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networ
         for mode in ([BASELINES[policy]] if policy in BASELINES else dict.fromkeys(modes))
     ]
     return [
-        Run(policy, mode, order, network)
+        ReplayRun(policy, mode, order, network)
         for order, (policy, mode), network in itertools.product(range(orders), pairs, range(networks))
     ]
 
 
 @dataclass(frozen=True)
-class ResultFiles:
+class ComparisonFiles:
     """Where the parts of a comparison go: beside each other, under one prefix. Raises ConfigError for one without a name."""
 
     prefix: Path
@@ -104,9 +104,9 @@ class ResultFiles:
         for path in (self.results, self.picture):
             refuse_existing(path, force=True)
 
-    def open(
+    def open_results(
         self, configs: Mapping[str, Mapping[str, Any]], memories: Mapping[str, Any], *, force: bool
-    ) -> ResultsFile:
+    ) -> StreamResultsFile:
         """The results so far, of runs that had the same ``configs`` (by mode); ``force`` starts over.
 
         ``memories`` is what the sets in the folder depend on. Modes that are added later share these sets, so it must stay
@@ -127,7 +127,7 @@ class ResultFiles:
         if force:
             self._make_folder(record, replace=True)
             self._delete_results()
-        results = ResultsFile(self.results)
+        results = StreamResultsFile(self.results)
         for mode in configs:
             results.require(mode, wanted[mode])
         if self.folder.is_dir():

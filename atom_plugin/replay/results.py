@@ -113,7 +113,7 @@ class StreamResult:
             raise StoreError(f"{error}; the record is damaged") from None
 
 
-class ResultsFile:
+class StreamResultsFile:
     """The results in ``path``, and the way to add more, so that a stopped comparison goes on where it was.
 
     A missing file holds no results. Which lines are passed over, and which are a StoreError, is

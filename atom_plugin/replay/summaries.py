@@ -56,7 +56,7 @@ class Summary:
         return {**asdict(self), "orders": self.orders}
 
 
-def summarise(results: Iterable[StreamResult]) -> list[Summary]:
+def summarise_streams(results: Iterable[StreamResult]) -> list[Summary]:
     """One summary per (policy, mode), in order of first appearance.
 
     Networks are averaged within a class order first; mean and standard deviation are then over the orders, as every order is
@@ -75,7 +75,7 @@ def summarise(results: Iterable[StreamResult]) -> list[Summary]:
     return [_summary(group) for group in groups.values()]
 
 
-def table(
+def stream_table(
     summaries: Sequence[Summary], *, classes_per_step: ClassesPerStep | None = None, markdown: bool = False
 ) -> str:
     """A row per summary in percent, under lines that say what all runs had in common and what the numbers are.

@@ -41,7 +41,7 @@ class Supplier(Protocol):
         """
 
 
-class Precomputed:
+class PrecomputedSupplier:
     """Sets made before the stream: one of all classes, or one for every experience.
 
     Raises ConfigError where the sets differ in class names or preprocessing.
@@ -91,7 +91,7 @@ class Precomputed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distilled:
+class DistillingSupplier:
     """Distils the classes that arrive together from their own real images.
 
     ``recipe`` and ``overrides`` are those of :meth:`DistillConfig.from_recipe`; the ipc is what the memory has room for.
@@ -108,7 +108,7 @@ class Distilled:
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
         """``ipc`` images of each class. Raises what :func:`~atom_plugin.distillation.loop.distill` raises."""
-        arrived = only(data, classes)
+        arrived = only_classes(data, classes)
         overrides = {**self.overrides, "ipc": ipc, "image_shape": arrived.image_shape}
         config = DistillConfig.from_recipe(self.recipe, **overrides)
         prepared = preprocessing or self.preprocessing or fit_preprocessing(config, arrived)
@@ -117,7 +117,7 @@ class Distilled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selected:
+class SelectingSupplier:
     """Chooses real images of the classes that arrive, as they are: the baseline. A class that has too few gives all."""
 
     method: str = "random"
@@ -136,14 +136,14 @@ class Selected:
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
         """Raises ConfigError for options that do not fit."""
-        arrived = only(data, classes)
+        arrived = only_classes(data, classes)
         config = self._config(arrived, ipc)
         prepared = preprocessing or self.preprocessing or fit_preprocessing(config, arrived)
         counts = [min(ipc, count) for count in arrived.train.labels.bincount().tolist()]
         chosen = []
         for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
             alike = [label for label, of_class in zip(sorted(set(classes)), counts, strict=True) if of_class == count]
-            some = only(data, alike)
+            some = only_classes(data, alike)
             made = selected_set(self._config(some, count), some, preprocessing=prepared, device=self.device)
             chosen.append(_with_class_ids(made, data, alike))
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
@@ -153,7 +153,7 @@ class Selected:
         return DistillConfig.from_recipe(self.recipe, **{**overrides, "image_shape": data.image_shape})
 
 
-def only(data: SourceData | None, classes: Sequence[int]) -> SourceData:
+def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:
     """``data`` with nothing but ``classes``, numbered 0, 1, … in ascending order of their ids.
 
     Raises SourceError where a class has no training image.

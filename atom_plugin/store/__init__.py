@@ -1,12 +1,12 @@
 """Synthetic sets and their files: one self-describing, checked HDF5 file per set. docs/file-format.md is normative."""
 
-from atom_plugin.store.files import Header, open_dataset, read_header, verify
+from atom_plugin.store.files import SetHeader, open_dataset, read_header, verify
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate, read, write
 
 __all__ = [
-    "Header",
     "Provenance",
+    "SetHeader",
     "SyntheticSet",
     "concatenate",
     "open_dataset",

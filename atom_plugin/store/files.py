@@ -12,7 +12,7 @@ from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store import codec
 from atom_plugin.store.codec import SetFields
-from atom_plugin.store.hdf5_reader import StoreFile, opened
+from atom_plugin.store.hdf5_reader import StoreFile, open_checked
 from atom_plugin.store.hdf5_writer import serialise
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.schema import ZCA, Arrays, SchemaError, check_shapes, check_values
@@ -38,7 +38,7 @@ def write_fields(fields: SetFields, path: str | Path, *, force: bool = False) ->
 
 def read_fields(path: str | Path) -> SetFields:
     """Read a whole set, with every check of :func:`verify`. Raises StoreError."""
-    with opened(Path(path)) as file:
+    with open_checked(Path(path)) as file:
         check_shapes(file.shapes())
         arrays = file.arrays()
         file.verify_checksum(arrays)
@@ -47,7 +47,7 @@ def read_fields(path: str | Path) -> SetFields:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Header:
+class SetHeader:
     """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
     ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes.
     """
@@ -71,23 +71,23 @@ class Header:
         return dict(sorted(Counter(self.labels.tolist()).items()))
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> SetHeader:
     """Read all but pixels and ZCA matrix, so without the checksum's verification. Raises StoreError."""
-    with opened(Path(path)) as file:
+    with open_checked(Path(path)) as file:
         check_shapes(file.shapes())
         arrays = file.arrays(but=("images", f"{ZCA}/matrix"))
         shape = file.shapes()["images"][1]
         check_values(arrays, [], shape[1:])
-        return _header(file, arrays)
+        return _read_header_fields(file, arrays)
 
 
-def verify(path: str | Path) -> Header:
+def verify(path: str | Path) -> SetHeader:
     """Check everything: HDF5, format, version, types, shapes, the checksum, finite values, labels.
 
     Reads in blocks, so that a set larger than memory can be checked. Raises StoreError at the first thing wrong.
     """
-    with opened(Path(path)) as file:
-        return _header(file, _verified(file))
+    with open_checked(Path(path)) as file:
+        return _read_header_fields(file, _verified(file))
 
 
 def _verified(file: StoreFile) -> Arrays:
@@ -99,10 +99,10 @@ def _verified(file: StoreFile) -> Arrays:
     return arrays
 
 
-def _header(file: StoreFile, arrays: Arrays) -> Header:
+def _read_header_fields(file: StoreFile, arrays: Arrays) -> SetHeader:
     count, channels, height, width = file.shapes()["images"][1]
     eps = arrays.get(f"{ZCA}/eps")
-    return Header(
+    return SetHeader(
         path=file.path,
         size=file.size,
         version=file.version,
@@ -121,7 +121,7 @@ def _header(file: StoreFile, arrays: Arrays) -> Header:
 def open_dataset(path: str | Path) -> StoredImages:
     """A lazy view of a file that was verified once, here. Raises StoreError."""
     target = Path(path).absolute()
-    with opened(target) as file:
+    with open_checked(target) as file:
         arrays = _verified(file)
         return StoredImages(
             target,

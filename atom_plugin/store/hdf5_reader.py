@@ -21,7 +21,7 @@ from h5py import h5d
 
 from atom_plugin.errors import AtomError, StoreError
 from atom_plugin.runtime.versions import __version__
-from atom_plugin.store.hdf5_writer import blocks, digest, load, objects_of, payload
+from atom_plugin.store.hdf5_writer import blocks, datasets_and_attributes, digest, list_objects, load
 from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, Array, Arrays, SchemaError
 
 Identity = tuple[int, int, int]
@@ -71,7 +71,7 @@ class StoreFile:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[StoreFile]:
+def open_checked(path: Path) -> Iterator[StoreFile]:
     """Open a set's file and check its outside: kind, format, version, that nothing lies beyond its end.
 
     Whatever HDF5, or the body of the ``with``, finds wrong becomes a one-line StoreError.
@@ -137,7 +137,7 @@ def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
             f"{path}: has format version {version}, but atom-plugin {__version__} reads up to {FORMAT_VERSION}; "
             "update atom-plugin"
         )
-    objects = objects_of(file)
+    objects = list_objects(file)
     _check_extents(objects, file_identity[1])
     return StoreFile(
         path=path,
@@ -151,7 +151,7 @@ def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
 
 def _check_extents(objects: dict[str, Any], size: int) -> None:
     """Refuse whatever the file does not hold itself, byte for byte: chunked, external, virtual, oversized data."""
-    for key, item in payload(objects).items():
+    for key, item in datasets_and_attributes(objects).items():
         if item.dtype.kind not in "fiuS" or item.shape is None:
             raise SchemaError(f"{key}: found type {item.dtype}, expected numbers or text of a fixed length")
         end = math.prod(item.shape) * item.dtype.itemsize

@@ -44,14 +44,14 @@ def serialise(arrays: Arrays) -> memoryview:
             dataset = file.create_dataset(key, data=data, track_times=False)
             element = ELEMENTS[key]
             _describe(dataset, axes=element.axes or "scalar", units=element.units, description=element.description)
-        _describe(file, checksum=digest(objects_of(file), arrays))
+        _describe(file, checksum=digest(list_objects(file), arrays))
     return buffer.getbuffer()
 
 
 def digest(objects: dict[str, Any], loaded: Arrays) -> str:
     """The checksum as docs/file-format.md defines it; datasets not in ``loaded`` are read in blocks."""
     sha = hashlib.sha256()
-    for key, item in sorted(payload(objects).items()):
+    for key, item in sorted(datasets_and_attributes(objects).items()):
         if key == "@checksum":
             continue
         sha.update(json.dumps([key, item.dtype.str, list(item.shape)]).encode() + b"\n")
@@ -60,7 +60,7 @@ def digest(objects: dict[str, Any], loaded: Arrays) -> str:
     return sha.hexdigest()
 
 
-def objects_of(file: Any) -> dict[str, Any]:
+def list_objects(file: Any) -> dict[str, Any]:
     """Groups and datasets by name; what soft or external links point to is not part of the file."""
     objects: dict[str, Any] = {"": file}
 
@@ -72,7 +72,7 @@ def objects_of(file: Any) -> dict[str, Any]:
     return objects
 
 
-def payload(objects: dict[str, Any]) -> dict[str, Any]:
+def datasets_and_attributes(objects: dict[str, Any]) -> dict[str, Any]:
     """Datasets under their name and attributes under "object@attribute", each with ``dtype`` and ``shape``."""
     items = {key: item for key, item in objects.items() if isinstance(item, h5py.Dataset)}
     for key, item in objects.items():

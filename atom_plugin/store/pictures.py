@@ -74,7 +74,7 @@ def grid(
     drawn = stored[[position for positions in shown.values() for position in positions]]
     tiles = iter(_pixels(images.preprocessing.inverse(drawn) if isinstance(images, SyntheticSet) else drawn))
     rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
-    write_bytes(target, _draw(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
+    write_bytes(target, _grid_png(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
@@ -153,7 +153,9 @@ def _layout(classes: int, height: int, width: int) -> _Layout:
     return _Layout(factor=factor, width=factor * width, height=factor * height, row=row, rows=rows, text=text)
 
 
-def _draw(rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str) -> memoryview:
+def _grid_png(
+    rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str
+) -> memoryview:
     """The PNG file of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw
     from PIL.PngImagePlugin import PngInfo

@@ -9,7 +9,7 @@ from atom_plugin.integrations.avalanche._load import load_avalanche
 load_avalanche()
 
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory  # noqa: E402
-from atom_plugin.integrations.avalanche.policy import SyntheticMemory  # noqa: E402
-from atom_plugin.integrations.avalanche.streams import PreprocessingTransform  # noqa: E402
+from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory  # noqa: E402
+from atom_plugin.integrations.avalanche.stream_samples import PreprocessingTransform  # noqa: E402
 
 __all__ = ["PreprocessingTransform", "SyntheticMemory", "SyntheticReplay", "TrainFromMemory"]

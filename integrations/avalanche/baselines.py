@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from atom_plugin.integrations.avalanche.alike import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb
+from atom_plugin.integrations.avalanche.shared_training import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 

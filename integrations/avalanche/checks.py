@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.errors import ConfigError, SourceError
+from atom_plugin.integrations.avalanche.class_orders import Streams
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.integrations.avalanche.orders import Streams
-from atom_plugin.integrations.avalanche.policies import STORED, check_policy
+from atom_plugin.integrations.avalanche.plugin_setup import STORED, check_policy
 from atom_plugin.matchers import MATCHERS
-from atom_plugin.replay.suppliers import Precomputed
+from atom_plugin.replay.suppliers import PrecomputedSupplier
 
 
 def check_comparison(policies: Sequence[str], orders: int, config: ReplayConfig, streams: Streams) -> None:
@@ -39,7 +39,7 @@ def check_images(data: SourceData, ipc: int) -> None:
 
 def check_sets(streams: Streams, ipc: int, orders: int) -> None:
     """Raises ConfigError unless the stored sets have ``ipc`` images of each class, and one holds each step's classes."""
-    sets = Precomputed(streams.sets).sets  # refuses sets that do not go together
+    sets = PrecomputedSupplier(streams.sets).sets  # refuses sets that do not go together
     for number, held in enumerate(sets, start=1):
         few = held.labels.bincount()[held.classes]
         if int(few.min()) < ipc:

@@ -9,7 +9,7 @@ from avalanche.training.plugins import GDumbPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ExemplarsBuffer
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.integrations.avalanche.streams import classes_of
+from atom_plugin.integrations.avalanche.stream_samples import classes_of
 
 
 class RawExemplars(ExemplarsBuffer):  # type: ignore[misc]

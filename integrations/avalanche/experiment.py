@@ -21,12 +21,12 @@ from avalanche.training.supervised import JointTraining, Naive
 from atom_plugin.datasets import SourceData
 from atom_plugin.evaluation.training import TEST_BATCH, TrainConfig
 from atom_plugin.integrations.avalanche.checks import check_comparison
+from atom_plugin.integrations.avalanche.class_orders import Stream, Streams
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.integrations.avalanche.orders import Stream, Streams
-from atom_plugin.integrations.avalanche.pace import Pace, accuracies, quiet, small_seed
-from atom_plugin.integrations.avalanche.policies import MemoryOptions, Setup, file_stem, set_up
-from atom_plugin.integrations.avalanche.policy import preserved_random_state
+from atom_plugin.integrations.avalanche.plugin_setup import MemoryOptions, PluginSetup, file_stem, plugins_for
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
+from atom_plugin.integrations.avalanche.storage_policy import preserved_random_state
+from atom_plugin.integrations.avalanche.training_hooks import TrainingHooks, accuracies, quiet, small_seed
 from atom_plugin.replay.results import StreamResult
 from atom_plugin.runtime.device import long_work, resolve_device
 from atom_plugin.runtime.randomness import generator_for
@@ -91,7 +91,7 @@ class Experiment:
         """
         with quiet():
             stream = self.streams.get(order)
-        setup = self._set_up(policy, stream, network, on_distilled)
+        setup = self._setup(policy, stream, network, on_distilled)
         state = self._state(policy, order, network)
         rows: list[list[float]] = []
         seconds = 0.0
@@ -159,7 +159,9 @@ class Experiment:
     def _state(self, policy: str, order: int, network: int) -> Path:
         return self._folder / f"{file_stem(policy)}-{self.config.mode}-order{order}-network{network}.state"
 
-    def _set_up(self, policy: str, stream: Stream, network: int, on_distilled: Callable[[Any], None] | None) -> Setup:
+    def _setup(
+        self, policy: str, stream: Stream, network: int, on_distilled: Callable[[Any], None] | None
+    ) -> PluginSetup:
         config = self.config
         options = MemoryOptions(
             ipc=config.ipc,
@@ -170,7 +172,7 @@ class Experiment:
             seed=config.seed,
             device=str(self.device),
         )
-        return set_up(
+        return plugins_for(
             policy,
             config.mode,
             stream,
@@ -189,7 +191,7 @@ class Experiment:
         return built.to(memory_format=torch.channels_last)
 
     def _strategy(
-        self, policy: str, setup: Setup, order: int, network: int, on_epoch: Callable[[], object] | None
+        self, policy: str, setup: PluginSetup, order: int, network: int, on_epoch: Callable[[], object] | None
     ) -> Any:
         model = self._network(network)
         rates = {name: getattr(self.config, name) for name in ("lr", "momentum", "weight_decay")}
@@ -202,7 +204,7 @@ class Experiment:
             train_epochs=self.config.epochs,
             eval_mb_size=TEST_BATCH,
             device=self.device,
-            plugins=[*setup.plugins, Pace((self.config.seed, "stream", order, network), on_epoch)],
+            plugins=[*setup.plugins, TrainingHooks((self.config.seed, "stream", order, network), on_epoch)],
             evaluator=EvaluationPlugin(accuracy_metrics(experience=True), loggers=[BaseLogger()]),
         )
 

@@ -26,7 +26,7 @@ from avalanche.models.utils import avalanche_model_adaptation
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.integrations.avalanche.plugins import TrainFromMemory
-from atom_plugin.integrations.avalanche.policy import SyntheticMemory
+from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
 from atom_plugin.runtime.files import write_bytes
 
 _FORMAT = "atom-plugin/stream-state"

@@ -16,12 +16,12 @@ from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.errors import AtomError, ConfigError, PluginError, SourceError
 from atom_plugin.integrations import avalanche  # noqa: F401  # first: it deals with Avalanche's import warnings
 from atom_plugin.integrations.avalanche import experiment as module
-from atom_plugin.integrations.avalanche import pace, policies, state
+from atom_plugin.integrations.avalanche import plugin_setup, state, training_hooks
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 from atom_plugin.integrations.avalanche.experiment import Experiment
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.replay.plan import BASELINES, plan_runs
-from atom_plugin.replay.suppliers import Distilled, Selected
+from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 
 ALL = ("atom", "dm", "random", "herding", "k-center", *BASELINES)
 
@@ -52,7 +52,7 @@ def go(trial, policy, order=0, network=0, **watchers):
 
     def tested(strategy, *others):
         weights.append(digest(strategy.model))
-        return pace.accuracies(strategy, *others)
+        return training_hooks.accuracies(strategy, *others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "accuracies", tested)
@@ -73,7 +73,7 @@ def same(found, expected):
 
 def stored_set(data, classes=None, ipc=3, preprocessing=None):
     classes = range(len(data.class_names)) if classes is None else classes
-    supplier = Selected(method="random", overrides={"precision": "float32"})
+    supplier = SelectingSupplier(method="random", overrides={"precision": "float32"})
     return supplier.supply(data, list(classes), ipc=ipc, preprocessing=preprocessing)
 
 
@@ -131,14 +131,14 @@ def test_all_policies_start_alike_and_see_the_same_batches(data, tmp_path, monke
     """The first network, and what the stream shows, batch by batch, in both steps and epochs."""
     seen: list[list[int]] = []
 
-    class Watching(pace.Pace):
+    class Watching(training_hooks.TrainingHooks):
         def before_training_iteration(self, strategy, **kwargs):
             left = len(strategy.adapted_dataset) - strategy.clock.train_epoch_iterations * strategy.train_mb_size
             seen.append(strategy.mbatch[0][: min(left, strategy.train_mb_size)].sum((1, 2, 3)).tolist())
 
     networks = []
     build = Experiment._network
-    monkeypatch.setattr(module, "Pace", Watching)
+    monkeypatch.setattr(module, "TrainingHooks", Watching)
     monkeypatch.setattr(
         Experiment, "_network", lambda self, *numbers: networks.append((numbers, n := build(self, *numbers))) or n
     )
@@ -165,7 +165,7 @@ def test_from_memory_gdumb_starts_from_the_networks_of_the_others(data, tmp_path
     for policy in ("random", "gdumb"):
         kept = starts.setdefault(policy, [])
         monkeypatch.setattr(
-            pace.Pace,
+            training_hooks.TrainingHooks,
             "before_training_epoch",
             lambda self, strategy, kept=kept, **k: kept.append(
                 (next(strategy.model.parameters()).detach().clone(), strategy.optimizer.param_groups[0]["lr"])
@@ -294,9 +294,9 @@ def stop_at(monkeypatch, target, name, number):
 
 # Each with how often it is called in the run below: 3 steps of 2 epochs.
 MOMENTS = {
-    "in the middle of the 2nd experience": (pace.Pace, "after_training_epoch", 3),
-    "in a batch": (pace.Pace, "before_forward", 5),
-    "before the 2nd test": (pace, "accuracies", 2),
+    "in the middle of the 2nd experience": (training_hooks.TrainingHooks, "after_training_epoch", 3),
+    "in a batch": (training_hooks.TrainingHooks, "before_forward", 5),
+    "before the 2nd test": (training_hooks, "accuracies", 2),
     "while the 2nd state is written": (state, "write_bytes", 2),
     "while the 3rd memory is written": (store, "write", 3),
     "after the 1st state": (module, "save_stream", 2),
@@ -328,11 +328,13 @@ def test_stopped_within_a_distillation(every, data, tmp_path, monkeypatch):
     experiments, results = every
     sets = experiments["replay"].streams.sets
     with monkeypatch.context() as patch:
-        stop_at(patch, Distilled, "supply", 2)
+        stop_at(patch, DistillingSupplier, "supply", 2)
         with pytest.raises(Stop):
             go(experiment(data, tmp_path, sets=sets), "atom")
     trained = []
-    monkeypatch.setattr(pace.Pace, "after_training_epoch", lambda self, strategy, **k: trained.append(1))
+    monkeypatch.setattr(
+        training_hooks.TrainingHooks, "after_training_epoch", lambda self, strategy, **k: trained.append(1)
+    )
     result = go(experiment(data, tmp_path, sets=sets), "atom")
     assert len(trained) == 2 * 2  # the first experience is not trained again
     assert same(result, results["atom", "replay", 0, 0])
@@ -344,7 +346,7 @@ def test_a_stopped_baseline_reaches_the_same(every, data, tmp_path, monkeypatch,
     mode = "from-memory" if policy == "gdumb" else "replay"
     sets = experiments[mode].streams.sets
     with monkeypatch.context() as patch:
-        stop_at(patch, pace, "accuracies", 3)
+        stop_at(patch, training_hooks, "accuracies", 3)
         with pytest.raises(Stop):
             go(experiment(data, tmp_path, mode, sets=sets), policy)
     assert same(go(experiment(data, tmp_path, mode, sets=sets), policy), results[policy, mode, 0, 0])
@@ -364,8 +366,8 @@ def test_a_memory_missing_beside_its_state_is_one_line(data, tmp_path, monkeypat
 
 def test_kept_sets_are_made_once_and_shared(data, tmp_path, monkeypatch):
     made = []
-    supply = Distilled.supply
-    monkeypatch.setattr(Distilled, "supply", lambda self, *a, **k: made.append(1) or supply(self, *a, **k))
+    supply = DistillingSupplier.supply
+    monkeypatch.setattr(DistillingSupplier, "supply", lambda self, *a, **k: made.append(1) or supply(self, *a, **k))
     first = experiment(data, tmp_path)
     first.run("atom", 0, 0)
     first.run("atom", 0, 1)
@@ -385,7 +387,7 @@ def test_a_kept_set_in_another_preprocessing_is_refused(data, tmp_path):
 
 
 def test_a_policys_name_is_safe_in_file_names():
-    assert policies.file_stem("my/own [x]") == "my%2Fown%20%5Bx%5D"
+    assert plugin_setup.file_stem("my/own [x]") == "my%2Fown%20%5Bx%5D"
 
 
 # What is refused before any work.

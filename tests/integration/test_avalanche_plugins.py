@@ -27,9 +27,9 @@ from atom_plugin.integrations.avalanche import SyntheticReplay, TrainFromMemory
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb, RawReplay
 from atom_plugin.replay.memory import Budget
-from atom_plugin.replay.suppliers import Precomputed, Selected
+from atom_plugin.replay.suppliers import PrecomputedSupplier, SelectingSupplier
 
-SELECTED = Selected(overrides=QUICK.overrides)
+SELECTED = SelectingSupplier(overrides=QUICK.overrides)
 REAL = STANDARDISED.forward(DATA.train.images)
 
 
@@ -53,7 +53,9 @@ def multi_head() -> torch.nn.Module:
 @pytest.mark.parametrize("kind", ["xy", "nc", "tasks"])
 @pytest.mark.parametrize("memory_batch", [None, 1, 4, 100])
 def test_the_mask_says_which_samples_are_the_memorys(stored, kind, memory_batch):
-    replay = SyntheticReplay(processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), memory_batch=memory_batch)
+    replay = SyntheticReplay(
+        processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), memory_batch=memory_batch
+    )
     recorder = Recorder(replay)
     model = multi_head() if kind == "tasks" else None
     trained(strategy_with(replay, recorder, model=model), stream_of(kind).train_stream)
@@ -82,7 +84,7 @@ def expected_sizes(memory_batch: int) -> Counter:
 
 
 def test_each_round_over_the_memory_has_every_image_once(stored):
-    replay = SyntheticReplay(processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), memory_batch=4)
+    replay = SyntheticReplay(processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), memory_batch=4)
     recorder = Recorder(replay)
     trained(strategy_with(replay, recorder), stream_of().train_stream)
     last = [batch for batch in recorder.batches if batch["experience"] == 2]
@@ -94,7 +96,7 @@ def test_each_round_over_the_memory_has_every_image_once(stored):
 
 @pytest.mark.parametrize(("memory", "stream"), [("color", "none"), ("none", "flip_scale"), ("color_crop", "rotate")])
 def test_memory_and_stream_are_augmented_apart(stored, memory, stream):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]))
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
     replay = SyntheticReplay(policy, memory_augmentation=memory, stream_augmentation=stream)
     recorder = Recorder(replay)
     trained(strategy_with(replay, recorder), stream_of().train_stream)
@@ -113,7 +115,7 @@ def test_memory_and_stream_are_augmented_apart(stored, memory, stream):
 def test_the_streams_own_images_are_not_changed_by_augmentation(stored):
     benchmark = stream_of()
     before = torch.stack([sample[0] for sample in benchmark.train_stream[0].dataset])
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]))
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
     trained(strategy_with(SyntheticReplay(policy, stream_augmentation="color")), benchmark.train_stream)
     assert torch.equal(torch.stack([sample[0] for sample in benchmark.train_stream[0].dataset]), before)
 
@@ -185,7 +187,7 @@ def test_replay_in_an_online_stream(stored):
 
 @pytest.mark.parametrize("kind", ["xy", "nc", "tasks"])
 def test_only_memory_is_trained_on(stored, kind):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]))
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
     plugin, recorder = TrainFromMemory(policy, augmentation="none"), Recorder()
     model = multi_head() if kind == "tasks" else None
     strategy = strategy_with(plugin, recorder, model=model, epochs=2)
@@ -211,7 +213,7 @@ def sizes_of(images: int, batch: int, *, epochs: int) -> Counter:
 
 
 def test_from_memory_augments(stored):
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Recorder()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Recorder()
     trained(strategy_with(TrainFromMemory(policy), recorder), stream_of().train_stream)
     images = torch.cat([batch["images"] for batch in recorder.batches])
     assert sum(is_among(image, stored.images) for image in images) < len(images) / 2
@@ -242,7 +244,7 @@ def same(first: dict, second: dict) -> bool:
 
 
 def test_each_experience_starts_from_the_network_as_it_was(stored):
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Weights()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Weights()
     model = small_network(seed=5)
     first = copy.deepcopy(model.state_dict())
     strategy = trained(
@@ -258,7 +260,7 @@ def test_each_experience_starts_from_the_network_as_it_was(stored):
 
 
 def test_fresh_networks_are_taken_as_they_come(stored):
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Weights()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Weights()
     plugin = TrainFromMemory(policy, fresh=lambda step: small_network(seed=step))
     strategy = trained(strategy_with(plugin, recorder), stream_of().train_stream)
     for step, start in enumerate(recorder.start):
@@ -268,7 +270,7 @@ def test_fresh_networks_are_taken_as_they_come(stored):
 
 
 def test_several_groups_of_parameters_keep_their_settings(stored):
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Weights()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Weights()
     model = small_network()
     *features, weight, bias = model.parameters()
     optimizer = torch.optim.Adam([{"params": features, "lr": 0.01}, {"params": [weight, bias], "lr": 0.1}])
@@ -283,7 +285,7 @@ def test_several_groups_of_parameters_keep_their_settings(stored):
 
 @pytest.mark.parametrize(("epochs", "rates"), [(1, [0.1]), (2, [0.1, 0.01]), (5, [0.1, 0.1, 0.01, 0.01, 0.01])])
 def test_the_rate_falls_at_half_and_is_back_for_the_next(stored, epochs, rates):
-    policy, recorder = processed_policy(Budget(ipc=1), supplier=Precomputed([stored])), Recorder()
+    policy, recorder = processed_policy(Budget(ipc=1), supplier=PrecomputedSupplier([stored])), Recorder()
     trained(strategy_with(TrainFromMemory(policy), recorder, epochs=epochs), stream_of().train_stream)
     for experience in range(3):
         of_epoch = {b["epoch"]: b["lr"][0] for b in recorder.batches if b["experience"] == experience}
@@ -291,7 +293,7 @@ def test_the_rate_falls_at_half_and_is_back_for_the_next(stored, epochs, rates):
 
 
 def test_the_rate_may_stay(stored):
-    policy, recorder = processed_policy(Budget(ipc=1), supplier=Precomputed([stored])), Recorder()
+    policy, recorder = processed_policy(Budget(ipc=1), supplier=PrecomputedSupplier([stored])), Recorder()
     trained(strategy_with(TrainFromMemory(policy, decay_at_half=False), recorder, epochs=4), stream_of().train_stream)
     assert {rate for batch in recorder.batches for rate in batch["lr"]} == {0.1}
 
@@ -299,7 +301,7 @@ def test_the_rate_may_stay(stored):
 @pytest.mark.parametrize("fresh", [None, lambda step: multi_head()], ids=["initial", "fresh"])
 def test_multi_head_networks_are_tested_on_every_task(stored, fresh):
     benchmark = stream_of("tasks")
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Weights()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Weights()
     strategy = strategy_with(TrainFromMemory(policy, fresh=fresh), recorder, model=multi_head(), epochs=3)
     for experience in benchmark.train_stream:
         strategy.train(experience)
@@ -327,7 +329,7 @@ def test_one_seed_gives_one_result_from_memory(stored):
     for kind in ("xy", "tasks"):
 
         def plugins():
-            return [TrainFromMemory(processed_policy(Budget(ipc=2), supplier=Precomputed([stored])))]
+            return [TrainFromMemory(processed_policy(Budget(ipc=2), supplier=PrecomputedSupplier([stored])))]
 
         assert torch.equal(final_weights(plugins, kind), final_weights(plugins, kind))
 
@@ -337,7 +339,7 @@ def test_one_seed_gives_one_result_from_memory(stored):
 def test_avalanches_own_plugins_take_the_policy(stored, kind, name):
     from avalanche.training.plugins import GDumbPlugin, ReplayPlugin
 
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]))
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
     recorder = Recorder()
     if name == "replay":
         plugin = ReplayPlugin(mem_size=policy.max_size, storage_policy=policy)
@@ -359,7 +361,7 @@ def test_a_strategy_that_takes_a_policy(stored):
     from avalanche.training.supervised import ER_ACE
 
     strategy = strategy_with(template=ER_ACE, mem_size=18, batch_size_mem=4)
-    strategy.storage_policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]))
+    strategy.storage_policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
     recorder = BufferRecorder()
     strategy.plugins.append(recorder)
     trained(strategy, stream_of("nc").train_stream)  # ER_ACE knows no other layout
@@ -385,7 +387,7 @@ def test_a_plugin_that_takes_a_policy(stored, kind):
     from avalanche.models import SimpleMLP
     from avalanche.training.plugins import RARPlugin
 
-    policy, recorder = processed_policy(Budget(ipc=3), supplier=Precomputed([stored])), Recorder()
+    policy, recorder = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), Recorder()
     plugin = RARPlugin(mem_size=policy.max_size, storage_policy=policy, batch_size_mem=4)
     model = SimpleMLP(num_classes=6, input_size=192, hidden_size=8)  # RAR traces the network symbolically
     trained(strategy_with(plugin, recorder, model=model), stream_of(kind).train_stream)

@@ -26,9 +26,9 @@ from torchvision import transforms as T
 
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche import PreprocessingTransform, SyntheticMemory
-from atom_plugin.integrations.avalanche.streams import infer_preprocessing
+from atom_plugin.integrations.avalanche.stream_samples import infer_preprocessing
 from atom_plugin.replay.memory import Budget, ReplayMemory
-from atom_plugin.replay.suppliers import Precomputed, Selected
+from atom_plugin.replay.suppliers import PrecomputedSupplier, SelectingSupplier
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -45,7 +45,7 @@ AUGMENTED = {
     "floats": T.Compose([T.RandomCrop(8, padding=2), T.RandomHorizontalFlip(), NORMALISE]),
     "pil": T.Compose([T.RandomCrop(8, padding=2), T.RandomHorizontalFlip(), T.ToTensor(), NORMALISE]),
 }
-SELECTED = Selected(overrides=QUICK.overrides)
+SELECTED = SelectingSupplier(overrides=QUICK.overrides)
 WHITENED = Preprocessing.fit(DATA.train.images, zca_eps=0.1)
 
 
@@ -108,7 +108,7 @@ def test_images_in_0_1_need_no_transforms():
 @pytest.mark.parametrize("form", ["uint8", "pil", "floats"])
 def test_a_sets_own_preprocessing_as_the_streams_transform(preprocessing, form):
     transform = PreprocessingTransform(preprocessing)
-    policy = SyntheticMemory(Budget(ipc=2), Precomputed([whole_set(preprocessing)]))
+    policy = SyntheticMemory(Budget(ipc=2), PrecomputedSupplier([whole_set(preprocessing)]))
     adapted(policy, stream_of(form=form, train=transform, evaluation=transform))
     assert_images_are(policy, whole_set(preprocessing, ipc=2))
 
@@ -121,7 +121,7 @@ def assert_images_are(policy: SyntheticMemory, expected: SyntheticSet) -> None:
 def test_precomputed_sets_one_for_all_or_one_per_experience():
     one = whole_set()
     for sets in ([one], [one.subset(classes) for classes in reversed(STEPS)]):
-        policy = processed_policy(Budget(ipc=2), supplier=Precomputed(sets))
+        policy = processed_policy(Budget(ipc=2), supplier=PrecomputedSupplier(sets))
         adapted(policy, stream_of())
         assert_images_are(policy, whole_set(ipc=2))
 
@@ -162,17 +162,19 @@ def shifted(by: float) -> Preprocessing:
 def test_a_set_of_another_preprocessing_is_refused_and_both_are_named(held, words):
     experience = stream_of(form="uint8", train=EVALUATION["uint8"], evaluation=EVALUATION["uint8"]).train_stream[0]
     with pytest.raises(ConfigError, match=words) as caught:
-        SyntheticMemory(Budget(ipc=1), Precomputed([whole_set(held)])).check(experience)
+        SyntheticMemory(Budget(ipc=1), PrecomputedSupplier([whole_set(held)])).check(experience)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"mean .* the stream's standardised \(mean 0\.250"):
-        processed_policy(Budget(ipc=1), supplier=Precomputed([whole_set(held)])).check(stream_of().train_stream[0])
+        processed_policy(Budget(ipc=1), supplier=PrecomputedSupplier([whole_set(held)])).check(
+            stream_of().train_stream[0]
+        )
 
 
 def test_a_whitened_stream_and_a_plain_set():
     transform = PreprocessingTransform(WHITENED)
     experience = stream_of(form="uint8", train=transform, evaluation=transform).train_stream[0]
     with pytest.raises(ConfigError, match=r"preprocessing is standardised .*transforms do no standardisation"):
-        SyntheticMemory(Budget(ipc=1), Precomputed([whole_set()])).check(experience)
+        SyntheticMemory(Budget(ipc=1), PrecomputedSupplier([whole_set()])).check(experience)
     with pytest.raises(ConfigError, match=r"no standardisation .*say what they do with stream_preprocessing="):
         SyntheticMemory(Budget(ipc=1), SELECTED).check(experience)
 
@@ -187,12 +189,12 @@ def test_images_of_another_size_are_refused_and_both_sizes_are_named():
     )
     experience = stream_of(form="uint8", train=EVALUATION["uint8"], evaluation=EVALUATION["uint8"]).train_stream[0]
     with pytest.raises(ConfigError, match=r"images are \(3, 6, 6\), the stream's \(3, 8, 8\)"):
-        SyntheticMemory(Budget(ipc=1), Precomputed([small])).check(experience)
+        SyntheticMemory(Budget(ipc=1), PrecomputedSupplier([small])).check(experience)
     with pytest.raises(ConfigError, match=r"for \(3, 6, 6\), the stream's .* for \(3, 8, 8\)"):
-        processed_policy(Budget(ipc=1), supplier=Precomputed([small])).check(experience)
+        processed_policy(Budget(ipc=1), supplier=PrecomputedSupplier([small])).check(experience)
     stated = {"stream_preprocessing": small.preprocessing}
     with pytest.raises(ConfigError, match=r"said to give images of \(3, 6, 6\), but its transforms give \(3, 8, 8\)"):
-        SyntheticMemory(Budget(ipc=1), Precomputed([small]), **stated).check(experience)
+        SyntheticMemory(Budget(ipc=1), PrecomputedSupplier([small]), **stated).check(experience)
     resized = T.Compose([T.Resize(6), EVALUATION["pil"]])
     experience = stream_of(form="pil", train=resized, evaluation=resized).train_stream[0]
     with pytest.raises(ConfigError, match=r"change images of \(3, 8, 8\) to \(3, 6, 6\); resize"):
@@ -206,7 +208,7 @@ def test_transforms_that_give_no_tensors_are_refused():
 
 def test_a_set_of_other_classes_is_refused():
     other = replace(whole_set(), class_names=("class 1", "class 0", *DATA.class_names[2:]))
-    policy = processed_policy(Budget(ipc=1), supplier=Precomputed([other]))
+    policy = processed_policy(Budget(ipc=1), supplier=PrecomputedSupplier([other]))
     with pytest.raises(ConfigError, match=r"class names are not those of the set .*'class 0' against 'class 1'"):
         policy.post_adapt(None, stream_of().train_stream[0])
     assert len(policy.memory) == 0
@@ -286,7 +288,7 @@ def test_class_seen_again_shares_places_where_images_are_new_and_stays_where_set
     first = stream_of(form="uint8", data=data, steps=steps, train=EVALUATION["uint8"], evaluation=EVALUATION["uint8"])
     again = first.train_stream[0]
     selected = SyntheticMemory(Budget(ipc=4), SELECTED, class_names=data.class_names)
-    given = SyntheticMemory(Budget(ipc=3), Precomputed([whole_set()]), class_names=DATA.class_names)
+    given = SyntheticMemory(Budget(ipc=3), PrecomputedSupplier([whole_set()]), class_names=DATA.class_names)
     for policy in (selected, given):
         adapted(policy, first)
         before = policy.memory.images
@@ -339,7 +341,7 @@ def test_online_streams_that_hide_their_boundaries_are_refused_with_the_reason()
 
 
 def test_sets_made_before_need_no_boundaries():
-    policy = processed_policy(Budget(ipc=2), supplier=Precomputed([whole_set()]))
+    policy = processed_policy(Budget(ipc=2), supplier=PrecomputedSupplier([whole_set()]))
     for part in split_online_stream(stream_of().train_stream, 4, seed=0):
         policy.post_adapt(None, part)
     assert_images_are(policy, whole_set(ipc=2))
@@ -395,7 +397,7 @@ def test_a_loaded_memory_of_another_preprocessing_is_refused():
     memory = ReplayMemory(Budget(ipc=1))
     memory.add(whole_set(shifted(0.1)))
     with pytest.raises(ConfigError, match=r"memory's .*mean 0\.350.* that of what is to fill it .*mean 0\.250"):
-        SyntheticMemory(memory, Precomputed([whole_set()])).check(stream_of().train_stream[0])
+        SyntheticMemory(memory, PrecomputedSupplier([whole_set()])).check(stream_of().train_stream[0])
     with pytest.raises(ConfigError, match=r"mean 0\.350.* the stream's .*mean 0\.250"):
         processed_policy(memory).check(stream_of().train_stream[0])
 

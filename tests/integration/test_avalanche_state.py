@@ -21,7 +21,7 @@ from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay,
 from atom_plugin.integrations.avalanche.benchmark import make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
 from atom_plugin.replay.memory import Budget
-from atom_plugin.replay.suppliers import Distilled, Selected
+from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 DATA = coloured_source(classes=6, per_class=16)
@@ -32,9 +32,11 @@ PREPARED = Preprocessing.fit(DATA.train.images)
 def policy(kind="random"):
     network = {"width": 4, "depth": 2}
     supplier = (
-        Selected(method=kind, overrides={"precision": "float32"})
+        SelectingSupplier(method=kind, overrides={"precision": "float32"})
         if kind == "random"
-        else Distilled(overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": network})
+        else DistillingSupplier(
+            overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": network}
+        )
     )
     return SyntheticMemory(Budget(ipc=2), supplier, source=DATA, stream_preprocessing=PREPARED)
 
@@ -144,7 +146,7 @@ def seed(number):
 
 @pytest.fixture(autouse=True)
 def global_states():
-    from atom_plugin.integrations.avalanche.policy import preserved_random_state
+    from atom_plugin.integrations.avalanche.storage_policy import preserved_random_state
 
     with preserved_random_state():
         yield

@@ -21,7 +21,7 @@ from atom_plugin.cli.main import main
 from atom_plugin.datasets import SourceRequest, load_source
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ModelError
-from atom_plugin.evaluation import NamedModel, Outcome, ResultsFile
+from atom_plugin.evaluation import NamedModel, NetworkResultsFile, Outcome
 from atom_plugin.models.convnet import ConvNetConfig
 
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
@@ -233,7 +233,7 @@ def test_models_are_listed_by_a_pattern(capsys):
     ("args", "code", "words"),
     [
         (("a.h5", "--models", "alexnett"), 2, "no model is called 'alexnett'; did you mean 'alexnet'"),
-        (("a.h5", "--models", "timm:nothing"), 2, "has no model 'nothing'"),
+        (("a.h5", "--models", "timm:nothing"), 2, "is called 'nothing'; did you mean"),
         (("a.h5", "--models", "convnet,"), 2, "--models must be names joined by commas, not 'convnet,'"),
         (("a.h5", "--models", "convnet,convnet"), 2, "found the model 'convnet' twice"),
         (("a.h5", "--training-recipe", "modem"), 2, "no training recipe is called 'modem'; did you mean 'modern'"),
@@ -272,15 +272,15 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
 
 @pytest.mark.parametrize("written", [False, True])
 def test_a_stop_beside_a_line_counts_what_the_file_holds(inside, capsys, monkeypatch, written):
-    append = ResultsFile.append
+    append = NetworkResultsFile.append
 
-    def stopped(finished: ResultsFile, outcome: Outcome) -> None:
+    def stopped(finished: NetworkResultsFile, outcome: Outcome) -> None:
         if len(finished) < 1 or written:
             append(finished, outcome)
         if outcome.job.repeat == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ResultsFile, "append", stopped)
+    monkeypatch.setattr(NetworkResultsFile, "append", stopped)
     out, err = evaluate(capsys, "a.h5", *QUICK, "--repeats", "3", "--results", "r.jsonl", code=130)
     assert out == ""
     assert err.startswith(f"Stopped after {1 + written} of 3 networks; give the same command to go on")

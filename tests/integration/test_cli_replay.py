@@ -19,7 +19,7 @@ from synthetic_sets import make_set
 from atom_plugin import store
 from atom_plugin.cli import main as cli
 from atom_plugin.integrations.avalanche import experiment as experiment_module
-from atom_plugin.integrations.avalanche import pace
+from atom_plugin.integrations.avalanche import training_hooks
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 
 RUN = ("--width", "8", "--iterations", "2", "--real-batch", "4", "--precision", "float32")
@@ -319,7 +319,7 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(finished, inside, monkeypat
         steps.append(1)
         if len(steps) == 4:  # the last step of the second run
             os.kill(os.getpid(), number)
-        return pace.accuracies(*arguments)
+        return training_hooks.accuracies(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment_module, "accuracies", tested)

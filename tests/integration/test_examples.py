@@ -29,8 +29,10 @@ def test_atom_works_in_a_plain_loop_on_a_foreign_network(capsys):
 
 @pytest.mark.auto_precision("float32")
 def test_avalanche_replays_a_distilled_memory(tmp_path, monkeypatch):
-    distilled = suppliers.Distilled
-    monkeypatch.setattr(suppliers, "Distilled", lambda overrides: distilled(overrides={**overrides, "iterations": 2}))
+    distilled = suppliers.DistillingSupplier
+    monkeypatch.setattr(
+        suppliers, "DistillingSupplier", lambda overrides: distilled(overrides={**overrides, "iterations": 2})
+    )
     monkeypatch.chdir(tmp_path)
     curve = runpy.run_path(str(EXAMPLES / "avalanche_replay.py"))["main"]()
     assert len(curve) == 5

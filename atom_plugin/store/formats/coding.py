@@ -31,7 +31,7 @@ _CHUNK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
+class Toolkit:
     """What a toolkit's loader does: ``constants`` by dataset; whether its ZCA (eps 0.1) takes plain [0, 1] images, as
     MTT's does, or standardised ones, as DataDAM's. ``stores_zca``: whether its sets are stored whitened when it whitens.
     """

@@ -11,13 +11,13 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
-from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Host
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.hosts import host_coding, host_tensors
 from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_HOST = Host(name="DatasetCondensation", constants=DATASET_CONDENSATION)
+_TOOLKIT = Toolkit(name="DatasetCondensation", constants=DATASET_CONDENSATION)
 
 
 def write(
@@ -25,7 +25,7 @@ def write(
 ) -> list[str]:
     """One experiment, standardised with the loader's constants for the set's source; ``zca`` True stores it whitened."""
     refuse_existing(path, force=force)
-    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, zca=zca)
+    images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     write_bytes(path, dumps({"data": [[images, labels]], "accs_all_exps": {}}), force=force)
     return notes
 
@@ -43,7 +43,7 @@ def read(
     experiments = load_experiments(path, context, trust_pickle=trust_pickle)
     number = chosen_experiment(path, len(experiments), experiment)
     where = f"{path}: experiment {number}"
-    return experiment_set(experiments[number], where, context, _HOST, soft_labels=soft_labels, zca=zca)
+    return experiment_set(experiments[number], where, context, _TOOLKIT, soft_labels=soft_labels, zca=zca)
 
 
 def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) -> list[Any]:
@@ -77,14 +77,14 @@ def experiment_set(
     pair: Any,
     where: str,
     context: ImportContext,
-    host: Host,
+    toolkit: Toolkit,
     *,
     soft_labels: str,
     zca: bool | None = None,
     dataset: str | None = None,
 ) -> SyntheticSet:
-    """The set of one ``[images, labels]``, coded as :func:`host_coding` finds. Raises StoreError for anything else."""
+    """The set of one ``[images, labels]``, coded as :func:`find_toolkit_coding` finds. Raises StoreError for anything else."""
     images, labels = checked_pair(pair, where, context, soft_labels=soft_labels)
     channels, height, width = images.shape[1:]
-    coding = host_coding(context, host, (channels, height, width), zca=zca, dataset=dataset)
+    coding = find_toolkit_coding(context, toolkit, (channels, height, width), zca=zca, dataset=dataset)
     return context.assemble(images, labels, coding)

@@ -13,15 +13,15 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime.files import reason, refuse_existing, write_bytes
-from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Host
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.datasetcondensation import chosen_experiment, experiment_set, load_experiments
-from atom_plugin.store.formats.folders import clean_name
-from atom_plugin.store.formats.hosts import host_tensors
+from atom_plugin.store.formats.file_names import clean_name
 from atom_plugin.store.formats.tensors import dumps, load
+from atom_plugin.store.formats.toolkit_coding import toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_HOST = Host(name="DC-BENCH", constants=DATASET_CONDENSATION)
+_TOOLKIT = Toolkit(name="DC-BENCH", constants=DATASET_CONDENSATION)
 _DATASETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -57,7 +57,9 @@ def write(
             "the set does not name its source, and DC-BENCH sorts by dataset; pass --option dataset=CIFAR10"
         )
     (ipc,) = counts
-    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, dataset=_BY_NAME.get(theirs, theirs))
+    images, labels, notes = toolkit_tensors(
+        synthetic_set, _TOOLKIT, mean=mean, std=std, dataset=_BY_NAME.get(theirs, theirs)
+    )
     network = "ConvNetD4" if theirs == "tinyimagenet" else "ConvNet"
     target = path / named / theirs / f"IPC{ipc}" / f"res_{named}_{theirs}_{network}_{ipc}ipc.pt"
     refuse_existing(target, force=force)
@@ -94,7 +96,7 @@ def read(
     if context.method is None and named:
         context.method = named
     known = _BY_NAME.get(theirs, theirs)
-    return experiment_set(pair, where, context, _HOST, soft_labels=soft_labels, dataset=known)
+    return experiment_set(pair, where, context, _TOOLKIT, soft_labels=soft_labels, dataset=known)
 
 
 def _ipc_folder(path: Path, wanted: dict[str, Any]) -> Path:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import StoreError
-from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Host
+from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import require_folder, write_files
-from atom_plugin.store.formats.hosts import host_coding, host_tensors
+from atom_plugin.store.formats.file_names import require_folder, write_files
 from atom_plugin.store.formats.tensors import checked_images, dumps, load, load_pair
+from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_HOST = Host(name="DD-Ranking", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
+_TOOLKIT = Toolkit(name="DD-Ranking", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
 _IMAGES, _LABELS = "images.pt", "labels.pt"
 
 
@@ -28,7 +28,7 @@ def write(
     synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
 ) -> list[str]:
     """Standardised as its loader does, or whitened where the set's ZCA is that of ``use_zca``, or ``zca`` is True."""
-    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, zca=zca)
+    images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     counts = labels.bincount(minlength=len(synthetic_set.class_names)).tolist()
     if len(set(counts)) > 1:
         notes.append(
@@ -56,7 +56,7 @@ def read(
         labels = _class_by_class(len(images), len(context.names()), path)
         context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
     channels, height, width = images.shape[1:]
-    return context.assemble(images, labels, host_coding(context, _HOST, (channels, height, width), zca=zca))
+    return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
 
 
 def _class_by_class(images: int, classes: int, path: Path) -> torch.Tensor:

@@ -14,7 +14,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime.folders import write_folder
 from atom_plugin.store.formats import image_files
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import folder_names
+from atom_plugin.store.formats.file_names import folder_names
 from atom_plugin.store.formats.image_files import INDEX
 from atom_plugin.store.synthetic_set import SyntheticSet
 

@@ -16,9 +16,9 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.coding import convert, standardised
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import require_folder
-from atom_plugin.store.formats.hosts import NOT_HELD
+from atom_plugin.store.formats.file_names import require_folder
 from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.formats.toolkit_coding import NOT_HELD
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 

@@ -14,7 +14,7 @@ import torch
 from atom_plugin.datasets.pixels import SUFFIXES, Pixels, decode
 from atom_plugin.errors import ConfigError, StoreError, shape_text
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import folder_names
+from atom_plugin.store.formats.file_names import folder_names
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 

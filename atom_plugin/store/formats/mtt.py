@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.errors import StoreError
-from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Host
+from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.folders import require_folder, write_files
-from atom_plugin.store.formats.hosts import host_coding, host_tensors
+from atom_plugin.store.formats.file_names import require_folder, write_files
 from atom_plugin.store.formats.tensors import dumps, load, load_pair
+from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_HOST = Host(name="MTT", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
+_TOOLKIT = Toolkit(name="MTT", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
 _IMAGES, _LABELS, _RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 
 
@@ -26,7 +26,7 @@ def write(
     synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
 ) -> list[str]:
     """Standardised as MTT's loader does, or whitened where the set's ZCA is MTT's, or where ``zca`` is True."""
-    images, labels, notes = host_tensors(synthetic_set, _HOST, mean=mean, std=std, zca=zca)
+    images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     write_files(path, {_IMAGES: dumps(images), _LABELS: dumps(labels)}, force=force)
     return notes
 
@@ -48,7 +48,7 @@ def read(
             f"learned with the learning rate {_rate(path / _RATE, context, trust_pickle):.6g}, which is not kept"
         )
     channels, height, width = images.shape[1:]
-    return context.assemble(images, labels, host_coding(context, _HOST, (channels, height, width), zca=zca))
+    return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
 
 
 def _rate(path: Path, context: ImportContext, trust_pickle: bool) -> float:

@@ -20,7 +20,7 @@ from atom_plugin.evaluation import (
     network_of,
     plan_jobs,
     run_jobs,
-    summarise,
+    summarise_networks,
 )
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
@@ -181,7 +181,7 @@ def test_what_fails_ends_its_cell_and_nothing_else(monkeypatch):
     assert [job.index for job in started] == [0, 1, 2, 4, 5, 6]
     assert len(epochs) == 4
     assert all(outcome.seconds > 0 and outcome.hardware for outcome in outcomes if outcome.error is None)
-    failed = [evaluation for evaluation in summarise(outcomes) if evaluation.error]
+    failed = [evaluation for evaluation in summarise_networks(outcomes) if evaluation.error]
     assert [(each.model, each.names, each.mean) for each in failed] == [
         ("vit", ("0.h5",), None),
         ("vit", ("1.h5",), None),
@@ -239,7 +239,7 @@ def test_a_network_on_all_images_sees_all_of_them():
     (outcome,) = run_jobs(jobs, device=CPU)
     assert outcome.accuracy is not None
     assert outcome.accuracy > 0.6
-    (evaluation,) = summarise([outcome])
+    (evaluation,) = summarise_networks([outcome])
     assert (evaluation.method, evaluation.ipc, evaluation.images) == ("full", None, 36)
     assert isinstance(evaluation.network, ConvNetConfig)
 

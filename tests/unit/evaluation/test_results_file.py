@@ -11,7 +11,7 @@ from small import coloured_source, small_config
 
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.evaluation import Outcome, ResultsFile, Subject, plan_jobs
+from atom_plugin.evaluation import NetworkResultsFile, Outcome, Subject, plan_jobs
 from atom_plugin.evaluation.training_recipes import TrainConfig
 
 BUDGET = TrainConfig(epochs=3)
@@ -31,7 +31,7 @@ def jobs(training=BUDGET, **options):
 
 def test_a_line_says_what_was_trained_how_and_where(path):
     job = jobs()[1]
-    ResultsFile(path).append(Outcome(job=job, accuracy=0.75, seconds=1.5, hardware="a processor"))
+    NetworkResultsFile(path).append(Outcome(job=job, accuracy=0.75, seconds=1.5, hardware="a processor"))
     (line,) = path.read_text().splitlines()
     record = json.loads(line)
     assert record["format"] == "atom-plugin/network-result"
@@ -41,7 +41,7 @@ def test_a_line_says_what_was_trained_how_and_where(path):
     assert record["network"]["normalisation"] == "instance"
     assert (record["seed"], record["repeat"]) == (0, 1)
     assert {"torch", "timm", "atom-plugin"} <= record["versions"].keys()
-    again = ResultsFile(path)
+    again = NetworkResultsFile(path)
     assert again.accuracy_of(job) == 0.75
     assert again.accuracy_of(jobs()[0]) is None
     assert again.accuracy_of(jobs(seed=1)[1]) is None
@@ -51,24 +51,24 @@ def test_a_line_says_what_was_trained_how_and_where(path):
 @pytest.mark.parametrize("cut", [1, 20, 60, -1])
 def test_what_a_kill_left_of_a_line_is_skipped_and_the_next_stands_apart(path, cut):
     first, second = jobs()
-    ResultsFile(path).append(Outcome(job=first, accuracy=0.5))
+    NetworkResultsFile(path).append(Outcome(job=first, accuracy=0.5))
     whole = path.read_bytes()
     path.write_bytes(whole + whole.replace(b'"repeat": 0', b'"repeat": 1')[:cut])
-    opened = ResultsFile(path)
+    opened = NetworkResultsFile(path)
     # Cut at the very last byte, the line lacks only its end, and counts.
     assert (opened.accuracy_of(first), opened.accuracy_of(second)) == (0.5, 0.5 if cut == -1 else None)
     opened.append(Outcome(job=second, accuracy=0.5))
-    assert len(ResultsFile(path)) == 2
+    assert len(NetworkResultsFile(path)) == 2
     assert path.read_bytes().startswith(whole)
 
 
 def test_two_writers_lose_nothing_and_what_both_did_counts_once(path):
     first, second = jobs()
-    one, other = ResultsFile(path), ResultsFile(path)
+    one, other = NetworkResultsFile(path), NetworkResultsFile(path)
     one.append(Outcome(job=first, accuracy=0.5))
     other.append(Outcome(job=second, accuracy=0.25))
     other.append(Outcome(job=first, accuracy=0.5))
-    again = ResultsFile(path)
+    again = NetworkResultsFile(path)
     assert len(again) == 2
     assert [again.accuracy_of(job) for job in (first, second)] == [0.5, 0.25]
 
@@ -76,7 +76,7 @@ def test_two_writers_lose_nothing_and_what_both_did_counts_once(path):
 def test_each_line_is_one_write(path, monkeypatch):
     written = []
     plain = os.fsync
-    opened = ResultsFile(path)
+    opened = NetworkResultsFile(path)
 
     def noting(descriptor):
         written.append(path.read_bytes())
@@ -90,22 +90,22 @@ def test_each_line_is_one_write(path, monkeypatch):
 
 
 def test_another_budget_is_refused_by_what_differs(path):
-    opened = ResultsFile(path)
+    opened = NetworkResultsFile(path)
     opened.append(Outcome(job=jobs()[0], accuracy=0.5))
     opened.require_budgets(jobs(seed=4))
     with pytest.raises(ConfigError, match=r"trained with epochs 3, this evaluation asks for 4; give the same"):
-        ResultsFile(path).require_budgets(jobs(TrainConfig(epochs=4)))
+        NetworkResultsFile(path).require_budgets(jobs(TrainConfig(epochs=4)))
     with pytest.raises(ConfigError, match=r"trained with recipe standard, this evaluation asks for dm"):
         opened.require_budgets(jobs(TrainConfig.from_recipe("dm", epochs=3)))
 
 
 def test_compared_augmentations_share_a_file_and_nothing_else_may_differ(path):
-    opened = ResultsFile(path)
+    opened = NetworkResultsFile(path)
     ways = [BUDGET, replace(BUDGET, augmentation="none")]
     held = jobs(ways)
     for job, accuracy in zip(held, (0.1, 0.2, 0.3, 0.4), strict=True):
         opened.append(Outcome(job=job, accuracy=accuracy))
-    again = ResultsFile(path)
+    again = NetworkResultsFile(path)
     again.require_budgets(jobs(ways[::-1]))
     again.require_budgets(jobs([*ways, replace(BUDGET, augmentation="randaugment")]))
     assert [again.accuracy_of(job) for job in jobs(ways[::-1])] == [0.3, 0.4, 0.1, 0.2]
@@ -116,14 +116,14 @@ def test_compared_augmentations_share_a_file_and_nothing_else_may_differ(path):
 
 
 def test_all_real_images_have_a_budget_of_their_own(path):
-    opened = ResultsFile(path)
+    opened = NetworkResultsFile(path)
     opened.append(Outcome(job=jobs()[0], accuracy=0.5))
     longer = jobs(TrainConfig(epochs=9))[0]
     subject = replace(longer.cell.subject, real=coloured_source().train)
     whole = plan_jobs([subject], ["convnet"], TrainConfig(epochs=9), repeats=1)
     opened.require_budgets(whole)
     opened.append(Outcome(job=whole[0], accuracy=0.9))
-    assert ResultsFile(path).accuracy_of(whole[0]) == 0.9
+    assert NetworkResultsFile(path).accuracy_of(whole[0]) == 0.9
 
 
 @pytest.mark.parametrize(
@@ -138,15 +138,15 @@ def test_all_real_images_have_a_budget_of_their_own(path):
     ],
 )
 def test_foreign_and_damaged_lines_are_named(path, line, words):
-    ResultsFile(path).append(Outcome(job=jobs()[0], accuracy=0.5))
+    NetworkResultsFile(path).append(Outcome(job=jobs()[0], accuracy=0.5))
     path.write_text(path.read_text() + line + "\n")
     before = path.read_bytes()
     with pytest.raises(StoreError, match=words):
-        ResultsFile(path)
+        NetworkResultsFile(path)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("where", ["nowhere/r.jsonl", "."])
 def test_a_file_that_cannot_be_is_found_before_the_work(tmp_path, where):
     with pytest.raises(StoreError, match="cannot be opened"):
-        ResultsFile(tmp_path / where)
+        NetworkResultsFile(tmp_path / where)

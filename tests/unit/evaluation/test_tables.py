@@ -15,9 +15,9 @@ from synthetic_sets import make_set
 
 from atom_plugin.datasets import Split
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.evaluation import Evaluation, Outcome, Subject, plan_jobs, summarise
+from atom_plugin.evaluation import Evaluation, Outcome, Subject, plan_jobs, summarise_networks
 from atom_plugin.evaluation.chart import draw_chart
-from atom_plugin.evaluation.tables import as_csv, table
+from atom_plugin.evaluation.tables import as_csv, evaluation_table
 from atom_plugin.evaluation.training_recipes import TrainConfig
 
 TEST = Split(images=torch.zeros(5, 1, 4, 4, dtype=torch.uint8), labels=torch.zeros(5, dtype=torch.int64))
@@ -37,7 +37,7 @@ def results(
     subjects, models=("convnet",), values=lambda index: index / 20, failing=None, **options
 ) -> list[Evaluation]:
     jobs = plan_jobs(subjects, models, options.pop("training", TrainConfig()), repeats=2, **options)
-    return summarise(
+    return summarise_networks(
         Outcome(job=job, error="it cannot take 1x4x4 images")
         if (job.cell.subject.name, job.cell.model) == failing
         else Outcome(job=job, accuracy=values(job.index))
@@ -118,13 +118,13 @@ def test_pooling_is_by_model_and_not_done_where_networks_failed():
 
 def test_a_table_says_the_budget_once_and_what_differs_in_columns():
     found = results([subject("a.h5", 0)], training=TrainConfig.from_recipe("modern", epochs=7))
-    told = table(found)
+    told = evaluation_table(found)
     assert "recipe modern, epochs 7, batch 128, optimizer adamw 0.001 (weight decay 0.05), cosine, 5 % warm-up" in told
     assert "label smoothing 0.1, CutMix 1, augmentation siamese, normalisation instance, precision float32" in told
     assert "sample standard deviation over n networks" in told
     assert "| a.h5 |   2 | convnet | 2 | 2.50 ± 3.54 |" in told
     other = results([subject("b.h5", 1)], training=TrainConfig.from_recipe("datadam-paper", epochs=7))
-    mixed = table([*found, *other])
+    mixed = evaluation_table([*found, *other])
     assert "recipe" not in mixed.partition("\n")[0]
     assert "| set  | IPC | model   | recipe        | batch | optimizer " in mixed
     assert "x0.5 every 15 epochs" in mixed
@@ -132,7 +132,7 @@ def test_a_table_says_the_budget_once_and_what_differs_in_columns():
 
 
 def test_what_failed_stands_in_the_table_with_its_reason():
-    told = table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit")))
+    told = evaluation_table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit")))
     assert "| vit     | own           | 0 |      failed |" in told
     assert told.endswith("failed: vit on a.h5: it cannot take 1x4x4 images")
 
@@ -142,7 +142,9 @@ AUGMENTED = [TrainConfig(augmentation="none"), TrainConfig()]
 
 def test_compared_augmentations_have_a_row_each_and_a_column():
     found = results([subject("a.h5", 0), subject("b.h5", 1)], ("convnet", "vit"), training=AUGMENTED)
-    rows = [line.split("|")[1:5] for line in table(found).splitlines() if line.startswith(("| a.h5", "| atom"))]
+    rows = [
+        line.split("|")[1:5] for line in evaluation_table(found).splitlines() if line.startswith(("| a.h5", "| atom"))
+    ]
     assert [tuple(map(str.strip, row)) for row in rows] == [
         ("a.h5", "2", "convnet", "none"),
         ("a.h5", "2", "convnet", "siamese"),
@@ -150,9 +152,11 @@ def test_compared_augmentations_have_a_row_each_and_a_column():
         ("a.h5", "2", "vit", "siamese"),
         *(("atom IPC 2, 2 sets", "2", model, name) for model in ("convnet", "vit") for name in ("none", "siamese")),
     ]
-    assert "| set                | IPC | model   | augmentation |" in table(found)
-    assert "augmentation" not in table(found).partition("\n")[0]
-    failed = table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit"), training=AUGMENTED))
+    assert "| set                | IPC | model   | augmentation |" in evaluation_table(found)
+    assert "augmentation" not in evaluation_table(found).partition("\n")[0]
+    failed = evaluation_table(
+        results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit"), training=AUGMENTED)
+    )
     assert failed.splitlines()[-2:] == [
         f"failed: vit on a.h5, augmentation {name}: it cannot take 1x4x4 images" for name in ("none", "siamese")
     ]
@@ -162,7 +166,7 @@ def test_a_convnet_of_another_size_is_told_apart():
     wide = subject("a.h5", 0, config={"network": {"width": 32, "depth": 2, "normalisation": "batch"}})
     (found,) = results([wide])
     assert found.architecture == "convnet (depth 2, width 32)"
-    assert "| convnet (depth 2, width 32) |" in table([found])
+    assert "| convnet (depth 2, width 32) |" in evaluation_table([found])
 
 
 def test_csv_has_a_line_per_result_and_every_setting():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.replay.plan import ResultFiles, Run, plan_runs
+from atom_plugin.replay.plan import ComparisonFiles, ReplayRun, plan_runs
 from atom_plugin.replay.results import StreamResult
 
 CONFIGS = {"replay": {"epochs": 5, "network": {"width": 8}}}
@@ -16,7 +16,7 @@ MEMORIES = {"ipc": 2, "distillation": {"iterations": 3}}
 
 @pytest.fixture
 def files(tmp_path):
-    return ResultFiles(tmp_path / "a.b")
+    return ComparisonFiles(tmp_path / "a.b")
 
 
 def result(config=CONFIGS["replay"], **changes):
@@ -40,7 +40,11 @@ def test_runs_of_one_order_stand_together_and_every_policy_has_all_modes():
     runs = plan_runs(["atom", "random"], ["replay", "from-memory"], orders=2, networks=2)
     assert len(runs) == len(set(runs)) == 2 * 2 * 2 * 2
     assert [run.order for run in runs] == [0] * 8 + [1] * 8
-    assert runs[:3] == [Run("atom", "replay", 0, 0), Run("atom", "replay", 0, 1), Run("atom", "from-memory", 0, 0)]
+    assert runs[:3] == [
+        ReplayRun("atom", "replay", 0, 0),
+        ReplayRun("atom", "replay", 0, 1),
+        ReplayRun("atom", "from-memory", 0, 0),
+    ]
 
 
 def test_a_baseline_runs_once_and_in_its_own_mode_whatever_is_asked_for():
@@ -73,19 +77,19 @@ def test_a_prefix_without_a_name_is_refused(prefix):
     from pathlib import Path
 
     with pytest.raises(ConfigError, match="no name"):
-        ResultFiles(Path(prefix))
+        ComparisonFiles(Path(prefix))
 
 
 def test_open_makes_the_folder_and_gives_what_was_appended(files):
     files.refuse_leftovers(resume=False, force=False)
-    files.open(CONFIGS, MEMORIES, force=False).append(result())
-    again = files.open(CONFIGS, MEMORIES, force=False)
+    files.open_results(CONFIGS, MEMORIES, force=False).append(result())
+    again = files.open_results(CONFIGS, MEMORIES, force=False)
     assert again.find("atom", "replay", 0, 0) == result()
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".png", ".memory"])
 def test_what_is_there_is_kept_unless_resumed_or_forced(files, tmp_path, suffix):
-    files.open(CONFIGS, MEMORIES, force=False).append(result())
+    files.open_results(CONFIGS, MEMORIES, force=False).append(result())
     files.picture.write_bytes(b"picture")
     for path in (files.results, files.picture):
         if path.suffix != suffix:
@@ -109,7 +113,7 @@ def test_a_foreign_folder_is_never_touched(files, tmp_path, how):
         files.refuse_leftovers(**how)
     (tmp_path / "file.memory").write_text("a file")
     with pytest.raises(StoreError, match="no folder of replay memories"):
-        ResultFiles(tmp_path / "file").refuse_leftovers(**how)
+        ComparisonFiles(tmp_path / "file").refuse_leftovers(**how)
 
 
 def test_a_folder_that_a_kill_left_empty_is_ours(files):
@@ -128,35 +132,35 @@ def test_a_folder_in_the_place_of_a_file_is_found_out_before_any_work(files, tmp
 
 def test_a_missing_parent_is_found_out_before_any_work(tmp_path):
     with pytest.raises(StoreError, match="there is no folder"):
-        ResultFiles(tmp_path / "no" / "a").refuse_leftovers(resume=False, force=False)
+        ComparisonFiles(tmp_path / "no" / "a").refuse_leftovers(resume=False, force=False)
 
 
 def test_other_options_are_refused_by_name_and_change_nothing(files, tmp_path):
-    files.open(CONFIGS, MEMORIES, force=False)
+    files.open_results(CONFIGS, MEMORIES, force=False)
     before = snapshot(tmp_path)
     with pytest.raises(ConfigError, match=r"network\.width 8 and not 16"):
-        files.open({"replay": {"epochs": 5, "network": {"width": 16}}}, MEMORIES, force=False)
+        files.open_results({"replay": {"epochs": 5, "network": {"width": 16}}}, MEMORIES, force=False)
     # A mode that is added shares the sets of the others, so they must be of the same making.
     with pytest.raises(ConfigError, match=r"sets here .*distillation\.iterations 3 and not 4"):
-        files.open({"from-memory": {"epochs": 9}}, {"ipc": 2, "distillation": {"iterations": 4}}, force=False)
+        files.open_results({"from-memory": {"epochs": 9}}, {"ipc": 2, "distillation": {"iterations": 4}}, force=False)
     assert snapshot(tmp_path) == before
-    files.open({"from-memory": {"epochs": 9}}, MEMORIES, force=False)
-    files.open(CONFIGS, MEMORIES, force=False)
+    files.open_results({"from-memory": {"epochs": 9}}, MEMORIES, force=False)
+    files.open_results(CONFIGS, MEMORIES, force=False)
 
 
 def test_results_of_another_configuration_are_refused_where_the_folder_is_gone(files):
     files.results.write_text(json.dumps(result({"epochs": 6}).to_json()) + "\n")
     with pytest.raises(ConfigError, match="epochs 6 and not 5"):
-        files.open(CONFIGS, MEMORIES, force=False)
+        files.open_results(CONFIGS, MEMORIES, force=False)
     assert not files.folder.exists()
 
 
 def test_force_starts_over(files, tmp_path):
-    files.open(CONFIGS, MEMORIES, force=False).append(result())
+    files.open_results(CONFIGS, MEMORIES, force=False).append(result())
     for name in ("atom-order0-step1.h5", "atom-replay-order0-network0.state", "a-b-order1-network0.state.memory2.h5"):
         (files.folder / name).write_bytes(b"old")
     other = {"replay": {"epochs": 1}}
-    assert files.open(other, MEMORIES, force=True).results == ()
+    assert files.open_results(other, MEMORIES, force=True).results == ()
     assert [path.name for path in files.folder.iterdir()] == ["configs.json"]
     assert not files.results.exists()
 
@@ -166,6 +170,6 @@ def test_a_damaged_record_is_one_line_that_says_what_to_do(files, content):
     files.folder.mkdir()
     (files.folder / "configs.json").write_bytes(content)
     with pytest.raises(StoreError, match="--force") as caught:
-        files.open(CONFIGS, MEMORIES, force=False)
+        files.open_results(CONFIGS, MEMORIES, force=False)
     assert "\n" not in str(caught.value)
-    assert files.open(CONFIGS, MEMORIES, force=True).results == ()
+    assert files.open_results(CONFIGS, MEMORIES, force=True).results == ()

@@ -10,7 +10,7 @@ import pytest
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences
-from atom_plugin.replay.results import ResultsFile, StreamResult
+from atom_plugin.replay.results import StreamResult, StreamResultsFile
 from atom_plugin.runtime.jsonl import encode
 
 CONFIG = {"dataset": "digits", "steps": 3, "training": {"epochs": 5, "lr": 0.1}}
@@ -31,9 +31,9 @@ def result(policy="atom", mode="replay", order=0, network=0, **changes) -> Strea
 
 
 @pytest.fixture
-def held(tmp_path) -> ResultsFile:
+def held(tmp_path) -> StreamResultsFile:
     """A file of two results."""
-    file = ResultsFile(tmp_path / "a.jsonl")
+    file = StreamResultsFile(tmp_path / "a.jsonl")
     file.append(result())
     file.append(result(network=1))
     return file
@@ -132,7 +132,7 @@ def test_missing_keys_are_named():
 
 
 def test_results_come_back_in_order_and_are_found_by_key(held):
-    again = ResultsFile(held.path)
+    again = StreamResultsFile(held.path)
     assert again.results == held.results == (result(), result(network=1))
     assert again.find("atom", "replay", 0, 1) == result(network=1)
     for key in (("dm", "replay", 0, 1), ("atom", "from-memory", 0, 1), ("atom", "replay", 1, 1)):
@@ -142,11 +142,11 @@ def test_results_come_back_in_order_and_are_found_by_key(held):
 
 def test_a_missing_or_empty_file_holds_nothing(tmp_path):
     path = tmp_path / "a.jsonl"
-    assert ResultsFile(path).results == ()
+    assert StreamResultsFile(path).results == ()
     assert not path.exists()
     path.touch()
-    ResultsFile(path).append(result())
-    assert ResultsFile(path).results == (result(),)
+    StreamResultsFile(path).append(result())
+    assert StreamResultsFile(path).results == (result(),)
 
 
 def test_a_line_torn_anywhere_is_passed_over_and_the_file_only_grows(held):
@@ -154,35 +154,35 @@ def test_a_line_torn_anywhere_is_passed_over_and_the_file_only_grows(held):
     start = data.index(b"\n") + 1
     for cut in (*range(start, len(data) - 2, 11), len(data) - 2, len(data) - 1):
         held.path.write_bytes(data[:cut])
-        file = ResultsFile(held.path)
+        file = StreamResultsFile(held.path)
         whole = cut == len(data) - 1  # only the newline is missing
         assert file.results == held.results[: 2 if whole else 1], cut
         file.append(result(network=2))
-        assert ResultsFile(held.path).results == (*file.results[:-1], result(network=2))
+        assert StreamResultsFile(held.path).results == (*file.results[:-1], result(network=2))
         assert held.path.read_bytes().startswith(data[:cut].removesuffix(b"\n") + b"\n")
     held.path.write_bytes(data[:30])  # in the middle of the very first
-    assert ResultsFile(held.path).results == ()
+    assert StreamResultsFile(held.path).results == ()
 
 
 def test_two_processes_may_append_to_one_file(held):
-    other = ResultsFile(held.path)
+    other = StreamResultsFile(held.path)
     other.append(result("dm"))
     held.append(result("random"))
-    assert [each.policy for each in ResultsFile(held.path).results] == ["atom", "atom", "dm", "random"]
+    assert [each.policy for each in StreamResultsFile(held.path).results] == ["atom", "atom", "dm", "random"]
 
 
 def test_a_torn_line_anywhere_is_passed_over_and_a_damaged_one_is_named(held):
     lines = held.path.read_text().splitlines()
     held.path.write_text(f"{lines[0][:50]}\n{lines[1]}\n")
-    assert ResultsFile(held.path).results == (result(network=1),)
+    assert StreamResultsFile(held.path).results == (result(network=1),)
     held.path.write_text(f"{lines[0]}\n\n{lines[1].replace('0.9', '9')}\n")
     with pytest.raises(StoreError, match=r"a\.jsonl, line 3: found accuracy 9 .*damaged"):
-        ResultsFile(held.path)
+        StreamResultsFile(held.path)
 
 
 def test_a_run_that_two_processes_did_counts_once(held):
     held.path.write_bytes(held.path.read_bytes() + encode(replace(result(), seconds=9.0).to_json()))
-    assert ResultsFile(held.path).results == held.results
+    assert StreamResultsFile(held.path).results == held.results
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_somebody_elses_file_is_refused_and_kept(tmp_path, data):
     path = tmp_path / "a.jsonl"
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"a\.jsonl, line 1: "):
-        ResultsFile(path)
+        StreamResultsFile(path)
     assert path.read_bytes() == data
 
 
@@ -205,7 +205,7 @@ def test_another_configuration_is_refused_and_the_differences_are_named(held):
     assert words in str(caught.value)
     with pytest.raises(ConfigError, match="steps 3 and not 5"):
         held.append(result(network=2, config=other))
-    assert ResultsFile(held.path).results == held.results
+    assert StreamResultsFile(held.path).results == held.results
     held.append(result(mode="from-memory", config=other))  # each mode has its own
 
 
@@ -213,26 +213,26 @@ def test_a_file_of_two_configurations_is_refused(held):
     line = json.dumps(result(network=5, config={**CONFIG, "steps": 4}).to_json())
     held.path.write_text(held.path.read_text() + line + "\n")
     with pytest.raises(ConfigError, match=r"replay runs of two configurations .* steps 3 and not 4"):
-        ResultsFile(held.path)
+        StreamResultsFile(held.path)
 
 
 def test_a_run_is_not_appended_twice(held):
     with pytest.raises(StoreError, match="already holds order 0, network 1 of atom in mode replay"):
         held.append(replace(result(network=1), seconds=3.0))
-    assert len(ResultsFile(held.path).results) == 2
+    assert len(StreamResultsFile(held.path).results) == 2
 
 
 def test_files_that_cannot_be_are_refused_before_any_run(tmp_path):
     with pytest.raises(StoreError, match="there is no folder"):
-        ResultsFile(tmp_path / "no" / "a.jsonl")
+        StreamResultsFile(tmp_path / "no" / "a.jsonl")
     with pytest.raises(StoreError, match="cannot be read"):
-        ResultsFile(tmp_path)
+        StreamResultsFile(tmp_path)
 
 
 def test_a_file_that_vanished_meanwhile_is_made_anew(held):
     held.path.unlink()
     held.append(result(network=2))
-    assert ResultsFile(held.path).results == (result(network=2),)
+    assert StreamResultsFile(held.path).results == (result(network=2),)
 
 
 def test_differences_of_equal_configs_are_none():

@@ -11,7 +11,7 @@ from synthetic_sets import assert_equal_sets, make_set
 
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.errors import AtomError, ConfigError, SourceError
-from atom_plugin.replay.suppliers import Distilled, Precomputed, Selected, only
+from atom_plugin.replay.suppliers import DistillingSupplier, PrecomputedSupplier, SelectingSupplier, only_classes
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 FLOAT32 = {"precision": "float32"}
@@ -29,7 +29,7 @@ def per_class(split: Split, label: int) -> torch.Tensor:
 
 
 def test_only_keeps_ids_in_ascending_order_whatever_the_order_asked_for(data):
-    some = only(data, [4, 1, 4])
+    some = only_classes(data, [4, 1, 4])
     assert some.class_names == ("class 1", "class 4")
     assert torch.equal(per_class(some.train, 0), per_class(data.train, 1))
     assert torch.equal(per_class(some.train, 1), per_class(data.train, 4))
@@ -39,20 +39,20 @@ def test_only_keeps_ids_in_ascending_order_whatever_the_order_asked_for(data):
 def test_only_refuses_classes_without_images_and_sources_that_are_not_there(data):
     absent = replace(data, class_names=(*data.class_names, "unseen"))
     with pytest.raises(SourceError, match=r"coloured: has no training images of the classes \[5\]"):
-        only(absent, [1, 5])
+        only_classes(absent, [1, 5])
     with pytest.raises(ConfigError, match="needs the real images; give their source"):
-        only(None, [1])
+        only_classes(None, [1])
 
 
 def test_only_does_without_test_images(data):
     keep = data.test.labels < 3
-    some = only(replace(data, test=Split(images=data.test.images[keep], labels=data.test.labels[keep])), [3])
+    some = only_classes(replace(data, test=Split(images=data.test.images[keep], labels=data.test.labels[keep])), [3])
     assert torch.equal(some.test.images, some.train.images)
 
 
 def test_precomputed_gives_the_first_images_with_their_ids():
     held = make_set(classes=5, ipc=3)
-    given = Precomputed([held])
+    given = PrecomputedSupplier([held])
     assert (given.needs_images, given.preprocessing) == (False, held.preprocessing)
     some = given.supply(None, [4, 1], ipc=2, preprocessing=None)
     assert some.labels.tolist() == [1, 1, 4, 4]
@@ -65,7 +65,7 @@ def test_precomputed_gives_the_first_images_with_their_ids():
 def test_precomputed_takes_sets_in_any_order_of_their_images():
     labels = torch.tensor([2, 0, 2, 0, 2])
     held = make_set(classes=3, labels=labels)
-    some = Precomputed([held]).supply(None, [0, 2], ipc=2, preprocessing=None)
+    some = PrecomputedSupplier([held]).supply(None, [0, 2], ipc=2, preprocessing=None)
     assert some.labels.tolist() == [0, 0, 2, 2]
     assert torch.equal(some.images, held.images[[1, 3, 0, 2]])
 
@@ -75,7 +75,7 @@ def test_precomputed_finds_the_set_of_the_experience():
     first, second, third = (
         make_set(labels=torch.tensor(labels), class_names=names, pixels=0) for labels in ([5, 0], [1, 4], [2, 3])
     )
-    given = Precomputed([first, second, third])
+    given = PrecomputedSupplier([first, second, third])
     assert_equal_sets(given.supply(None, [3, 2], ipc=5, preprocessing=None), third)
     assert given.supply(None, [1], ipc=5, preprocessing=None).labels.tolist() == [1]
     with pytest.raises(
@@ -88,28 +88,28 @@ def test_precomputed_sets_must_fit_each_other():
     first = make_set()
     renamed = replace(first, class_names=("a", "b", "c"))
     with pytest.raises(ConfigError, match=r"set 1 and set 3 .* class names .*class 0.* against a, b, c"):
-        Precomputed([first, first, renamed])
+        PrecomputedSupplier([first, first, renamed])
     other = replace(first, preprocessing=replace(first.preprocessing, mean=first.preprocessing.mean / 2))
     with pytest.raises(
         ConfigError, match=r"set 1 and set 2 .* preprocessing \(standardised \(mean 0\.496.* against .*0\.248"
     ):
-        Precomputed([first, other])
+        PrecomputedSupplier([first, other])
     with pytest.raises(ConfigError, match="found no set"):
-        Precomputed([])
+        PrecomputedSupplier([])
     for words, wanted in (
         ("0.248", other.preprocessing),
         ("1x8x8", replace(first.preprocessing, image_shape=(1, 8, 8))),
     ):
         with pytest.raises(ConfigError, match=words):
-            Precomputed([first]).supply(None, [0], ipc=1, preprocessing=wanted)
+            PrecomputedSupplier([first]).supply(None, [0], ipc=1, preprocessing=wanted)
 
 
 @pytest.mark.parametrize("classes", [[3], [4, 0], [2, 3, 1]])
 @pytest.mark.parametrize(
     "supplier",
     [
-        Distilled(overrides=QUICK),
-        *(Selected(method=method, overrides=FLOAT32) for method in ("random", "herding", "k-center")),
+        DistillingSupplier(overrides=QUICK),
+        *(SelectingSupplier(method=method, overrides=FLOAT32) for method in ("random", "herding", "k-center")),
     ],
 )
 def test_labels_and_names_are_the_sources_for_any_class_order(data, supplier, classes):
@@ -122,15 +122,15 @@ def test_labels_and_names_are_the_sources_for_any_class_order(data, supplier, cl
 
 
 def test_selected_images_are_real_ones_of_their_class(data):
-    made = Selected(overrides=FLOAT32).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
+    made = SelectingSupplier(overrides=FLOAT32).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
     pixels = made.images.mul(255).round().to(torch.uint8)
     for image, label in zip(pixels, made.labels.tolist(), strict=True):
         assert any(torch.equal(image, real) for real in per_class(data.train, label))
 
 
 def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
-    made = Distilled(overrides={**QUICK, "seed": 3}).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
-    start = Selected(seed=3, overrides=QUICK).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
+    made = DistillingSupplier(overrides={**QUICK, "seed": 3}).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
+    start = SelectingSupplier(seed=3, overrides=QUICK).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
     assert not torch.equal(made.images, start.images)
     assert float((made.images - start.images).abs().mean()) < 1
     assert (made.provenance.method, made.provenance.iterations) == ("atom", 2)
@@ -139,7 +139,7 @@ def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_fills_a_memory_computes_where_and_how_it_is_told(data, precision):
     overrides = {**QUICK, "precision": precision}
-    for supplier in (Distilled, lambda **given: Selected(method="herding", **given)):
+    for supplier in (DistillingSupplier, lambda **given: SelectingSupplier(method="herding", **given)):
         made = supplier(overrides=overrides, device="cpu").supply(data, [4, 1], ipc=1, preprocessing=PLAIN)
         assert made.provenance.config["precision"] == precision
         with pytest.raises(ConfigError, match="tpu"):
@@ -147,7 +147,7 @@ def test_what_fills_a_memory_computes_where_and_how_it_is_told(data, precision):
 
 
 def test_global_random_states_do_not_matter(data):
-    supplier = Distilled(overrides=QUICK)
+    supplier = DistillingSupplier(overrides=QUICK)
     torch.manual_seed(1)
     first = supplier.supply(data, [0, 1], ipc=1, preprocessing=None)
     torch.manual_seed(2)
@@ -156,16 +156,17 @@ def test_global_random_states_do_not_matter(data):
 
 def test_the_seed_does(data):
     first, second = (
-        Selected(seed=seed, overrides=FLOAT32).supply(data, [0, 1], ipc=2, preprocessing=PLAIN) for seed in (0, 1)
+        SelectingSupplier(seed=seed, overrides=FLOAT32).supply(data, [0, 1], ipc=2, preprocessing=PLAIN)
+        for seed in (0, 1)
     )
     assert not torch.equal(first.images, second.images)
 
 
 def test_without_a_preprocessing_it_is_fitted_on_the_classes_that_came(data):
-    made = Selected(overrides={**FLOAT32, "zca_eps": None}).supply(data, [4, 1], ipc=1, preprocessing=None)
-    assert made.preprocessing.matches(Preprocessing.fit(only(data, [1, 4]).train.images))
+    made = SelectingSupplier(overrides={**FLOAT32, "zca_eps": None}).supply(data, [4, 1], ipc=1, preprocessing=None)
+    assert made.preprocessing.matches(Preprocessing.fit(only_classes(data, [1, 4]).train.images))
     assert not made.preprocessing.matches(Preprocessing.fit(data.train.images))
-    own = Selected(overrides=FLOAT32, preprocessing=PLAIN).supply(data, [4, 1], ipc=1, preprocessing=None)
+    own = SelectingSupplier(overrides=FLOAT32, preprocessing=PLAIN).supply(data, [4, 1], ipc=1, preprocessing=None)
     assert own.preprocessing is PLAIN
 
 
@@ -177,7 +178,7 @@ def unbalanced(data: SourceData, counts: dict[int, int]) -> SourceData:
 @pytest.mark.parametrize("method", ["random", "herding", "k-center"])
 def test_a_class_with_too_few_images_gives_all_and_the_others_what_was_asked(data, method):
     few = unbalanced(data, {0: 8, 1: 2, 2: 3, 3: 8})
-    made = Selected(method=method, overrides=QUICK).supply(few, [3, 2, 1], ipc=4, preprocessing=PLAIN)
+    made = SelectingSupplier(method=method, overrides=QUICK).supply(few, [3, 2, 1], ipc=4, preprocessing=PLAIN)
     assert made.labels.tolist() == [1, 1, 2, 2, 2, 3, 3, 3, 3]
     assert made.class_names == data.class_names
     pixels = made.images.mul(255).round().to(torch.uint8)
@@ -187,14 +188,14 @@ def test_a_class_with_too_few_images_gives_all_and_the_others_what_was_asked(dat
 def test_distillation_of_too_few_images_is_refused_in_one_line(data):
     few = unbalanced(data, {1: 2, 2: 3})
     with pytest.raises(SourceError, match=r"class 1.* has 2 image.*fewer than the 4") as caught:
-        Distilled(overrides=QUICK).supply(few, [2, 1], ipc=4, preprocessing=PLAIN)
+        DistillingSupplier(overrides=QUICK).supply(few, [2, 1], ipc=4, preprocessing=PLAIN)
     assert "\n" not in str(caught.value)
 
 
 def test_overrides_do_not_stand_against_what_the_memory_asks_for(data):
-    made = Distilled(overrides={**QUICK, "ipc": 50}).supply(data, [0], ipc=1, preprocessing=PLAIN)
+    made = DistillingSupplier(overrides={**QUICK, "ipc": 50}).supply(data, [0], ipc=1, preprocessing=PLAIN)
     assert len(made) == 1
-    made = Selected(overrides={**FLOAT32, "ipc": 50, "seed": 9, "initialiser": "noise"}).supply(
+    made = SelectingSupplier(overrides={**FLOAT32, "ipc": 50, "seed": 9, "initialiser": "noise"}).supply(
         data, [0], ipc=1, preprocessing=PLAIN
     )
     assert (len(made), made.provenance.seed, made.provenance.method) == (1, 0, "random")
@@ -203,13 +204,15 @@ def test_overrides_do_not_stand_against_what_the_memory_asks_for(data):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Selected(method="best"), "no selection method is called 'best'; known: random"),
+        (lambda: SelectingSupplier(method="best"), "no selection method is called 'best'; known: random"),
         (
-            lambda: Distilled(recipe="atmo").supply(coloured_source(), [0], ipc=1, preprocessing=None),
+            lambda: DistillingSupplier(recipe="atmo").supply(coloured_source(), [0], ipc=1, preprocessing=None),
             "did you mean 'atom'",
         ),
         (
-            lambda: Distilled(overrides={"matcher": "atmo"}).supply(coloured_source(), [0], ipc=1, preprocessing=None),
+            lambda: DistillingSupplier(overrides={"matcher": "atmo"}).supply(
+                coloured_source(), [0], ipc=1, preprocessing=None
+            ),
             "did you mean 'atom'",
         ),
     ],

@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from atom_plugin.errors import ConfigError, PluginError, StoreError
 from atom_plugin.runtime.folders import INDEX
 from atom_plugin.store.formats import export_set as export
-from atom_plugin.store.formats.folders import folder_names
+from atom_plugin.store.formats.file_names import folder_names
 
 
 @pytest.mark.parametrize("zca", [False, True])

@@ -15,14 +15,14 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.selection import METHODS
 from atom_plugin.errors import ConfigError, StoreError, unknown
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
+from atom_plugin.integrations.avalanche.class_orders import Stream
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
-from atom_plugin.integrations.avalanche.orders import Stream
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
-from atom_plugin.integrations.avalanche.policy import SyntheticMemory
+from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.plan import BASELINES
-from atom_plugin.replay.suppliers import Distilled, Precomputed, Selected, Supplier
+from atom_plugin.replay.suppliers import DistillingSupplier, PrecomputedSupplier, SelectingSupplier, Supplier
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -46,7 +46,7 @@ def check_policy(name: str, *, stored: bool) -> None:
 
 
 @dataclass(kw_only=True)
-class Setup:
+class PluginSetup:
     """A policy made ready for one run: its plugins, and its memory, of this package's kind or of Avalanche's, or none."""
 
     plugins: Sequence[Any] = ()
@@ -79,7 +79,7 @@ class MemoryOptions:
         return 4 * self.ipc if name == "real-bytes" else self.ipc
 
 
-def set_up(
+def plugins_for(
     name: str,
     mode: str,
     stream: Stream,
@@ -88,7 +88,7 @@ def set_up(
     fresh: Callable[[int], torch.nn.Module],
     sets: Sequence[SyntheticSet] = (),
     on_progress: Callable[[Any], None] | None = None,
-) -> Setup:
+) -> PluginSetup:
     """The plugins and memory of the policy ``name`` in ``mode``; ``fresh`` makes the networks trained from memory alone."""
     if name in BASELINES:
         return _baseline(name, options, fresh)
@@ -108,15 +108,15 @@ def set_up(
         )
     else:
         plugin = TrainFromMemory(memory, augmentation=options.memory_augmentation, fresh=fresh, seed=options.seed)
-    return Setup(plugins=[plugin], memory=memory)
+    return PluginSetup(plugins=[plugin], memory=memory)
 
 
-def _baseline(name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn.Module]) -> Setup:
+def _baseline(name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn.Module]) -> PluginSetup:
     raw = None if name in ("naive", "joint") else RawExemplars(options.raw_ipc(name))
     if name == "gdumb":
         assert raw is not None
         gdumb = EqualGDumb(raw, fresh=fresh, augmentation=options.memory_augmentation, seed=options.seed)
-        return Setup(plugins=[gdumb], raw=raw)
+        return PluginSetup(plugins=[gdumb], raw=raw)
     plugins: list[Any] = [] if raw is None else [RawReplay(raw)]
     if {options.stream_augmentation, options.memory_augmentation} != {"none"}:
         augmented = AugmentedReplay(
@@ -125,7 +125,7 @@ def _baseline(name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn
             seed=options.seed,
         )
         plugins.append(augmented)
-    return Setup(plugins=plugins, raw=raw)
+    return PluginSetup(plugins=plugins, raw=raw)
 
 
 def _supplier(
@@ -136,9 +136,9 @@ def _supplier(
     on_progress: Callable[[Any], None] | None,
 ) -> Supplier:
     if name == STORED:
-        return Precomputed(sets)
+        return PrecomputedSupplier(sets)
     if name in METHODS:
-        inner: Supplier = Selected(
+        inner: Supplier = SelectingSupplier(
             method=name,
             seed=options.seed + stream.order,
             recipe=options.recipe,
@@ -148,7 +148,7 @@ def _supplier(
             device=options.device,
         )
     else:
-        inner = Distilled(
+        inner = DistillingSupplier(
             recipe=options.recipe,
             overrides={**options.distillation, "matcher": name, "seed": options.seed},
             device=options.device,
@@ -158,7 +158,7 @@ def _supplier(
         frozenset(classes): stream.folder / f"{file_stem(name)}-order{stream.order}-step{step}.h5"
         for step, classes in enumerate(stream.steps, start=1)
     }
-    return Kept(inner, paths)
+    return CachedSupplier(inner, paths)
 
 
 def file_stem(policy: str) -> str:
@@ -166,7 +166,7 @@ def file_stem(policy: str) -> str:
     return quote(policy, safe="")
 
 
-class Kept:
+class CachedSupplier:
     """Another supplier, whose sets are kept as files: networks, modes and resumed runs of one order share them."""
 
     preprocessing = None

@@ -11,7 +11,7 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
-from atom_plugin.replay.suppliers import only
+from atom_plugin.replay.suppliers import only_classes
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -80,4 +80,4 @@ class Streams:
     def _preprocessing(self, first: Sequence[int]) -> Preprocessing:
         if self.sets:
             return self.sets[0].preprocessing
-        return fit_preprocessing(self._recipe, only(self.data, first))
+        return fit_preprocessing(self._recipe, only_classes(self.data, first))

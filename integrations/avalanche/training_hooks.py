@@ -26,7 +26,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class Pace(SupervisedPlugin):  # type: ignore[misc]
+class TrainingHooks(SupervisedPlugin):  # type: ignore[misc]
     """A seed for each epoch, batches in the layout in which convolutions are fast, and a word after each epoch.
 
     Policies draw different amounts from the global generator. Seeded anew for each epoch, it shuffles the stream alike for all.

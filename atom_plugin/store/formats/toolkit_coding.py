@@ -8,7 +8,7 @@ import torch
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.store.formats.coding import (
-    Host,
+    Toolkit,
     both_or_none,
     convert,
     is_identity,
@@ -23,47 +23,47 @@ from atom_plugin.transforms.preprocessing import DATADAM_EPS, Preprocessing
 NOT_HELD = "class names, preprocessing and provenance are not in it: keep the .h5 file, and import with --like"
 
 
-def host_tensors(
+def toolkit_tensors(
     held: SyntheticSet,
-    host: Host,
+    toolkit: Toolkit,
     *,
     mean: Any = None,
     std: Any = None,
     zca: bool | None = None,
     dataset: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Images and labels as ``host`` expects them, class-major on the CPU, and notes.
+    """Images and labels as ``toolkit`` expects them, class-major on the CPU, and notes.
 
-    Standardised with ``mean`` and ``std``, else with what the host's loader uses for ``dataset`` (default: the set's
-    source), else with the set's own. ``zca`` True keeps the set's whitening, None does where the host stores sets so
+    Standardised with ``mean`` and ``std``, else with what the toolkit's loader uses for ``dataset`` (default: the set's
+    source), else with the set's own. ``zca`` True keeps the set's whitening, None does where the toolkit stores sets so
     and whitens alike. Raises ConfigError.
     """
     preprocessing = held.preprocessing
     keep = _flag("zca", zca)
     if keep is None:
-        keep = host.stores_zca and host.whitens_like(preprocessing) and mean is None and std is None
+        keep = toolkit.stores_zca and toolkit.whitens_like(preprocessing) and mean is None and std is None
     if keep:
         if preprocessing.whitening is None:
             raise ConfigError("zca=true keeps a set's whitening, but this set is not whitened; leave it out")
         if mean is not None or std is not None:
             raise ConfigError("zca=true keeps the set's own standardisation; leave mean and std out")
-        coding, notes = preprocessing, _whitening_notes(preprocessing, host)
+        coding, notes = preprocessing, _whitening_notes(preprocessing, toolkit)
     else:
-        coding, notes = _standardised_coding(held, host, mean=mean, std=std, dataset=dataset)
+        coding, notes = _standardised_coding(held, toolkit, mean=mean, std=std, dataset=dataset)
     order = held.labels.argsort(stable=True).cpu()
     images = convert(held.images.detach().cpu(), preprocessing, coding)[order].contiguous()
     return images, held.labels.detach().cpu()[order], [*notes, NOT_HELD]
 
 
-def host_coding(
+def find_toolkit_coding(
     context: ImportContext,
-    host: Host,
+    toolkit: Toolkit,
     image_shape: tuple[int, int, int],
     *,
     zca: bool | None = None,
     dataset: str | None = None,
 ) -> Preprocessing:
-    """The coding of a file that ``host`` wrote: the mirror of :func:`host_tensors`. Raises ConfigError if unknown.
+    """The coding of a file that ``toolkit`` wrote: the mirror of :func:`toolkit_tensors`. Raises ConfigError if unknown.
 
     ``dataset``: what the file itself says it was made from, if it does.
     """
@@ -71,14 +71,14 @@ def host_coding(
     whitened = _flag("zca", zca)
     if whitened is None:
         like = template.preprocessing if template is not None and given is None else None
-        whitened = like is not None and host.stores_zca and host.whitens_like(like)
+        whitened = like is not None and toolkit.stores_zca and toolkit.whitens_like(like)
         if whitened:
             context.note(
-                f"images were read as whitened, since the set of --like is, as {host.name} does; or pass zca=false"
+                f"images were read as whitened, since the set of --like is, as {toolkit.name} does; or pass zca=false"
             )
     if whitened:
-        return _whitened_coding(context, host)
-    known = given or host.constants.get(dataset or "") or host.constants.get(context.dataset_name() or "")
+        return _whitened_coding(context, toolkit)
+    known = given or toolkit.constants.get(dataset or "") or toolkit.constants.get(context.dataset_name() or "")
     if known is not None:
         return standardised(known, image_shape)
     if template is not None:
@@ -87,18 +87,18 @@ def host_coding(
     if source is not None:
         return Preprocessing.fit(source.train.images, mean=source.mean, std=source.std)
     raise ConfigError(
-        f"a file of {host.name} does not say how its images are standardised; pass --like FILE.h5 (a set of the same "
+        f"a file of {toolkit.name} does not say how its images are standardised; pass --like FILE.h5 (a set of the same "
         "source), --dataset NAME, or --mean and --std with --classes"
     )
 
 
 def _standardised_coding(
-    held: SyntheticSet, host: Host, *, mean: Any, std: Any, dataset: str | None
+    held: SyntheticSet, toolkit: Toolkit, *, mean: Any, std: Any, dataset: str | None
 ) -> tuple[Preprocessing, list[str]]:
     preprocessing = held.preprocessing
     own = without_whitening(preprocessing)
     known = both_or_none(per_channel("mean", mean), per_channel("std", std))
-    known = known or host.constants.get(dataset or held.provenance.source.get("name") or "")
+    known = known or toolkit.constants.get(dataset or held.provenance.source.get("name") or "")
     coding = own if known is None else standardised(known, preprocessing.image_shape)
     notes = []
     if preprocessing.whitening is not None:
@@ -110,19 +110,23 @@ def _standardised_coding(
             "in [0, 1]" if is_identity(own) else f"standardised with mean {_exact(own.mean)} and std {_exact(own.std)}"
         )
         notes.append(
-            f"{host.name} has no constants for this source; images are {has}, as in the set: load test images so"
+            f"{toolkit.name} has no constants for this source; images are {has}, as in the set: load test images so"
         )
     return coding, notes
 
 
-def _whitening_notes(preprocessing: Preprocessing, host: Host) -> list[str]:
-    if host.whitens_like(preprocessing):
-        return ["images are whitened; a fit of the host's own ZCA on the same training images gives the same transform"]
-    recipe = "plain [0, 1] images" if host.zca_on_plain else "standardised images"
-    return [f"images are whitened as in the set, {preprocessing.describe()}; {host.name} whitens {recipe} with eps 0.1"]
+def _whitening_notes(preprocessing: Preprocessing, toolkit: Toolkit) -> list[str]:
+    if toolkit.whitens_like(preprocessing):
+        return [
+            "images are whitened; a fit of the toolkit's own ZCA on the same training images gives the same transform"
+        ]
+    recipe = "plain [0, 1] images" if toolkit.zca_on_plain else "standardised images"
+    return [
+        f"images are whitened as in the set, {preprocessing.describe()}; {toolkit.name} whitens {recipe} with eps 0.1"
+    ]
 
 
-def _whitened_coding(context: ImportContext, host: Host) -> Preprocessing:
+def _whitened_coding(context: ImportContext, toolkit: Toolkit) -> Preprocessing:
     template, given = context.template(), context.given_constants()
     if template is not None:
         if template.preprocessing.whitening is None:
@@ -133,9 +137,9 @@ def _whitened_coding(context: ImportContext, host: Host) -> Preprocessing:
         raise ConfigError(
             "whitened images need the ZCA they were whitened with; pass --like FILE.h5, or --dataset NAME to fit it anew"
         )
-    if host.zca_on_plain:
+    if toolkit.zca_on_plain:
         return Preprocessing.fit(source.train.images, standardise=False, zca_eps=DATADAM_EPS)
-    mean, std = given or host.constants.get(source.name) or (source.mean, source.std)
+    mean, std = given or toolkit.constants.get(source.name) or (source.mean, source.std)
     return Preprocessing.fit(source.train.images, mean=mean, std=std, zca_eps=DATADAM_EPS)
 
 

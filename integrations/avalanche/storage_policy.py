@@ -22,7 +22,7 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche.buffers import memory_dataset
 from atom_plugin.integrations.avalanche.strategies import check_batches, check_strategy, keeps_more
-from atom_plugin.integrations.avalanche.streams import (
+from atom_plugin.integrations.avalanche.stream_samples import (
     begins,
     check_preprocessing,
     check_size,
@@ -168,13 +168,13 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         self.check(exp)
         with preserved_random_state(), torch.enable_grad():
             if self.supplier.needs_images:
-                self._gather(exp)
+                self._gather_parts(exp)
             elif new := [label for label in classes_of(exp) if label not in self.memory.classes]:
                 self._supply(None, new, task_of(exp))
         if len(self.memory):
             check_batches(agent_state, min(Counter(self.memory.images.labels.tolist()).values()))
 
-    def _gather(self, exp: Any) -> None:
+    def _gather_parts(self, exp: Any) -> None:
         self._pending.append(exp.dataset)
         if not ends(exp, len(self._pending)):
             return
