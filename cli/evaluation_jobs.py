@@ -49,8 +49,7 @@ def plan(
     if options["full"]:
         longer = [replace(training, epochs=options["full_epochs"]) for training in trainings]
         whole = full_subjects(subjects, sources)
-        repeats = options["full_repeats"]
-        jobs += plan_jobs(whole, options["models"], longer, repeats=repeats, first=len(jobs), **how)
+        jobs += plan_jobs(whole, options["models"], longer, repeats=options["full_repeats"], **how)
     return jobs
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -45,7 +47,7 @@ class Number(_NumberType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
         """Raises UsageError, in words of its own: "--ipc must be at least 1, not 0"."""
-        label = max(param.opts, key=len) if param is not None else "the value"
+        label = "the value" if param is None else option_label(param)
         try:
             number = self.kind(value)
         except ValueError:
@@ -216,6 +218,46 @@ def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
+
+    return decorate
+
+
+class RenamedOption(click.Option):
+    """An option that had other names before: ``old`` ones are still taken, but neither help nor messages show them.
+
+    Of use as ``click.option("--new", cls=RenamedOption, old=("--before",), …)``.
+    """
+
+    def __init__(self, declarations: Sequence[str], *, old: Sequence[str], **attributes: Any) -> None:
+        super().__init__([*declarations, *old], **attributes)
+        self.old = old
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """As click makes it, of the names that are not old."""
+        shown = copy.copy(self)
+        shown.opts = [name for name in self.opts if name not in self.old]
+        return click.Option.get_help_record(shown, ctx)
+
+
+def option_label(param: click.Parameter) -> str:
+    """The longest name of an option that is not an old one, for messages."""
+    return max((name for name in param.opts if name not in getattr(param, "old", ())), key=len)
+
+
+def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
+    """The options that are fields of the dataclass ``kind`` come to the command as one argument ``name``.
+
+    Stands between the options and the command.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_one(*args: Any, **given: Any) -> Any:
+            value = kind(**{field: given.pop(field) for field in names})
+            return command(*args, **{name: value}, **given)
+
+        return cast("Command", with_one)
 
     return decorate
 

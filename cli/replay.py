@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.interrupts import explaining_how_to_resume
-from atom_plugin.cli.options import force_option, json_option, run_options, source_options
+from atom_plugin.cli.options import force_option, gathered, json_option, run_options, source_options
 from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
     NETWORK,
     RUN,
+    Compared,
+    Outputs,
     given,
     output_options,
     stream_options,
@@ -40,23 +42,15 @@ if TYPE_CHECKING:
 @run_options
 @force_option
 @json_option
+@gathered("compared", Compared)
+@gathered("outputs", Outputs)
 def replay(
     *,
     dataset: str,
     request: SourceRequest,
     ipc: int | None,
-    memory: tuple[Path, ...],
-    distill: bool,
-    policies: tuple[str, ...],
-    baselines: bool,
-    modes: tuple[str, ...],
-    orders: int,
-    networks: int,
-    output: Path | None,
-    resume: bool,
-    force: bool,
-    markdown: bool,
-    as_json: bool,
+    compared: Compared,
+    outputs: Outputs,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -77,28 +71,28 @@ def replay(
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
-    _refuse_contradictions(modes, options["stream_augmentation"], resume and force, as_json and markdown)
+    _refuse_contradictions(compared, outputs, options["stream_augmentation"])
     from atom_plugin.replay.plan import ComparisonFiles, plan_runs
 
-    files = ComparisonFiles(output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
-    _claim(files, [*memory, request.data_dir], resume=resume, force=force)
+    files = ComparisonFiles(outputs.output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
+    _claim(files, [*compared.memory, request.data_dir], resume=outputs.resume, force=outputs.force)
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
     from atom_plugin.integrations.avalanche.plugin_setup import check_policy
     from atom_plugin.runtime.device import resolve_device, resolve_precision
 
-    names = _policies(policies, memory, distill=distill, baselines=baselines)
+    names = _policies(compared)
     for name in names:
-        check_policy(name, stored=bool(memory))
-    sets = [store.read(path) for path in memory]
+        check_policy(name, stored=bool(compared.memory))
+    sets = [store.read(path) for path in compared.memory]
     click.get_current_context().with_resource(distributed.dealt(options["device"]))
     # What "auto" takes here counts, so that no results file mixes two.
     options["precision"] = resolve_precision(options["precision"], resolve_device(options["device"]))
     with rendezvous.leader_first():
         data = load_source(dataset, request)
-    _check_sets(sets, memory, data)
-    runs = plan_runs(names, modes, orders, networks)
+    _check_sets(sets, compared.memory, data)
+    runs = plan_runs(names, compared.modes, compared.orders, compared.networks)
     experiments: dict[str, Experiment] = {}
     for mode in dict.fromkeys(run.mode for run in runs):
         shared = next(iter(experiments.values())).streams if experiments else None
@@ -107,20 +101,20 @@ def replay(
             config, data, folder=files.folder, sets=sets, device=options["device"], streams=shared
         )
     for experiment in experiments.values():
-        experiment.check(names, orders)
+        experiment.check(names, compared.orders)
     rendezvous.barrier()  # all have looked for leftovers before the first one leaves any
     with rendezvous.leader_first():
         results = files.open_results(
             {mode: experiment.describe() for mode, experiment in experiments.items()},
             experiment.describe_memories(),
-            force=force and distributed.leads(),
+            force=outputs.force and distributed.leads(),
         )
     with explaining_how_to_resume(lambda: _resume_hint(files)):
         _run_all(experiments, _own(runs), results, quiet=quiet or not distributed.leads())
     rendezvous.barrier()
     if distributed.leads():
         found = _of_all_processes(files, results, runs)
-        _report(files, found, experiment.config, data, as_json=as_json, markdown=markdown)
+        _report(files, found, experiment.config, data, outputs)
 
 
 def _claim(files: ComparisonFiles, inputs: list[Path | None], *, resume: bool, force: bool) -> None:
@@ -162,12 +156,13 @@ def _of_all_processes(
     return sorted(found, key=lambda result: place.get(result.key, len(place)))
 
 
-def _refuse_contradictions(modes: tuple[str, ...], stream_augmentation: str | None, *pairs: bool) -> None:
+def _refuse_contradictions(compared: Compared, outputs: Outputs, stream_augmentation: str | None) -> None:
     """Raises UsageError for options of which one would do nothing."""
-    for both, (one, other) in zip(pairs, (("--resume", "--force"), ("--json", "--markdown")), strict=True):
-        if both:
-            raise click.UsageError(f"{one} and {other} contradict each other; give one of the two")
-    if stream_augmentation is not None and "replay" not in modes:
+    if outputs.resume and outputs.force:
+        raise click.UsageError("--resume and --force contradict each other; give one of the two")
+    if outputs.as_json and outputs.markdown:
+        raise click.UsageError("--json and --markdown contradict each other; give one of the two")
+    if stream_augmentation is not None and "replay" not in compared.modes:
         raise click.UsageError(
             "--stream-augmentation is for --mode replay; from memory nothing of the stream is trained on"
         )
@@ -191,18 +186,18 @@ def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> R
     )
 
 
-def _policies(chosen: tuple[str, ...], memory: tuple[Path, ...], *, distill: bool, baselines: bool) -> list[str]:
+def _policies(compared: Compared) -> list[str]:
     """The policies' names, in the order of the table."""
     from atom_plugin.integrations.avalanche.plugin_setup import STORED
     from atom_plugin.matchers import MATCHERS
     from atom_plugin.replay.plan import BASELINES
 
-    names = list(chosen)
-    if memory and STORED not in names:
+    names = list(compared.policies)
+    if compared.memory and STORED not in names:
         names.insert(0, STORED)
-    if not names or (distill and not set(MATCHERS.names()).intersection(names)):
+    if not names or (compared.distill and not set(MATCHERS.names()).intersection(names)):
         names.append("atom")
-    if baselines:
+    if compared.baselines:
         names += ["random", "herding", *BASELINES]
     return list(dict.fromkeys(names))
 
@@ -251,9 +246,7 @@ def _report(
     results: Sequence[StreamResult],
     config: ReplayConfig,
     data: SourceData,
-    *,
-    as_json: bool,
-    markdown: bool,
+    outputs: Outputs,
 ) -> None:
     from atom_plugin.integrations.avalanche.benchmark import split_classes
     from atom_plugin.replay.curves import draw_curves
@@ -263,7 +256,7 @@ def _report(
     per_step = [len(classes) for classes in split_classes(range(len(data.class_names)), config.steps)]
     title = f"{data.name}, {config.steps} steps, {config.ipc} memory images per class"
     draw_curves(summaries, files.picture, classes_per_step=per_step, title=title, force=True)
-    if as_json:
+    if outputs.as_json:
         record = {
             "results": [result.to_json() for result in results],
             "summaries": [summary.to_json() for summary in summaries],
@@ -271,5 +264,5 @@ def _report(
         }
         click.echo(json.dumps(record))
         return
-    click.echo(stream_table(summaries, classes_per_step=per_step, markdown=markdown))
+    click.echo(stream_table(summaries, classes_per_step=per_step, markdown=outputs.markdown))
     click.echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")

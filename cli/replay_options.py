@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +13,30 @@ from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIV
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
 NETWORK = ("normalisation", "width")
 DISTILLATION = ("iterations", "real_batch", "precision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What runs in a comparison; ``memory`` are the files of sets to replay."""
+
+    policies: tuple[str, ...]
+    memory: tuple[Path, ...]
+    distill: bool
+    baselines: bool
+    modes: tuple[str, ...]
+    orders: int
+    networks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Where results go, what of it may be there already, and in what form they are printed."""
+
+    output: Path | None
+    resume: bool
+    force: bool
+    markdown: bool
+    as_json: bool
 
 
 def given(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from atom_plugin.cli.options import (
     PATH,
     POSITIVE_INT,
     Number,
+    RenamedOption,
     is_given,
     json_option,
     run_options,
@@ -63,7 +64,10 @@ if TYPE_CHECKING:
     help="Accuracy on all real images, 0 to 1, if known.  [default: train]",
 )
 @click.option(
-    "--weight",
+    "--ior-weight",
+    "weight",
+    cls=RenamedOption,
+    old=("--weight",),
     metavar="SHARE",
     type=Number(float, at_least=0, at_most=1),
     default=0.5,
@@ -101,7 +105,7 @@ def score(
 
     from atom_plugin import store
     from atom_plugin.evaluation import load_test_sources, network_of
-    from atom_plugin.evaluation.dd_ranking import FullData
+    from atom_plugin.evaluation.dd_ranking import FullData, ScoreConfig
     from atom_plugin.evaluation.dd_ranking import score as run
 
     given = {name for name in ("dataset", "full_epochs", "full_repeats") if is_given(ctx, name)}
@@ -123,7 +127,8 @@ def score(
         others = ("full_epochs", "full_repeats", "weight", "repeats", "seed", "device", "precision")
         settings = {name: options[name] for name in others}
         with tqdm(total=total, disable=quiet, unit="epoch", desc=file.name) as bar:
-            result = run(synthetic_set, data, training, network=network, full=full, on_epoch=bar.update, **settings)
+            config = ScoreConfig(training=training, network=network, full=full, **settings)
+            result = run(synthetic_set, data, config, on_epoch=bar.update)
         scored.append((synthetic_set, data, result))
         if not as_json:
             click.echo(f"{file}: {result.describe()}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.options import option_label
+
 if TYPE_CHECKING:
     _SizeType = click.ParamType[int]
 else:
@@ -27,7 +29,7 @@ class Size(_SizeType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Raises UsageError for what is no amount, or in no known unit."""
-        label = max(param.opts, key=len) if param is not None else "the size"
+        label = "the size" if param is None else option_label(param)
         found = _FORM.fullmatch(str(value).strip())
         if found is None:
             raise click.UsageError(f"{label} must be a number and a unit, such as 2GB or 512MiB, not {value!r}", ctx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from atom_plugin.cli.options import (
     Number,
     bundle,
     force_option,
+    gathered,
     is_given,
     key_value_pairs,
     source_options,
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
     from atom_plugin.store.formats.context import ImportContext
 
 _SOURCE_PARAMETERS = ("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What an import is told beside the file; ``dataset`` None where none is named."""
+
+    like: Path | None
+    dataset: str | None
+    classes: tuple[str, ...]
+    mean: str | None
+    std: str | None
+    method: str | None
 
 
 def _format_name(ctx: click.Context, param: click.Parameter, name: str) -> str:
@@ -130,6 +144,7 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
     "--trust-pickle", is_flag=True, help="Let the file run code as it is read. Only for files of people you trust."
 )
 @click.pass_context
+@gathered("beside", Beside)
 def import_(
     ctx: click.Context,
     /,
@@ -139,13 +154,8 @@ def import_(
     output: Path,
     option: dict[str, Any],
     force: bool,
-    like: Path | None,
-    dataset: str,
+    beside: Beside,
     request: SourceRequest,
-    classes: tuple[str, ...],
-    mean: str | None,
-    std: str | None,
-    method: str | None,
     experiment: int | None,
     trust_pickle: bool,
 ) -> None:
@@ -166,15 +176,7 @@ def import_(
         raise click.UsageError(
             f"--{idle[0].replace('_', '-')} is about the source of --dataset; name that as well", ctx
         )
-    context = _context(
-        like=like,
-        dataset=dataset if named else None,
-        request=request,
-        classes=classes,
-        mean=mean,
-        std=std,
-        method=method,
-    )
+    context = _context(beside, request)
     options = dict(option)
     if experiment is not None:
         options["experiment"] = experiment
@@ -191,29 +193,21 @@ for _option in import_.params:
         _option.default, _option.show_default = None, False  # type: ignore[attr-defined]
 
 
-def _context(
-    *,
-    like: Path | None,
-    dataset: str | None,
-    request: SourceRequest,
-    classes: Sequence[str],
-    mean: str | None,
-    std: str | None,
-    method: str | None,
-) -> ImportContext:
+def _context(beside: Beside, request: SourceRequest) -> ImportContext:
     from atom_plugin.datasets import load_source
     from atom_plugin.store.formats.coding import both_or_none, per_channel
     from atom_plugin.store.formats.context import ImportContext
     from atom_plugin.store.synthetic_set import SyntheticSet
 
+    classes, dataset = beside.classes, beside.dataset
     names = classes[0].split(",") if len(classes) == 1 else classes
     return ImportContext(
-        like=None if like is None else SyntheticSet.load(like),
+        like=None if beside.like is None else SyntheticSet.load(beside.like),
         dataset=dataset,
         load_dataset=None if dataset is None else lambda: load_source(dataset, request),
         class_names=tuple(name.strip() for name in names) or None,
-        constants=both_or_none(per_channel("mean", mean), per_channel("std", std)),
-        method=method,
+        constants=both_or_none(per_channel("mean", beside.mean), per_channel("std", beside.std)),
+        method=beside.method,
     )
 
 

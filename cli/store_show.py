@@ -72,16 +72,10 @@ def show(
     file: Path,
     output: Path | None,
     classes: tuple[str, ...],
-    per_class: int | None,
     embedding: str | None,
-    network_state: str,
-    dataset: str,
     request: SourceRequest,
-    seed: int,
-    device: str,
-    precision: str,
-    quiet: bool,
     force: bool,
+    **options: Any,
 ) -> None:
     """Draw FILE's images in true colours, or with --embedding as points among the real ones.
 
@@ -109,45 +103,35 @@ def show(
         held = held.subset(class_ids(classes, held.class_names))
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
     if embedding is None:
-        rows = per_class or _IMAGES_PER_ROW
+        rows = options["per_class"] or _IMAGES_PER_ROW
         grid(held, held.labels, held.class_names, target, per_class=rows, title=title, force=force)
     else:
-        options: dict[str, Any] = {"per_class": per_class, "seed": seed, "device": device, "precision": precision}
-        points = _embedded(
-            *(held, file, dataset if "dataset" in given else None, request),
-            **options,
-            method=embedding,
-            state=network_state,
-            quiet=quiet,
-        )
+        dataset = options["dataset"] if "dataset" in given else None
+        points = _embedded(held, file, dataset, request, {**options, "method": embedding})
         draw_embedding_map(points, target, title=title, force=force)
     click.echo(target)
 
 
 def _embedded(
-    held: SyntheticSet,
-    file: Path,
-    dataset: str | None,
-    request: SourceRequest,
-    *,
-    state: str,
-    quiet: bool,
-    **options: Any,
+    held: SyntheticSet, file: Path, dataset: str | None, request: SourceRequest, options: dict[str, Any]
 ) -> EmbeddingMap:
     """The set's points among those of its source, or of ``dataset``."""
     from tqdm import tqdm
 
     from atom_plugin.distillation.config import trained_epochs
     from atom_plugin.evaluation import load_test_sources
-    from atom_plugin.evaluation.embedding_map import embedding_map
+    from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig, embedding_map
 
+    state, quiet = options["network_state"], options["quiet"]
     epochs = trained_epochs(state, "--network-state")  # before anything is loaded
+    names = ("method", "per_class", "seed", "device", "precision")
+    config = EmbeddingMapConfig(state=state, **{name: options[name] for name in names})
     (data,) = load_test_sources([str(file)], [held], dataset, request)
     images = epochs * len(data.train)
     with tqdm(
         total=images, disable=quiet or not images, unit="image", unit_scale=True, desc="training", delay=0.5
     ) as bar:
-        return embedding_map(held, data, state=state, on_images=bar.update, **options)
+        return embedding_map(held, data, config, on_images=bar.update)
 
 
 def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 
+# The façade: a call says what it changes, and needs no second object for a seed or a device.
 def evaluate(
     synthetic_set: SyntheticSet,
     test: Split,

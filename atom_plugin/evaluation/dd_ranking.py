@@ -120,62 +120,76 @@ class Scores:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How a set is scored: the recipe ``training`` for all networks, ``repeats`` on the set and as many on random images.
+
+    ``network`` None is the set's own. ``full`` None trains ``full_repeats`` of the same networks on all real training images,
+    by the same recipe but for ``full_epochs``. ``weight`` is that of IOR in LRS. Raises ConfigError for impossible numbers.
+    """
+
+    training: TrainConfig
+    network: ConvNetConfig | None = None
+    full: FullData | None = None
+    full_epochs: int = 100
+    full_repeats: int = 1
+    weight: float = 0.5
+    repeats: int = 5
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+        if self.repeats < 1 or self.full_repeats < 1:
+            raise ConfigError(
+                f"repeats and full_repeats must be at least 1, not {self.repeats} and {self.full_repeats}"
+            )
+        replace(self.training, epochs=self.full_epochs)
+
+
 def score(
     synthetic_set: SyntheticSet,
     data: SourceData,
-    config: TrainConfig,
+    config: ScoreConfig,
     *,
-    network: ConvNetConfig | None = None,
-    full: FullData | None = None,
-    full_epochs: int = 100,
-    full_repeats: int = 1,
-    weight: float = 0.5,
-    repeats: int = 5,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
     on_epoch: Callable[[], object] | None = None,
 ) -> Scores:
-    """Train ``repeats`` networks on the set and as many on random real images, by one recipe, and test each on ``data.test``.
+    """Train networks on the set and on random real images, by one recipe, and test each on ``data.test``.
 
-    ``network`` None is the set's own. Repeat r draws other real images and another network than repeat r + 1; the two networks
-    of a repeat start alike, and those of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains.
-    ``full`` None trains ``full_repeats`` of the same networks on all real training images, by the same recipe but for
-    ``full_epochs``. Raises ConfigError for a set without images or impossible numbers, SourceError where ``data`` has fewer
-    images of a class than the set.
+    Repeat r draws other real images and another network than repeat r + 1; the two networks of a repeat start alike, and those
+    of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains. Raises ConfigError for a set without images,
+    SourceError where ``data`` has fewer images of a class than the set.
     """
-    _check_weight(weight)
-    if repeats < 1 or full_repeats < 1:
-        raise ConfigError(f"repeats and full_repeats must be at least 1, not {repeats} and {full_repeats}")
-    longer = replace(config, epochs=full_epochs)
-    chosen = network or network_of(synthetic_set)
-    on = resolve_device(device)
+    longer = replace(config.training, epochs=config.full_epochs)
+    chosen = config.network or network_of(synthetic_set)
+    on = resolve_device(config.device)
     each_epoch = None if on_epoch is None else lambda _: on_epoch()
-    run = TrainingRun(device=on, precision=resolve_precision(precision, on), on_epoch=each_epoch)
+    run = TrainingRun(device=on, precision=resolve_precision(config.precision, on), on_epoch=each_epoch)
     preprocessing = synthetic_set.preprocessing
 
     def accuracy_on(training_set: SyntheticSet, repeat: int) -> float:
-        number = network_seed(seed, repeat)
-        trained = train(training_set, chosen, config, seed=number, run=run)
+        trained = train(training_set, chosen, config.training, seed=network_seed(config.seed, repeat), run=run)
         return accuracy(trained, preprocessing, data.test, device=on)
 
     def accuracy_on_all(repeat: int) -> float:
-        number = network_seed(seed, repeat)
+        number = network_seed(config.seed, repeat)
         trained = train_on_real(data.train, synthetic_set, chosen, longer, seed=number, run=run)
         return accuracy(trained, preprocessing, data.test, device=on)
 
     # All draws first: a class with too few images is found before any training.
-    draws = [random_counterpart(synthetic_set, data, seed=seed, repeat=repeat) for repeat in range(repeats)]
-    synthetic = tuple(accuracy_on(synthetic_set, repeat) for repeat in range(repeats))
+    draws = [random_counterpart(synthetic_set, data, seed=config.seed, repeat=r) for r in range(config.repeats)]
+    synthetic = tuple(accuracy_on(synthetic_set, repeat) for repeat in range(config.repeats))
     random = tuple(accuracy_on(draw, repeat) for repeat, draw in enumerate(draws))
-    if full is None:
-        full = FullData(accuracies=tuple(map(accuracy_on_all, range(full_repeats))), epochs=full_epochs)
+    full = config.full or FullData(
+        accuracies=tuple(map(accuracy_on_all, range(config.full_repeats))), epochs=config.full_epochs
+    )
     return Scores(
         full=full,
         synthetic=synthetic,
         random=random,
-        weight=weight,
-        training=config,
+        weight=config.weight,
+        training=config.training,
         network=chosen,
         precision=run.precision,
         images=len(synthetic_set),

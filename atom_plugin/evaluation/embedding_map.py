@@ -61,40 +61,54 @@ class EmbeddingMap:
         return sorted({*self.real_labels.tolist(), *self.synthetic_labels.tolist()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingMapConfig:
+    """``method``: "pca", whose axes are those of the real images, or "tsne", which places all together.
+
+    ``state``: that of the network, "random" or "trained:EPOCHS" on all training images. ``per_class`` real images, drawn with
+    ``seed``; None means 1,000 in all, and at least 10 of each class. Raises ConfigError for what is no projection or state.
+    """
+
+    method: str = "tsne"
+    state: str = DEFAULT_STATE
+    per_class: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.method not in PROJECTIONS:
+            raise ConfigError(unknown("projection", self.method, PROJECTIONS))
+        trained_epochs(self.state, "state")
+
+
 def embedding_map(
     synthetic_set: SyntheticSet,
     data: SourceData,
+    config: EmbeddingMapConfig,
     *,
-    method: str = "tsne",
-    state: str = DEFAULT_STATE,
-    per_class: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
     on_images: Callable[[int], object] | None = None,
 ) -> EmbeddingMap:
-    """Place the set's images among ``per_class`` real training images of each of its classes, drawn with ``seed``.
+    """Place the set's images among real training images of each of its classes.
 
-    ``method``: "pca", whose axes are those of the real images, or "tsne", which places all together. ``state``: "random" or
-    "trained:EPOCHS", on all training images of ``data``; ``on_images`` is told how many images each batch had. ``per_class``
-    None means 1,000 in all, and at least 10 of each class. Raises ConfigError for options that do not fit, SourceError where
-    ``data`` has no training images of a class.
+    ``on_images`` is told how many images each batch of the network's training had. Raises SourceError where ``data`` has no
+    training images of a class.
     """
-    check_projection(method)
-    config = _config(synthetic_set, seed, device, precision)
+    seed, method = config.seed, config.method
+    matching = _distill_config(synthetic_set, config)
     network = embedding_network(
-        config,
+        matching,
         data,
         synthetic_set.preprocessing,
-        state=state,
+        state=config.state,
         generator=generator_for(seed, "embedding"),
-        device=resolve_device(device),
+        device=resolve_device(config.device),
         on_images=on_images,
     )
-    chosen = _real_rows(synthetic_set, data, per_class, generator_for(seed, "real points"))
+    chosen = _real_rows(synthetic_set, data, config.per_class, generator_for(seed, "real points"))
     real = embed(network, data.train.rows(chosen), synthetic_set.preprocessing)
     synthetic = embed(network, synthetic_set.images)
-    epochs = trained_epochs(state, "state")
+    epochs = trained_epochs(config.state, "state")
     trained = f"trained {epochs} epoch{'s' * (epochs > 1)} on the real images" if epochs else "random"
     placed = project(real.double().numpy(), synthetic.double().numpy(), method, seed=seed)
     return EmbeddingMap(
@@ -104,14 +118,8 @@ def embedding_map(
         synthetic_labels=synthetic_set.labels.numpy(),
         class_names=synthetic_set.class_names,
         method=method,
-        network=f"ConvNet with {config.network.normalisation} normalisation, {trained}",
+        network=f"ConvNet with {matching.network.normalisation} normalisation, {trained}",
     )
-
-
-def check_projection(method: str) -> None:
-    """Raise ConfigError for what is no projection."""
-    if method not in PROJECTIONS:
-        raise ConfigError(unknown("projection", method, PROJECTIONS))
 
 
 def project(real: Points, synthetic: Points, method: str, *, seed: int) -> Points:
@@ -164,15 +172,15 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
     write_bytes(target, buffer.getbuffer(), force=force)
 
 
-def _config(synthetic_set: SyntheticSet, seed: int, device: str, precision: str) -> DistillConfig:
+def _distill_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> DistillConfig:
     """The set's network, and the training that the default recipe has."""
     return DistillConfig.from_recipe(
         "atom",
         ipc=1,
         image_shape=synthetic_set.preprocessing.image_shape,
         network=asdict(network_of(synthetic_set)),
-        seed=seed,
-        precision=resolve_precision(precision, resolve_device(device)),
+        seed=config.seed,
+        precision=resolve_precision(config.precision, resolve_device(config.device)),
     )
 
 

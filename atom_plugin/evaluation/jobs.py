@@ -96,9 +96,8 @@ class EvaluationCell:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationJob:
-    """One network: number ``repeat`` of a cell. ``index`` counts the jobs of an evaluation, whoever runs them."""
+    """One network: number ``repeat`` of a cell."""
 
-    index: int
     cell: EvaluationCell
     seed: int
     repeat: int
@@ -152,6 +151,7 @@ def _told_apart(whole: Subject, alike: Mapping[str, Subject]) -> str:
     return f"{whole.name}, {own if words.count(own) == 1 else f'as for {alike[whole.fingerprint].name}'}"
 
 
+# Seven parameters: the names are those of `evaluate`, which hands them on.
 def plan_jobs(
     subjects: Sequence[Subject],
     models: Sequence[str],
@@ -161,9 +161,8 @@ def plan_jobs(
     repeats: int = 5,
     seed: int = 0,
     precision: str = "float32",
-    first: int = 0,
 ) -> list[EvaluationJob]:
-    """Every network of an evaluation, cell by cell, numbered from ``first``: ``repeats`` of each model on each subject.
+    """Every network of an evaluation, cell by cell: ``repeats`` of each model on each subject.
 
     Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
     subjects would train alike are trained once. Raises ConfigError for less than one repeat, an unknown model, a model or
@@ -195,8 +194,10 @@ def plan_jobs(
     distinct: dict[str, EvaluationCell] = {}
     for cell in cells:
         distinct.setdefault(json.dumps([cell.identity, not cell.subject.full and cell.subject.name]), cell)
-    numbered = enumerate(itertools.product(distinct.values(), range(repeats)), first)
-    return [EvaluationJob(index=index, cell=cell, seed=seed, repeat=repeat) for index, (cell, repeat) in numbered]
+    return [
+        EvaluationJob(cell=cell, seed=seed, repeat=repeat)
+        for cell, repeat in itertools.product(distinct.values(), range(repeats))
+    ]
 
 
 def _check_distinct(subjects: Sequence[Subject]) -> None:

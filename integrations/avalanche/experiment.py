@@ -164,6 +164,7 @@ class Experiment:
     ) -> PluginSetup:
         config = self.config
         options = MemoryOptions(
+            mode=config.mode,
             ipc=config.ipc,
             recipe=config.recipe,
             distillation={**config.distillation, "network": config.network},
@@ -174,7 +175,6 @@ class Experiment:
         )
         return plugins_for(
             policy,
-            config.mode,
             stream,
             options,
             sets=self._sets,

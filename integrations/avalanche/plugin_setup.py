@@ -64,8 +64,9 @@ class PluginSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """How memories are made and used. ``distillation``: overrides of the recipe's choices, for every matcher."""
+    """How memories are made and used in ``mode``. ``distillation``: overrides of the recipe's choices, for every matcher."""
 
+    mode: str
     ipc: int
     recipe: str = "atom"
     distillation: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +82,6 @@ class MemoryOptions:
 
 def plugins_for(
     name: str,
-    mode: str,
     stream: Stream,
     options: MemoryOptions,
     *,
@@ -89,7 +89,7 @@ def plugins_for(
     sets: Sequence[SyntheticSet] = (),
     on_progress: Callable[[Any], None] | None = None,
 ) -> PluginSetup:
-    """The plugins and memory of the policy ``name`` in ``mode``; ``fresh`` makes the networks trained from memory alone."""
+    """The plugins and memory of the policy ``name``; ``fresh`` makes the networks trained from memory alone."""
     if name in BASELINES:
         return _baseline(name, options, fresh)
     memory = SyntheticMemory(
@@ -99,7 +99,7 @@ def plugins_for(
         stream_preprocessing=stream.preprocessing,
     )
     plugin: Any
-    if mode == "replay":
+    if options.mode == "replay":
         plugin = SyntheticReplay(
             memory,
             memory_augmentation=options.memory_augmentation,

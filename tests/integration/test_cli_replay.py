@@ -169,10 +169,12 @@ def test_baselines_run_once_beside_the_policies_and_steps_need_not_divide(inside
 )
 def test_which_policies_run(given, names):
     from atom_plugin.cli.replay import _policies
+    from atom_plugin.cli.replay_options import Compared
 
     chosen = tuple(after for before, after in itertools.pairwise(given) if before == "--policy")
     memory = (Path("f.h5"),) if "--memory" in given else ()
-    assert _policies(chosen, memory, distill="--distill" in given, baselines=False) == names
+    what = {"policies": chosen, "memory": memory, "distill": "--distill" in given, "baselines": False}
+    assert _policies(Compared(**what, modes=("replay",), orders=1, networks=1)) == names
 
 
 def test_defaults_depend_on_the_mode_and_the_recipe(inside, monkeypatch):

@@ -45,7 +45,7 @@ def test_scores_for_people_and_for_programs(sets, capsys):
 
 def test_a_known_accuracy_replaces_the_long_training(sets, capsys, monkeypatch):
     monkeypatch.setattr(dd_ranking, "train_on_real", None)
-    arguments = (*SCORE, sets / "a.h5", *QUICK, "--full-accuracy", 0.99, "--weight", 1, "--json")
+    arguments = (*SCORE, sets / "a.h5", *QUICK, "--full-accuracy", 0.99, "--ior-weight", 1, "--json")
     (result,) = json.loads(run(capsys, *arguments, "--normalisation", "batch"))
     assert result["full"] == {"mean": 0.99, "std": 0.0, "n": 1, "values": [0.99], "epochs": None}
     assert result["network"]["normalisation"] == "batch"
@@ -77,7 +77,7 @@ def test_sets_that_share_their_preprocessing_share_the_networks_on_full_data(set
         ((), 2, "Missing argument"),
         (("missing.h5",), 1, "missing.h5"),
         (("a.h5", "--full-accuracy", "98"), 2, "--full-accuracy must be above 0 and at most 1, not 98"),
-        (("a.h5", "--weight", "2"), 2, "--weight must be at least 0 and at most 1"),
+        (("a.h5", "--weight", "2"), 2, "--ior-weight must be at least 0 and at most 1"),
         (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1"),
         (("a.h5", "--full-accuracy", "0.9", "--full-epochs", "3"), 2, "excludes --full-epochs"),
         (("a.h5", "--augmentation", "blur"), 2, "unknown augmentation 'blur'"),

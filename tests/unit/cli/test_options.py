@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from atom_plugin.cli.options import (
     POSITIVE_INT,
     SEED,
     Number,
+    RenamedOption,
     force_option,
+    gathered,
     is_given,
     json_option,
     run_options,
@@ -157,3 +160,30 @@ def test_augmentations_joined_by_commas_are_a_training_each() -> None:
 def test_the_help_names_every_training_recipe() -> None:
     text = click.testing.CliRunner().invoke(click.command()(training_options(lambda **_: None)), "--help").output
     assert [name for name in RECIPES if name not in text] == []
+
+
+def test_an_old_name_of_an_option_is_taken_and_not_shown() -> None:
+    option = click.option(
+        "-n", "--new", cls=RenamedOption, old=("--much-longer-before",), type=POSITIVE_INT, help="It."
+    )
+    for name in ("-n", "--new", "--much-longer-before"):
+        assert run(option, name, "3") == {"new": 3}
+    with pytest.raises(click.UsageError, match="--new must be at least 1, not 0"):
+        run(option, "--much-longer-before", "0")
+    shown = click.testing.CliRunner().invoke(click.command()(option(lambda **kwargs: None)), ["--help"])
+    assert "-n, --new" in shown.output
+    assert "before" not in shown.output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both:
+    seed: int
+    force: bool
+
+
+def test_options_that_are_fields_come_as_one_argument() -> None:
+    def both(command: Any) -> Any:
+        return run_options(force_option(gathered("both", Both)(command)))
+
+    got = run(both, "--seed", "4", "--force")
+    assert got == {"both": Both(seed=4, force=True), "device": "auto", "precision": "auto", "quiet": False}

@@ -13,7 +13,14 @@ from atom_plugin.datasets import Split
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.evaluation import dd_ranking, evaluate, network_of
-from atom_plugin.evaluation.dd_ranking import FullData, Scores, label_robust_score, random_counterpart, score
+from atom_plugin.evaluation.dd_ranking import (
+    FullData,
+    ScoreConfig,
+    Scores,
+    label_robust_score,
+    random_counterpart,
+    score,
+)
 from atom_plugin.evaluation.training import TrainConfig, train, train_on_real
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -105,21 +112,22 @@ def test_one_line_says_what_was_measured_and_how_often():
     assert "all real 90.00 % (given)" in single
 
 
+def scored(synthetic_set, data, **options) -> Scores:
+    return score(synthetic_set, data, ScoreConfig(training=QUICK, device="cpu", precision="float32", **options))
+
+
 def test_accuracies_of_the_set_are_those_that_evaluate_reports():
     data, chosen = real_set()
-    result = score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu", precision="float32")
+    result = scored(chosen, data, full=KNOWN, repeats=3, seed=2)
     assert (
         result.synthetic
         == evaluate(chosen, data.test, QUICK, repeats=3, seed=2, device="cpu", precision="float32").accuracies
     )
     assert (len(result.random), result.full, result.images, result.test_images) == (3, KNOWN, 9, 18)
-    assert result == score(chosen, data, QUICK, full=KNOWN, repeats=3, seed=2, device="cpu", precision="float32")
+    assert result == scored(chosen, data, full=KNOWN, repeats=3, seed=2)
     assert result.network.normalisation == "instance"
     other = replace(network_of(chosen), normalisation="batch")
-    assert (
-        score(chosen, data, QUICK, full=KNOWN, network=other, repeats=1, device="cpu", precision="float32").network
-        == other
-    )
+    assert scored(chosen, data, full=KNOWN, network=other, repeats=1).network == other
 
 
 def test_the_random_baseline_has_the_set_s_budget(monkeypatch):
@@ -131,7 +139,7 @@ def test_the_random_baseline_has_the_set_s_budget(monkeypatch):
         return train(training_set, network, config, seed=seed, **others)
 
     monkeypatch.setattr(dd_ranking, "train", noting)
-    score(chosen, data, QUICK, full=KNOWN, repeats=2, device="cpu", precision="float32")
+    scored(chosen, data, full=KNOWN, repeats=2)
     assert [entry[1:] for entry in seen[:2]] == [entry[1:] for entry in seen[2:]]  # network, recipe, seed
     assert [entry[0] is chosen for entry in seen] == [True, True, False, False]
     assert all(len(entry[0]) == len(chosen) for entry in seen)
@@ -141,11 +149,15 @@ def test_the_random_baseline_has_the_set_s_budget(monkeypatch):
 def test_the_full_data_are_trained_on_by_the_same_recipe_for_their_own_epochs():
     data, chosen = real_set()
     ticks: list[int] = []
-    result = score(
-        *(chosen, data, TrainConfig(epochs=2, lr=0.05)),
-        **{"repeats": 1, "full_epochs": 40, "full_repeats": 2, "device": "cpu", "on_epoch": lambda: ticks.append(1)},
+    config = ScoreConfig(
+        training=TrainConfig(epochs=2, lr=0.05),
+        repeats=1,
+        full_epochs=40,
+        full_repeats=2,
+        device="cpu",
         precision="float32",
     )
+    result = score(chosen, data, config, on_epoch=lambda: ticks.append(1))
     assert len(ticks) == 2 + 2 + 2 * 40
     assert result.full.epochs == 40
     assert len(result.full.accuracies) == 2
@@ -176,10 +188,10 @@ def test_too_few_real_images_are_found_before_any_training(monkeypatch):
     monkeypatch.setattr(dd_ranking, "train", None)
     few = replace(data, train=Split(images=data.train.images[10:], labels=data.train.labels[10:]))
     with pytest.raises(SourceError, match="class 'class 0' has 2 image"):
-        score(chosen, few, QUICK, repeats=1, device="cpu", precision="float32")
+        scored(chosen, few, repeats=1)
     empty = make_set(classes=3, ipc=0, shape=(3, 8, 8))
     with pytest.raises(ConfigError, match="without images"):
-        score(empty, data, QUICK, repeats=1, device="cpu", precision="float32")
+        scored(empty, data, repeats=1)
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 1.5}, {"repeats": 0}, {"full_repeats": 0}, {"full_epochs": 0}])
@@ -187,7 +199,7 @@ def test_impossible_numbers_are_found_before_any_training(wrong, monkeypatch):
     data, chosen = real_set()
     monkeypatch.setattr(dd_ranking, "train", None)
     with pytest.raises(ConfigError):
-        score(chosen, data, QUICK, device="cpu", precision="float32", **wrong)
+        scored(chosen, data, **wrong)
 
 
 @pytest.mark.parametrize("zca", [None, 0.1])

@@ -14,7 +14,13 @@ from small import coloured_source, small_config
 
 from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.errors import ConfigError, SourceError, StoreError
-from atom_plugin.evaluation.embedding_map import EmbeddingMap, draw_embedding_map, embedding_map, project
+from atom_plugin.evaluation.embedding_map import (
+    EmbeddingMap,
+    EmbeddingMapConfig,
+    draw_embedding_map,
+    embedding_map,
+    project,
+)
 from atom_plugin.store.pictures import is_picture
 
 
@@ -28,7 +34,7 @@ def pixels(path) -> np.ndarray:
 
 
 def held(data=None, **overrides):
-    return selected_set(small_config(**overrides), data or coloured_source(), device="cpu")
+    return selected_set(small_config(**overrides), data or coloured_source())
 
 
 def points(classes: int = 3, each: int = 2, **others) -> EmbeddingMap:
@@ -76,22 +82,26 @@ def test_rows_that_tell_nothing(method):
             project(real, rows(3, 1), method, seed=0)
 
 
+def mapped(synthetic_set, data, *, on_images=None, **options) -> EmbeddingMap:
+    return embedding_map(
+        synthetic_set, data, EmbeddingMapConfig(device="cpu", precision="float32", **options), on_images=on_images
+    )
+
+
 @pytest.mark.parametrize("state", ["random", "trained:2"])
 def test_a_map_of_a_set_of_real_images_puts_them_where_the_same_real_images_are(state):
     data, told = coloured_source(), []
     synthetic_set = held(data, initialiser="random")
-    found = embedding_map(
-        synthetic_set, data, method="pca", state=state, device="cpu", precision="float32", on_images=told.append
-    )
+    found = mapped(synthetic_set, data, method="pca", state=state, on_images=told.append)
     assert found.real_labels.tolist() == sorted(data.train.labels.tolist())
     assert found.synthetic_labels.tolist() == [0, 0, 1, 1, 2, 2]
     for point in found.synthetic:
         assert np.linalg.norm(found.real - point, axis=1).min() < 1e-4
     assert sum(told) == (72 if state == "trained:2" else 0)
     assert ("trained 2 epochs on the real images" in found.network) == (state == "trained:2")
-    again = embedding_map(synthetic_set, data, method="pca", state=state, device="cpu", precision="float32")
+    again = mapped(synthetic_set, data, method="pca", state=state)
     assert np.array_equal(found.real, again.real)
-    other = embedding_map(synthetic_set, data, method="pca", state=state, device="cpu", precision="float32", seed=1)
+    other = mapped(synthetic_set, data, method="pca", state=state, seed=1)
     assert not np.array_equal(found.real, other.real)
 
 
@@ -99,7 +109,7 @@ def test_training_brings_classes_apart():
     data = coloured_source(per_class=40)
 
     def separation(state):
-        found = embedding_map(held(data), data, method="pca", state=state, device="cpu", precision="float32")
+        found = mapped(held(data), data, method="pca", state=state)
         means = np.stack([found.real[found.real_labels == label].mean(0) for label in range(3)])
         within = np.linalg.norm(found.real - means[found.real_labels], axis=1).mean()
         return np.linalg.norm(means - means[[1, 2, 0]], axis=1).mean() / within
@@ -110,30 +120,30 @@ def test_training_brings_classes_apart():
 def test_limits_on_real_points():
     data = coloured_source(classes=4, per_class=30)
     some = held(data).subset([1, 3])
-    found = embedding_map(some, data, method="pca", state="random", per_class=5, device="cpu", precision="float32")
+    found = mapped(some, data, method="pca", state="random", per_class=5)
     assert found.real_labels.tolist() == [1] * 5 + [3] * 5
     assert found.classes == [1, 3]
     many = coloured_source(classes=200, per_class=12, size=4)
     wide = held(many, ipc=1, network={"depth": 1, "width": 4})
-    assert len(embedding_map(wide, many, method="pca", state="random", device="cpu", precision="float32").real) == 2000
+    assert len(mapped(wide, many, method="pca", state="random").real) == 2000
 
 
 def test_maps_that_cannot_be(tmp_path):
     data = coloured_source()
     some = held(data)
     with pytest.raises(ConfigError, match="no projection is called 'tsn'; did you mean 'tsne'"):
-        embedding_map(some, data, method="tsn", device="cpu", precision="float32")
+        mapped(some, data, method="tsn")
     with pytest.raises(ConfigError, match="must be random or trained:EPOCHS"):
-        embedding_map(some, data, state="trained", device="cpu", precision="float32")
+        mapped(some, data, state="trained")
     empty = replace(some, images=some.images[:0], labels=some.labels[:0])
     with pytest.raises(ConfigError, match="is the set empty"):
-        embedding_map(empty, data, state="random", device="cpu", precision="float32")
+        mapped(empty, data, state="random")
     keep = data.train.labels != 1
     gap = replace(data, train=replace(data.train, images=data.train.images[keep], labels=data.train.labels[keep]))
     with pytest.raises(SourceError, match="no training images of class 'class 1'"):
-        embedding_map(some, gap, state="random", device="cpu", precision="float32")
+        mapped(some, gap, state="random")
     with pytest.raises(ConfigError, match="draw more classes or images per class"):
-        embedding_map(some.subset([0]), data, state="random", per_class=2, device="cpu", precision="float32")
+        mapped(some.subset([0]), data, state="random", per_class=2)
     (tmp_path / "a.png").write_text("mine")
     with pytest.raises(StoreError, match="already exists"):
         draw_embedding_map(points(), tmp_path / "a.png")
@@ -177,5 +187,5 @@ def test_odd_names(tmp_path, name):
 def test_torch_draws_nothing_global():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    embedding_map(held(), coloured_source(), method="pca", state="trained:1", device="cpu", precision="float32")
+    mapped(held(), coloured_source(), method="pca", state="trained:1")
     assert torch.equal(before, torch.get_rng_state())

@@ -40,8 +40,8 @@ def results(
     return summarise_networks(
         Outcome(job=job, error="it cannot take 1x4x4 images")
         if (job.cell.subject.name, job.cell.model) == failing
-        else Outcome(job=job, accuracy=values(job.index))
-        for job in jobs
+        else Outcome(job=job, accuracy=values(index))
+        for index, job in enumerate(jobs)
         if not ((job.cell.subject.name, job.cell.model) == failing and job.repeat)
     )
 
