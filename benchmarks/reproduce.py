@@ -27,7 +27,11 @@ from typing import Any
 
 from presets import Preset, load_presets
 
+from atom_plugin.errors import AtomError
+from atom_plugin.runtime import jsonl
+
 Line = dict[str, Any]
+LINES = jsonl.LineFormat(name="a file of cells", key="table")
 CALLED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 INTERRUPTED = (130, 143)
 
@@ -165,14 +169,11 @@ def reproduce(preset: Preset, ipc: str, columns: Sequence[str], given: argparse.
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The cells of a results file; exits where a line is not JSON."""
-    lines = []
-    for number, text in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), 1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            sys.exit(f"Error: {path}, line {number}: is not JSON; remove the line, and its cell is done again")
-    return lines
+    """The cells of a results file; exits where a line is none."""
+    try:
+        return jsonl.read(path, LINES, dict)
+    except AtomError as error:
+        sys.exit(f"Error: {error}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,8 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(lines) < len(columns):
             print(f"{preset.name}, IPC {ipc}: not all of it could be done; going on", file=sys.stderr)
             failed = True
-        with given.results.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines if line["column"] not in done)
+        for line in lines:
+            if line["column"] not in done:
+                jsonl.append(given.results, line)
     return int(failed)
 
 

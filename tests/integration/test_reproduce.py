@@ -52,9 +52,11 @@ def test_cells_are_made_once_and_one_that_fails_leaves_the_others(tmp_path, caps
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_a_torn_line_and_an_unknown_preset_are_one_line(tmp_path):
+def test_a_torn_line_is_no_cell_and_a_foreign_one_or_an_unknown_preset_is_one_line(tmp_path):
     (tmp_path / "cells.jsonl").write_text('{"table": "ATOM, table 1"}\n{"tab')
-    with pytest.raises(SystemExit, match=r"cells\.jsonl, line 2: is not JSON; remove the line"):
+    assert reproduce.read_lines(tmp_path / "cells.jsonl") == [{"table": "ATOM, table 1"}]
+    (tmp_path / "cells.jsonl").write_text('{"table": "ATOM, table 1"}\nmine\n')
+    with pytest.raises(SystemExit, match=r"cells\.jsonl, line 2: is not JSON .*; remove the line"):
         reproduce.read_lines(tmp_path / "cells.jsonl")
     with pytest.raises(SystemExit, match="no preset fits 'atom-table-9'"):
         reproduce.main(["--preset", "atom-table-9"])

@@ -17,7 +17,6 @@ from atom_plugin.runtime.folders import write_folder
 from atom_plugin.runtime.versions import __version__
 from atom_plugin.store.formats import image_files
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.file_names import write_folder
 from atom_plugin.store.formats.image_files import INDEX
 from atom_plugin.store.synthetic_set import SyntheticSet
 
