@@ -78,7 +78,8 @@ class Replay:
         if not self.path.exists():
             return "nothing"
         name = json.loads((self.path / "configs.json").read_bytes())["memories"]["set"]
-        ComparisonFiles(self.files.prefix).open_results({"replay": {"set": name}}, {"set": name}, force=False)  # as --resume does
+        files = ComparisonFiles(self.files.prefix)
+        files.open_results({"replay": {"set": name}}, {"set": name}, force=False)  # as --resume does
         for path in self.path.glob("*.h5"):
             assert torch.equal(type(SETS[name]).load(path).images, SETS[name].images), path
         return str(name)

@@ -160,8 +160,7 @@ class StreamResultsFile:
 def is_results(path: Path) -> bool:
     """Whether the file is empty or begins as a file of results does."""
     with path.open("rb") as file:
-        head = file.read(len(_HEAD))
-    return _HEAD.startswith(head)
+        return _LINES.head.startswith(file.read(len(_LINES.head)))
 
 
 def _check(holds: bool, message: str) -> None:
