@@ -168,7 +168,7 @@ def import_(
       atom-cli store import res.pt --format datasetcondensation --like set.h5 -o dc.h5
       atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
     """
-    claim([Output(path=output, option="-o", replace=force)], inputs=[path, like, request.data_dir])
+    claim([Output(path=output, option="-o", replace=force)], inputs=[path, beside.like, request.data_dir])
     from atom_plugin.store.formats import import_set
 
     named = is_given(ctx, "dataset")
