@@ -40,6 +40,12 @@ class ConfigError(AtomError):
     """Options that are impossible or do not fit each other (the command line exits with 2)."""
 
 
+def require(name: str, value: object, kind: type) -> None:
+    """Raise ConfigError unless ``value``, an argument called ``name``, is a ``kind``."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} must be a {kind.__name__}, not {type(value).__name__}; give one")
+
+
 class ModelError(ConfigError):
     """A network that is unknown, or that cannot take the images."""
 

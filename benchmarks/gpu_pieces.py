@@ -16,11 +16,12 @@ from together import compare, raised_or
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.distillation.loop import Progress, distill
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
@@ -147,7 +148,7 @@ def kernels(steps: int = 5) -> dict[str, Any]:
 
 
 def together_piece(data: SourceData, quick: bool) -> dict[str, Any]:
-    selection = DistillConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, zca=False)
+    selection = SelectConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, zca=False)
     config = TrainConfig(epochs=4 if quick else 1000)
     networks = 3 if quick else 20
     return compare(selected_set(selection, data), data, config, networks, torch.device(DEVICE), turns=1)
@@ -166,7 +167,7 @@ class Images:
         return self._data
 
     def preprocessing(self, config: DistillConfig) -> Preprocessing:
-        self._preprocessing = self._preprocessing or fit_preprocessing(config, self.data())
+        self._preprocessing = self._preprocessing or config.fit_preprocessing(self.data())
         return self._preprocessing
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from presets import Preset, load_presets
 from prettytable import PrettyTable, TableStyle
 from reproduce import read_lines
 from scipy import stats
+
+from atom_plugin.distillation.select_config import current_json
 
 Line = dict[str, Any]
 HERE = Path(__file__).parent
@@ -135,24 +137,32 @@ def facts_of(run: Sequence[Line]) -> list[str]:
     return said
 
 
+def _config(line: Line) -> Mapping[str, Any]:
+    """What made the sets, as this release stores it."""
+    return current_json(line["selection"] or "", line["config"])
+
+
 def _facts(line: Line) -> list[str]:
-    config, training, machine, versions = (line[name] for name in ("config", "training", "machine", "versions"))
+    training, machine, versions = (line[name] for name in ("training", "machine", "versions"))
+    config = _config(line)
     sets, network, eps = len(line["accuracies"]), config["network"], config["zca_eps"]
     each = f"{len(line['accuracies'][0])} networks on {'one set' if sets == 1 else f'each of {sets} sets'}"
     shown = ["standardised"] * config["standardise"] + ([] if eps is None else [f"ZCA with eps {eps:g}"])
-    loop = [
-        f"recipe `{config['recipe']}`",
-        f"{config['iterations']:,} iterations",
-        f"image learning rate {config['image_lr']:g} ({config['image_schedule']})",
-        f"momentum {config['image_momentum']:g}",
-        f"real batch {config['real_batch']}",
-    ]
+    loop = [""] * 5  # a selection has none
+    if not line["selection"]:
+        loop = [
+            f"recipe `{config['recipe']}`",
+            f"{config['iterations']:,} iterations",
+            f"image learning rate {config['image_lr']:g} ({config['image_schedule']})",
+            f"momentum {config['image_momentum']:g}",
+            f"real batch {config['real_batch']}",
+        ]
     return [
         f"{line['data']}, {line['test_images']:,} test images",
         f"n = {sum(map(len, line['accuracies']))} ({each})",
-        *([""] * len(loop) if line["selection"] else loop),
+        *loop,
         f"ConvNet of width {network['width']}",
-        f"{network['pooling']} pooling {network['pool_size']}x{network['pool_size']}, {network['initialisation']} weights",
+        f"{network['pooling']} pooling {network['pool_size']}x{network['pool_size']}, {network['weight_init']} weights",
         f"{network['normalisation']} normalisation",
         f"images {' and '.join(shown) or 'as they are'}",
         f"training for {training['epochs']:,} epochs, batch {training['batch_size']}, learning rate {training['lr']:g}",
@@ -209,7 +219,7 @@ def choices(lines: Sequence[Line]) -> str:
 def _beside(line: Line, default: Line) -> tuple[str, str]:
     if line is default:
         return "", ""
-    same = all(line[name] == default[name] for name in ("config", "training", "network"))
+    same = _config(line) == _config(default) and all(line[name] == default[name] for name in ("training", "network"))
     return ("", "the default") if same else difference(line, default)
 
 

@@ -22,8 +22,9 @@ from images import load_images
 from torch.nn import functional as F
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.assembly import selected_set
 from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import DivergenceError
 from atom_plugin.evaluation.cuda_training import train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(arguments)
     device, data = resolve_device(given.device), load_images(given.data)
-    selection = DistillConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, zca=False)
+    selection = SelectConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, zca=False)
     turns = min(given.turns or given.networks, given.networks)
     config = TrainConfig(epochs=given.epochs)
     result = compare(selected_set(selection, data), data, config, given.networks, device, turns=turns)

@@ -8,11 +8,14 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+from atom_plugin.models.convnet_choices import NORMALISATIONS
+from atom_plugin.runtime.settings import Bounds
 
 if TYPE_CHECKING:
     _NumberType = click.ParamType[int | float]
@@ -23,27 +26,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Number(_NumberType):
-    """A finite number within bounds, of ``kind`` int or float; ``above`` and ``below`` are themselves excluded."""
+    """A finite number of ``kind`` int or float, within :class:`~atom_plugin.runtime.settings.Bounds`."""
 
-    def __init__(
-        self,
-        kind: type[int] | type[float],
-        *,
-        at_least: float | None = None,
-        above: float | None = None,
-        at_most: float | None = None,
-        below: float | None = None,
-    ) -> None:
+    def __init__(self, kind: type[int] | type[float], **bounds: float | None) -> None:
         self.kind = kind
         self.name = "integer" if kind is int else "number"
-        bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
-        self.expected = " and ".join(f"{words} {bound:,}" for words, bound in bounds if bound is not None)
-        self.holds: Callable[[float], bool] = lambda number: (
-            (at_least is None or number >= at_least)
-            and (above is None or number > above)
-            and (at_most is None or number <= at_most)
-            and (below is None or number < below)
-        )
+        self.bounds = Bounds(**bounds)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
         """Raises UsageError, in words of its own: "--ipc must be at least 1, not 0"."""
@@ -53,8 +41,8 @@ class Number(_NumberType):
         except ValueError:
             what = "a whole number" if self.kind is int else "a number"
             raise click.UsageError(f"{label} must be {what}, not {value!r}", ctx) from None
-        if not (math.isfinite(number) and self.holds(number)):
-            raise click.UsageError(f"{label} must be {self.expected or 'finite'}, not {value}", ctx)
+        if not (math.isfinite(number) and self.bounds.hold(number)):
+            raise click.UsageError(f"{label} must be {str(self.bounds) or 'finite'}, not {value}", ctx)
         return number
 
 
@@ -75,7 +63,7 @@ POSITIVE_INT = Number(int, at_least=1)
 POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
 SEED = Number(int, at_least=0, at_most=2**63 - 1)
-NORMALISATION = click.Choice(["none", "batch", "layer", "instance", "group"])  # written out: importing them takes torch
+NORMALISATION = click.Choice(NORMALISATIONS)
 
 
 def source_options(command: Command) -> Command:
@@ -144,7 +132,7 @@ def source_options(command: Command) -> Command:
             default=0,
             show_default=True,
             # Apart from --seed, so that sets made with different seeds are tested on the same images.
-            help="Seed of that split of a folder.",
+            help="Seed of the split of a folder without test/ or val/.",
         ),
         click.option(
             "--cache-dir",
@@ -165,13 +153,7 @@ def run_options(command: Command) -> Command:
     """How a computation runs: the command gets ``seed``, ``device``, ``precision`` and ``quiet``."""
     return bundle(
         seed_option,
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-            default="auto",
-            show_default=True,
-            help="Where to compute; auto takes an accelerator if there is one.",
-        ),
+        device_option,
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -181,6 +163,17 @@ def run_options(command: Command) -> Command:
             "between devices and processors.",
         ),
         quiet_option,
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """``--device``: the command gets ``device``."""
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute; auto takes an accelerator if there is one.",
     )(command)
 
 
@@ -199,6 +192,17 @@ def seed_option(command: Command) -> Command:
 def quiet_option(command: Command) -> Command:
     """``--quiet``: the command gets ``quiet``."""
     return click.option("-q", "--quiet", is_flag=True, help="Show no progress on stderr, only errors.")(command)
+
+
+def output_option(default: str) -> Callable[[Command], Command]:
+    """``--output``, the set to write: the command gets ``output``, None where it is called as ``default`` says."""
+    return click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=PATH,
+        help=f"The set to write.  [default: {default}, with -seedN before .h5 where --seed is not 0]",
+    )
 
 
 def force_option(command: Command) -> Command:
@@ -229,19 +233,32 @@ class RenamedOption(click.Option):
     """
 
     def __init__(self, declarations: Sequence[str], *, old: Sequence[str], **attributes: Any) -> None:
-        super().__init__([*declarations, *old], **attributes)
-        self.old = old
+        super().__init__(declarations, **attributes)
+        self.old = list(old)
+        self._by_old_name = f"{self.name} by an old name"
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """As click makes it, of the names that are not old."""
-        shown = copy.copy(self)
-        shown.opts = [name for name in self.opts if name not in self.old]
-        return click.Option.get_help_record(shown, ctx)
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """The old names beside the others, as an option of its own, so that both at once can be told."""
+        super().add_to_parser(parser, ctx)
+        other = copy.copy(self)
+        other.opts, other.name = self.old, self._by_old_name
+        click.Option.add_to_parser(other, parser, ctx)
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Raises UsageError where a new and an old name are given."""
+        if self._by_old_name in opts:
+            if self.name in opts:
+                new = option_label(self)
+                raise click.UsageError(f"{new} was called {self.old[0]} before; give {new} alone", ctx)
+            opts = {**opts, str(self.name): opts[self._by_old_name]}
+        return super().handle_parse_result(ctx, opts, args)
 
 
 def option_label(param: click.Parameter) -> str:
-    """The longest name of an option that is not an old one, for messages."""
-    return max((name for name in param.opts if name not in getattr(param, "old", ())), key=len)
+    """The longest name of an option, for messages."""
+    return max(param.opts, key=len)
 
 
 def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
@@ -260,6 +277,39 @@ def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
         return cast("Command", with_one)
 
     return decorate
+
+
+def section(title: str, *decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """As :func:`bundle`, with all the options under the heading ``title`` in the help of a :class:`SectionedCommand`."""
+
+    def decorate(command: Command) -> Command:
+        before = [id(option) for option in _options(command)]
+        command = bundle(*decorators)(command)
+        for option in _options(command):
+            if id(option) not in before and not hasattr(option, "section"):
+                option.section = title  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _options(command: Any) -> list[click.Parameter]:
+    """Those that click's decorators have left so far."""
+    return list(getattr(command, "__click_params__", ()))
+
+
+class SectionedCommand(click.Command):
+    """A command whose help lists its options under headings, in the order in which these first come up."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, heading by heading; options of no section come last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if (record := option.get_help_record(ctx)) is not None:
+                sections.setdefault(getattr(option, "section", "Other options"), []).append(record)
+        for title in sorted(sections, key="Other options".__eq__):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
 
 
 def is_given(ctx: click.Context, name: str) -> bool:

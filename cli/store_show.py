@@ -118,7 +118,7 @@ def _embedded(
     """The set's points among those of its source, or of ``dataset``."""
     from tqdm import tqdm
 
-    from atom_plugin.distillation.config import trained_epochs
+    from atom_plugin.distillation.set_config import trained_epochs
     from atom_plugin.evaluation import load_test_sources
     from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig, embedding_map
 

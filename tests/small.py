@@ -6,6 +6,7 @@ import torch
 
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.select_config import SelectConfig
 
 # How far bfloat16 may move a run of small_config from float32's, or from one that adds up in another order. Its numbers have 8
 # bits, so that rounding one moves it by up to 2**-8 = 0.4 %. That moved losses by up to 1.3 % and images by up to 7 % of the
@@ -51,3 +52,9 @@ def small_config(**overrides: Any) -> DistillConfig:
     }
     network = {"width": 8, "depth": 2, **overrides.pop("network", {})}
     return DistillConfig.from_recipe("atom", image_shape=(3, 8, 8), network=network, **{**settings, **overrides})
+
+
+def small_selection(**overrides: Any) -> SelectConfig:
+    network = {"width": 8, "depth": 2, **overrides.pop("network", {})}
+    settings = {"precision": "float32", "ipc": 2, **overrides}
+    return SelectConfig.from_recipe("atom", image_shape=(3, 8, 8), network=network, **settings)

@@ -1,106 +1,178 @@
-"""What a distillation run is: one frozen record, stored as JSON in the set it makes, and the recipes that fill it."""
+"""What a distillation run is: one frozen record, stored as JSON in the set it makes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from atom_plugin.distillation.recipes import RECIPES, apply_loop_defaults
-from atom_plugin.errors import ConfigError, unknown
-from atom_plugin.matchers import MATCHERS
-from atom_plugin.models.convnet import ConvNetConfig
-from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
-from atom_plugin.transforms.preprocessing import DATADAM_EPS
+from atom_plugin.distillation.set_config import SetConfig, trained_epochs
+from atom_plugin.errors import ConfigError
+from atom_plugin.models.convnet_choices import ConvNetChoices
+from atom_plugin.runtime.settings import about, check_value, config_class
 
-INITIALISERS = ("random", "noise", "k-center", "herding", "forgetting")
-PRECISIONS = ("auto", "float32", "bfloat16")
+IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
+_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed"}
+_IMAGES, _MATCHING, _COURSE = "Synthetic images", "Matching", "Matching networks"
 
 
+@config_class
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig:
-    """All choices that shape a synthetic set.
+class DistillConfig(SetConfig):
+    """All choices that shape a synthetic set; each field's metadata says what it is.
 
-    ``ipc``: images per class. ``matcher_options``: keyword arguments of the matcher. ``real_batch``: real images per class
-    and iteration. ``image_lr``, ``image_momentum``, ``image_schedule``: SGD on the synthetic images. ``initialiser``: what
-    images start from. ``network``: the family member drawn anew each iteration. ``augmentation``: siamese operations, joined by
-    ``_``, or "none". ``standardise`` and ``zca_eps`` (None: no ZCA): the preprocessing, in this order. ``network_state``,
-    ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr``: see :mod:`atom_plugin.distillation.matching_network`.
-    ``embedding``, ``forgetting_epochs``: the network that chooses real images, see :mod:`atom_plugin.distillation.image_init`.
-    ``memory_budget``: bytes for a pass, see :mod:`atom_plugin.distillation.engine.chunking`. ``recipe`` remembers where unnamed
-    choices came from.
+    Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
+    ``network_state``, ``network_pool``, ``inner_loop``, ``network_epochs`` and ``network_lr`` are described in
+    :mod:`atom_plugin.distillation.matching_network`, ``memory_budget`` in :mod:`atom_plugin.distillation.engine.chunking`.
     """
 
-    ipc: int
-    recipe: str = "atom"
-    matcher: str = "atom"
-    matcher_options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    iterations: int = 1000
-    real_batch: int = 64
-    image_lr: float = 1.0
-    image_momentum: float = 0.5
-    image_schedule: str = "constant"
-    initialiser: str = "random"
-    network: ConvNetConfig = field(default_factory=ConvNetConfig)
-    matching_model: str = "convnet"
-    matching_layers: tuple[str, ...] = ()
-    augmentation: str = DEFAULT_STRATEGY
-    standardise: bool = True
-    zca_eps: float | None = None
-    precision: str = "auto"
-    network_state: str = "random"
-    network_pool: int = 5
-    inner_loop: int = 1
-    network_epochs: int = 0
-    network_lr: float = 0.01
-    embedding: str = "random"
-    forgetting_epochs: int = 20
-    memory_budget: int | None = None
+    recipe: str = field(
+        default="atom",
+        metadata=about(
+            "Where choices that are not given come from (see --list-recipes).",
+            group=_MATCHING,
+            metavar="NAME",
+            default="atom",
+        ),
+    )
+    matcher: str = field(
+        default="atom",
+        metadata=about(
+            "How real and synthetic images are compared (see --list-matchers).", group=_MATCHING, metavar="NAME"
+        ),
+    )
+    matcher_options: Mapping[str, Any] = field(default_factory=dict, metadata=about("Options of the matcher, by name."))
+    iterations: int = field(
+        default=1000, metadata=about("Number of matching steps.", group=_MATCHING, metavar="N", at_least=1)
+    )
+    real_batch: int = field(
+        default=64, metadata=about("Real images per class and step.", group=_MATCHING, metavar="N", at_least=1)
+    )
+    image_lr: float = field(
+        default=1.0, metadata=about("Learning rate of the images.", group=_IMAGES, metavar="RATE", above=0)
+    )
+    image_momentum: float = field(
+        default=0.5,
+        metadata=about("Momentum of the SGD on the images, below 1.", group=_IMAGES, metavar="M", at_least=0, below=1),
+    )
+    image_schedule: str = field(
+        default="constant",
+        metadata=about(
+            "Schedule of the images' learning rate over the run: constant, or a cosine that falls to 0.",
+            group=_IMAGES,
+            choices=SCHEDULES,
+        ),
+    )
+    image_init: str = field(
+        default="random",
+        metadata=about(
+            "What images start from: real ones, chosen as `atom-cli select` chooses, or noise.",
+            group=_IMAGES,
+            choices=IMAGE_INITS,
+            was="initialiser",
+        ),
+    )
+    matching_model: str = field(
+        default="convnet",
+        metadata=about(
+            "Name of the network that images are matched under; convnet is the one that ``network`` describes."
+        ),
+    )
+    matching_layers: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Names of the layers whose outputs are matched; empty for the usual ones of the matching model."
+        ),
+    )
+    network_state: str = field(
+        default="random",
+        metadata=about(
+            "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before.",
+            group=_COURSE,
+            metavar="STATE",
+        ),
+    )
+    network_pool: int | None = field(
+        default=None,
+        metadata=about(
+            "How many networks are trained on the real images for matching to draw from.",
+            group=_COURSE,
+            metavar="N",
+            at_least=1,
+            beside="network_state trained:EPOCHS",
+            fallback=5,
+        ),
+    )
+    inner_loop: int = field(
+        default=1,
+        metadata=about(
+            "Matching steps under one network before another is drawn.", group=_COURSE, metavar="N", at_least=1
+        ),
+    )
+    network_epochs: int = field(
+        default=0,
+        metadata=about(
+            "Passes in which the network is trained on the synthetic images after each matching step of the inner loop but "
+            "the last.",
+            group=_COURSE,
+            metavar="N",
+            at_least=0,
+        ),
+    )
+    network_lr: float | None = field(
+        default=None,
+        metadata=about(
+            "Learning rate at which the network is trained on the synthetic images.",
+            group=_COURSE,
+            metavar="RATE",
+            above=0,
+            beside="network_epochs of 1 or more",
+            fallback=0.01,
+        ),
+    )
+    memory_budget: int | None = field(
+        default=None,
+        metadata=about(
+            "Memory of one pass, e.g. 2GB, which decides how many classes pass together in each process.",
+            group="Computation",
+            metavar="SIZE",
+            unit="bytes",
+            at_least=1,
+            default="all classes pass together",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "iterations", "real_batch", "network_pool", "inner_loop"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("image_lr", "network_lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.image_momentum < 1:
-            raise ConfigError(f"image_momentum must be in [0, 1), not {self.image_momentum}")
-        choices = {"initialiser": INITIALISERS, "precision": PRECISIONS, "image_schedule": SCHEDULES}
-        for name, values in choices.items():
-            if getattr(self, name) not in values:
-                raise ConfigError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
-        if self.zca_eps is not None and not self.zca_eps > 0:
-            raise ConfigError(f"zca_eps must be above 0, not {self.zca_eps}; 0.1 is DataDAM's, 1e-6 kornia's")
-        Augmentation(strategy=self.augmentation)
-        self._check_network_course()
-        self._check_choosing_network()
-
-    def _check_network_course(self) -> None:
-        if not trained_epochs(self.network_state, "network_state") and self.network_pool != DistillConfig.network_pool:
-            raise ConfigError("network_pool counts trained networks; give network_state trained:EPOCHS as well")
-        if self.network_epochs < 0:
-            raise ConfigError(f"network_epochs must be 0 or more, not {self.network_epochs}")
+        super().__post_init__()
         if self.network_epochs and self.inner_loop == 1:
             raise ConfigError(
                 "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
             )
-        if not self.network_epochs and self.network_lr != DistillConfig.network_lr:
-            raise ConfigError("network_lr is that of network_epochs, which is 0; give both, or neither")
+        try:
+            json.dumps(dict(self.matcher_options), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"matcher_options must be JSON values by name: {error}") from None
+        if not all(isinstance(name, str) for name in self.matcher_options):
+            raise ConfigError(f"matcher_options must be JSON values by name, not {dict(self.matcher_options)!r}")
 
-    def _check_choosing_network(self) -> None:
-        if trained_epochs(self.embedding, "embedding") and self.initialiser not in ("herding", "k-center"):
-            raise ConfigError(
-                f"embedding is what herding and k-center compare, and {self.initialiser} does not; drop it"
-            )
-        if self.forgetting_epochs < 2:
-            raise ConfigError(
-                f"forgetting_epochs must be at least 2 (right, then wrong, is an event), not {self.forgetting_epochs}"
-            )
-        if self.initialiser != "forgetting" and self.forgetting_epochs != DistillConfig.forgetting_epochs:
-            raise ConfigError(f"forgetting_epochs are those of forgetting, not of {self.initialiser}; drop them")
+    @property
+    def choice(self) -> str:
+        """As ``image_init``."""
+        return self.image_init
+
+    @property
+    def made_by(self) -> str:
+        """The matcher."""
+        return self.matcher
+
+    def _counting(self) -> dict[str, bool]:
+        return {
+            **super()._counting(),
+            "network_pool": self.pretraining_epochs > 0,
+            "network_lr": self.network_epochs > 0,
+        }
 
     @property
     def pretraining_epochs(self) -> int:
@@ -108,91 +180,59 @@ class DistillConfig:
         return trained_epochs(self.network_state, "network_state")
 
     @property
-    def choosing_epochs(self) -> int:
-        """Epochs of training on the real images before some are chosen; 0 where no trained network chooses."""
-        return (
-            self.forgetting_epochs if self.initialiser == "forgetting" else trained_epochs(self.embedding, "embedding")
-        )
+    def pooled_networks(self) -> int:
+        """``network_pool``, with its default."""
+        networks: int = self._value("network_pool")
+        return networks
+
+    @property
+    def inner_lr(self) -> float:
+        """``network_lr``, with its default."""
+        rate: float = self._value("network_lr")
+        return rate
+
+    @classmethod
+    def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
+        """The recipe's own matcher fills what the recipe leaves open; what another asks for goes before the recipe."""
+        check_value("matcher", matcher, str | None)
+        defaults = _loop_defaults(matcher or recipe["matcher"])
+        asked, own = defaults.pop("network", {}), recipe["network"]
+        if matcher in (None, recipe["matcher"]):
+            return {**defaults, **recipe, "network": {**asked, **own}}
+        return {**recipe, **defaults, "network": {**own, **asked}, "matcher_options": {}}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            **asdict(self),
-            "matcher_options": dict(self.matcher_options),
-            "matching_layers": list(self.matching_layers),
-        }
+        """As :meth:`SetConfig.to_json`."""
+        lists = {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
+        return {**super().to_json(), **lists}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> DistillConfig:
-        """The inverse of :meth:`to_json`."""
-        layers = tuple(values.get("matching_layers", ()))
-        return cls(**{**values, "network": ConvNetConfig(**values["network"]), "matching_layers": layers})
-
-    @classmethod
-    def from_recipe(
-        cls,
-        recipe: str,
-        *,
-        ipc: int,
-        image_shape: tuple[int, int, int],
-        network: Mapping[str, Any] | None = None,
-        zca: bool | None = None,
-        **overrides: Any,
-    ) -> DistillConfig:
-        """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
-
-        ``zca`` switches whitening without naming an eps: the recipe's own, else DataDAM's. ``matcher_options`` are merged
-        into the recipe's while the matcher is the recipe's own; another matcher starts from its own defaults, and its
-        ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for an unknown recipe or a contradiction,
-        PluginError for an unknown matcher.
-        """
-        if recipe not in RECIPES:
-            raise ConfigError(unknown("recipe", recipe, RECIPES))
-        values = RECIPES[recipe](image_shape, ipc)
-        matcher = overrides.get("matcher", values["matcher"])
-        if matcher != values["matcher"]:
-            values["matcher_options"] = {}
-            _check_loop_defaults(matcher)
-            apply_loop_defaults(matcher, values)
-        if zca is False and overrides.get("zca_eps") is not None:
-            raise ConfigError(
-                f"found a ZCA eps ({overrides['zca_eps']:g}) beside ZCA switched off; give one of the two"
-            )
-        if zca is not None and overrides.get("zca_eps") is None:
-            values["zca_eps"] = values.get("zca_eps") or DATADAM_EPS if zca else None
-        options = {**values.get("matcher_options", {}), **overrides.pop("matcher_options", {})}
-        convnet = replace(values.pop("network"), **dict(network or {}))
-        values.update(overrides)
-        return cls(recipe=recipe, ipc=ipc, **{**values, "network": convnet, "matcher_options": options})
+    def from_json(cls, stored: Mapping[str, Any]) -> DistillConfig:
+        """As :meth:`SetConfig.from_json`."""
+        layers = stored.get("matching_layers", ())
+        return super().from_json({**stored, "matching_layers": tuple(layers) if isinstance(layers, list) else layers})
 
     def differences(self, other: DistillConfig) -> list[str]:
-        """``name: mine, not theirs`` for every field that differs."""
+        """``name: mine, not theirs`` for every choice that differs, those left to a default as that."""
         mine, theirs = self.to_json(), other.to_json()
         return [
-            f"{f.name}: {mine[f.name]}, not {theirs[f.name]}" for f in fields(self) if mine[f.name] != theirs[f.name]
+            f"{name}: {mine.get(name)}, not {theirs.get(name)}"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
         ]
 
 
-def trained_epochs(state: str, name: str) -> int:
-    """EPOCHS of "trained:EPOCHS", 0 of "random". Raises ConfigError for any other ``state``, calling it ``name``."""
-    kind, _, epochs = state.partition(":")
-    if kind == "trained" and epochs.isdecimal() and int(epochs) >= 1:
-        return int(epochs)
-    if state != "random":
-        raise ConfigError(f"{name} must be random or trained:EPOCHS (trained:3), not {state!r}")
-    return 0
+def _loop_defaults(matcher: str) -> dict[str, Any]:
+    """What ``matcher`` asks of the loop. Raises ConfigError for what is no choice of it, PluginError for an unknown matcher."""
+    from atom_plugin.matchers import MATCHERS
 
-
-_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed"}
-
-
-def _check_loop_defaults(matcher: str) -> None:
-    """Raises ConfigError where ``matcher`` asks of the loop what is no choice of it."""
     defaults = dict(getattr(MATCHERS.get(matcher), "loop_defaults", {}))
-    unknown = sorted(set(defaults) - {f.name for f in fields(DistillConfig)} | (set(defaults) & _NOT_THE_LOOPS))
-    unknown += sorted(set(defaults.get("network", {})) - {f.name for f in fields(ConvNetConfig)})
+    settable = {each.name for each in fields(DistillConfig)} - _NOT_THE_LOOPS
+    unknown = sorted(set(defaults) - settable)
+    unknown += sorted(set(defaults.get("network", {})) - {each.name for each in fields(ConvNetChoices)})
     if unknown:
         raise ConfigError(
             f"matcher {matcher!r} has loop_defaults for {', '.join(unknown)}, which it cannot set; they are "
             "fields of DistillConfig, and of ConvNetConfig under 'network'"
         )
+    return defaults

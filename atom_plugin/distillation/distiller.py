@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.assembly import assemble, fit_preprocessing
 from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine import choose_engine
@@ -25,6 +24,7 @@ from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.distillation.provenance import assemble
 from atom_plugin.errors import DivergenceError
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.models import winograd
@@ -70,7 +70,7 @@ class Distiller:
         self.iteration = 0
         self.loss = math.nan
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
-        self.preprocessing = preprocessing or fit_preprocessing(config, data)
+        self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._mechanisms = mechanisms
         on_device = self.preprocessing.to(self.device)
@@ -82,7 +82,7 @@ class Distiller:
             seed=config.seed,
             keep_whitened=mechanisms.whitened_images,
         )
-        self._matching = MatchingNetwork(config, data, on_device, self.device, model=config.matching_model)
+        self._matching = MatchingNetwork(config, data, on_device, self.device)
         self.network = self._matching.network
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
         self.engine = choose_engine(engine, self.network, features, self.device, mechanisms=mechanisms)
@@ -185,7 +185,6 @@ class Distiller:
             self.config,
             self.data,
             self.preprocessing,
-            method=self.config.matcher,
             iterations=self.iteration,
             final_loss=self.loss if math.isfinite(self.loss) else None,
         )

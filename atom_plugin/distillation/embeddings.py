@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.config import DistillConfig, trained_epochs
-from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.distillation.matching_network import NetworkTrainer
+from atom_plugin.distillation.set_config import SetConfig, trained_epochs
 from atom_plugin.models.batchnorm import batch_norms, measure_moments
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime.device import long_work
@@ -19,7 +19,7 @@ _MOMENT_BATCHES = 16  # 1,024 images say enough of means and variances
 
 
 def embedding_network(
-    config: DistillConfig,
+    config: SetConfig,
     data: SourceData,
     preprocessing: Preprocessing,
     *,
@@ -30,13 +30,13 @@ def embedding_network(
 ) -> ConvNet:
     """The config's network, drawn from ``generator`` and in evaluation mode; ``state`` is "random" or "trained:EPOCHS".
 
-    Training is that of :meth:`~atom_plugin.distillation.matching_network.MatchingNetwork.pretrain`; ``on_images`` is told how
+    Training is that of :meth:`~atom_plugin.distillation.matching_network.NetworkTrainer.pretrain`; ``on_images`` is told how
     many images each of its batches had. The batch normalisation of a random network gets the moments of up to 1,024 real
     images, so that an image's embedding does not depend on those beside it. ``config.precision`` must be resolved.
     Raises ConfigError for another ``state``, DivergenceError where training blows up.
     """
     prepared = preprocessing.to(device)
-    holder = MatchingNetwork(config, data, prepared, device)
+    holder = NetworkTrainer(config, data, prepared, device)
     network = holder.network
     assert isinstance(network, ConvNet)
     if epochs := trained_epochs(state, "embedding"):

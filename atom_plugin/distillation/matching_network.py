@@ -19,6 +19,7 @@ from torch import nn
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.set_config import SetConfig
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
@@ -34,29 +35,27 @@ _INNER_MOMENTUM = 0.5  # DC's released code
 State = dict[str, Any]
 
 
-class MatchingNetwork:
+class NetworkTrainer:
     """``network``, of the kind that ``model`` names (:func:`~atom_plugin.models.build_model`); "convnet" is the config's.
 
-    It matches in evaluation mode but for batch normalisation, so that nothing in it is random. Its parameters :meth:`prepare`
-    and :meth:`advance` set, in place, for the iteration they are told.
+    :meth:`pretrain` trains it in place, on real images augmented as the config says.
     """
 
     def __init__(
         self,
-        config: DistillConfig,
+        config: SetConfig,
         data: SourceData,
         preprocessing: Preprocessing,
         device: torch.device,
         *,
         model: str = "convnet",
     ) -> None:
-        self._config = config
+        self._convnet = config.network
+        self._precision = config.precision
         self._data = data
         self._preprocessing = preprocessing
         self._device = device
         self._augmentation = Augmentation(strategy=config.augmentation)
-        self._pool: dict[int, State] = {}
-        self._optimizer: torch.optim.Optimizer | None = None
         self._model = model
         self.network = self._fresh(generator_for(config.seed, "network"))
         self.network.requires_grad_(False).to(memory_format=torch.channels_last).to(device)
@@ -64,7 +63,7 @@ class MatchingNetwork:
 
     def _fresh(self, generator: torch.Generator) -> nn.Module:
         """A network of the run's kind, drawn from ``generator``, on the CPU."""
-        data, convnet = self._data, self._config.network
+        data, convnet = self._data, self._convnet
         return build_model(self._model, data.image_shape, len(data.class_names), generator=generator, convnet=convnet)
 
     def _redraw(self, generator: torch.Generator) -> None:
@@ -74,6 +73,56 @@ class MatchingNetwork:
         else:
             self.network.load_state_dict(self._fresh(generator).state_dict())
 
+    def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
+        """Draw the network anew and train it for ``epochs`` on the real images, by the SGD of evaluations.
+
+        Raises DivergenceError where the loss is no longer finite.
+        """
+        self._redraw(generator)
+        train = self._data.train
+        batches = self._batches(
+            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)), train.labels.to(self._device)
+        )
+        course = Course(epochs=epochs, precision=self._precision, on_batch=on_batch)
+        with long_work(self._device):
+            loss = self._fit(batches, SGD().over(self.network), course, generator)
+        check_loss(loss, "choose another preprocessing or normalisation")
+
+    def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
+        """Of what ``images_of`` gives for indices (n,), each image augmented by itself as the run augments."""
+
+        def batch(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._augmentation.per_sample(images_of(rows), generator), labels[rows.to(labels.device)]
+
+        return Batches(count=len(labels), size=BATCH_SIZE, of=batch)
+
+    def _fit(
+        self, batches: Batches, optimizer: torch.optim.Optimizer, course: Course, generator: torch.Generator
+    ) -> float:
+        """Train the network, the same in all processes; returns the highest of their losses."""
+        self.network.train().requires_grad_(True)
+        loss = fit(self.network, batches, optimizer, course, generator)
+        optimizer.zero_grad(set_to_none=True)
+        self.network.requires_grad_(False)
+        matching_mode(self.network)
+        distributed.agree([*self.network.parameters(), *self.network.buffers()])
+        return distributed.highest(loss)
+
+
+class MatchingNetwork(NetworkTrainer):
+    """``network`` as the run matches under it: in evaluation mode but for batch normalisation, so that nothing in it is random.
+
+    Its parameters :meth:`prepare` and :meth:`advance` set, in place, for the iteration they are told.
+    """
+
+    def __init__(
+        self, config: DistillConfig, data: SourceData, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
+        super().__init__(config, data, preprocessing, device, model=config.matching_model)
+        self._config = config
+        self._pool: dict[int, State] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network where ``iteration``, from 0, begins a new inner loop."""
         if iteration % self._config.inner_loop:
@@ -82,7 +131,7 @@ class MatchingNetwork:
         if not self._config.pretraining_epochs:
             self._redraw(generator)
             return
-        index = int(torch.randint(self._config.network_pool, (1,), generator=generator))
+        index = int(torch.randint(self._config.pooled_networks, (1,), generator=generator))
         if index not in self._pool:
             self._pool[index] = self._trained(index)
         self.network.load_state_dict(self._pool[index])
@@ -124,44 +173,9 @@ class MatchingNetwork:
             self._optimizer.load_state_dict(state["optimizer"])
 
     def _inner_sgd(self) -> torch.optim.Optimizer:
-        return SGD(lr=self._config.network_lr, momentum=_INNER_MOMENTUM, weight_decay=0.0).over(self.network)
+        return SGD(lr=self._config.inner_lr, momentum=_INNER_MOMENTUM, weight_decay=0.0).over(self.network)
 
     def _trained(self, index: int) -> State:
         """The state of pool network ``index``, trained on the real images, kept on the CPU."""
         self.pretrain(self._config.pretraining_epochs, generator_for(self._config.seed, "pool", index))
         return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
-
-    def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
-        """Draw the network anew and train it for ``epochs`` on the real images, by the SGD of evaluations.
-
-        Raises DivergenceError where the loss is no longer finite.
-        """
-        self._redraw(generator)
-        train = self._data.train
-        batches = self._batches(
-            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)), train.labels.to(self._device)
-        )
-        course = Course(epochs=epochs, precision=self._config.precision, on_batch=on_batch)
-        with long_work(self._device):
-            loss = self._fit(batches, SGD().over(self.network), course, generator)
-        check_loss(loss, "choose another preprocessing or normalisation")
-
-    def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
-        """Of what ``images_of`` gives for indices (n,), each image augmented by itself as the run augments."""
-
-        def batch(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._augmentation.per_sample(images_of(rows), generator), labels[rows.to(labels.device)]
-
-        return Batches(count=len(labels), size=BATCH_SIZE, of=batch)
-
-    def _fit(
-        self, batches: Batches, optimizer: torch.optim.Optimizer, course: Course, generator: torch.Generator
-    ) -> float:
-        """Train the network, the same in all processes; returns the highest of their losses."""
-        self.network.train().requires_grad_(True)
-        loss = fit(self.network, batches, optimizer, course, generator)
-        optimizer.zero_grad(set_to_none=True)
-        self.network.requires_grad_(False)
-        matching_mode(self.network)
-        distributed.agree([*self.network.parameters(), *self.network.buffers()])
-        return distributed.highest(loss)

@@ -1,21 +1,15 @@
-"""The recipes: what a run takes where nothing else is said, by image shape (C, H, W) and IPC, as fields of DistillConfig."""
+"""The recipes: what a run takes where nothing else is said, by image shape (C, H, W) and IPC, as fields of DistillConfig.
+
+``network`` is a mapping of fields of ConvNetConfig. What a recipe leaves open is its matcher's to say (``loop_defaults``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from atom_plugin.matchers import MATCHERS
-from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.transforms.preprocessing import DATADAM_EPS, KORNIA_EPS
-
-
-def apply_loop_defaults(matcher: str, values: dict[str, Any]) -> None:
-    """Put what ``matcher`` asks of the loop in the place of ``values``. Raises PluginError for an unknown one."""
-    defaults = dict(getattr(MATCHERS.get(matcher), "loop_defaults", {}))
-    values["network"] = replace(values["network"], **defaults.pop("network", {}))
-    values.update(defaults)
 
 
 def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -32,7 +26,7 @@ def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         "iterations": 1000 if colour else 300,
         "real_batch": 64,
         "image_schedule": "cosine",
-        "network": ConvNetConfig(normalisation="batch" if colour and ipc > 1 else "instance"),
+        "network": {"normalisation": "batch" if colour and ipc > 1 else "instance"},
         "zca_eps": DATADAM_EPS if colour and image_shape[1:] == (32, 32) else None,
     }
 
@@ -45,7 +39,7 @@ def _atom_paper(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         "matcher_options": {"p_s": 4.0, "p_c": 4.0, "task_balance": 0.01, "loss_scale": 1.0},
         "iterations": 8000,
         "real_batch": 128,
-        "network": ConvNetConfig(normalisation="instance", pool_size=3, initialisation="normal"),
+        "network": {"normalisation": "instance", "pool_size": 3, "weight_init": "normal"},
         "standardise": not zca,
         "zca_eps": KORNIA_EPS if zca else None,
     }
@@ -69,7 +63,7 @@ def _datadam_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]
         "iterations": 20_000,
         "real_batch": 64,
         "image_lr": 1.0 if ipc <= 50 else 10.0,
-        "network": ConvNetConfig(normalisation="batch"),
+        "network": {"normalisation": "batch"},
     }
 
 
@@ -78,24 +72,19 @@ def _dc_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
 
     At IPC 1, 10, 20 and 50 the loops are the released ones; between them, as many passes as keep their product.
     """
-    values: dict[str, Any] = {
+    return {
         "matcher": "dc",
         "inner_loop": ipc,
         "iterations": 1000 * ipc,
         "network_epochs": max(1, 500 // max(ipc, 10)) if ipc > 1 else 0,
         "real_batch": 256,
-        "initialiser": "noise",
-        "network": ConvNetConfig(),
+        "image_init": "noise",
     }
-    apply_loop_defaults("dc", values)
-    return values
 
 
 def _dsa_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
     """DSA as released: DC's loops with siamese augmentation, from real images."""
-    values = {**_dc_code(image_shape, ipc), "matcher": "dsa", "initialiser": "random"}
-    apply_loop_defaults("dsa", values)
-    return values
+    return {**_dc_code(image_shape, ipc), "matcher": "dsa", "image_init": "random"}
 
 
 RECIPES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Any]]] = {
@@ -106,3 +95,20 @@ RECIPES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Any]]] = {
     "dc-code": _dc_code,
     "dsa-code": _dsa_code,
 }
+
+
+def recipe_values(name: str, image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+    """What the recipe ``name`` says, with ``network`` and ``matcher_options``. Raises ConfigError for an unknown one."""
+    if name not in RECIPES:
+        raise ConfigError(unknown("recipe", name, RECIPES))
+    if not _is_shape(image_shape):
+        raise ConfigError(f"image_shape must be (channels, height, width), each 1 or more, not {image_shape!r}")
+    return {"recipe": name, "matcher_options": {}, "network": {}, **RECIPES[name](image_shape, ipc)}
+
+
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, (tuple, list))
+        and len(shape) == 3
+        and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in shape)
+    )

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, unknown
-
-METHODS = ("random", "herding", "k-center", "forgetting")
 
 
 def select(
@@ -26,7 +25,7 @@ def select(
     events: torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Choose ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`METHODS`: int64 (K * ipc,).
+    """Choose ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`~.set_config.METHODS`: int64 (K * ipc,).
 
     ``generator`` draws for ``random``, and among equals for ``forgetting``, which needs ``events`` (N,); herding and
     k-center leave it alone and need ``embeddings`` (N, D). Raises ConfigError for an unknown method, ``ipc`` below 1, or
@@ -133,7 +132,7 @@ def forgetting_indices(
     """The most forgotten samples of each class (Toneva et al., 2019): int64 (K * ipc,).
 
     ``events`` (N,) counts forgetting events, infinite for a sample that was never learnt, as
-    :meth:`.forgetting.ForgettingCounter.scores` has it: these come first, then the others from most to fewest. Counts
+    :meth:`ForgettingCounter.scores` has it: these come first, then the others from most to fewest. Counts
     are small and ties many, so equals come in an order that ``generator`` draws, not in the source's. Raises as
     :func:`select`.
     """
@@ -146,6 +145,31 @@ def forgetting_indices(
         shuffled = members[torch.randperm(len(members), generator=generator)]
         chosen.append(shuffled[events[shuffled].argsort(descending=True, stable=True)[:ipc]])
     return torch.cat(chosen)
+
+
+class ForgettingCounter:
+    """Counts, over a training run, the forgetting events (Toneva et al., 2019) of images with ``labels`` (N,), int64.
+
+    An event is an image that is classified right when its batch comes and wrong when its batch comes the next time (their
+    algorithm 1), augmented as the training augments and before the batch's step.
+    """
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self._labels = labels
+        self._events = torch.zeros(len(labels), dtype=torch.int64)
+        self._right = torch.zeros(len(labels), dtype=torch.bool)
+        self._learnt = torch.zeros(len(labels), dtype=torch.bool)
+
+    def update(self, rows: torch.Tensor, logits: torch.Tensor) -> None:
+        """Take note of ``logits`` (n, classes) of the distinct images at ``rows`` (n,)."""
+        right = logits.argmax(1).cpu() == self._labels[rows]
+        self._events[rows] += self._right[rows] & ~right
+        self._right[rows] = right
+        self._learnt[rows] |= right
+
+    def scores(self) -> torch.Tensor:
+        """Events of each image, float64 (N,); infinite for one that was never classified right, as the paper ranks it."""
+        return self._events.double().masked_fill(~self._learnt, torch.inf)
 
 
 def check_counts(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None = None) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.errors import ConfigError
 from atom_plugin.models import TIMM_PREFIX, build_model, papers, timm_models
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -64,7 +63,4 @@ def network_of(synthetic_set: SyntheticSet) -> ConvNetConfig:
     if stored is None:
         shape = synthetic_set.preprocessing.image_shape
         return DistillConfig.from_recipe("atom", ipc=max(1, synthetic_set.ipc), image_shape=shape).network
-    try:
-        return ConvNetConfig(**stored)
-    except TypeError as error:
-        raise ConfigError(f"the set's config names a network this release does not know ({error}); update") from None
+    return ConvNetConfig.from_json(stored)

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.config import DistillConfig, trained_epochs
 from atom_plugin.distillation.embeddings import embed, embedding_network
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.set_config import trained_epochs
 from atom_plugin.errors import ConfigError, SourceError, unknown
 from atom_plugin.evaluation import network_of
 from atom_plugin.runtime.device import resolve_device, resolve_precision
@@ -95,7 +96,7 @@ def embedding_map(
     training images of a class.
     """
     seed, method = config.seed, config.method
-    matching = _distill_config(synthetic_set, config)
+    matching = _network_config(synthetic_set, config)
     network = embedding_network(
         matching,
         data,
@@ -172,9 +173,9 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
     write_bytes(target, buffer.getbuffer(), force=force)
 
 
-def _distill_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> DistillConfig:
+def _network_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> SelectConfig:
     """The set's network, and the training that the default recipe has."""
-    return DistillConfig.from_recipe(
+    return SelectConfig.from_recipe(
         "atom",
         ipc=1,
         image_shape=synthetic_set.preprocessing.image_shape,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from atom_plugin.distillation.select_config import current_json
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import EvaluationCell, Outcome
 from atom_plugin.evaluation.spread import sample_std
@@ -201,4 +202,5 @@ def _same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
 
 
 def _seedless(provenance: Provenance) -> Mapping[str, Any]:
-    return {name: value for name, value in provenance.config.items() if name != "seed"}
+    config = current_json(provenance.method, provenance.config)  # sets of this release and of older ones are pooled
+    return {name: value for name, value in config.items() if name != "seed"}

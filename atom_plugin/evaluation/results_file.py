@@ -11,8 +11,10 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation.jobs import EvaluationJob, Outcome
+from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.files import reason
+from atom_plugin.runtime.settings import current_names
 from atom_plugin.runtime.versions import package_versions
 
 _LINES = jsonl.LineFormat(name="a file of evaluation results", value="atom-plugin/network-result", version=1)
@@ -86,9 +88,10 @@ class NetworkResultsFile:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    if not (_is_share(record.get("accuracy")) and record.keys() >= set(_IDENTITY)):
+    whole = record.keys() >= set(_IDENTITY) and isinstance(record["network"], dict)
+    if not (whole and _is_share(record.get("accuracy"))):
         raise StoreError("is damaged; remove the line, and its network is trained again")
-    return record
+    return {**record, "network": current_names(ConvNetConfig, record["network"])}
 
 
 def _key(record: Mapping[str, Any]) -> str:

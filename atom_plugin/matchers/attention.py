@@ -127,16 +127,33 @@ class Atom(AttentionMatcher):
 
 @dataclass(frozen=True, kw_only=True)
 class AtomChannel(AttentionMatcher):
-    """ATOM with channel attention only: cheaper, nearly as good in the paper."""
+    """ATOM with channel attention only: cheaper, nearly as good in the paper. Raises ConfigError for a ``p_s``."""
 
-    p_s: None = None
+    p_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_power("atom-channel", "p_s", self.p_s)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataDAM(AttentionMatcher):
-    """DataDAM: spatial attention only, and the mean embedding."""
+    """DataDAM: spatial attention only, and the mean embedding. Raises ConfigError for a ``p_c``."""
 
-    p_c: None = None
+    p_c: float | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_power("datadam", "p_c", self.p_c)
+        super().__post_init__()
+
+
+def _refuse_power(matcher: str, name: str, power: float | None) -> None:
+    """A set would be filed as ``matcher``, though another made it."""
+    if power is not None:
+        raise ConfigError(
+            f"{matcher} leaves out the attention that {name} ({power}) is the power of; leave {name} out, or take the "
+            "matcher atom, which has both"
+        )
 
 
 def _block_numbers(layers: Sequence[int]) -> bool:

@@ -10,21 +10,31 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from atom_plugin.errors import ConfigError, ModelError, shape_text, unknown
-from atom_plugin.models import papers, timm_models
-from atom_plugin.models.convnet import ConvNetConfig
-from atom_plugin.models.liveness import blank_logits, parameters_without_gradient
-from atom_plugin.runtime.randomness import global_draws_from
+
+if TYPE_CHECKING:
+    # Not at run time: a command's help imports the ConvNet's choices, and must not wait for torch.
+    import torch
+    from torch import nn
+
+    from atom_plugin.models.convnet import ConvNetConfig
+    from atom_plugin.models.liveness import parameters_without_gradient
 
 __all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models", "parameters_without_gradient"]
 
-PAPER_MODELS = ("convnet", *papers.BUILDERS)
+PAPER_MODELS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
 TIMM_PREFIX = "timm:"
+
+
+def __getattr__(name: str) -> Any:
+    """What takes torch to import, on first use."""
+    if name != "parameters_without_gradient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from atom_plugin.models.liveness import parameters_without_gradient
+
+    return parameters_without_gradient
 
 
 def build_model(
@@ -46,6 +56,13 @@ def build_model(
     A network other than ``"convnet"`` has seen a batch of two blank images, in eval mode, before it is returned. Raises
     ModelError, in one line, for an unknown name or option and for images that it cannot take.
     """
+    import torch
+
+    from atom_plugin.models import papers, timm_models
+    from atom_plugin.models.convnet import ConvNetConfig
+    from atom_plugin.models.liveness import blank_logits
+    from atom_plugin.runtime.randomness import global_draws_from
+
     if min(*image_shape, classes) < 1:
         raise ModelError(f"{name} needs images and classes, not {shape_text(image_shape)} and {classes}")
     options = dict(options or {})
@@ -84,6 +101,8 @@ def list_models(pattern: str | None) -> list[str]:
 
     ``pattern`` is matched with and without the prefix: ``"vit_tiny*"`` or ``"timm:vit_tiny*"``. None lists none of timm's.
     """
+    from atom_plugin.models import timm_models
+
     if pattern is None:
         return list(PAPER_MODELS)
     found = timm_models.names(pattern.removeprefix(TIMM_PREFIX))
@@ -99,6 +118,8 @@ def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig
 
 
 def _made_for(name: str) -> str:
+    from atom_plugin.models import timm_models
+
     if not name.startswith(TIMM_PREFIX):
         return ""
     size = timm_models.usual_size(name.removeprefix(TIMM_PREFIX))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.models import winograd
+from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.models.features import Features
+from atom_plugin.runtime.settings import config_class
 
 _SMALL_MAP = 256  # places of a map up to which the written-out instance normalisation wins
 
@@ -73,8 +75,6 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
     "instance": InstanceNorm,
     "group": lambda channels: nn.GroupNorm(4, channels),
 }
-POOLINGS = ("none", "max", "avg")
-INITIALISATIONS = ("uniform", "normal")
 
 
 def default_depth(image_size: int) -> int:
@@ -82,40 +82,10 @@ def default_depth(image_size: int) -> int:
     return max(2, round(math.log2(image_size)) - 2)
 
 
+@config_class
 @dataclass(frozen=True, kw_only=True)
-class ConvNetConfig:
-    """One member of the family. ``depth`` None follows the image size.
-
-    ``pool_size``: 2 as in released codes, or 3 as ATOM prints; the stride is 2 either way. ``initialisation``: "uniform"
-    is PyTorch's own (Kaiming-uniform with a = sqrt(5)), which released codes use; "normal" is He et al. (2015), which
-    the papers print.
-    """
-
-    depth: int | None = None
-    width: int = 128
-    activation: str = "relu"
-    normalisation: str = "instance"
-    pooling: str = "avg"
-    pool_size: int = 2
-    initialisation: str = "uniform"
-
-    def __post_init__(self) -> None:
-        known = {
-            "activation": tuple(ACTIVATIONS),
-            "normalisation": tuple(NORMALISATIONS),
-            "pooling": POOLINGS,
-            "pool_size": (2, 3),
-            "initialisation": INITIALISATIONS,
-        }
-        for name, values in known.items():
-            if (value := asdict(self)[name]) not in values:
-                raise ConfigError(f"{name} must be one of {', '.join(map(str, values))}, not {value!r}")
-        if self.depth is not None and self.depth < 1:
-            raise ConfigError(f"depth must be at least 1, not {self.depth}")
-        if self.width < 1 or (self.normalisation == "group" and self.width % 4):
-            raise ConfigError(
-                f"width must be at least 1, and a multiple of 4 with group normalisation, not {self.width}"
-            )
+class ConvNetConfig(ConvNetChoices):
+    """One member of the family. Raises ConfigError for choices that are impossible."""
 
     def build(
         self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
@@ -205,7 +175,7 @@ class ConvNet(nn.Module):
                     torch.empty(module.weight.shape),
                     torch.empty(fan_in if module.bias is None else len(module.bias)),
                 )
-                if self.config.initialisation == "normal":
+                if self.config.weight_init == "normal":
                     weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
                     bias.zero_()
                 else:

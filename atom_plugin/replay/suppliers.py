@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 
 from atom_plugin.datasets import SourceData, Split
-from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.loop import Progress, distill
-from atom_plugin.distillation.selection import METHODS
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import selected_set
+from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, shape_text, unknown
 from atom_plugin.replay.memory import first_images
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
@@ -111,7 +112,7 @@ class DistillingSupplier:
         arrived = only_classes(data, classes)
         overrides = {**self.overrides, "ipc": ipc, "image_shape": arrived.image_shape}
         config = DistillConfig.from_recipe(self.recipe, **overrides)
-        prepared = preprocessing or self.preprocessing or fit_preprocessing(config, arrived)
+        prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
         made = distill(config, arrived, device=self.device, preprocessing=prepared, on_progress=self.on_progress)
         return _with_class_ids(made, data, classes)
 
@@ -138,7 +139,7 @@ class SelectingSupplier:
         """Raises ConfigError for options that do not fit."""
         arrived = only_classes(data, classes)
         config = self._config(arrived, ipc)
-        prepared = preprocessing or self.preprocessing or fit_preprocessing(config, arrived)
+        prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
         counts = [min(ipc, count) for count in arrived.train.labels.bincount().tolist()]
         chosen = []
         for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
@@ -148,9 +149,9 @@ class SelectingSupplier:
             chosen.append(_with_class_ids(made, data, alike))
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
 
-    def _config(self, data: SourceData, ipc: int) -> DistillConfig:
-        overrides = {**self.overrides, "ipc": ipc, "seed": self.seed, "initialiser": self.method}
-        return DistillConfig.from_recipe(self.recipe, **{**overrides, "image_shape": data.image_shape})
+    def _config(self, data: SourceData, ipc: int) -> SelectConfig:
+        overrides = {**self.overrides, "ipc": ipc, "seed": self.seed, "method": self.method}
+        return SelectConfig.from_recipe(self.recipe, **{**overrides, "image_shape": data.image_shape})
 
 
 def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:

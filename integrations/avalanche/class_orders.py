@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
 from atom_plugin.replay.suppliers import only_classes
@@ -80,4 +79,4 @@ class Streams:
     def _preprocessing(self, first: Sequence[int]) -> Preprocessing:
         if self.sets:
             return self.sets[0].preprocessing
-        return fit_preprocessing(self._recipe, only_classes(self.data, first))
+        return self._recipe.fit_preprocessing(only_classes(self.data, first))

@@ -12,7 +12,7 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.selection import METHODS
+from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, StoreError, unknown
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.class_orders import Stream

@@ -12,7 +12,6 @@ import torch
 from small import coloured_source
 
 from atom_plugin import store
-from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.errors import AtomError, ConfigError, PluginError, SourceError
 from atom_plugin.integrations import avalanche  # noqa: F401  # first: it deals with Avalanche's import warnings
 from atom_plugin.integrations.avalanche import experiment as module
@@ -263,7 +262,7 @@ def test_the_preprocessing_knows_only_the_first_experience(data, tmp_path):
     pixels = data.train.images[first].double() / 255
     assert torch.allclose(stream.preprocessing.mean.double(), pixels.mean((0, 2, 3)), atol=1e-5)
     assert trial.describe()["preprocessing"] == "mean and std of the first experience"
-    everything = fit_preprocessing(config().distill_config(data.image_shape), data)
+    everything = config().distill_config(data.image_shape).fit_preprocessing(data)
     assert not stream.preprocessing.matches(everything)
     known = replace(data, mean=(0.4,) * 3, std=(0.2,) * 3)
     whitened = experiment(known, tmp_path, zca=True)
@@ -445,7 +444,7 @@ def test_a_broken_matcher_is_found_out_before_any_work(data, tmp_path, monkeypat
 
 
 def test_sets_must_hold_every_steps_classes_in_every_order_asked_for(data, tmp_path):
-    prepared = fit_preprocessing(config().distill_config(data.image_shape), data)
+    prepared = config().distill_config(data.image_shape).fit_preprocessing(data)
     parts = [stored_set(data, step, preprocessing=prepared) for step in split_classes(class_order(5, 0), 3)]
     experiment(data, tmp_path, sets=parts).check(["stored"], 1)
     with pytest.raises(ConfigError, match=r"step 1 in class order 1"):

@@ -95,7 +95,7 @@ CASES = [
     ((*DISTILL, "--zca-eps", "0"), 2, "--zca-eps must be above 0"),
     ((*DISTILL, "--no-zca", "--zca-eps", "0.1"), 2, "give one of the two"),
     ((*DISTILL, "--augmentation", "blur"), 2, "unknown augmentation 'blur'"),
-    ((*DISTILL, "--initialiser", "zeros"), 2, "zeros"),
+    ((*DISTILL, "--image-init", "zeros"), 2, "zeros"),
     ((*DISTILL, "--normalisation", "rms"), 2, "rms"),
     ((*DISTILL, "--depth", "9"), 2, "lower the depth"),
     ((*DISTILL, "--width", "6", "--normalisation", "group"), 2, "multiple of 4"),

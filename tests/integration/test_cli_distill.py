@@ -73,15 +73,15 @@ def test_options_reach_the_set(inside, capsys):
     run(
         *(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5", "--p-s", 1, "--p-c", 8, "--task-balance", 0.5),
         *("--loss-scale", 2, "--image-lr", 0.5, "--image-momentum", 0.9, "--image-schedule", "cosine", "--zca"),
-        *("--initialiser", "noise", "--augmentation", "crop_flip", "--depth", 1, "--activation", "swish", "--seed", 3),
-        *("--normalisation", "group", "--pooling", "max", "--pool-size", 3, "--initialisation", "normal"),
+        *("--image-init", "noise", "--augmentation", "crop_flip", "--depth", 1, "--activation", "swish", "--seed", 3),
+        *("--normalisation", "group", "--pooling", "max", "--pool-size", 3, "--weight-init", "normal"),
         *("--no-standardise", "--precision", "float32", "--device", "cpu"),
     )
     config = SyntheticSet.load("a.h5").provenance.config
     assert config["matcher_options"] == {"p_s": 1.0, "p_c": 8.0, "task_balance": 0.5, "loss_scale": 2.0}
     expected = {"image_lr": 0.5, "image_momentum": 0.9, "image_schedule": "cosine", "zca_eps": 0.1, "seed": 3}
     assert {key: config[key] for key in expected} == expected
-    assert (config["initialiser"], config["augmentation"], config["standardise"]) == ("noise", "crop_flip", False)
+    assert (config["image_init"], config["augmentation"], config["standardise"]) == ("noise", "crop_flip", False)
     assert config["network"] == {
         "depth": 1,
         "width": 8,
@@ -89,7 +89,7 @@ def test_options_reach_the_set(inside, capsys):
         "normalisation": "group",
         "pooling": "max",
         "pool_size": 3,
-        "initialisation": "normal",
+        "weight_init": "normal",
     }
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import small_config
+from small import small_selection
 from synthetic_sets import make_set
 
 from atom_plugin.cli.main import main
 from atom_plugin.datasets import SourceRequest, load_source
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ModelError
 from atom_plugin.evaluation import NamedModel, NetworkResultsFile, Outcome
 from atom_plugin.models.convnet import ConvNetConfig
@@ -34,7 +34,7 @@ def sets(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
     data = load_source("digits", SourceRequest())
     for name, options in {"a": {"seed": 0}, "b": {"seed": 1}, "wide": {"network": {"width": 12}}}.items():
-        selected_set(small_config(ipc=1, **options), data).save(folder / f"{name}.h5")
+        selected_set(small_selection(ipc=1, **options), data).save(folder / f"{name}.h5")
     return folder
 
 

@@ -61,11 +61,11 @@ def test_resuming_the_finished_set_of_an_older_release_reports_it(capsys):
     ("arguments", "part"),
     [
         (("--network-state", "trained"), "network_state must be random or trained:EPOCHS"),
-        (("--network-pool", "3"), "network_pool counts trained networks"),
+        (("--network-pool", "3"), "network_pool (3) is only for network_state trained:EPOCHS"),
         (("--network-epochs", "3"), "give an inner_loop of 2 or more"),
         (("--network-epochs", "-1"), "--network-epochs must be at least 0"),
         (("--inner-loop", "0"), "--inner-loop must be at least 1"),
-        (("--network-lr", "0.1"), "network_lr is that of network_epochs"),
+        (("--network-lr", "0.1"), "network_lr (0.1) is only for network_epochs"),
         (("--matcher", "dc", "--matcher-option", "p_s=1"), "it takes the options loss_scale, biases"),
         (("--matcher", "dc", "--matcher-option", "biases=maybe"), "biases must be true or false"),
         (("--matcher-option", "norm_s=l9"), "norm_s must be one of l2, l1, none"),

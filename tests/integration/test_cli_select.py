@@ -59,8 +59,14 @@ def test_real_images_of_every_class_and_the_same_bytes_again(inside, capsys, pho
     assert len(set(found)) == 9
     made = held.provenance
     assert (made.method, made.seed, made.iterations, made.final_loss) == (method, 5, 0, None)
-    assert made.config["embedding"] == (options[1] if options[:1] == ("--embedding",) else "random")
-    assert made.config["forgetting_epochs"] == (2 if method == "forgetting" else 20)
+    trained = {"augmentation"} if options else set()
+    asked = {"herding": {"embedding"}, "k-center": {"embedding"}, "forgetting": {"forgetting_epochs"}}.get(
+        method, set()
+    )
+    used = {"ipc", "method", "seed", "standardise", "zca_eps", "network", "precision"}
+    assert set(made.config) == used | asked | trained
+    assert made.config.get("embedding", "random") == (options[1] if options[:1] == ("--embedding",) else "random")
+    assert made.config.get("forgetting_epochs", 2) == 2
     assert (made.source["name"], len(made.source["fingerprint"])) == ("folder", 64)
 
 
@@ -75,10 +81,10 @@ def test_consumers_take_a_selection_by_forgetting(inside, capsys, photos):
         ("store", "show", "set.h5"),
         ("store", "export", "set.h5", "--format", "npz", "-o", "a.npz"),
         ("consume", "evaluate", "set.h5", "--epochs", "1", "--repeats", "1", "-q", *precision),
-        ("distill", *source, *choice, "--initialiser", "forgetting", "--iterations", "1", "--width", "4", "-o", "b.h5"),
+        ("distill", *source, *choice, "--image-init", "forgetting", "--iterations", "1", "--width", "4", "-o", "b.h5"),
     ):
         assert main(list(command)) == 0, capsys.readouterr().err
-    assert SyntheticSet.load("b.h5").provenance.config["initialiser"] == "forgetting"
+    assert SyntheticSet.load("b.h5").provenance.config["image_init"] == "forgetting"
 
 
 def test_json(inside, capsys):
@@ -94,10 +100,14 @@ def test_json(inside, capsys):
         (("--method", "forgeting"), 2, "forgeting"),
         (("--method", "herding", "--embedding", "trained"), 2, "random or trained:EPOCHS (trained:3), not 'trained'"),
         (("--method", "herding", "--embedding", "trained:0"), 2, "random or trained:EPOCHS"),
-        (("--embedding", "trained:2"), 2, "herding and k-center compare, and random does not"),
-        (("--method", "forgetting", "--embedding", "trained:2"), 2, "and forgetting does not; drop it"),
+        (("--embedding", "trained:2"), 2, "embedding (trained:2) is only for herding and k-center"),
+        (
+            ("--method", "forgetting", "--embedding", "trained:2"),
+            2,
+            "embedding (trained:2) is only for herding and k-center",
+        ),
         (("--method", "forgetting", "--forgetting-epochs", "1"), 2, "--forgetting-epochs must be at least 2, not 1"),
-        (("--method", "herding", "--forgetting-epochs", "3"), 2, "those of forgetting, not of herding"),
+        (("--method", "herding", "--forgetting-epochs", "3"), 2, "forgetting_epochs (3) is only for forgetting"),
         (("--method", "forgetting", "--ipc", "500"), 1, "lower --ipc to"),
         (("--method", "herding", "--embedding", "trained:9", "--ipc", "500"), 1, "lower --ipc to"),
         (("--device", "tpu"), 2, "tpu"),
@@ -110,3 +120,15 @@ def test_one_line_for_what_does_not_fit(inside, capsys, arguments, code, part):
     assert captured.err.count("\n") == 1
     assert part in captured.err
     assert not list(inside.iterdir())
+
+
+@pytest.mark.parametrize("options", [(), ("--zca",), ("--no-zca",), ("--zca-eps", "0.3"), ("--no-standardise",)])
+def test_the_preprocessing_is_that_of_distill_with_the_same_options(inside, capsys, photos, options):
+    """At 32 pixels, where the recipe whitens by default."""
+    source = ("--dataset", "folder", "--data-dir", str(photos), "--image-size", "32", *options, "-q")
+    assert select(*source, "--ipc", 2, "-o", "a.h5") == 0
+    quick = ("--width", "4", "--depth", "2", "--iterations", "1", "--real-batch", "2", "--precision", "float32")
+    assert main(["distill", *source, *quick, "--ipc", "2", "-o", "b.h5"]) == 0
+    chosen, distilled = (SyntheticSet.load(name).preprocessing for name in ("a.h5", "b.h5"))
+    assert chosen.matches(distilled)
+    assert (chosen.whitening is None) == (options == ("--no-zca",))

@@ -16,7 +16,6 @@ import torch
 from small import coloured_source, small_config
 from torch import nn
 
-from atom_plugin.distillation.assembly import fit_preprocessing
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.matchers.host_matcher import HostMatcher
@@ -212,7 +211,7 @@ def test_the_loss_is_that_of_our_own_loop(norm: str, matcher: str) -> None:
     config = small_config(
         matcher=matcher, augmentation="none", real_batch=per_class, precision="float32", network={"normalisation": norm}
     )
-    preprocessing = fit_preprocessing(config, data)
+    preprocessing = config.fit_preprocessing(data)
     distiller = Distiller(config, data, device="cpu", preprocessing=preprocessing)
     images = distiller.images.detach().clone().requires_grad_()
     network = config.network.build(data.image_shape, CLASSES)

@@ -49,7 +49,7 @@ def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceData:
         {},
         {"zca_eps": 0.1},
         {"zca_eps": 0.1, "iterations": 40},
-        {"initialiser": "herding", "network_state": "trained:1"},
+        {"image_init": "herding", "network_state": "trained:1"},
     ],
     ids=["plain", "whitened", "kept whitened", "herding, trained"],
 )

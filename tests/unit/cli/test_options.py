@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,23 @@ import pytest
 
 from atom_plugin.cli.options import (
     FRACTION,
-    NORMALISATION,
     POSITIVE_FLOAT,
     POSITIVE_INT,
     SEED,
     Number,
     RenamedOption,
+    SectionedCommand,
     force_option,
     gathered,
     is_given,
     json_option,
     run_options,
+    section,
     source_options,
 )
 from atom_plugin.cli.training_options import compared_training_options, training_options
 from atom_plugin.datasets import SourceRequest
 from atom_plugin.evaluation.training_recipes import RECIPES, TrainConfig
-from atom_plugin.models.convnet import NORMALISATIONS
 
 
 def run(options: Any, *args: str) -> dict[str, Any]:
@@ -141,10 +142,6 @@ def test_a_default_that_is_repeated_counts_as_given() -> None:
     assert command.main([], standalone_mode=False) is False
 
 
-def test_the_normalisations_offered_are_those_there_are() -> None:
-    assert list(NORMALISATION.choices) == list(NORMALISATIONS)
-
-
 def test_a_training_starts_from_its_recipe_and_takes_what_is_given() -> None:
     assert run(training_options) == {"training": TrainConfig(), "normalisation": None}
     got = run(training_options, "--training-recipe", "modern", "--epochs", "3", "--augmentation", "none")
@@ -187,3 +184,43 @@ def test_options_that_are_fields_come_as_one_argument() -> None:
 
     got = run(both, "--seed", "4", "--force")
     assert got == {"both": Both(seed=4, force=True), "device": "auto", "precision": "auto", "quiet": False}
+
+
+def renamed(command: Any) -> Any:
+    return click.option("--new-name", cls=RenamedOption, old=("--old-name",), type=POSITIVE_INT, help="A number.")(
+        command
+    )
+
+
+def test_both_names_at_once_are_refused_and_help_shows_todays() -> None:
+    with pytest.raises(click.UsageError, match="--new-name was called --old-name before"):
+        run(renamed, "--old-name", "3", "--new-name", "3")
+    text = click.testing.CliRunner().invoke(click.command()(renamed(lambda **_: None)), "--help").output
+    assert "--new-name" in text
+    assert "--old-name" not in text
+
+
+def test_a_value_under_a_former_name_counts_as_given() -> None:
+    @click.command()
+    @renamed
+    @click.pass_context
+    def command(ctx: click.Context, new_name: int) -> bool:
+        return is_given(ctx, "new_name")
+
+    assert command.main(["--old-name", "3"], standalone_mode=False) is True
+    assert command.main([], standalone_mode=False) is False
+
+
+def test_help_lists_options_under_headings_in_the_order_in_which_these_come_up() -> None:
+    @click.command(cls=SectionedCommand)
+    @click.option("--alone", help="No heading.")
+    @section("Second", click.option("--two", help="Two."))
+    @section("First", click.option("--one", help="One."))
+    @section("Second", click.option("--three", help="Three."))
+    def command(**_: Any) -> None: ...
+
+    text = click.testing.CliRunner().invoke(command, "--help").output
+    words = re.findall(r"^(\w.*):$|^  (--\w+)", text, re.M)
+    assert [heading or option for heading, option in words] == [
+        *("Second", "--two", "--three", "First", "--one", "Other options", "--alone", "--help")
+    ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from selection_oracles import events_of
 
-from atom_plugin.distillation.forgetting import ForgettingCounter
+from atom_plugin.distillation.selection import ForgettingCounter
 
 
 @pytest.mark.parametrize("seed", range(5))

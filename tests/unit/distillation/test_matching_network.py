@@ -164,7 +164,7 @@ def test_checkpoints_of_the_release_before_are_read(tmp_path):
     distill(config, coloured_source(), device="cpu", checkpoint=path, checkpoint_every=4)
     state = torch.load(path, weights_only=True)
     del state["network"]
-    for name in ("network_state", "network_pool", "inner_loop", "network_epochs", "network_lr"):
+    for name in ("network_state", "inner_loop", "network_epochs"):
         del state["config"][name]
     buffer = io.BytesIO()
     torch.save({**state, "version": 1}, buffer)
@@ -211,13 +211,15 @@ def test_the_global_random_state_is_neither_used_nor_touched():
         ({"network_state": "trained:-1"}, "network_state must be random or trained:EPOCHS"),
         ({"network_state": "trained:1.5"}, "network_state must be random or trained:EPOCHS"),
         ({"network_state": "random:2"}, "network_state must be random or trained:EPOCHS"),
-        ({"network_pool": 2}, "network_pool counts trained networks; give network_state"),
+        ({"network_pool": 2}, "network_pool .2. is only for network_state trained:EPOCHS"),
         ({"network_state": "trained:1", "network_pool": 0}, "network_pool must be at least 1"),
         ({"inner_loop": 0}, "inner_loop must be at least 1"),
         ({"network_epochs": 3}, "trains a network that is dropped at once; give an inner_loop"),
-        ({"network_epochs": -1, "inner_loop": 2}, "network_epochs must be 0 or more"),
+        ({"network_epochs": -1, "inner_loop": 2}, "network_epochs must be at least 0"),
         ({"network_lr": 0.0, "inner_loop": 2, "network_epochs": 1}, "network_lr must be above 0"),
-        ({"network_lr": 0.1}, "network_lr is that of network_epochs, which is 0"),
+        ({"network_pool": 5}, "network_pool .5. is only for"),  # the default, but given
+        ({"network_lr": 0.01}, "network_lr .0.01. is only for"),
+        ({"network_lr": 0.1}, "network_lr .0.1. is only for network_epochs"),
     ],
 )
 def test_impossible_courses_are_refused(options, message):
@@ -228,6 +230,7 @@ def test_impossible_courses_are_refused(options, message):
 
 def test_the_course_survives_json():
     config = small_config(**COURSES["pool, trained between"])
-    assert DistillConfig.from_json(config.to_json()) == config
+    assert DistillConfig.from_json(config.to_json()).differences(config) == []
+    assert config.to_json()["network_pool"] == config.pooled_networks == 5
     assert config.pretraining_epochs == 1
     assert isinstance(config.network, ConvNetConfig)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
 from atom_plugin import evaluation
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.evaluation import cuda_training
 from atom_plugin.evaluation.cuda_training import train_together
@@ -22,7 +22,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 def a_set(seed=0):
-    return selected_set(small_config(ipc=4, seed=seed), coloured_source())
+    return selected_set(small_selection(ipc=4, seed=seed), coloured_source())
 
 
 def differences(one, other):
@@ -60,7 +60,7 @@ def test_sets_that_do_not_fit_are_refused():
     network, config = ConvNetConfig(width=4, depth=2), TrainConfig(epochs=1)
     with pytest.raises(ConfigError, match="found 1 sets and 2 seeds"):
         train_together([a_set()], network, config, seeds=[0, 1])
-    smaller = selected_set(small_config(ipc=2), coloured_source())
+    smaller = selected_set(small_selection(ipc=2), coloured_source())
     with pytest.raises(ConfigError, match=r"not 6 images of \(3, 8, 8\) in 3 classes and 12 images"):
         train_together([a_set(), smaller], network, config, seeds=[0, 1])
 

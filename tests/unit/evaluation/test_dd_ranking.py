@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 from synthetic_sets import make_set
 
 from atom_plugin.datasets import Split
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.evaluation import dd_ranking, evaluate, network_of
 from atom_plugin.evaluation.dd_ranking import (
@@ -31,7 +31,7 @@ SHARE = st.floats(-1, 1)
 
 def real_set(ipc: int = 3, **overrides):
     data = coloured_source()
-    return data, selected_set(small_config(ipc=ipc, **overrides), data)
+    return data, selected_set(small_selection(ipc=ipc, **overrides), data)
 
 
 def fixed(**changes) -> Scores:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, SourceError, StoreError
 from atom_plugin.evaluation.embedding_map import (
     EmbeddingMap,
@@ -34,7 +34,7 @@ def pixels(path) -> np.ndarray:
 
 
 def held(data=None, **overrides):
-    return selected_set(small_config(**overrides), data or coloured_source())
+    return selected_set(small_selection(**overrides), data or coloured_source())
 
 
 def points(classes: int = 3, each: int = 2, **others) -> EmbeddingMap:
@@ -91,7 +91,7 @@ def mapped(synthetic_set, data, *, on_images=None, **options) -> EmbeddingMap:
 @pytest.mark.parametrize("state", ["random", "trained:2"])
 def test_a_map_of_a_set_of_real_images_puts_them_where_the_same_real_images_are(state):
     data, told = coloured_source(), []
-    synthetic_set = held(data, initialiser="random")
+    synthetic_set = held(data, method="random")
     found = mapped(synthetic_set, data, method="pca", state=state, on_images=told.append)
     assert found.real_labels.tolist() == sorted(data.train.labels.tolist())
     assert found.synthetic_labels.tolist() == [0, 0, 1, 1, 2, 2]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, ModelError
 from atom_plugin.evaluation import (
     NamedModel,
@@ -32,7 +32,7 @@ QUICK = TrainConfig(epochs=1)
 def subjects(*seeds, **overrides):
     """Selected sets of one source that differ in their seed alone."""
     data = coloured_source()
-    sets = [selected_set(small_config(ipc=2, seed=seed, **overrides), data) for seed in seeds]
+    sets = [selected_set(small_selection(ipc=2, seed=seed, **overrides), data) for seed in seeds]
     return data, [
         Subject(name=f"{seed}.h5", synthetic_set=held, test=data.test, tested_on=data.fingerprint)
         for seed, held in zip(seeds, sets, strict=True)

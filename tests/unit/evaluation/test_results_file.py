@@ -7,9 +7,9 @@ import os
 from dataclasses import replace
 
 import pytest
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation import NetworkResultsFile, Outcome, Subject, plan_jobs
 from atom_plugin.evaluation.training_recipes import TrainConfig
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 def jobs(training=BUDGET, **options):
     data = coloured_source()
-    held = selected_set(small_config(ipc=1), data)
+    held = selected_set(small_selection(ipc=1), data)
     subject = Subject(name="a.h5", synthetic_set=held, test=data.test, tested_on=data.fingerprint)
     return plan_jobs([subject], ["convnet"], training, repeats=2, **options)
 

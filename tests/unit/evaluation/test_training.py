@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
 from atom_plugin.datasets import SourceRequest, load_source
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.evaluation import check_test_source, evaluate, find_test_source, network_of
 from atom_plugin.evaluation.training import TrainConfig, accuracy, train
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 def real_set(ipc: int = 8, **overrides):
     data = coloured_source()
-    return data, selected_set(small_config(ipc=ipc, **overrides), data)
+    return data, selected_set(small_selection(ipc=ipc, **overrides), data)
 
 
 @pytest.mark.parametrize("normalisation", ["instance", "batch", "none"])
@@ -119,7 +119,7 @@ def test_network_of_a_merged_or_foreign_set():
 
 def test_the_test_source_is_found_and_checked():
     data = load_source("digits", SourceRequest())
-    chosen = selected_set(small_config(ipc=1), data)
+    chosen = selected_set(small_selection(ipc=1), data)
     assert find_test_source(chosen, "a.h5", SourceRequest()).fingerprint == data.fingerprint
     lost = replace(chosen, provenance=replace(chosen.provenance, source={}))
     with pytest.raises(SourceError, match=r"a\.h5: names no image source"):

@@ -5,9 +5,9 @@ from dataclasses import asdict, fields
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.training import accuracy, train, train_on_real
 from atom_plugin.evaluation.training_recipes import RECIPES, TrainConfig
@@ -96,7 +96,7 @@ def test_every_field_is_plain_json():
 
 def test_the_modern_recipe_learns_and_repeats_by_seed():
     data = coloured_source()
-    chosen = selected_set(small_config(ipc=8), data)
+    chosen = selected_set(small_selection(ipc=8), data)
     config = TrainConfig.from_recipe("modern", epochs=25, lr=0.02, augmentation="none")
     state = torch.random.get_rng_state()
     trained = [train(chosen, NETWORK, config, seed=3) for _ in range(2)]
@@ -107,7 +107,7 @@ def test_the_modern_recipe_learns_and_repeats_by_seed():
 
 def test_cutmix_mixes_labels_by_the_share_of_the_box(monkeypatch):
     data = coloured_source()
-    chosen = selected_set(small_config(ipc=4), data)
+    chosen = selected_set(small_selection(ipc=4), data)
     seen = []
     plain = torch.nn.functional.cross_entropy
 
@@ -142,7 +142,7 @@ class Dropping(torch.nn.Module):
 @pytest.mark.parametrize("real", [False, True])
 def test_dropout_draws_from_the_seed_and_leaves_the_global_state(real):
     data = coloured_source()
-    chosen = selected_set(small_config(ipc=2), data)
+    chosen = selected_set(small_selection(ipc=2), data)
     config = TrainConfig(epochs=2)
 
     def weights(seed):

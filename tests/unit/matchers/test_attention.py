@@ -8,7 +8,7 @@ import pytest
 import torch
 from literal import CLASSES, channel, class_mean, distance, features, spatial, with_gradient
 
-from atom_plugin.cli.distill_options import FIELD_OPTIONS, NETWORK_OPTIONS, recipe_options
+from atom_plugin.cli.distill_options import config_options
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import make_matcher
@@ -123,15 +123,14 @@ def parsed(text: str) -> DistillConfig:
     """The config that ``atom-cli distill --ipc 10 TEXT`` would run with on 32x32 colour images."""
     import click
 
-    from atom_plugin.cli.distill import _config
     from atom_plugin.datasets import SourceData, Split
 
-    command = recipe_options(click.command()(lambda **given: given))
+    command = click.command()(config_options(lambda **given: given))
     images, labels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     split = Split(images=images, labels=labels)
     data = SourceData(name="x", train=split, test=split, class_names=("a",), fingerprint="0123456789abcdef", options={})
-    given = command.main(text.split(), standalone_mode=False)
-    return _config(10, data, {**dict.fromkeys((*FIELD_OPTIONS, *NETWORK_OPTIONS)), **given})
+    config: DistillConfig = command.main(["--ipc", "10", *text.split()], standalone_mode=False)["chosen"].config(data)
+    return config
 
 
 @pytest.mark.parametrize(("study", "value", "options"), ABLATIONS)
@@ -139,7 +138,7 @@ def test_every_ablation_of_the_papers_is_one_config(study, value, options):
     config = parsed(options)
     matcher = make_matcher(config.matcher, config.matcher_options)
     assert matcher is not None
-    assert DistillConfig.from_json(config.to_json()) == config
+    assert DistillConfig.from_json(config.to_json()).differences(config) == []
 
 
 def test_the_table_holds_all_studies_and_no_config_twice():
@@ -162,3 +161,10 @@ def test_the_table_holds_all_studies_and_no_config_twice():
     for rows in studies.values():
         configs = [repr(parsed(options)) for _, options in rows]
         assert len(set(configs)) == len(configs)
+
+
+@pytest.mark.parametrize(("matcher", "power"), [("atom-channel", "p_s"), ("datadam", "p_c")])
+def test_a_matcher_of_one_attention_refuses_the_others_power(matcher, power):
+    assert getattr(make_matcher(matcher), power) is None
+    with pytest.raises(ConfigError, match=rf"{power} \(4.0\).*matcher atom"):
+        make_matcher(matcher, {power: 4.0})

@@ -208,9 +208,9 @@ def test_released_loops():
         config = DistillConfig.from_recipe("dc-code", ipc=ipc, image_shape=(3, 32, 32))
         loops[ipc] = (config.iterations, config.inner_loop, config.network_epochs)
     assert loops == {1: (1000, 1, 0), 10: (10_000, 10, 50), 20: (20_000, 20, 25), 50: (50_000, 50, 10)}
-    assert (config.real_batch, config.image_lr, config.initialiser, config.augmentation) == (256, 0.1, "noise", "none")
+    assert (config.real_batch, config.image_lr, config.image_init, config.augmentation) == (256, 0.1, "noise", "none")
     dsa = DistillConfig.from_recipe("dsa-code", ipc=1, image_shape=(3, 32, 32))
-    assert (dsa.matcher, dsa.initialiser, dsa.augmentation) == ("dsa", "random", DEFAULT_STRATEGY)
+    assert (dsa.matcher, dsa.image_init, dsa.augmentation) == ("dsa", "random", DEFAULT_STRATEGY)
 
 
 def test_cross_entropy_is_the_mean_over_a_class():

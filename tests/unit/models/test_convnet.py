@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.models.convnet import ACTIVATIONS, NORMALISATIONS, POOLINGS, ConvNetConfig, InstanceNorm, default_depth
+from atom_plugin.models import convnet, convnet_choices
+from atom_plugin.models.convnet import ConvNetConfig, InstanceNorm, default_depth
+from atom_plugin.models.convnet_choices import ACTIVATIONS, NORMALISATIONS, POOLINGS
 from atom_plugin.models.features import FeatureExtractor
 from atom_plugin.runtime.randomness import generator_for
 
@@ -54,9 +56,9 @@ def test_instance_normalisation_is_torchs(size, layout):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("initialisation", ["uniform", "normal"])
-def test_reset_draws_anew_and_repeats_by_seed(initialisation):
-    network = ConvNetConfig(width=64, initialisation=initialisation).build((3, 32, 32), classes=10)
+@pytest.mark.parametrize("weight_init", ["uniform", "normal"])
+def test_reset_draws_anew_and_repeats_by_seed(weight_init):
+    network = ConvNetConfig(width=64, weight_init=weight_init).build((3, 32, 32), classes=10)
     network.reset(generator_for(0, "iteration", 0))
     first = [p.detach().clone() for p in network.parameters()]
     network.reset(generator_for(0, "iteration", 1))
@@ -65,7 +67,7 @@ def test_reset_draws_anew_and_repeats_by_seed(initialisation):
     assert all(torch.equal(a, b) for a, b in zip(first, network.parameters(), strict=True))
     weight = network.blocks[1].convolution.weight
     fan_in = 64 * 9
-    expected = (2 / fan_in) ** 0.5 if initialisation == "normal" else (1 / fan_in) ** 0.5 / 3**0.5
+    expected = (2 / fan_in) ** 0.5 if weight_init == "normal" else (1 / fan_in) ** 0.5 / 3**0.5
     assert weight.std().item() == pytest.approx(expected, rel=0.02)
 
 
@@ -86,7 +88,7 @@ def test_reset_has_pytorchs_own_spread():
         ({"normalisation": "rms"}, "normalisation must be one of"),
         ({"pooling": "sum"}, "pooling must be one of"),
         ({"pool_size": 4}, "pool_size must be one of"),
-        ({"initialisation": "zero"}, "initialisation must be one of"),
+        ({"weight_init": "zero"}, "weight_init must be one of"),
         ({"depth": 0}, "depth must be at least 1"),
         ({"width": 6, "normalisation": "group"}, "multiple of 4"),
     ],
@@ -131,3 +133,15 @@ def test_extractor_names_missing_and_unused_layers():
         pytest.raises(ConfigError, match="idle"),
     ):
         extract(torch.zeros(1, 1, 2, 2))
+
+
+def test_every_choice_can_be_built_and_no_other():
+    assert list(convnet.ACTIVATIONS) == list(convnet_choices.ACTIVATIONS)
+    assert list(convnet.NORMALISATIONS) == list(convnet_choices.NORMALISATIONS)
+
+
+def test_stored_choices_are_read_under_their_former_names_and_newer_ones_are_refused():
+    stored = {"depth": 2, "width": 8, "initialisation": "normal"}
+    assert ConvNetConfig.from_json(stored) == ConvNetConfig(depth=2, width=8, weight_init="normal")
+    with pytest.raises(ConfigError, match=r"colour.*update"):
+        ConvNetConfig.from_json({"colour": "red"})

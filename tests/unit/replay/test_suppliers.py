@@ -195,7 +195,7 @@ def test_distillation_of_too_few_images_is_refused_in_one_line(data):
 def test_overrides_do_not_stand_against_what_the_memory_asks_for(data):
     made = DistillingSupplier(overrides={**QUICK, "ipc": 50}).supply(data, [0], ipc=1, preprocessing=PLAIN)
     assert len(made) == 1
-    made = SelectingSupplier(overrides={**FLOAT32, "ipc": 50, "seed": 9, "initialiser": "noise"}).supply(
+    made = SelectingSupplier(overrides={**FLOAT32, "ipc": 50, "seed": 9, "method": "herding"}).supply(
         data, [0], ipc=1, preprocessing=PLAIN
     )
     assert (len(made), made.provenance.seed, made.provenance.method) == (1, 0, "random")

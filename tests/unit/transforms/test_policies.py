@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small import coloured_source, small_config
+from small import coloured_source, small_selection
 
-from atom_plugin.distillation.assembly import selected_set
+from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation import training
 from atom_plugin.evaluation.training import TrainConfig, train, train_on_real
@@ -42,7 +42,7 @@ def test_other_numbers_of_channels_are_refused():
 def test_a_policy_that_does_nothing_trains_as_without_one(monkeypatch, zca_eps):
     """So networks see the pixels, preprocessed again, whether they come from a set or from real images."""
     data = coloured_source()
-    chosen = selected_set(small_config(ipc=3, zca_eps=zca_eps), data)
+    chosen = selected_set(small_selection(ipc=3, zca_eps=zca_eps), data)
     seen = []
 
     def idle(name, channels):
@@ -62,7 +62,7 @@ def test_a_policy_that_does_nothing_trains_as_without_one(monkeypatch, zca_eps):
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_policies_reach_the_network(name):
     data = coloured_source()
-    chosen = selected_set(small_config(ipc=3), data)
+    chosen = selected_set(small_selection(ipc=3), data)
     network = ConvNetConfig(width=8, depth=2)
 
     def weight(config):

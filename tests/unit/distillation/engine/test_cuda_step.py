@@ -53,7 +53,7 @@ def test_it_equals_the_plain_step(everywhere, matcher, normalisation):
     [
         {"zca": True, "augmentation": "none"},
         {"matcher_options": {"kernel": "mixture"}},
-        {"initialiser": "noise", "precision": "bfloat16", "network": {"pooling": "max"}},
+        {"image_init": "noise", "precision": "bfloat16", "network": {"pooling": "max"}},
     ],
 )
 def test_other_choices_too(everywhere, options):

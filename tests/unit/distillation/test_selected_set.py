@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from selection_oracles import events_of, herding_oracle, k_center_oracle
-from small import coloured_source, small_config
+from small import coloured_source, small_config, small_selection
 from torch.nn import functional as F
 
-from atom_plugin.distillation.assembly import fit_preprocessing, selected_set
-from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.embeddings import embed, embedding_network
-from atom_plugin.distillation.image_init import forgetting_events, initial_images
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import chosen_images, forgetting_events, selected_set
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.replay.suppliers import Selected
 from atom_plugin.runtime.randomness import generator_for
@@ -22,18 +21,18 @@ CPU = torch.device("cpu")
 ORACLES = {"herding": herding_oracle, "k-center": k_center_oracle}
 
 
-def config_for(method: str, **overrides) -> DistillConfig:
-    return replace(small_config(initialiser=method, ipc=4, **overrides), precision="float32")
+def config_for(method: str, **overrides) -> SelectConfig:
+    return small_selection(method=method, ipc=4, precision="float32", **overrides)
 
 
-def plainly_trained(config: DistillConfig, data, epochs: int):
+def plainly_trained(config: SelectConfig, data, epochs: int):
     """One network trained by a loop of its own; also, for each image, whether it was right at each presentation."""
     generator = generator_for(config.seed, "initialise")
     network = config.network.build(data.image_shape, len(data.class_names))
     network.reset(generator)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     augmentation = Augmentation(strategy=config.augmentation)
-    images = fit_preprocessing(config, data).forward(data.train.images)
+    images = config.fit_preprocessing(data).forward(data.train.images)
     histories: list[list[bool]] = [[] for _ in data.train.labels]
     for _ in range(epochs):
         for rows in torch.randperm(len(images), generator=generator).split(256):
@@ -65,13 +64,13 @@ def test_herding_and_k_center_are_the_literal_ones_on_embeddings_of_single_image
         plain.eval()
     with torch.no_grad():
         embeddings = torch.cat([plain.features(image[None]).embedding for image in images])
-    chosen = initial_images(config, data, fit_preprocessing(config, data), device=CPU)
+    chosen = chosen_images(config, data, config.fit_preprocessing(data), device=CPU)
     assert chosen_of(chosen, images) == ORACLES[method](embeddings, data.train.labels, 4)
 
 
 def test_trained_embeddings_tell_classes_apart_and_another_network_chooses_others():
     data = coloured_source(per_class=40)
-    preprocessing = fit_preprocessing(config_for("herding"), data)
+    preprocessing = config_for("herding").fit_preprocessing(data)
     spread, sets = {}, {}
     for state in ("random", "trained:20"):
         config = config_for("herding", embedding=state, augmentation="none")
@@ -90,7 +89,7 @@ def test_trained_embeddings_tell_classes_apart_and_another_network_chooses_other
 def test_an_embedding_does_not_depend_on_its_neighbours():
     data = coloured_source(per_class=30)
     config = config_for("herding", network={"normalisation": "batch"})
-    preprocessing = fit_preprocessing(config, data)
+    preprocessing = config.fit_preprocessing(data)
     network = embedding_network(
         config, data, preprocessing, state="random", generator=generator_for(0, "x"), device=CPU
     )
@@ -107,11 +106,11 @@ def test_forgetting_counts_what_a_plain_training_loop_forgets():
     config = config_for("forgetting", forgetting_epochs=8)
     _, images, histories = plainly_trained(config, data, 8)
     expected = [events_of(history) for history in histories]
-    preprocessing = fit_preprocessing(config, data)
+    preprocessing = config.fit_preprocessing(data)
     found = forgetting_events(config, data, preprocessing, generator_for(0, "initialise"), device=CPU)
     assert found.tolist() == expected
     assert len(set(expected)) > 2
-    chosen = chosen_of(initial_images(config, data, preprocessing, device=CPU), images)
+    chosen = chosen_of(chosen_images(config, data, preprocessing, device=CPU), images)
     for label in range(3):
         members = [expected[index] for index, of in enumerate(data.train.labels.tolist()) if of == label]
         assert [expected[index] for index in chosen[4 * label : 4 * label + 4]] == sorted(members, reverse=True)[:4]
@@ -132,7 +131,7 @@ def test_sets_say_what_chose_them_and_come_out_the_same_again(method, options):
     assert first.provenance == again.provenance
     assert (first.provenance.method, first.provenance.seed) == (method, 3)
     assert {**first.provenance.config, **options} == first.provenance.config
-    assert DistillConfig.from_json(first.provenance.config) == config
+    assert SelectConfig.from_json(first.provenance.config).to_json() == config.to_json()
     assert sum(told) == config.choosing_epochs * len(data.train)
     if options:
         assert not torch.equal(first.images, selected_set(replace(config, seed=4), data, device="cpu").images)
@@ -140,9 +139,9 @@ def test_sets_say_what_chose_them_and_come_out_the_same_again(method, options):
 
 def test_distillation_and_replay_may_start_from_forgotten_images():
     data = coloured_source()
-    config = config_for("forgetting", forgetting_epochs=2)
-    start = Distiller(config, data, device="cpu").images.detach()
-    assert torch.equal(start, selected_set(config, data, device="cpu").images)
+    choice = {"ipc": 4, "forgetting_epochs": 2}
+    start = Distiller(small_config(image_init="forgetting", **choice), data, device="cpu").images.detach()
+    assert torch.equal(start, selected_set(config_for("forgetting", forgetting_epochs=2), data, device="cpu").images)
     overrides = {"network": {"width": 8}, "forgetting_epochs": 2, "precision": "float32"}
     supplier = Selected(method="forgetting", overrides=overrides)
     held = supplier.supply(data, [0, 2], ipc=3, preprocessing=None)
@@ -163,25 +162,28 @@ def test_too_few_images_are_found_before_any_training(monkeypatch):
 def test_training_that_blows_up_says_what_to_change():
     data = coloured_source()
     config = config_for("forgetting", forgetting_epochs=30, network={"normalisation": "none"})
-    wild = replace(fit_preprocessing(config, data), std=torch.full((3,), 1e-12))
+    wild = replace(config.fit_preprocessing(data), std=torch.full((3,), 1e-12))
     with pytest.raises(DivergenceError, match="choose another preprocessing or normalisation"):
-        initial_images(config, data, wild, device=CPU)
+        chosen_images(config, data, wild, device=CPU)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"initialiser": "herding", "embedding": "trained"}, "embedding must be random or trained:EPOCHS"),
+        ({"image_init": "herding", "embedding": "trained"}, "embedding must be random or trained:EPOCHS"),
+        ({"image_init": "random", "embedding": "trained:3"}, "embedding .trained:3. is only for herding and k-center"),
+        ({"image_init": "random", "embedding": "random"}, "embedding .random. is only for herding and k-center"),
         (
-            {"initialiser": "random", "embedding": "trained:3"},
-            "is what herding and k-center compare, and random does not",
+            {"image_init": "forgetting", "embedding": "trained:3"},
+            "embedding .trained:3. is only for herding and k-center",
         ),
-        ({"initialiser": "forgetting", "embedding": "trained:3"}, "and forgetting does not; drop it"),
-        ({"initialiser": "forgetting", "forgetting_epochs": 1}, "must be at least 2"),
-        ({"initialiser": "herding", "forgetting_epochs": 3}, "those of forgetting, not of herding; drop them"),
+        ({"image_init": "forgetting", "forgetting_epochs": 1}, "must be at least 2"),
+        ({"image_init": "herding", "forgetting_epochs": 3}, "forgetting_epochs .3. is only for forgetting"),
+        ({"image_init": "herding", "forgetting_epochs": 20}, "forgetting_epochs .20. is only for forgetting"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        small_config(**options)
-    assert "\n" not in str(caught.value)
+    for make in (small_config, lambda image_init, **others: small_selection(method=image_init, **others)):
+        with pytest.raises(ConfigError, match=message) as caught:
+            make(**options)
+        assert "\n" not in str(caught.value)

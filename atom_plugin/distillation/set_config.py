@@ -1,0 +1,247 @@
+"""What distilled and selected sets have in common: fields, the recipes that fill them, and their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.runtime.settings import about, abouts, check_value, check_values, current_names, without_unknown
+
+if TYPE_CHECKING:
+    # Not at run time: a command's help imports the configs, and must not wait for torch.
+    from atom_plugin.datasets import SourceData
+    from atom_plugin.models.convnet import ConvNetConfig
+    from atom_plugin.transforms.preprocessing import Preprocessing
+
+METHODS = ("random", "herding", "k-center", "forgetting")
+PRECISIONS = ("auto", "float32", "bfloat16")
+Config = TypeVar("Config", bound="SetConfig")
+
+
+def _network() -> ConvNetConfig:
+    from atom_plugin.models.convnet import ConvNetConfig
+
+    return ConvNetConfig()
+
+
+def all_operations() -> str:
+    """The siamese augmentation that is taken where none is given."""
+    from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
+
+    return DEFAULT_STRATEGY
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """What every set is made with. Fields that say something only beside another choice are None where they are not given."""
+
+    ipc: int = field(metadata=about("Images per class.", group="Synthetic images", metavar="N", at_least=1))
+    standardise: bool = field(
+        default=True,
+        metadata=about(
+            "Subtract each channel's mean and divide by its standard deviation, or do not.", group="Preprocessing"
+        ),
+    )
+    zca_eps: float | None = field(
+        default=None,
+        metadata=about(
+            "Whiten with ZCA, with this eps: 0.1 is DataDAM's, 1e-6 kornia's.",
+            group="Preprocessing",
+            metavar="EPS",
+            above=0,
+        ),
+    )
+    augmentation: str = field(
+        default_factory=all_operations,
+        metadata=about(
+            "Siamese augmentation: operations joined by _ (color_crop_cutout_flip_scale_rotate are all), or none.",
+            group="Matching",
+            metavar="OPS",
+        ),
+    )
+    embedding: str | None = field(
+        default=None,
+        metadata=about(
+            "The network whose embeddings herding and k-center compare: random, or trained:EPOCHS on the real images before.",
+            group="Choice of real images",
+            metavar="STATE",
+            beside="herding and k-center",
+            fallback="random",
+        ),
+    )
+    forgetting_epochs: int | None = field(
+        default=None,
+        metadata=about(
+            "Passes over the real images in which the method forgetting counts forgetting events.",
+            group="Choice of real images",
+            metavar="N",
+            at_least=2,  # right in one, wrong in the next, is an event
+            beside="forgetting",
+            fallback=20,
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=about(
+            "Seed of every random draw: same seed and machine, same result.",
+            group="Computation",
+            metavar="N",
+            at_least=0,
+            at_most=2**64 - 1,
+            default="0",
+        ),
+    )
+    precision: str = field(
+        default="auto",
+        metadata=about(
+            "Arithmetic of the networks; auto takes bfloat16 where the device is fast at it, so that results differ between "
+            "devices and processors.",
+            group="Computation",
+            choices=PRECISIONS,
+            default="auto",
+        ),
+    )
+    network: ConvNetConfig = field(
+        default_factory=_network, metadata=about("The ConvNet that the set is made with, and by default trained with.")
+    )
+
+    def __post_init__(self) -> None:
+        from atom_plugin.models.convnet import ConvNetConfig
+        from atom_plugin.transforms.augmentation import Augmentation
+
+        check_values(self, ConvNetConfig=ConvNetConfig)
+        Augmentation(strategy=self.augmentation)
+        for name, counts in self._counting().items():
+            if (given := getattr(self, name)) is not None and not counts:
+                beside = abouts(type(self))[name].beside
+                raise ConfigError(f"{name} ({given}) is only for {beside}; give that as well, or leave {name} out")
+        if self.embedding is not None:
+            trained_epochs(self.embedding, "embedding")
+
+    @property
+    def choice(self) -> str:
+        """How real images are chosen: one of :data:`METHODS`, or another word where none are."""
+        raise NotImplementedError
+
+    @property
+    def made_by(self) -> str:
+        """What the set is filed under: the matcher's or the method's name."""
+        raise NotImplementedError
+
+    def _counting(self) -> dict[str, bool]:
+        """Of each field that belongs to another choice: whether that choice is made, so that the field counts."""
+        return {
+            "embedding": self.choice in ("herding", "k-center"),
+            "forgetting_epochs": self.choice == "forgetting",
+        }
+
+    def _value(self, name: str) -> Any:
+        """The value of such a field, its default where it was not given."""
+        given = getattr(self, name)
+        return abouts(type(self))[name].fallback if given is None else given
+
+    @property
+    def embedding_state(self) -> str:
+        """``embedding``, with its default."""
+        state: str = self._value("embedding")
+        return state
+
+    @property
+    def choosing_epochs(self) -> int:
+        """Epochs of training on the real images before some are chosen; 0 where no trained network chooses."""
+        if self.choice == "forgetting":
+            epochs: int = self._value("forgetting_epochs")
+            return epochs
+        return trained_epochs(self.embedding_state, "embedding")
+
+    def fit_preprocessing(self, data: SourceData) -> Preprocessing:
+        """What the config asks for, fitted on the real training images."""
+        from atom_plugin.transforms.preprocessing import Preprocessing
+
+        return Preprocessing.fit(
+            data.train, standardise=self.standardise, mean=data.mean, std=data.std, zca_eps=self.zca_eps
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: every choice that counts, those left to a default too, and none that says nothing."""
+        counting = self._counting()
+        values = {name: self._value(name) if name in counting else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if counting.get(name, True)}
+
+    @classmethod
+    def from_json(cls: type[Config], stored: Mapping[str, Any]) -> Config:
+        """The inverse of :meth:`to_json`, also for what older releases stored; a choice they had not made has its default.
+
+        They stored a value for every field: one that says nothing is left out. Raises ConfigError for a newer release's.
+        """
+        from atom_plugin.models.convnet import ConvNetConfig
+
+        values = without_unknown(cls, current_names(cls, stored))
+        if isinstance(values.get("network"), Mapping):
+            values["network"] = ConvNetConfig.from_json(values["network"])
+        belonging = {name: values.pop(name) for name, item in abouts(cls).items() if item.beside and name in values}
+        plain = cls(**values)
+        return replace(plain, **{name: value for name, value in belonging.items() if plain._counting()[name]})
+
+    @classmethod
+    def from_recipe(
+        cls: type[Config],
+        recipe: str,
+        *,
+        ipc: int,
+        image_shape: tuple[int, int, int],
+        network: Mapping[str, Any] | None = None,
+        zca: bool | None = None,
+        **overrides: Any,
+    ) -> Config:
+        """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
+
+        An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
+        DataDAM's. ``matcher_options`` are merged into the recipe's while the matcher is the recipe's own; another matcher
+        starts from its own defaults, and its ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for
+        an unknown recipe or a contradiction, PluginError for an unknown matcher.
+        """
+        from atom_plugin.distillation.recipes import recipe_values
+        from atom_plugin.models.convnet import ConvNetConfig
+
+        given = {name: value for name, value in overrides.items() if value is not None}
+        options = given.pop("matcher_options", {})
+        for name, value, hint in (
+            *(("recipe", recipe, str), ("ipc", ipc, int), ("zca", zca, bool | None)),
+            *(("network", network, Mapping | None), ("matcher_options", options, Mapping)),
+        ):
+            check_value(name, value, hint)
+        values = cls._with_matcher(recipe_values(recipe, image_shape, ipc), given.get("matcher"))
+        values["network"] = ConvNetConfig(**{**values["network"], **(network or {})})
+        values["matcher_options"] = {**values["matcher_options"], **options}
+        values["zca_eps"] = _eps(values.get("zca_eps"), zca, given.pop("zca_eps", None))
+        own = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in {**values, "ipc": ipc}.items() if name in own} | given)
+
+    @classmethod
+    def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
+        """The values of a recipe, those that its matcher, or ``matcher`` in its place, asks for among them."""
+        return recipe
+
+
+def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:
+    """The ZCA eps of the recipe's, the switch and one that is named. Raises ConfigError where the latter two contradict."""
+    from atom_plugin.transforms.preprocessing import DATADAM_EPS
+
+    if zca is False and given is not None:
+        raise ConfigError(f"found a ZCA eps ({given}) beside ZCA switched off; give one of the two")
+    if given is not None:
+        return given
+    return None if zca is False else recipes or (DATADAM_EPS if zca else None)
+
+
+def trained_epochs(state: str, name: str) -> int:
+    """EPOCHS of "trained:EPOCHS", 0 of "random". Raises ConfigError for any other ``state``, calling it ``name``."""
+    kind, _, epochs = state.partition(":")
+    if kind == "trained" and epochs.isdecimal() and int(epochs) >= 1:
+        return int(epochs)
+    if state != "random":
+        raise ConfigError(f"{name} must be random or trained:EPOCHS (trained:3), not {state!r}")
+    return 0

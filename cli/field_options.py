@@ -1,0 +1,57 @@
+"""Options made from the fields of a config: type, choices, bounds, help and heading are the field's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+import click
+
+from atom_plugin.cli.options import Command, Number, RenamedOption, bundle, section
+from atom_plugin.cli.sizes import SIZE
+from atom_plugin.runtime.settings import About, abouts
+
+FieldOption = Callable[[Command], Command]
+
+
+def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> FieldOption[Any]:
+    """Options for the fields of ``config`` that have a heading, those of ``first`` before others; None where not given.
+
+    ``default`` says in words what holds then, unless the field says it.
+    """
+    named = sorted(fields(config), key=lambda each: first.index(each.name) if each.name in first else len(first))
+    return bundle(*(_option(each, default) for each in named if each.metadata["about"].group))
+
+
+def given_fields(config: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the parsed ``options`` that are fields of ``config`` and were given."""
+    return {name: options[name] for name in abouts(config) if options.get(name) is not None}
+
+
+def _option(each: Field[Any], default: str) -> FieldOption[Any]:
+    item: About = each.metadata["about"]
+    flag, hint = "--" + each.name.replace("_", "-"), str(each.type)
+    default = item.default or ("" if item.fallback is None else str(item.fallback)) or default
+    required = each.default is MISSING and each.default_factory is MISSING
+    note = "  [required]" if required else f"  [default: {default}]" if default else ""
+    renamed = {"cls": RenamedOption, "old": ("--" + item.was.replace("_", "-"),)} if item.was else {}
+    option = click.option(
+        f"{flag}/--no-{flag[2:]}" if hint == "bool" else flag,
+        default=None,
+        type=_type(hint, item),
+        metavar=item.metavar,
+        help=item.help + note,
+        **renamed,
+    )
+    return section(item.group or "", option)
+
+
+def _type(hint: str, item: About) -> click.ParamType[Any] | None:
+    if item.choices:
+        return click.Choice(item.choices)
+    if item.unit == "bytes":
+        return SIZE
+    kinds: dict[str, type[int] | type[float]] = {"int": int, "float": float}
+    kind = kinds.get(hint.removesuffix(" | None"))
+    return None if kind is None else Number(kind, **vars(item.bounds))
