@@ -2,8 +2,8 @@
 
 The networks lie side by side in the channels: a batch is (B, R * C, H, W), a convolution has R groups, normalisation and
 pooling go by channel anyway, and the classifiers are one batched product. So R networks take as many operations as one, each R
-times as large, and on CUDA a step of all of them is one graph (:mod:`.capture`). All parameters are one vector, so that SGD
-is three operations.
+times as large, and on CUDA a step of all of them is one graph (:mod:`atom_plugin.runtime.cuda`). All parameters are one vector,
+so that SGD is three operations.
 
 Network r has its own weights, order of images and augmentation, drawn from its seed as alone: it ends where it would have,
 within rounding. What this saves is what is spent around the arithmetic: much on a GPU, nothing on a CPU, where networks train
@@ -146,7 +146,7 @@ class _Learner:
                 self._step([part + row for part, row in zip(chosen, rows, strict=True)], generators, rate)
                 started += 1
                 if self._images.device.type == "cuda" and started % _AHEAD == 0:
-                    torch.cuda.current_stream().synchronize()
+                    torch.cuda.current_stream(self._images.device).synchronize()
             if self._run.on_epoch is not None:
                 self._run.on_epoch(epoch + 1)
 

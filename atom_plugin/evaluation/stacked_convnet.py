@@ -1,4 +1,4 @@
-"""ConvNets of one shape side by side in the channels, as :mod:`.together` trains them."""
+"""ConvNets of one shape side by side in the channels, as :mod:`.cuda_training` trains them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The captured step against the plain one: here on the CPU, uncaptured; as a CUDA graph where there is a GPU."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import stopped
@@ -17,7 +16,6 @@ from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.matchers import MATCHERS, MeanMatcher, make_matcher
-from atom_plugin.runtime import cuda
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -128,40 +126,6 @@ def test_what_is_captured_is_a_whole_step_of_class_means_under_a_fresh_network()
     assert not suits(on_cuda, make_matcher("dc"), whole=True, fresh_networks=True)
     assert not suits(on_cuda, atom, whole=False, fresh_networks=True)
     assert not suits(on_cuda, atom, whole=True, fresh_networks=False)
-
-
-def test_what_cannot_be_captured_runs_without(monkeypatch, caplog):
-    """torch.cuda in play: the warm-up works, recording does not."""
-    ran: list[int] = []
-    value = torch.ones(2)
-
-    class Context:
-        def __init__(self, *args, **kwargs):
-            self.fails = bool(kwargs)
-
-        def __enter__(self):
-            if self.fails:
-                raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-        def __exit__(self, *error):
-            pass
-
-        def wait_stream(self, other):
-            pass
-
-    fake = SimpleNamespace(
-        **dict.fromkeys(("current_stream", "Stream", "CUDAGraph", "stream", "graph"), Context), synchronize=lambda: None
-    )
-    monkeypatch.setattr(cuda.torch, "cuda", fake)
-
-    def run():
-        ran.append(1)
-        value.add_(1)
-
-    assert cuda.captured(run, changed=[value]) is run
-    assert len(ran) == 3
-    assert value.tolist() == [1, 1]
-    assert "not captured as a CUDA graph (operation not permitted when stream is capturing)" in caplog.text
 
 
 @needs_gpu
