@@ -79,6 +79,10 @@ def source_options(command: Command) -> Command:
         split_seed: int,
         cache_dir: Path | None,
         workers: int | None,
+        class_order: str | None,
+        bit_depth: int | None,
+        max_pixels: int | None,
+        follow_links: bool,
         **others: Any,
     ) -> Any:
         from atom_plugin.datasets import SourceRequest
@@ -91,6 +95,10 @@ def source_options(command: Command) -> Command:
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             workers=workers,
+            class_order=class_order,
+            bit_depth=bit_depth,
+            max_pixels=max_pixels,
+            follow_links=follow_links,
             progress=not others.get("quiet", False),
         )
         return command(*args, request=request, **others)
@@ -146,6 +154,24 @@ def source_options(command: Command) -> Command:
             type=POSITIVE_INT,
             help="Processes that decode images.  [default: one per core]",
         ),
+        click.option(
+            "--class-order",
+            type=click.Choice(["name", "natural"]),  # written out: importing them takes Pillow
+            help="Of a folder: class ids in the order of names, or with numbers by value, 2 before 10.  [default: name]",
+        ),
+        click.option(
+            "--bit-depth",
+            metavar="BITS",
+            type=Number(int, at_least=8, at_most=16),
+            help="Of a folder: how many bits its 16-bit grey images use, such as 12.  [default: 16]",
+        ),
+        click.option(
+            "--max-pixels",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Of a folder: refuse image files of more pixels than that.  [default: 89,478,485]",
+        ),
+        click.option("--follow-links", is_flag=True, help="Of a folder: follow links that lead out of it as well."),
     )(cast("Command", with_request))
 
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.store.formats.context import ImportContext
 
-_SOURCE_PARAMETERS = ("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers")
+_SOURCE_PARAMETERS = (
+    *("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers"),
+    *("class_order", "bit_depth", "max_pixels", "follow_links"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ _IMAGES_PER_ROW = 10
 # What only --embedding needs; given without it, an option would do nothing.
 _OF_EMBEDDING = (
     *("network_state", "dataset", "data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir"),
+    *("class_order", "bit_depth", "max_pixels", "follow_links"),
     *("workers", "seed", "device", "precision", "quiet"),
 )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atom_plugin.datasets.class_names import CLASS_ORDERS
+from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.runtime.registry import Registry
 
@@ -26,6 +28,10 @@ class SourceRequest:
     ``download``: fetch even where files are present. ``seed`` and ``test_fraction``: the split of an unsplit folder.
     ``cache_dir``: where decoded images are kept, None for the user's cache folder. ``workers``: decoding processes,
     None for one per core. ``progress``: show a bar on stderr. Folders may also be given as strings.
+
+    Of a folder of images: ``class_order``, "name" or "natural" (numbers by value), None for "name" and a warning where the two
+    differ; ``bit_depth``, how many bits 16-bit grey files use, None for 16; ``max_pixels`` of an image, None for
+    :data:`~atom_plugin.datasets.pixels.MAX_PIXELS`; ``follow_links``: also those that lead out of the folder.
     """
 
     data_dir: Path | None = None
@@ -36,18 +42,35 @@ class SourceRequest:
     cache_dir: Path | None = None
     workers: int | None = None
     progress: bool = False
+    class_order: str | None = None
+    bit_depth: int | None = None
+    max_pixels: int | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "cache_dir"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value).expanduser())
-        for name in ("image_size", "workers"):
+        for name in ("image_size", "workers", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}; 0.2 is usual")
+        if self.class_order not in (None, *CLASS_ORDERS):
+            raise ConfigError(f"class_order must be {' or '.join(CLASS_ORDERS)}, not {self.class_order!r}")
+        if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
+            raise ConfigError(
+                f"bit_depth must be 8 to 16, not {self.bit_depth}; scanners and microscopes write 10 to 14"
+            )
+
+    @property
+    def decoding(self) -> Decoding:
+        """How an image file becomes pixels."""
+        return Decoding(
+            image_size=self.image_size, bit_depth=self.bit_depth or 16, max_pixels=self.max_pixels or MAX_PIXELS
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,6 +167,10 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
     "image_size": int,
     "seed": int,
     "test_fraction": (int, float),
+    "class_order": str,
+    "bit_depth": int,
+    "max_pixels": int,
+    "follow_links": bool,
 }
 
 
@@ -167,7 +194,7 @@ def reload_source(
             raise SourceError(f"the source {name!r} was stored with the option {key!r}; known here: {known}; update")
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, _STORED_OPTIONS[key]):
+        if not isinstance(value, _STORED_OPTIONS[key]) or isinstance(value, bool) != (_STORED_OPTIONS[key] is bool):
             raise SourceError(f"the source {name!r} was stored with {key} = {value!r}, which is no {key}")
         fields[key] = value
     if data_dir is not None:

@@ -13,17 +13,18 @@ from atom_plugin.datasets.layouts import Layout
 from atom_plugin.datasets.packed import FORMAT, VERSION, Contents, Packed
 from atom_plugin.datasets.packed import read as read_packed
 from atom_plugin.datasets.packed_writer import Packer, alone
-from atom_plugin.datasets.pixels import DECODING_VERSION, Pixels
+from atom_plugin.datasets.pixels import DECODING_VERSION, Decoding, Pixels
 from atom_plugin.errors import SourceError
 from atom_plugin.runtime.files import temporary_beside
 
 _logger = logging.getLogger("atom_plugin")
 
 
-def cache_key(layout: Layout, image_size: int | None) -> str:
+def cache_key(layout: Layout, decoding: Decoding) -> str:
     """Hex digest of all that decides the cached images: cheap, from ``stat`` alone, and blind to where the root is."""
     header = [
-        *(FORMAT, VERSION, DECODING_VERSION, image_size),
+        *(FORMAT, VERSION, DECODING_VERSION, decoding.image_size),
+        *([] if decoding.bit_depth == 16 else [decoding.bit_depth]),
         *(layout.class_names, layout.train_labels, layout.test_labels),
     ]
     digest = hashlib.sha256(json.dumps(header).encode())

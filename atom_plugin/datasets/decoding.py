@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from itertools import starmap
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
-from atom_plugin.datasets.pixels import Pixels, decode, size_of
+from atom_plugin.datasets.pixels import Decoding, Pixels, decode, size_of
+from atom_plugin.datasets.unreadable import captured_stderr, why_unreadable
 from atom_plugin.errors import SourceError
 
 _CHUNK, _CHUNK_BYTES = 64, 2**24
@@ -32,29 +32,30 @@ _NAMED = 5
 _SURVEYED = 5000
 
 _logger = logging.getLogger("atom_plugin")
-_Task = tuple[Sequence[str], "int | None"]
+_Task = tuple[Sequence[str], Decoding]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
     """Decoded neighbours: ``pixels`` (n, C, H, W), C = 1 where all are grey; None where they do not make one array.
 
-    ``sizes`` names one file for each (width, height) found.
+    ``sizes`` names one file for each (width, height) found; ``remarks`` is what libtiff wrote, a line for each file.
     """
 
     pixels: Pixels | None
     sizes: dict[tuple[int, int], str]
     failures: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def decode_all(
-    paths: Sequence[str], *, total_bytes: int, image_size: int | None, workers: int | None, progress: bool
+    paths: Sequence[str], *, total_bytes: int, decoding: Decoding, workers: int | None, progress: bool
 ) -> Pixels:
     """Decode ``paths`` into one uint8 array (N, C, H, W), in their order; C is 1 if every file is grey, else 3.
 
     Raises what :func:`decode_into` raises, and SourceError where the images cannot fit into memory.
     """
-    _check_memory(paths, image_size)
+    _check_memory(paths, decoding.image_size)
     images: Pixels | None = None
     done = 0
 
@@ -64,7 +65,7 @@ def decode_all(
         images[done : done + len(pixels)] = pixels
         done += len(pixels)
 
-    decode_into(put, paths, total_bytes=total_bytes, image_size=image_size, workers=workers, progress=progress)
+    decode_into(put, paths, total_bytes=total_bytes, decoding=decoding, workers=workers, progress=progress)
     assert images is not None
     return images
 
@@ -74,7 +75,7 @@ def decode_into(
     paths: Sequence[str],
     *,
     total_bytes: int,
-    image_size: int | None,
+    decoding: Decoding,
     workers: int | None,
     progress: bool,
     skip: int = 0,
@@ -83,13 +84,14 @@ def decode_into(
 
     C is 1 where all n are grey, else 3. See :func:`~atom_plugin.datasets.pixels.decode` for what happens to a file. Holds a
     few images per process, whatever the number of files. Raises SourceError for unreadable files (all are looked at, the
-    first few named), and for differing sizes without an ``image_size``.
+    first few named), and for differing sizes without an ``image_size``. Warns once of what libtiff remarked.
     """
     from tqdm import tqdm
 
-    chunk_size = _chunk_size(paths, image_size)
-    tasks = [(paths[start : start + chunk_size], image_size) for start in range(skip, len(paths), chunk_size)]
+    chunk_size = _chunk_size(paths, decoding.image_size)
+    tasks = [(paths[start : start + chunk_size], decoding) for start in range(skip, len(paths), chunk_size)]
     failures: list[str] = []
+    remarks: list[str] = []
     sizes: dict[tuple[int, int], str] = {}
     done = skip
     chunks = _run(tasks, _worker_count(len(tasks), len(paths) - skip, total_bytes, workers))
@@ -97,6 +99,7 @@ def decode_into(
     with bar, contextlib.closing(chunks):
         for (names, _), chunk in zip(tasks, chunks, strict=True):
             failures += chunk.failures
+            remarks += chunk.remarks
             sizes = chunk.sizes | sizes
             if len(sizes) > 1:
                 raise _differing_sizes(sizes, paths[done + len(names) :])
@@ -104,6 +107,10 @@ def decode_into(
                 put(chunk.pixels)
             done += len(names)
             bar.update(len(names))
+    if remarks:
+        _logger.warning(
+            "libtiff remarks on %d file(s), which are read all the same; the first: %s", len(remarks), remarks[0]
+        )
     if failures:
         more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
         raise SourceError(
@@ -121,31 +128,30 @@ def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | 
         return None
 
 
-def _decode_chunk(paths: Sequence[str], image_size: int | None) -> _Chunk:
+def _decode_chunk(paths: Sequence[str], decoding: Decoding) -> _Chunk:
     decoded: list[Pixels] = []
     sizes: dict[tuple[int, int], str] = {}
     failures: list[str] = []
+    remarks: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on odd metadata; what matters raises
         for path in paths:
-            try:
-                image = decode(path, image_size)
-            except Exception as error:  # PIL's plugins raise anything from struct.error to SyntaxError
-                failures.append(f"{path}: {_reason(error)}")
-                continue
+            # libtiff writes to the process's stderr by itself, into the middle of a progress bar.
+            with captured_stderr(path.lower().endswith((".tif", ".tiff"))) as said:
+                try:
+                    image = decode(path, decoding)
+                except Exception as error:  # PIL's plugins raise anything from struct.error to SyntaxError
+                    failures.append(f"{path}: {why_unreadable(path, error)}")
+                    continue
+            if said:
+                remarks.append(f"{path}: {said[0]}")
             decoded.append(image)
             sizes.setdefault((image.shape[2], image.shape[1]), path)
     if failures or len(sizes) > 1:
-        return _Chunk(pixels=None, sizes=sizes, failures=failures)
+        return _Chunk(pixels=None, sizes=sizes, failures=failures, remarks=remarks)
     channels = max(len(image) for image in decoded)
     pixels = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in decoded])
-    return _Chunk(pixels=pixels, sizes=sizes)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "empty, damaged, or no image"
-    return " ".join(str(error).split()) or type(error).__name__
+    return _Chunk(pixels=pixels, sizes=sizes, remarks=remarks)
 
 
 def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ from atom_plugin.datasets.common import cache_home, content_digest, stored_optio
 from atom_plugin.datasets.decoding import decode_all, decode_into, sides_of
 from atom_plugin.datasets.layouts import Layout, find_layout
 from atom_plugin.datasets.packed import Contents, Packed
-from atom_plugin.datasets.pixels import Pixels
+from atom_plugin.datasets.pixels import Decoding, Pixels, sixteen_bit_maximum
+from atom_plugin.datasets.unreadable import captured_stderr
 from atom_plugin.errors import ConfigError
 
+_LOOKED_AT = 16
 _logger = logging.getLogger("atom_plugin")
 
 
@@ -32,7 +37,13 @@ def load_folder(request: SourceRequest) -> SourceData:
     if request.data_dir is None:
         raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
     root = request.data_dir.absolute()
-    layout = find_layout(root, seed=request.seed, test_fraction=request.test_fraction)
+    layout = find_layout(
+        root,
+        seed=request.seed,
+        test_fraction=request.test_fraction,
+        class_order=request.class_order,
+        follow_links=request.follow_links,
+    )
     _logger.info(
         "%s: %d training and %d test images of %d classes",
         root,
@@ -40,6 +51,8 @@ def load_folder(request: SourceRequest) -> SourceData:
         len(layout.test),
         len(layout.class_names),
     )
+    decoding = request.decoding
+    _tell_unused_bits([str(root / file.path) for file in layout.train], decoding)
     found = cache.read(_cache_path(layout, request)) or _decoded(layout, request)
     split = {"seed": request.seed, "test_fraction": request.test_fraction} if layout.seeded else {}
     return SourceData(
@@ -48,7 +61,7 @@ def load_folder(request: SourceRequest) -> SourceData:
         test=found.test,
         class_names=layout.class_names,
         fingerprint=found.digest,
-        options=stored_options(request, data_dir=str(root), **split),
+        options=stored_options(request, data_dir=str(root), **split, **_reading_options(request)),
     )
 
 
@@ -57,7 +70,7 @@ def _decoded(layout: Layout, request: SourceRequest) -> Packed:
     paths = [str(layout.root / file.path) for file in files]
     how: dict[str, Any] = {
         "total_bytes": sum(file.size for file in files),
-        "image_size": request.image_size,
+        "decoding": request.decoding,
         "workers": request.workers,
         "progress": request.progress,
     }
@@ -78,9 +91,43 @@ def _decoded(layout: Layout, request: SourceRequest) -> Packed:
     return Packed(train=train, test=test, class_names=layout.class_names, digest=digest)
 
 
+def _reading_options(request: SourceRequest) -> dict[str, Any]:
+    """What decides classes and pixels beside the split, where it is not the default: sets made before name none of it."""
+    return {
+        "class_order": request.class_order,
+        "bit_depth": request.bit_depth,
+        "max_pixels": request.max_pixels,
+        "follow_links": request.follow_links or None,
+    }
+
+
+def _tell_unused_bits(paths: Sequence[str], decoding: Decoding) -> None:
+    """Warn of 16-bit images whose values fill 8 to 14 bits, as of scanners and microscopes: they come out nearly black.
+
+    Looks at some of the files, so that it takes no time and says the same whether or not the images are in the cache.
+    """
+    if decoding.bit_depth != 16:
+        return
+    looked_at, largest, grey = 0, 0, False
+    for path in paths[:: len(paths) // _LOOKED_AT + 1]:
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # decoding will say what is wrong with a file
+            warnings.simplefilter("ignore")
+            with captured_stderr(path.lower().endswith((".tif", ".tiff"))):
+                found = sixteen_bit_maximum(path, decoding)
+            if found is not None:
+                looked_at, largest, grey = looked_at + 1, max(largest, found[0]), grey or found[1]
+    if looked_at and largest < 2**14:
+        depth = max(largest.bit_length(), 8)
+        remedy = f"--bit-depth {depth} (bit_depth=) reads them as {depth} bits" if grey else "convert them to 8 bits"
+        _logger.warning(
+            "the 16-bit images (%d looked at) hold values up to %d of 65535 only, and come out dark; %s",
+            *(looked_at, largest, remedy),
+        )
+
+
 def _cache_path(layout: Layout, request: SourceRequest) -> Path:
     folder = request.cache_dir or cache_home() / "decoded"
-    return folder / f"{cache.cache_key(layout, request.image_size)[:40]}.h5"
+    return folder / f"{cache.cache_key(layout, request.decoding)[:40]}.h5"
 
 
 def _splits(layout: Layout, images: Pixels) -> tuple[Split, Split]:

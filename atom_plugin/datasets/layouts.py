@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from atom_plugin.datasets.class_names import (
+    composed,
+    human_names,
+    in_class_order,
+    lines_of,
+    look_alikes,
+    some_names,
+    spelt,
+)
 from atom_plugin.datasets.common import stratified_holdout
-from atom_plugin.datasets.pixels import SUFFIXES
+from atom_plugin.datasets.pixels import suffixes
+from atom_plugin.datasets.walking import ImageFile, Walk
 from atom_plugin.errors import SourceError
 
 _logger = logging.getLogger("atom_plugin")
-_TEST_NAMES = ("test", "val")
+# Folded in case. Of several test folders the one named first here is used.
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
+_ANNOTATIONS = "val_annotations.txt"
 _LAYOUTS = "expected DIR/train/<class>/... with DIR/test/ or DIR/val/, or DIR/<class>/..."
-
-
-class ImageFile(NamedTuple):
-    """A file below the root: ``path`` relative to it with forward slashes, size in bytes, mtime in ns."""
-
-    path: str
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,42 +43,79 @@ class Layout:
     seeded: bool
 
 
-def find_layout(root: Path, *, seed: int, test_fraction: float) -> Layout:
+def find_layout(
+    root: Path, *, seed: int, test_fraction: float, class_order: str | None = None, follow_links: bool = False
+) -> Layout:
     """Recognise how ``root`` is laid out.
 
     - ``train/<class>/...`` with ``test/<class>/...`` or ``val/<class>/...``. Where both exist, ``test`` is used
-      unless it holds no class folder of ``train`` (many sets ship an unlabelled ``test``).
+      unless it holds no class folder of ``train`` (many sets ship an unlabelled ``test``). Case does not matter, and
+      :data:`_TRAIN_NAMES` and :data:`_TEST_NAMES` are other names for the same.
     - Tiny-ImageNet: ``train/<wnid>/images/`` with ``val/val_annotations.txt``.
     - ``<class>/...`` alone: about ``test_fraction`` of each class becomes the test split, by ``seed``.
 
-    Classes are the folder names, sorted; ``words.txt`` (wnid, tab, words) renames them. Images are found at any
-    depth below their class folder and through links; hidden files and other files are ignored.
+    Classes are the folder names in the order that ``class_order`` names (see
+    :func:`~atom_plugin.datasets.class_names.in_class_order`); ``words.txt`` (wnid, tab, words) renames them. Which files and
+    links below a class folder count is told in :class:`~atom_plugin.datasets.walking.Walk`.
     Raises SourceError, which says what was found, for anything else.
     """
     if not root.is_dir():
         found = "is a file (an archive must be unpacked first)" if root.exists() else "does not exist"
         raise SourceError(f"the image folder {root} {found}; {_LAYOUTS}")
-    folders = _folders(root)
-    splits = [name for name in _TEST_NAMES if name in folders]
-    if "train" in folders and splits:
-        return _ready_split(root, splits)
-    # A class may be called "train" or "test" (CIFAR-100 has trains), but then its images lie right in that folder.
-    for name in ("train", *splits):
-        if name in folders and _folders(root / name):
-            missing = "test/ nor val/" if name == "train" else "train/"
-            neither = "neither " if name == "train" else "no "
+    walk = Walk(root, follow_links=follow_links)
+    folders = walk.folders()
+    train = _train_folder(root, folders)
+    tests = sorted(
+        (name for name in folders if name.casefold() in _TEST_NAMES),
+        key=lambda name: (_TEST_NAMES.index(name.casefold()), name),
+    )
+    if train is not None and tests:
+        layout = _ready_split(walk, train, tests, class_order)
+    else:
+        _refuse_half_a_split(walk, folders, train, tests)
+        layout = _single_tree(walk, in_class_order(folders, class_order), seed, test_fraction)
+    walk.say_left_out()
+    return layout
+
+
+def _train_folder(root: Path, folders: Sequence[str]) -> str | None:
+    found = [name for name in folders if name.casefold() in _TRAIN_NAMES]
+    if len(found) > 1:
+        raise SourceError(
+            f"{root} has {some_names(found)}, which all name training images; keep one, and rename the others"
+        )
+    return found[0] if found else None
+
+
+def _refuse_half_a_split(walk: Walk, folders: Sequence[str], train: str | None, tests: Sequence[str]) -> None:
+    """Raise SourceError for folders that look like splits and are none that is known.
+
+    A class may be called "train" or "test" (CIFAR-100 has trains), but then its images lie right in that folder.
+    """
+    for name in [*([train] if train else []), *tests]:
+        if walk.folders(name):
+            missing = "neither test/ nor val/" if name == train else "no train/"
             raise SourceError(
-                f"{root} has {name}/ but {neither}{missing}; add it, or pass {root / name} as the folder "
+                f"{walk.root} has {name}/ but {missing}; add it, or pass {walk.root / name} as the folder "
                 "to have it split by a seed"
             )
-    return _single_tree(root, folders, seed, test_fraction)
+    likely = [name for name in folders if re.match("train|test|val|eval|dev|holdout", name.casefold())]
+    inside = {name: set(walk.folders(name)) for name in likely}
+    alike = [name for name in likely if any(len(inside[name] & inside[other]) > 1 for other in likely if other != name)]
+    if alike:
+        raise SourceError(
+            f"{walk.root} has {some_names(alike)} with the same folders inside: they look like splits, not classes; "
+            "rename them to train/ and test/"
+        )
 
 
-def _single_tree(root: Path, folders: Sequence[str], seed: int, test_fraction: float) -> Layout:
+def _single_tree(walk: Walk, folders: Sequence[str], seed: int, test_fraction: float) -> Layout:
+    root = walk.root
     if len(folders) < 2:
         raise _too_few_classes(root, folders)
-    files, labels = _labelled(root, "", folders)
-    class_names = _human_names(root, folders)
+    _tell_look_alikes(root, folders)
+    files, labels = _labelled(walk, "", dict(zip(folders, range(len(folders)), strict=True)))
+    class_names = human_names(root, folders)
     held_out = stratified_holdout(
         [file.path for file in files], labels, fraction=test_fraction, seed=seed, class_names=class_names
     )
@@ -92,18 +131,21 @@ def _single_tree(root: Path, folders: Sequence[str], seed: int, test_fraction: f
     )
 
 
-def _ready_split(root: Path, splits: Sequence[str]) -> Layout:
-    classes = _folders(root / "train")
+def _ready_split(walk: Walk, train_name: str, tests: Sequence[str], class_order: str | None) -> Layout:
+    root = walk.root
+    classes = in_class_order(walk.folders(train_name), class_order)
     if len(classes) < 2:
-        raise _too_few_classes(root / "train", classes)
-    train, train_labels = _labelled(root, "train", classes)
-    if (root / "val" / "val_annotations.txt").is_file():
-        test, test_labels = _annotated(root, classes)
+        raise _too_few_classes(root / train_name, classes)
+    _tell_look_alikes(root / train_name, classes)
+    train, train_labels = _labelled(walk, train_name, {name: label for label, name in enumerate(classes)})
+    annotated = [name for name in tests if (root / name / _ANNOTATIONS).is_file()]
+    if annotated:
+        test, test_labels = _annotated(walk, annotated[0], train_name, classes)
     else:
-        test, test_labels = _test_split(root, classes, splits)
+        test, test_labels = _test_split(walk, train_name, classes, tests)
     return Layout(
         root=root,
-        class_names=_human_names(root, classes),
+        class_names=human_names(root, classes),
         train=train,
         train_labels=train_labels,
         test=test,
@@ -112,39 +154,49 @@ def _ready_split(root: Path, splits: Sequence[str]) -> Layout:
     )
 
 
-def _test_split(root: Path, classes: Sequence[str], splits: Sequence[str]) -> tuple[list[ImageFile], list[int]]:
-    for name in splits:
-        found = _folders(root / name)
-        if not set(found) & set(classes):
+def _test_split(
+    walk: Walk, train_name: str, classes: Sequence[str], tests: Sequence[str]
+) -> tuple[list[ImageFile], list[int]]:
+    root = walk.root
+    # A name may be composed in one split and decomposed in the other, where they were unpacked on different systems.
+    label_of = {composed(name): label for label, name in enumerate(classes)} | {
+        name: label for label, name in enumerate(classes)
+    }
+    for name in tests:
+        labels = {folder: label_of.get(folder, label_of.get(composed(folder), -1)) for folder in walk.folders(name)}
+        if all(label < 0 for label in labels.values()):
             continue
-        extra = sorted(set(found) - set(classes))
+        extra = sorted(folder for folder, label in labels.items() if label < 0)
         if extra:
+            near = [group for group in look_alikes([extra[0], *classes]) if extra[0] in group]
+            hint = f" (it has {spelt(near[0][1:])}, which differs in case only: rename one)" if near else ""
             raise SourceError(
-                f"{root / name} has {_some(extra)}, which {root / 'train'} lacks; every class needs training images"
+                f"{root / name} has {some_names(extra)}, which {root / train_name} lacks{hint}; "
+                "every class needs training images"
             )
-        absent = sorted(set(classes) - set(found))
+        absent = [folder for label, folder in enumerate(classes) if label not in labels.values()]
         if absent:
-            _logger.warning("%s has no folder for %s: tests leave these classes out", root / name, _some(absent))
-        return _labelled(root, name, classes)
+            _logger.warning("%s has no folder for %s: tests leave these classes out", root / name, some_names(absent))
+        return _labelled(walk, name, dict(sorted(labels.items(), key=lambda item: item[1])))
     raise SourceError(
-        f"no class of {root / 'train'} ({_some(classes)}) has a folder in {' or '.join(f'{name}/' for name in splits)}; "
-        f"{_LAYOUTS}"
+        f"no class of {root / train_name} ({some_names(classes)}) has a folder in "
+        f"{' or '.join(f'{name}/' for name in tests)}; {_LAYOUTS}"
     )
 
 
-def _annotated(root: Path, classes: Sequence[str]) -> tuple[list[ImageFile], list[int]]:
+def _annotated(walk: Walk, split: str, train_name: str, classes: Sequence[str]) -> tuple[list[ImageFile], list[int]]:
     """Tiny-ImageNet's validation images, in the order of their names within each class."""
-    annotations = root / "val" / "val_annotations.txt"
+    root, annotations = walk.root, walk.root / split / _ANNOTATIONS
     label_of = {name: label for label, name in enumerate(classes)}
-    present = {file.path: file for file in _images_below(root, "val/images")}
+    present = {file.path: file for file in walk.images(f"{split}/images")}
     found: list[tuple[int, ImageFile]] = []
-    for number, line in enumerate(_lines(annotations), start=1):
+    for number, line in enumerate(lines_of(annotations), start=1):
         name, _, rest = line.partition("\t")
-        wnid, file = rest.partition("\t")[0], present.get(f"val/images/{name}")
+        wnid, file = rest.partition("\t")[0], present.get(f"{split}/images/{name}")
         if wnid not in label_of:
-            raise SourceError(f"{annotations}, line {number}: the class {wnid!r} has no folder in {root / 'train'}")
+            raise SourceError(f"{annotations}, line {number}: the class {wnid!r} has no folder in {root / train_name}")
         if file is None:
-            raise SourceError(f"{annotations}, line {number}: there is no image {root / 'val' / 'images' / name}")
+            raise SourceError(f"{annotations}, line {number}: there is no image {root / split / 'images' / name}")
         found.append((label_of[wnid], file))
     if not found:
         raise SourceError(f"{annotations} names no image; expected lines of file name, tab, class")
@@ -152,81 +204,36 @@ def _annotated(root: Path, classes: Sequence[str]) -> tuple[list[ImageFile], lis
     return [file for _, file in found], [label for label, _ in found]
 
 
-def _labelled(root: Path, below: str, classes: Sequence[str]) -> tuple[list[ImageFile], list[int]]:
-    """The images of each class that ``root/below`` has a folder for, class by class, sorted by path."""
+def _labelled(walk: Walk, below: str, label_of: Mapping[str, int]) -> tuple[list[ImageFile], list[int]]:
+    """The images of the folders ``label_of`` in ``root/below``, folder by folder, sorted by path."""
     files: list[ImageFile] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
+    for name, label in label_of.items():
         relative = f"{below}/{name}" if below else name
-        if not (root / relative).is_dir():
-            continue
-        members = sorted(_images_below(root, relative))
+        before = walk.left_out.total()
+        members = sorted(walk.images(relative))
         if not members:
+            others = walk.left_out.total() - before
             raise SourceError(
-                f"the class folder {root / relative} holds no images (known endings: {' '.join(SUFFIXES)}); "
-                "add some or remove the folder"
+                f"the class folder {walk.root / relative} holds no images"
+                + (f", but {others} other file(s)" if others else "")
+                + f" (known endings: {' '.join(suffixes())}); add some or remove the folder"
             )
         files += members
         labels += [label] * len(members)
     return files, labels
 
 
-def _images_below(
-    root: Path, relative: str, ancestors: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[ImageFile]:
-    folder = root / relative
-    try:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in ancestors:
-            raise SourceError(f"{folder} is a link to a folder that contains it; remove the link")
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = f"{relative}/{entry.name}"
-                if _ignored(entry.name):
-                    continue
-                if entry.is_dir():
-                    yield from _images_below(root, path, ancestors | {here})
-                elif entry.name.lower().endswith(SUFFIXES):
-                    file = entry.stat()
-                    if stat.S_ISREG(file.st_mode):  # opening a pipe would wait for ever
-                        yield ImageFile(path, file.st_size, file.st_mtime_ns)
-    except OSError as error:
-        raise SourceError(f"cannot look into {folder} ({error.strerror}: {error.filename})") from error
-
-
-def _folders(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not _ignored(entry.name))
-    except OSError as error:
-        raise SourceError(f"cannot look into {root} ({error.strerror})") from error
-
-
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # what zip files made on a Mac leave behind
-
-
-def _human_names(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The first word that ``words.txt`` has for each class, with the class behind it where two share the word."""
-    if not (root / "words.txt").is_file():
-        return tuple(classes)
-    wanted = set(classes)
-    words = {}
-    for line in _lines(root / "words.txt"):
-        wnid, _, text = line.partition("\t")
-        if wnid in wanted and text.strip():
-            words[wnid] = text.split(",")[0].strip()
-    names = [words.get(name, name) for name in classes]
-    uses = Counter(names)
-    return tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, classes, strict=True))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path} ({error}); expected tab-separated UTF-8 text") from error
+def _tell_look_alikes(folder: Path, classes: Sequence[str]) -> None:
+    for group in look_alikes(classes):
+        if len({composed(name) for name in group}) < len(group):
+            raise SourceError(
+                f"{folder} has {spelt(group)}, which look the same (one name, its characters composed or not); merge them"
+            )
+        _logger.warning(
+            "%s has %s, which differ in case only: two classes here, one on a system that does not tell case",
+            *(folder, spelt(group)),
+        )
 
 
 def _too_few_classes(folder: Path, classes: Sequence[str]) -> SourceError:
@@ -236,13 +243,9 @@ def _too_few_classes(folder: Path, classes: Sequence[str]) -> SourceError:
             f"{folder} holds one class folder only ({classes[0]}); at least two are needed. If the classes lie "
             f"within it, pass {inside}"
         )
-    if any(path.name.lower().endswith(SUFFIXES) for path in folder.iterdir()):
+    if any(path.name.lower().endswith(suffixes()) for path in folder.iterdir()):
         return SourceError(
             f"{folder} holds images but no class folders; put the images of each class into a folder of its own, "
             f"or, if this is itself the folder of one class, pass {folder.parent}"
         )
     return SourceError(f"{folder} holds no images; {_LAYOUTS}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -62,7 +62,9 @@ def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) 
             f"{shape_text(data.image_shape)}; choose another --dataset or --image-size"
         )
     if data.class_names != synthetic_set.class_names:
+        reordered = sorted(data.class_names) == sorted(synthetic_set.class_names)
+        remedy = "they are the same in another order, see --class-order" if reordered else "choose another --dataset"
         raise ConfigError(
             f"{name}: its classes ({listed(synthetic_set.class_names, most=3)}) are not those of {data.name!r} "
-            f"({listed(data.class_names, most=3)}); choose another --dataset"
+            f"({listed(data.class_names, most=3)}); {remedy}"
         )

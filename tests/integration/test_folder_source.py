@@ -196,6 +196,53 @@ def test_reloaded_from_what_a_set_stores(tree: Path, cache: Path, monkeypatch: p
     assert same(reload_source("folder", stored, data_dir=moved), data)
 
 
+def test_sets_made_before_a_class_order_could_be_chosen_keep_theirs(tmp_path: Path, cache: Path) -> None:
+    for split in ("train", "test"):
+        for label, name in enumerate(("1", "2", "10")):
+            picture(tmp_path / "numbers" / split / name / "0.png", label)
+    before = load(tmp_path / "numbers", cache)
+    natural = load(tmp_path / "numbers", cache, class_order="natural")
+    assert before.class_names == ("1", "10", "2") and "class_order" not in before.options
+    assert natural.class_names == ("1", "2", "10") and natural.options["class_order"] == "natural"
+    for data in (before, natural):
+        assert reload_source("folder", json.loads(json.dumps(data.options))).fingerprint == data.fingerprint
+
+
+def test_scanned_images_of_twelve_bits(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(3):
+            levels = np.full((4, 4), 4095 - number, np.uint16)
+            Image.fromarray(levels).save(tmp_path / "scans" / name / f"{number}.png")
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        assert int(load(tmp_path / "scans", cache).train.images.max()) == 16
+        assert "4095 of 65535" in caplog.text and "--bit-depth 12" in caplog.text
+    caplog.clear()
+    data = load(tmp_path / "scans", cache, bit_depth=12)
+    assert int(data.train.images.max()) == 255 and not caplog.text
+    assert same(reload_source("folder", json.loads(json.dumps(data.options))), data)
+
+
+def test_an_image_of_too_many_pixels_is_named_and_may_be_allowed(tree: Path, cache: Path) -> None:
+    with pytest.raises(SourceError, match=r"10 image file.*6x6 pixels.*--max-pixels"):
+        load(tree, cache, max_pixels=35)
+    assert load(tree, cache, max_pixels=36).options["max_pixels"] == 36
+
+
+def test_a_set_that_names_followed_links_is_reloaded_with_them(tree: Path, cache: Path, tmp_path: Path) -> None:
+    tree.rename(tmp_path / "elsewhere")
+    tree.mkdir()
+    for name in ("cat", "dog"):
+        (tree / name).symlink_to(tmp_path / "elsewhere" / name)
+    with pytest.raises(SourceError, match="--follow-links"):
+        load(tree, cache)
+    data = load(tree, cache, follow_links=True)
+    assert same(reload_source("folder", json.loads(json.dumps(data.options))), data)
+    with pytest.raises(SourceError, match="follow_links = 1"):
+        reload_source("folder", {**data.options, "follow_links": 1})
+
+
 def test_a_ready_split_stores_no_seed(tree: Path, cache: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "split" / "train")
     shutil.copytree(tree, tmp_path / "split" / "val")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atom_plugin.datasets.pixels import SUFFIXES, Pixels, decode
+from atom_plugin.datasets.pixels import Pixels, decode, suffixes
 from atom_plugin.errors import ConfigError, StoreError, shape_text
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import folder_names
@@ -116,7 +116,7 @@ def files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder, which the index names; the export is incomplete")
     return sorted(
-        item for item in folder.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")
+        item for item in folder.iterdir() if item.suffix.lower() in suffixes() and not item.name.startswith(".")
     )
 
 

@@ -19,7 +19,7 @@ from atom_plugin.datasets import cache, packed_writer
 from atom_plugin.datasets.common import content_digest
 from atom_plugin.datasets.layouts import ImageFile, Layout
 from atom_plugin.datasets.packed import Contents
-from atom_plugin.datasets.pixels import Pixels
+from atom_plugin.datasets.pixels import Decoding, Pixels
 from atom_plugin.errors import SourceError
 
 IMAGES = np.arange(3 * 3 * 4 * 4, dtype=np.uint8).reshape(3, 3, 4, 4)
@@ -36,15 +36,16 @@ LAYOUT = Layout(
 
 
 def test_the_key_sees_what_decides_the_images_and_not_the_place() -> None:
-    key = cache.cache_key(LAYOUT, None)
-    assert key == cache.cache_key(replace(LAYOUT, root=Path("/elsewhere")), None)
+    key = cache.cache_key(LAYOUT, Decoding())
+    assert key == cache.cache_key(replace(LAYOUT, root=Path("/elsewhere")), Decoding())
     others = [
-        cache.cache_key(LAYOUT, 32),
-        cache.cache_key(replace(LAYOUT, class_names=("a", "c")), None),
-        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/2.png", 11, 100)]), None),
-        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/2.png", 10, 101)]), None),
-        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/3.png", 10, 100)]), None),
-        cache.cache_key(replace(LAYOUT, test_labels=[1]), None),
+        cache.cache_key(LAYOUT, Decoding(bit_depth=12)),
+        cache.cache_key(LAYOUT, Decoding(image_size=32)),
+        cache.cache_key(replace(LAYOUT, class_names=("a", "c")), Decoding()),
+        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/2.png", 11, 100)]), Decoding()),
+        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/2.png", 10, 101)]), Decoding()),
+        cache.cache_key(replace(LAYOUT, test=[ImageFile("a/3.png", 10, 100)]), Decoding()),
+        cache.cache_key(replace(LAYOUT, test_labels=[1]), Decoding()),
         cache.cache_key(
             replace(
                 LAYOUT,
@@ -53,16 +54,16 @@ def test_the_key_sees_what_decides_the_images_and_not_the_place() -> None:
                 test=[*LAYOUT.train[1:], *LAYOUT.test],
                 test_labels=[1, 0],
             ),
-            None,
+            Decoding(),
         ),
     ]
-    assert len({key, *others}) == 8
+    assert len({key, *others}) == 9
 
 
 def test_the_key_sees_the_version_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = cache.cache_key(LAYOUT, None)
+    key = cache.cache_key(LAYOUT, Decoding())
     monkeypatch.setattr(cache, "DECODING_VERSION", cache.DECODING_VERSION + 1)
-    assert cache.cache_key(LAYOUT, None) != key
+    assert cache.cache_key(LAYOUT, Decoding()) != key
 
 
 def served(path: Path) -> tuple[np.ndarray, str] | None:

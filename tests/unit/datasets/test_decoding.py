@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from atom_plugin.datasets import decoding
 from atom_plugin.datasets.decoding import decode_all
-from atom_plugin.datasets.pixels import Pixels
+from atom_plugin.datasets.pixels import Decoding, Pixels
 from atom_plugin.errors import SourceError
 
 
@@ -29,7 +29,9 @@ def files(folder: Path, count: int, *, mode: str = "RGB", size: tuple[int, int] 
 
 
 def decoded(paths: list[str], *, image_size: int | None = None, workers: int = 1, total_bytes: int = 0) -> Pixels:
-    return decode_all(paths, total_bytes=total_bytes, image_size=image_size, workers=workers, progress=False)
+    return decode_all(
+        paths, total_bytes=total_bytes, decoding=Decoding(image_size=image_size), workers=workers, progress=False
+    )
 
 
 def test_order_is_kept_over_many_chunks(tmp_path: Path) -> None:
@@ -63,13 +65,13 @@ def test_processes_give_the_same_bytes(tmp_path: Path) -> None:
 def test_errors_come_back_from_processes(tmp_path: Path) -> None:
     paths = files(tmp_path, 130)
     Path(paths[129]).write_bytes(b"nothing of the kind")
-    with pytest.raises(SourceError, match=r"1 image file\(s\) cannot be read: .*0129\.png: empty, damaged"):
+    with pytest.raises(SourceError, match=r"1 image file\(s\) cannot be read: .*0129\.png: damaged, or no image"):
         decoded(paths, workers=2, total_bytes=10**9)
 
 
 def test_handed_on_as_they_come_from_any_place_on(tmp_path: Path) -> None:
     paths, whole, parts = files(tmp_path, 140), decoded(files(tmp_path, 140)), []
-    decoding.decode_into(parts.append, paths, total_bytes=0, image_size=None, workers=1, progress=False, skip=70)
+    decoding.decode_into(parts.append, paths, total_bytes=0, decoding=Decoding(), workers=1, progress=False, skip=70)
     assert [len(part) for part in parts] == [64, 6] and np.array_equal(np.concatenate(parts), whole[70:])
 
 
@@ -77,7 +79,7 @@ def test_nothing_is_handed_on_after_an_unreadable_file(tmp_path: Path) -> None:
     paths, parts = files(tmp_path, 140), []
     Path(paths[64]).write_bytes(b"")
     with pytest.raises(SourceError, match="1 image file"):
-        decoding.decode_into(parts.append, paths, total_bytes=0, image_size=None, workers=1, progress=False)
+        decoding.decode_into(parts.append, paths, total_bytes=0, decoding=Decoding(), workers=1, progress=False)
     assert [len(part) for part in parts] == [64]
 
 
@@ -148,7 +150,7 @@ def test_the_bar_goes_to_stderr_and_only_when_asked(tmp_path: Path, capsys: pyte
     paths = files(tmp_path, 3)
     decoded(paths)
     assert capsys.readouterr() == ("", "")
-    decode_all(paths, total_bytes=0, image_size=None, workers=1, progress=True)
+    decode_all(paths, total_bytes=0, decoding=Decoding(), workers=1, progress=True)
     out, err = capsys.readouterr()
     assert out == "" and "decoding" in err and "3/3" in err
 
@@ -172,9 +174,9 @@ def test_a_script_without_a_guard_still_gets_its_images(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from atom_plugin.datasets.decoding import decode_all\n"
+        "from atom_plugin.datasets.decoding import decode_all\nfrom atom_plugin.datasets.pixels import Decoding\n"
         f"paths = sorted(map(str, Path({str(tmp_path / 'images')!r}).iterdir()))\n"
-        "print(decode_all(paths, total_bytes=10**9, image_size=None, workers=2, progress=False).shape)\n"
+        "print(decode_all(paths, total_bytes=10**9, decoding=Decoding(), workers=2, progress=False).shape)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "(130, 3, 4, 4)\n")
@@ -209,3 +211,20 @@ def _runs(process: Path) -> bool:
         return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_libtiffs_remarks_are_counted_and_do_not_reach_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{number}.tif" for number in range(3)]
+    for path in paths:
+        Image.fromarray(pixels).save(path, compression="tiff_deflate")
+    whole = paths[1].read_bytes()
+    # Half of the compressed pixels are overwritten: libtiff complains, and Pillow refuses the file.
+    with TiffImagePlugin.TiffImageFile(paths[1]) as image:
+        start = image.tag_v2[273][0]
+    paths[1].write_bytes(whole[: start + 20] + bytes(40) + whole[start + 60 :])
+    with pytest.raises(SourceError, match="1 image file"):
+        decoded(list(map(str, paths)))
+    assert capfd.readouterr().err == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def make(root: Path, *paths: str) -> Path:
     return root
 
 
-def found(root: Path, *, seed: int = 0, test_fraction: float = 0.5) -> Layout:
-    return find_layout(root, seed=seed, test_fraction=test_fraction)
+def found(root: Path, *, seed: int = 0, test_fraction: float = 0.5, **options: Any) -> Layout:
+    return find_layout(root, seed=seed, test_fraction=test_fraction, **options)
 
 
 def labelled(layout: Layout) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
@@ -81,12 +82,11 @@ def test_the_split_does_not_depend_on_where_the_tree_is(tmp_path: Path) -> None:
 
 
 def test_classes_may_be_links_but_not_loops(tmp_path: Path) -> None:
-    make(tmp_path / "elsewhere", "1.png", "2.png")
-    root = make(tmp_path / "root", "a/1.png", "a/2.png")
-    (root / "b").symlink_to(tmp_path / "elsewhere")
+    root = make(tmp_path / "root", "a/1.png", "a/2.png", ".stock/1.png", ".stock/2.png")
+    (root / "b").symlink_to(root / ".stock")
     assert len(found(root).train) == 2
     (root / "a" / "again").symlink_to(root / "a")
-    with pytest.raises(SourceError, match=r"again is a link to a folder that contains it"):
+    with pytest.raises(SourceError, match=r"again is a link to .*/a, which contains it"):
         found(root)
 
 
@@ -165,7 +165,7 @@ def test_tiny_imagenet_annotations_that_do_not_fit(tmp_path: Path, annotations: 
     [
         ([], r"holds no images; expected DIR/train/<class>"),
         (["1.png", "2.png"], r"holds images but no class folders.*pass /"),
-        (["a/", "b/"], r"the class folder .*a holds no images \(known endings: \.bmp"),
+        (["a/", "b/"], r"the class folder .*a holds no images \(known endings: \."),
         (["a/1.png", "a/2.png", "b/notes.txt"], r"the class folder .*b holds no images"),
         (["a/1.png", "b/1.png", "b/2.png"], "class 'a' has one image"),
         (["set/a/1.png", "set/b/1.png"], r"one class folder only \(set\).*pass .*set"),
@@ -212,3 +212,130 @@ def test_a_class_without_test_images_is_only_a_warning(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING, "atom_plugin"):
         assert labelled(found(tmp_path))[1] == [("test/b/1.png", 1)]
     assert "no folder for 'a'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing"), ("train", "validation"), ("train", "valid")),
+        *(("train", "dev"), ("Training", "Validation")),
+    ],
+)
+def test_splits_by_other_names(tmp_path: Path, train: str, test: str) -> None:
+    make(tmp_path, *(f"{split}/{name}/1.png" for split in (train, test) for name in ("cat", "dog")))
+    layout = found(tmp_path)
+    assert layout.class_names == ("cat", "dog") and not layout.seeded
+    assert labelled(layout)[1] == [(f"{test}/cat/1.png", 0), (f"{test}/dog/1.png", 1)]
+
+
+def test_two_folders_of_training_images_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "Training", "test") for name in "ab"))
+    with pytest.raises(SourceError, match=r"'Training', 'train'.*keep one"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [("train_images", "test_images"), ("train1", "train2"), ("val", "eval2020")])
+def test_what_looks_like_splits_is_not_taken_for_classes(tmp_path: Path, splits: tuple[str, str]) -> None:
+    make(tmp_path, *(f"{split}/{name}/{n}.png" for split in splits for name in "ab" for n in range(2)))
+    with pytest.raises(SourceError, match=r"splits|has val/ but no train/"):
+        found(tmp_path)
+
+
+def test_classes_whose_names_begin_like_splits(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{name}/images/{n}.png" for name in ("trainer", "valley") for n in range(2)))
+    assert found(tmp_path).class_names == ("trainer", "valley")
+
+
+NUMBERS = ("1", "2", "10")
+
+
+def test_numbered_classes_keep_the_order_of_names_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in NUMBERS))
+    assert found(tmp_path).class_names == ("1", "10", "2")
+    assert "1, 10, 2" in caplog.text and "--class-order natural: 1, 2, 10" in caplog.text
+    caplog.clear()
+    natural = found(tmp_path, class_order="natural")
+    assert natural.class_names == NUMBERS
+    assert labelled(natural)[1] == [("test/1/1.png", 0), ("test/2/1.png", 1), ("test/10/1.png", 2)]
+    assert found(tmp_path, class_order="name").class_names == ("1", "10", "2")
+    assert not caplog.text
+
+
+def test_the_natural_order_of_mixed_names(tmp_path: Path) -> None:
+    names = ["a10b2", "a10b10", "a2", "b", "007", "7"]
+    make(tmp_path, *(f"{name}/{n}.png" for name in names for n in range(2)))
+    assert found(tmp_path, class_order="natural").class_names == ("007", "7", "a2", "a10b2", "a10b10", "b")
+
+
+def test_other_files_are_counted_in_one_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, *(f"{name}/{n}{end}" for name in "ab" for n in range(3) for end in (".jfif", ".JPE", ".heic")))
+    make(tmp_path, "a/clip.mp4", "a/notes.txt", "a/Thumbs.db", "a/noending", "b/.DS_Store")
+    layout = found(tmp_path)
+    assert len(layout.train) + len(layout.test) == 12
+    assert len(caplog.records) == 1
+    for said in ("6 .heic", "1 .mp4", "1 .txt", "1 without an ending"):
+        assert said in caplog.text
+    assert "thumbs" not in caplog.text.lower().split("(read are")[0]
+
+
+def test_text_beside_images_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "a/1.png", "a/2.png", "a/boxes.txt", "b/1.png", "b/2.png")
+    with caplog.at_level(logging.WARNING, "atom_plugin"):
+        found(tmp_path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["class", "folder", "file"])
+def test_links_out_of_the_folder_are_followed_only_when_asked(tmp_path: Path, kind: str) -> None:
+    make(tmp_path / "secret", "1.png", "2.png")
+    root = make(tmp_path / "root", *(f"{name}/{n}.png" for name in "abc" for n in range(2)))
+    link = {"class": root / "d", "folder": root / "a" / "deep", "file": root / "b" / "9.png"}[kind]
+    link.symlink_to(tmp_path / "secret" / "1.png" if kind == "file" else tmp_path / "secret")
+    with pytest.raises(SourceError, match=rf"{link} is a link out of .*secret.*--follow-links"):
+        found(root)
+    layout = found(root, follow_links=True)
+    assert len(layout.train) + len(layout.test) == 6 + (1 if kind == "file" else 2)
+
+
+def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    (tmp_path / "b" / "3.png").symlink_to("../a/1.png")
+    layout = found(tmp_path)
+    assert len(layout.train) + len(layout.test) == 5
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "."])
+def test_a_loop_is_named_by_the_link_itself(tmp_path: Path, target: str) -> None:
+    root = make(tmp_path / "photos", "red bus/1.png", "red bus/2.png", "tram/1.png", "tram/2.png")
+    (root / "red bus" / "loop").symlink_to(target)
+    with pytest.raises(SourceError) as caught:
+        found(root, follow_links=True)
+    # To delete what is named must delete the link, never the class behind it.
+    assert str(caught.value).startswith(f"{root / 'red bus' / 'loop'} is a link to ")
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{name}/{n}.png" for name in (COMPOSED, DECOMPOSED) for n in range(2)))
+    with pytest.raises(SourceError, match=r"caf\\xe9.*|cafe\\u0301"):
+        found(tmp_path)
+
+
+def test_names_that_differ_in_case_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, *(f"{name}/{n}.png" for name in ("Cat", "cat") for n in range(2)))
+    assert found(tmp_path).class_names == ("Cat", "cat")
+    assert "'Cat' and 'cat'" in caplog.text and "case only" in caplog.text
+
+
+def test_splits_from_two_systems_fit_each_other(tmp_path: Path) -> None:
+    make(tmp_path, f"train/{COMPOSED}/1.png", "train/tea/1.png", f"test/{DECOMPOSED}/1.png", "test/tea/1.png")
+    layout = found(tmp_path)
+    assert layout.class_names == (COMPOSED, "tea") and layout.test_labels == [0, 1]
+
+
+def test_a_test_class_in_another_case_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
+    with pytest.raises(SourceError, match=r"'cat'.*lacks.*'Cat'.*case only"):
+        found(tmp_path)

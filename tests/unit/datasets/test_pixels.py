@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from image_bytes import tiff
+from PIL import Image, UnidentifiedImageError
 
-from atom_plugin.datasets.pixels import SUFFIXES, decode, resize_all, size_of
+from atom_plugin.datasets.pixels import Decoding, decode, resize_all, sixteen_bit_maximum, size_of, suffixes
 
 Array = npt.NDArray[np.uint8]
 
@@ -145,13 +146,13 @@ def test_resizing_takes_the_centre_square(tmp_path: Path, shape: tuple[int, int]
     whole = image.resize((image.width * 4 // min(shape), image.height * 4 // min(shape)), Image.Resampling.BICUBIC)
     left, top = (whole.width - 4) // 2, (whole.height - 4) // 2
     expected = np.asarray(whole.crop((left, top, left + 4, top + 4))).transpose(2, 0, 1)
-    decoded = decode(saved(tmp_path / "a.png", image), 4)
+    decoded = decode(saved(tmp_path / "a.png", image), Decoding(image_size=4))
     assert np.abs(decoded.astype(int) - expected).max() <= 1  # PIL rounds between its two passes
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
-    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(stripes)), 4)
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(stripes)), Decoding(image_size=4))
     assert np.abs(decoded.astype(int) - 128).max() <= 20  # taking every eighth pixel would give 0 or 255
 
 
@@ -161,7 +162,7 @@ def test_a_large_jpeg_shrinks_to_nearly_the_same(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", Image.fromarray(smooth), quality=95)
     # The short cut through a fraction of the JPEG's resolution must not be seen.
     whole = Image.fromarray(smooth).resize((32, 32), Image.Resampling.BICUBIC, box=(50, 0, 350, 300))
-    assert np.abs(decode(path, 32).astype(int) - np.asarray(whole).transpose(2, 0, 1)).max() <= 6
+    assert np.abs(decode(path, Decoding(image_size=32)).astype(int) - np.asarray(whole).transpose(2, 0, 1)).max() <= 6
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -170,11 +171,73 @@ def test_resize_all_is_what_files_get(tmp_path: Path, channels: int) -> None:
     resized = resize_all(images, 5)
     for image, small in zip(images, resized, strict=True):
         picture = Image.fromarray(image[0] if channels == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-        assert np.array_equal(decode(saved(tmp_path / "a.png", picture), 5), small)
+        assert np.array_equal(decode(saved(tmp_path / "a.png", picture), Decoding(image_size=5)), small)
     assert np.array_equal(resize_all(images, 9), images)
 
 
 def test_all_endings_are_read(tmp_path: Path) -> None:
-    for suffix in SUFFIXES:
-        mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
+    for suffix in suffixes():
+        mode = {".pbm": "1", ".pgm": "L", ".pnm": "RGB"}.get(suffix, "RGB")
         assert decode(saved(tmp_path / f"a{suffix}", Image.new(mode, (4, 6)))).shape[1:] == (6, 4)
+
+
+@pytest.mark.parametrize("depth", [10, 12, 14])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_a_bit_depth_is_scaled_to_white(tmp_path: Path, depth: int, suffix: str) -> None:
+    top = 2**depth - 1
+    levels = np.array([[0, 1, top // 2, top]], dtype=np.uint16)
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(levels))
+    found = decode(path, Decoding(bit_depth=depth))
+    assert found.tolist() == [[[round(level * 255 / top) for level in levels[0].tolist()]]]
+    assert sixteen_bit_maximum(path, Decoding()) == (top, True)
+    with pytest.raises(ValueError, match=rf"{top} do not fit into {depth - 1} bits"):
+        decode(path, Decoding(bit_depth=depth - 1))
+
+
+def test_a_tiff_of_twelve_bits_says_so_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(
+        tiff({256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 277: 1, 278: 1}, bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x01]))
+    )
+    assert decode(path).tolist() == [[[255, 0, 128, 0]]]
+    assert sixteen_bit_maximum(path, Decoding()) is None
+
+
+def test_eight_bits_have_no_depth_to_tell(tmp_path: Path) -> None:
+    assert sixteen_bit_maximum(saved(tmp_path / "a.png", Image.new("L", (2, 2))), Decoding()) is None
+    assert sixteen_bit_maximum(saved(tmp_path / "a.gif", Image.new("P", (2, 2))), Decoding()) is None
+
+
+def test_a_large_image_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("1", (300, 200)))
+    assert decode(path, Decoding(max_pixels=60_000)).shape == (1, 200, 300)
+    for how in (Decoding(max_pixels=59_999), Decoding(max_pixels=59_999, image_size=8)):
+        with pytest.raises(ValueError, match=r"300x200 pixels.*59,999.*--max-pixels"):
+            decode(path, how)
+
+
+def test_the_limit_stands_in_place_of_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", Image.new("1", (30, 20)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="--max-pixels"):
+        decode(path, Decoding(max_pixels=100))
+    assert decode(path, Decoding(max_pixels=600)).shape == (1, 20, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_the_default_limit_refuses_thirteen_thousand_pixels_a_side(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("1", (13_000, 13_000)))
+    with pytest.raises(ValueError, match="13000x13000"):
+        decode(path)
+
+
+def test_only_formats_of_pixels_are_endings() -> None:
+    assert {".jfif", ".jpe", ".png", ".webp", ".tiff"} <= set(suffixes())
+    assert not {".pdf", ".eps", ".ps", ".wmf", ".h5", ".mpg", ".psd"} & set(suffixes())
+
+
+def test_a_file_to_be_rendered_is_not_opened_under_an_images_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path, format="EPS")
+    with pytest.raises(UnidentifiedImageError):
+        decode(path)

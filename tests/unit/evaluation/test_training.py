@@ -134,6 +134,13 @@ def test_the_test_source_is_found_and_checked():
         check_test_source(chosen, "a.h5", coloured_source(channels=1))
 
 
+def test_classes_in_another_order_are_told_as_such():
+    data, chosen = real_set()
+    reordered = replace(data, class_names=data.class_names[::-1])
+    with pytest.raises(ConfigError, match=r"another order.*--class-order"):
+        check_test_source(chosen, "a.h5", reordered)
+
+
 def test_a_training_that_blows_up_says_so():
     _, chosen = real_set(network={"normalisation": "none"})
     with pytest.raises(DivergenceError, match="lower --lr"):
