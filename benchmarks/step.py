@@ -40,7 +40,8 @@ from atom_plugin.matchers import MeanMatcher, make_matcher
 from atom_plugin.models import winograd
 from atom_plugin.runtime.malloc import reuse_freed_memory
 from atom_plugin.transforms.augmentation import Augmentation
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import Whitening
 
 CLASSES, SHAPE, PER_CLASS = 10, (3, 32, 32), 5000
 

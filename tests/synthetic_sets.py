@@ -8,7 +8,8 @@ import torch
 
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import Whitening
 
 
 def make_set(

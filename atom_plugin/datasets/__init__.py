@@ -89,6 +89,10 @@ class Split:
         import torch
 
         images, labels = self.images, self.labels
+        if any(tensor.layout != torch.strided or tensor.is_meta for tensor in (images, labels)):
+            raise SourceError(
+                f"a source's images and labels must hold every value, not {images.layout} on {images.device}; call to_dense()"
+            )
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise SourceError(f"a source's images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

@@ -23,6 +23,7 @@ import numpy as np
 from atom_plugin.datasets.pixels import Decoding, Pixels, decode, size_of
 from atom_plugin.datasets.unreadable import captured_stderr, why_unreadable
 from atom_plugin.errors import SourceError
+from atom_plugin.runtime.memory import machine_memory
 
 _CHUNK, _CHUNK_BYTES = 64, 2**24
 # Rough cost of decoding, to tell when processes (0.3 s to start one) pay: 0.12 ms a file, 10 ns a byte.
@@ -163,7 +164,7 @@ def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:
 def _check_memory(paths: Sequence[str], image_size: int | None) -> None:
     width, height = sides_of(paths, image_size) or (0, 0)
     needed = len(paths) * width * height
-    if needed > _memory():
+    if needed > machine_memory():
         raise SourceError(
             f"{len(paths)} images of {width}x{height} take at least {needed / 2**30:.1f} GiB, more than this machine "
             "has; pass a smaller --image-size (image_size=)"
@@ -175,13 +176,6 @@ def _room(images: Pixels | None, chunk: Pixels, count: int) -> Pixels:
     if images is None:
         return np.empty((count, *chunk.shape[1:]), np.uint8)
     return np.repeat(images, 3, axis=1) if chunk.shape[1] > images.shape[1] else images
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # this system does not tell
-        return 2**63
 
 
 def _differing_sizes(sizes: dict[tuple[int, int], str], unseen: Sequence[str]) -> SourceError:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from atom_plugin.errors import ConfigError, unknown
-from atom_plugin.transforms.preprocessing import DATADAM_EPS, KORNIA_EPS
+from atom_plugin.transforms.whitening import DATADAM_EPS, KORNIA_EPS
 
 
 def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

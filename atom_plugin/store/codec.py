@@ -13,7 +13,8 @@ import torch
 
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.schema import ELEMENTS, ZCA, Array, Arrays, SchemaError
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import Whitening
 
 
 class SetFields(TypedDict):

@@ -33,6 +33,11 @@ class SyntheticSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for tensor in (images, labels):
+            if tensor.layout != torch.strided or tensor.is_meta:
+                raise ConfigError(
+                    f"images and labels must hold every value, not {tensor.layout} on {tensor.device}; load them"
+                )
         if images.ndim != 4 or images.dtype != torch.float32:
             raise ConfigError(f"images must be float32 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

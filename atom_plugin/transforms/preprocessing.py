@@ -8,7 +8,7 @@ standardises and then whitens with eps 0.1; "plain ZCA" whitens the [0, 1] image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,61 +16,14 @@ import torch
 
 from atom_plugin.datasets import Split
 from atom_plugin.errors import ConfigError
+from atom_plugin.transforms.whitening import Whitening, fit_plan
 
-DATADAM_EPS = 0.1
-KORNIA_EPS = 1e-6
-# What kornia may take to fit a whitening; more images than that are streamed, and of those at most so many.
-KORNIA_BYTES, STREAMED_IMAGES = 2**31, 50_000
 _PART = 512  # images at a time
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Images on the [0, 1] scale as the nearest 8-bit ones; what lies outside is clamped."""
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Whitening:
-    """A fitted ZCA transform of flattened images: ``mean`` (D,), ``matrix`` (D, D) symmetric, D = C * H * W."""
-
-    mean: torch.Tensor
-    matrix: torch.Tensor
-    eps: float
-
-    @cached_property
-    def inverse_matrix(self) -> torch.Tensor:
-        """(D, D), computed in float64 on first use: only pictures and exports need it."""
-        inverse: torch.Tensor = torch.linalg.inv(self.matrix.double())
-        return inverse.to(self.matrix)
-
-    @classmethod
-    def fit(cls, images: torch.Tensor, *, eps: float) -> Whitening:
-        """Fit on ``images`` (N, C, H, W), float32. Takes N * D * 12 bytes at its peak, and an SVD of D x D."""
-        from kornia.enhance import ZCAWhitening
-
-        _check_eps(eps)
-        zca = ZCAWhitening(dim=0, eps=eps, compute_inv=False).fit(images)
-        return cls(mean=zca.mean_vector.flatten(), matrix=zca.transform_matrix, eps=eps)
-
-    @classmethod
-    def fit_streamed(cls, parts: Callable[[], Iterable[torch.Tensor]], *, eps: float) -> Whitening:
-        """As :meth:`fit`, on images that come in parts, float32 (n, C, H, W), twice: for their mean and their covariance.
-
-        The same equations, with sums in float64. Takes 40 * D * D bytes and the D x D eigenvectors, whatever the number
-        of images. Raises ConfigError for an ``eps`` that is not above 0.
-        """
-        _check_eps(eps)
-        count, total = 0, torch.zeros(())
-        for part in parts():
-            count, total = count + len(part), total + part.flatten(1).sum(0, dtype=torch.float64)
-        mean = (total / count).float()
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        for part in parts():
-            centred = part.flatten(1) - mean
-            covariance += centred.T @ centred
-        values, vectors = torch.linalg.eigh(covariance.div_(count - 1))
-        matrix = (vectors * (values.clamp_min(0) + eps).rsqrt()) @ vectors.T
-        return cls(mean=mean, matrix=matrix.float(), eps=eps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,8 +52,8 @@ class Preprocessing:
 
         ``mean`` and ``std`` (on the [0, 1] scale) are computed per channel where not given; a constant channel
         gets std 1. ``zca_eps`` None means no whitening. Moments are exact and take one pass in bounded memory. Whitening is
-        kornia's fit on all images while that takes no more than :data:`KORNIA_BYTES`; else the same equations are streamed
-        over :data:`STREAMED_IMAGES` of them, evenly spaced.
+        fitted as :func:`~atom_plugin.transforms.whitening.fit_plan` says. Raises ConfigError for a whitening of fewer than two
+        images, or of images too large for this machine.
         """
         split = images if isinstance(images, Split) else Split(images=images, labels=torch.zeros(len(images)).long())
         images = split.images
@@ -115,18 +68,28 @@ class Preprocessing:
         plain = cls(mean=used_mean, std=used_std, image_shape=shape)
         if zca_eps is None:
             return plain
-        if images.numel() * 12 <= KORNIA_BYTES:
-            whitening = Whitening.fit(plain.forward(images), eps=zca_eps)
-        else:
-            used = min(len(images), STREAMED_IMAGES)
-            rows = torch.arange(used) * len(images) // used
-            whitening = Whitening.fit_streamed(
-                lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)), eps=zca_eps
-            )
+        plan = fit_plan(len(images), images[0].numel(), zca_eps)
+        rows = torch.arange(plan.images) * len(images) // plan.images
+        whitening = plan.fit(lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)))
         return cls(mean=used_mean, std=used_std, image_shape=shape, whitening=whitening)
 
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """As :meth:`forward`."""
+        return self.forward(images)
+
+    def __repr__(self) -> str:
+        return f"Preprocessing({'x'.join(map(str, self.image_shape))}: {self.describe()})"
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., C, H, W), uint8 in 0..255 or float in [0, 1], to float32 of the same shape."""
+        """(..., C, H, W), uint8 in 0..255 or float in [0, 1], to float32 of the same shape.
+
+        Raises ConfigError for images of another shape or type, and for tensors that hold no values of their own.
+        """
+        self._check(images)
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ConfigError(
+                f"found images of type {images.dtype}, expected uint8 in 0..255 or floats in [0, 1]; convert them"
+            )
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         # One multiply and one add on the way from uint8: no second float copy of the batch.
         weight = (1.0 / (scale * self.std)).view(-1, 1, 1)
@@ -139,7 +102,10 @@ class Preprocessing:
         return torch.addmm(self._whitened_offset, flat, self.whitening.matrix.T).view(images.shape)
 
     def inverse(self, images: torch.Tensor) -> torch.Tensor:
-        """The float32 image on the [0, 1] scale, not clamped: distilled pixels may lie outside."""
+        """(..., C, H, W) as :meth:`forward` gives them to float32 on the [0, 1] scale, not clamped: distilled pixels may lie
+        outside. Raises ConfigError for another shape.
+        """
+        self._check(images)
         if self.whitening is not None:
             flat = images.reshape(-1, self.whitening.mean.numel())
             images = torch.addmm(self.whitening.mean, flat, self.whitening.inverse_matrix.T).view(images.shape)
@@ -176,6 +142,18 @@ class Preprocessing:
             steps.append(f"ZCA whitened (eps {self.whitening.eps:g})")
         return ", then ".join(steps) or "none (images in [0, 1])"
 
+    def _check(self, images: torch.Tensor) -> None:
+        if images.layout != torch.strided or images.is_meta:
+            kind = "meta" if images.is_meta else str(images.layout).removeprefix("torch.")
+            raise ConfigError(
+                f"found a {kind} tensor of images, expected one that holds every pixel; call to_dense() or load it"
+            )
+        if tuple(images.shape[-3:]) != self.image_shape:
+            raise ConfigError(
+                f"found images of shape {tuple(images.shape)}, expected (..., {', '.join(map(str, self.image_shape))}) as this "
+                "preprocessing was fitted on; resize them, or fit another"
+            )
+
     @cached_property
     def _whitened_offset(self) -> torch.Tensor:
         assert self.whitening is not None
@@ -184,11 +162,6 @@ class Preprocessing:
 
 def _short(values: torch.Tensor) -> str:
     return "/".join(f"{value:.3f}" for value in values.tolist())
-
-
-def _check_eps(eps: float) -> None:
-    if not eps > 0:
-        raise ConfigError(f"the ZCA eps must be above 0, not {eps}; DataDAM uses 0.1, kornia 1e-6")
 
 
 def _moments(split: Split) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.transforms.preprocessing import DATADAM_EPS, Preprocessing
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import DATADAM_EPS
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, on the [0, 1] scale."""

@@ -15,7 +15,8 @@ from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.tensors import checked_images, checked_labels
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import Whitening
 
 PIXELS = ("preprocessed", "true-colour")
 _ZCA = ("zca_mean", "zca_matrix", "zca_eps")

@@ -18,7 +18,8 @@ from atom_plugin.store.formats.coding import (
 )
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.preprocessing import DATADAM_EPS, Preprocessing
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import DATADAM_EPS
 
 NOT_HELD = "class names, preprocessing and provenance are not in it: keep the .h5 file, and import with --like"
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from atom_plugin.errors import ConfigError
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import concatenate
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening
+from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.whitening import Whitening
 
 
 def test_says_what_it_holds():
@@ -134,3 +135,10 @@ def test_preprocessing_matches_only_its_equal():
     assert not whitened().matches(whitened(eps=0.2))
     assert not whitened().matches(whitened(mean=torch.zeros(16)))
     assert not whitened().matches(whitened(matrix=torch.eye(16)))
+
+
+@pytest.mark.parametrize("change", [lambda images: images.to_sparse(), lambda images: images.to("meta")])
+def test_images_without_every_value_are_refused(change):
+    held = make_set()
+    with pytest.raises(ConfigError, match="hold every value"):
+        replace(held, images=change(held.images))

@@ -4,8 +4,9 @@ from kornia.enhance import ZCAWhitening
 from small import coloured_source
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.transforms import preprocessing
-from atom_plugin.transforms.preprocessing import Preprocessing, Whitening, to_uint8
+from atom_plugin.transforms import preprocessing, whitening
+from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
+from atom_plugin.transforms.whitening import Whitening
 
 
 def images() -> torch.Tensor:
@@ -48,7 +49,7 @@ def test_whitening_is_kornias_on_the_standardised_images(standardise, eps):
 @pytest.mark.parametrize("eps", [0.1, 1e-6])
 def test_streamed_whitening_is_kornias(standardise, eps, monkeypatch):
     kornias = Preprocessing.fit(images(), standardise=standardise, zca_eps=eps)
-    monkeypatch.setattr(preprocessing, "KORNIA_BYTES", 0)
+    monkeypatch.setattr(whitening, "KORNIA_BYTES", 0)
     monkeypatch.setattr(preprocessing, "_PART", 7)
     streamed = Preprocessing.fit(images(), standardise=standardise, zca_eps=eps)
     torch.testing.assert_close(streamed.whitening.mean, kornias.whitening.mean, rtol=1e-5, atol=1e-6)
@@ -57,8 +58,8 @@ def test_streamed_whitening_is_kornias(standardise, eps, monkeypatch):
 
 
 def test_of_very_many_images_some_of_every_class_are_whitened_by(monkeypatch):
-    monkeypatch.setattr(preprocessing, "KORNIA_BYTES", 0)
-    monkeypatch.setattr(preprocessing, "STREAMED_IMAGES", 60)
+    monkeypatch.setattr(whitening, "KORNIA_BYTES", 0)
+    monkeypatch.setattr(whitening, "STREAMED_IMAGES", 60)
     source = coloured_source(per_class=80, size=4).train
     streamed = Preprocessing.fit(source, zca_eps=0.1)
     used = source.images[::4]
@@ -126,3 +127,31 @@ def test_pixels_come_back_from_standardised_and_whitened_images(zca_eps):
 
 def test_pixels_outside_the_range_are_clamped_and_those_inside_rounded():
     assert to_uint8(torch.tensor([-0.5, 0.5, 0.9981, 1.0, 7.0])).tolist() == [0, 128, 255, 255, 255]
+
+
+def test_it_is_called_like_a_transform_and_says_its_shape():
+    fitted = Preprocessing.fit(images(), zca_eps=0.1)
+    assert torch.equal(fitted(images()[0]), fitted.forward(images()[0]))
+    assert repr(fitted).startswith("Preprocessing(3x4x4: standardised") and len(repr(fitted)) < 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.zeros(2, 3, 5, 4), r"\(2, 3, 5, 4\), expected \(\.\.\., 3, 4, 4\)"),
+        (torch.zeros(3), r"found images of shape \(3,\)"),
+        (torch.zeros(2, 3, 4, 4).to_sparse(), "sparse_coo tensor"),
+        (torch.zeros(2, 3, 4, 4, device="meta"), "meta tensor"),
+    ],
+)
+def test_what_holds_no_images_of_its_shape_is_refused(wrong, said):
+    fitted = Preprocessing.fit(images(), zca_eps=0.1)
+    for apply in (fitted, fitted.inverse):
+        with pytest.raises(ConfigError, match=said):
+            apply(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_no_known_range_are_refused(dtype):
+    with pytest.raises(ConfigError, match=r"expected uint8 in 0\.\.255"):
+        Preprocessing.fit(images())(torch.ones(2, 3, 4, 4, dtype=dtype))
