@@ -12,6 +12,7 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, Array, Ar
 
 Identity = tuple[int, int, int]
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_NAMED = 8
 _DAMAGED = "the file is damaged or was changed; restore a copy or make it again"
 
 
@@ -117,14 +119,28 @@ def _check_signature(path: Path, raw: BinaryIO) -> None:
     raw.seek(0)
     if not head:
         raise StoreError(f"{path}: is empty, expected a synthetic set's .h5 file; make it again")
+    if head != _SIGNATURE and (block := _user_block(raw)):
+        raise StoreError(
+            f"{path}: is an HDF5 file behind a user block of {block} bytes, expected none; remove it with h5unjam -i IN -o OUT"
+        )
     if head != _SIGNATURE:
         raise StoreError(f"{path}: is not an HDF5 file (it starts with {head!r}); give a synthetic set's .h5 file")
+
+
+def _user_block(raw: BinaryIO) -> int:
+    """Bytes before HDF5's signature, which may stand at 512, 1024, 2048 and so on; 0 where there is none."""
+    found, place = 0, 512
+    while not found and raw.seek(place) and (head := raw.read(len(_SIGNATURE))):
+        found = place if head == _SIGNATURE else 0
+        place *= 2
+    raw.seek(0)
+    return found
 
 
 def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
     found = file.attrs.get("format")
     if not (isinstance(found, bytes) and found == FORMAT.encode()):
-        keys = ", ".join(sorted(file)[:8]) or "nothing"
+        keys = ", ".join(sorted(islice(file, _NAMED))) or "nothing"
         raise StoreError(
             f"{path}: is an HDF5 file, but not a synthetic set: found keys {keys}, expected the attribute format = "
             f"{FORMAT}; give a file that atom-plugin wrote"
@@ -138,7 +154,7 @@ def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
             "update atom-plugin"
         )
     objects = list_objects(file)
-    _check_extents(objects, file_identity[1])
+    _check_extents(path, objects, file_identity[1])
     return StoreFile(
         path=path,
         identity=file_identity,
@@ -149,7 +165,7 @@ def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
     )
 
 
-def _check_extents(objects: dict[str, Any], size: int) -> None:
+def _check_extents(path: Path, objects: dict[str, Any], size: int) -> None:
     """Refuse whatever the file does not hold itself, byte for byte: chunked, external, virtual, oversized data."""
     for key, item in datasets_and_attributes(objects).items():
         if item.dtype.kind not in "fiuS" or item.shape is None:
@@ -157,11 +173,25 @@ def _check_extents(objects: dict[str, Any], size: int) -> None:
         end = math.prod(item.shape) * item.dtype.itemsize
         if isinstance(item, h5py.Dataset) and end:
             start = item.id.get_offset()
+            if how := _rewritten(item):
+                raise StoreError(
+                    f"{path}: {key} is stored {how}, as other programs rewrite files; a set's file is contiguous, to be "
+                    "mapped; convert it with h5repack -l CONTI -f NONE IN OUT"
+                )
             if item.id.get_create_plist().get_layout() != h5d.CONTIGUOUS or start is None:
                 raise SchemaError(f"{key}: found a layout that is not contiguous in this file, expected one that is")
             end += start
         if end > size:
             raise SchemaError(f"{key}: ends at byte {end}, but the file has {size}")
+
+
+def _rewritten(item: Any) -> str:
+    """How a dataset with all its data in the file is stored otherwise than in one piece; empty where it is not so."""
+    if item.compression:
+        return f"in chunks and compressed ({item.compression})"
+    if item.chunks is not None:
+        return f"in chunks of {item.chunks}" + (" behind filters" if item.id.get_create_plist().get_nfilters() else "")
+    return ""
 
 
 def _root_text(file: Any, name: str) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5f, h5fd, h5g, h5p
+from h5py import h5a, h5f, h5fd, h5g, h5p
 
 from atom_plugin.runtime.versions import __version__
-from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS, Array, Arrays
+from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS, Array, Arrays, SchemaError
 
+MOST_OBJECTS, MOST_DEPTH = 1000, 32
 _BLOCK = 16 * 1024 * 1024
 
 
@@ -61,14 +62,24 @@ def digest(objects: dict[str, Any], loaded: Arrays) -> str:
 
 
 def list_objects(file: Any) -> dict[str, Any]:
-    """Groups and datasets by name; what soft or external links point to is not part of the file."""
+    """Groups and datasets by name; what soft or external links point to is not part of the file.
+
+    Raises SchemaError for more objects or attributes than :data:`MOST_OBJECTS`, found while counting: HDF5 takes minutes to
+    list some ten thousands.
+    """
     objects: dict[str, Any] = {"": file}
 
-    def add(name: str, item: Any) -> None:
+    def add(name: str, item: Any) -> bool | None:
         if isinstance(item, h5py.Group | h5py.Dataset):
             objects[name] = item
+        return True if len(objects) > MOST_OBJECTS or name.count("/") > MOST_DEPTH else None  # True ends the visit
 
-    file.visititems(add)
+    if file.visititems(add):
+        raise SchemaError(
+            f"found more than {MOST_OBJECTS} groups and datasets, or {MOST_DEPTH} nested, expected about 20"
+        )
+    if sum(h5a.get_num_attrs(item.id) for item in objects.values()) > MOST_OBJECTS:
+        raise SchemaError(f"found more than {MOST_OBJECTS} attributes, expected about 70")
     return objects
 
 

@@ -25,7 +25,7 @@ LOW_RANK_EPS = 1e-3
 # LAPACK counts its workspace, 4 D^2 for kornia's SVD and 2 D^2 for eigenvectors, in 32 bits.
 _MOST_KORNIA, _MOST_STREAMED = 23_000, 32_000
 _ROWS = 1024  # of the matrix at a time
-_OPERATIONS_PER_MINUTE = 1.2e12  # of such decompositions on a few cores
+_OPERATIONS_PER_MINUTE = 2.5e11  # of such decompositions, on two cores
 _TOLD = 4096  # values an image, above 3 x 32 x 32, from which on the fit is announced
 
 _logger = logging.getLogger("atom_plugin")

@@ -92,10 +92,13 @@ def _metadata(folder: Path, context: ImportContext) -> tuple[list[str], list[int
 def _distinct(class_names: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Names for a ClassLabel, which takes no two alike, and a note where some had to change."""
     names: list[str] = []
+    taken: set[str] = set()
     for label, name in enumerate(class_names):
-        names.append(name if name not in names else f"{name} ({label})")
-        while names[-1] in names[:-1]:
-            names[-1] += "'"
+        chosen = name if name not in taken else f"{name} ({label})"
+        while chosen in taken:
+            chosen += "'"
+        taken.add(chosen)
+        names.append(chosen)
     changed = sum(new != old for new, old in zip(names, class_names, strict=True))
     return names, [f"{changed} class names occur twice and got their id in the card"] if changed else []
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from atom_plugin.datasets.pixels import Pixels, decode, suffixes
+from atom_plugin.datasets.unreadable import why_unreadable
 from atom_plugin.errors import ConfigError, StoreError, shape_text
+from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import folder_names
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -128,12 +130,17 @@ def read_images(files: Sequence[Path], context: ImportContext) -> torch.Tensor:
             try:
                 pixels = decode(file)
             except Exception as error:  # PIL raises many kinds for a damaged file
-                what = " ".join(str(error).split())[:120] or type(error).__name__
-                raise StoreError(f"{file}: cannot be read as an image ({what}); it is damaged") from error
+                what = why_unreadable(str(file), error)
+                raise StoreError(f"{file}: cannot be read as an image: {what}") from error
         if decoded and pixels.shape != decoded[0].shape:
             raise StoreError(
                 f"{file}: is {shape_text(pixels.shape)}, but {files[0].name} is {shape_text(decoded[0].shape)}; "
                 "a set has images of one shape"
+            )
+        if not decoded and pixels.nbytes * len(files) > machine_memory() // 2:
+            raise StoreError(
+                f"{file.parent}: {len(files)} images of {shape_text(pixels.shape)} take {pixels.nbytes * len(files) / 1e9:.0f} GB, more "
+                "than half of this machine's memory; a set has a few small images per class"
             )
         decoded.append(pixels)
     return torch.from_numpy(np.stack(decoded))

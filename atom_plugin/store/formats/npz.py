@@ -16,6 +16,7 @@ import torch
 
 from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.formats.archives import refuse_bomb
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.own_fields import number_fields, parsed_json, provenance_field, set_of
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -37,21 +38,28 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
 
 def read(path: Path, context: ImportContext) -> SyntheticSet:
     """An export of ours, whole. Arrays of Python objects are refused, always."""
-    where = str(path)
+    found: dict[str, Any] = dict(load_arrays(path, context))
+    for key, array in found.items():
+        if array.dtype.kind == "U":
+            found[key] = array.tolist()
+        elif array.dtype.kind in "fiu":
+            found[key] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if isinstance(found.get("provenance"), str):
+        found["provenance"] = parsed_json(found["provenance"], str(path))
+    return set_of(found, str(path), context)
+
+
+def load_arrays(path: Path, context: ImportContext) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a .npz by name. Raises StoreError for anything else, and for what is far larger unpacked."""
     with context.opened(path) as file:
+        refuse_bomb(path, file)
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                found: dict[str, Any] = {key: arrays[key] for key in arrays.files}
+                found = {key: arrays[key] for key in arrays.files}
         except Exception as error:  # zipfile's, numpy's and zlib's errors, each in its own kind
             what = " ".join(str(error).split())[:160] or type(error).__name__
             raise StoreError(f"{path}: cannot be read as .npz ({what}); it is damaged, or not this format") from error
     for key, array in found.items():
         if not isinstance(array, np.ndarray):
             raise StoreError(f"{path}: is a zip archive, but {key!r} in it is no array; another format?")
-        if array.dtype.kind == "U":
-            found[key] = array.tolist()
-        elif array.dtype.kind in "fiu":
-            found[key] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-    if isinstance(found.get("provenance"), str):
-        found["provenance"] = parsed_json(found["provenance"], where)
-    return set_of(found, where, context)
+    return found

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats.archives import refuse_bomb
 from atom_plugin.store.formats.context import ImportContext
 
 _LAYOUTS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
@@ -63,6 +64,7 @@ def load(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> A
             raise StoreError(
                 f"{path}: cannot be read as a file of torch.save (it starts with {head!r}); another format?"
             )
+        refuse_bomb(path, file)
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
                 warnings.simplefilter("ignore")  # of odd but readable pickles; what is in them is checked afterwards

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import resource
+import time
 
 import h5py
 import numpy as np
@@ -213,7 +214,7 @@ def variable(file):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (chunked, "not contiguous"),
+        (chunked, "in chunks of (1, 1, 4, 4)"),
         (unallocated, "not contiguous"),
         (external, "not contiguous"),
         (virtual, "not contiguous"),
@@ -249,3 +250,60 @@ def test_disk_errors_while_reading(tmp_path, monkeypatch):
 
     monkeypatch.setattr("atom_plugin.store.hdf5_reader.load", fail)
     assert "Input/output error" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"compression": "gzip"}, "compressed (gzip)"),
+        ({"compression": "lzf"}, "compressed (lzf)"),
+        ({"chunks": (2, 1, 4, 4)}, "in chunks of (2, 1, 4, 4)"),
+        ({"chunks": (2, 1, 4, 4), "shuffle": True}, "behind filters"),
+    ],
+)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_rewritten_file_is_not_called_damaged(tmp_path, options, words, reader):
+    path = crafted(tmp_path)
+    with h5py.File(path, "r+") as file:
+        images = file["images"][()]
+        del file["images"]
+        file.create_dataset("images", data=images, **options)
+    line = refused(path, reader)
+    assert words in line and "h5repack -l CONTI" in line and "damaged" not in line
+
+
+@pytest.mark.parametrize("size", [512, 4096])
+def test_a_user_block_is_named(tmp_path, size):
+    path = crafted(tmp_path)
+    path.write_bytes(b"notes" + bytes(size - 5) + path.read_bytes())
+    line = refused(path)
+    assert f"a user block of {size} bytes" in line and "h5unjam" in line
+
+
+def flat(file):
+    for number in range(3000):
+        file.create_group(f"g{number}")
+
+
+def nested(file):
+    for _ in range(500):
+        file = file.create_group("g")
+
+
+def described(file):
+    group = file.create_group("g", track_order=True)
+    for number in range(1500):
+        group.attrs[f"a{number}"] = number
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(flat, "1000 groups"), (nested, "32 nested"), (described, "1000 attributes")]
+)
+def test_more_objects_than_a_set_has_are_not_listed(tmp_path, make, words):
+    path = crafted(tmp_path)
+    with h5py.File(path, "r+", libver="latest") as file:
+        make(file)
+    start = time.perf_counter()
+    for reader in READERS:
+        assert words in refused(path, reader)
+    assert time.perf_counter() - start < 20  # minutes, without a limit, where there are ten times as many
