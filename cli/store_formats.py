@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Beside:
     like: Path | None
     dataset: str | None
     classes: tuple[str, ...]
+    class_map: Path | None
     mean: str | None
     std: str | None
     method: str | None
@@ -127,7 +129,7 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
 
 
 @click.command("import")
-@click.argument("path", type=PATH)
+@click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @_format_options
 @click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")
 @source_options
@@ -136,6 +138,12 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
     metavar="NAMES",
     multiple=True,
     help="Class names in the order of their ids, comma separated; or repeat the option, a name each.",
+)
+@click.option(
+    "--class-map",
+    metavar="FILE",
+    type=PATH,
+    help="A text or JSON file that names the class of each id in PATH; ids become those of --like, --dataset or --classes.",
 )
 @click.option("--mean", metavar="NUMBERS", help="Of the imported set, per channel, comma separated, in [0, 1].")
 @click.option("--std", metavar="NUMBERS", help="Likewise its standard deviation.")
@@ -152,7 +160,7 @@ def import_(
     ctx: click.Context,
     /,
     *,
-    path: Path,
+    paths: tuple[Path, ...],
     format_: str,
     output: Path,
     option: dict[str, Any],
@@ -162,7 +170,7 @@ def import_(
     experiment: int | None,
     trust_pickle: bool,
 ) -> None:
-    """Make a set file of PATH, a file or folder in another format.
+    """Make a set file of PATH, a file or folder in another format; of several, the parts of one set, all in one.
 
     Foreign files name no classes and no preprocessing: --like, --dataset or --classes with --mean and --std say them.
 
@@ -170,24 +178,30 @@ def import_(
     Examples:
       atom-cli store import res.pt --format datasetcondensation --like set.h5 -o dc.h5
       atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
+      atom-cli store import part0.npz part1.npz --format arrays --dataset cifar10 -o whole.h5
     """
-    claim([Output(path=output, option="-o", replace=force)], inputs=[path, beside.like, request.data_dir])
+    claim([Output(path=output, option="-o", replace=force)], inputs=[*paths, beside.like, request.data_dir])
     from atom_plugin.store.formats import import_set
+    from atom_plugin.store.synthetic_set import concatenate
 
     named = is_given(ctx, "dataset")
     if not named and (idle := [name for name in _SOURCE_PARAMETERS if is_given(ctx, name)]):
         raise click.UsageError(
             f"--{idle[0].replace('_', '-')} is about the source of --dataset; name that as well", ctx
         )
-    context = _context(beside, request)
     options = dict(option)
     if experiment is not None:
         options["experiment"] = experiment
     if trust_pickle:
         options["trust_pickle"] = True
-    held = import_set(path, format=format_, context=context, **options)
+    contexts = _contexts(beside, request, len(paths))
+    parts = [
+        import_set(path, format=format_, context=context, **options)
+        for path, context in zip(paths, contexts, strict=True)
+    ]
+    held = parts[0] if len(parts) == 1 else concatenate(parts, names=list(map(str, paths)))
     held.save(output, force=force)
-    _say(context.notes)
+    _say(list(dict.fromkeys(note for context in contexts for note in context.notes)))
     click.echo(output)
 
 
@@ -196,22 +210,31 @@ for _option in import_.params:
         _option.default, _option.show_default = None, False  # type: ignore[attr-defined]
 
 
-def _context(beside: Beside, request: SourceRequest) -> ImportContext:
+def _contexts(beside: Beside, request: SourceRequest, count: int) -> list[ImportContext]:
+    """One for each file, since it keeps what that file said; the source of --dataset is loaded once."""
     from atom_plugin.datasets import load_source
+    from atom_plugin.store.formats.class_map import read_class_map
     from atom_plugin.store.formats.coding import both_or_none, per_channel
     from atom_plugin.store.formats.context import ImportContext
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     classes, dataset = beside.classes, beside.dataset
     names = classes[0].split(",") if len(classes) == 1 else classes
-    return ImportContext(
-        like=None if beside.like is None else SyntheticSet.load(beside.like),
-        dataset=dataset,
-        load_dataset=None if dataset is None else lambda: load_source(dataset, request),
-        class_names=tuple(name.strip() for name in names) or None,
-        constants=both_or_none(per_channel("mean", beside.mean), per_channel("std", beside.std)),
-        method=beside.method,
-    )
+    template = None if beside.like is None else SyntheticSet.load(beside.like)
+    load = None if dataset is None else functools.cache(lambda: load_source(dataset, request))
+    named = None if beside.class_map is None else read_class_map(beside.class_map)
+    return [
+        ImportContext(
+            like=template,
+            dataset=dataset,
+            load_dataset=load,
+            class_names=tuple(name.strip() for name in names) or None,
+            class_map=named,
+            constants=both_or_none(per_channel("mean", beside.mean), per_channel("std", beside.std)),
+            method=beside.method,
+        )
+        for _ in range(count)
+    ]
 
 
 def _say(notes: Sequence[str]) -> None:

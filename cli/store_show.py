@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,9 @@ def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
 
 
 def _class_id(item: str, class_names: Sequence[str]) -> int:
-    named = [label for label, name in enumerate(class_names) if name == item]
+    # As typed on one system and stored on another, a name may differ in how its characters are composed.
+    item = unicodedata.normalize("NFC", item)
+    named = [label for label, name in enumerate(class_names) if unicodedata.normalize("NFC", name) == item]
     if len(named) == 1:
         return named[0]
     if named:

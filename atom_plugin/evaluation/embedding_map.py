@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +26,16 @@ from atom_plugin.evaluation import network_of
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.fonts import font_with, without_font
 from atom_plugin.store.pictures import MARK, legible
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
+_logger = logging.getLogger("atom_plugin")
 PROJECTIONS = {"pca": "PCA", "tsne": "t-SNE"}
 DEFAULT_STATE = "trained:10"
 _REAL_POINTS = 1000  # in all, where nobody says how many per class: t-SNE takes seconds, and single points can be seen
@@ -166,11 +170,20 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
     axes.set(xticks=[], yticks=[])
     made = f"{PROJECTIONS[points.method]} of the embeddings of a {points.network}"
     heading = [line for line in (legible(title, longest=100), made) if line]
-    axes.set_title("\n".join(heading), fontsize=10, loc="left", parse_math=False)
+    axes.set_title("\n".join(heading), loc="left", parse_math=False, fontproperties=_font_for("".join(heading), 10))
     _add_legend(figure, handles, names, columns)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata=MARK)
+    if told := without_font([points.class_names[label] for label in points.classes[:_NAMED]]):
+        _logger.warning("%s: %s", target, told)
     write_bytes(target, buffer.getbuffer(), force=force)
+
+
+def _font_for(text: str, size: float) -> FontProperties:
+    """A font with the characters of ``text``; matplotlib by itself draws boxes for those that DejaVu Sans lacks."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=font_with(text) or font_with(""), size=size)
 
 
 def _network_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> SelectConfig:
@@ -258,3 +271,4 @@ def _add_legend(figure: Figure, handles: list[Any], names: list[str], columns: i
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(name)
+        text.set_fontproperties(_font_for(name, 7 if many else 9))

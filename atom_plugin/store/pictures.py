@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.store.fonts import font_with, shortened, without_font
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 Pixels = np.ndarray[Any, Any]
 
+_logger = logging.getLogger("atom_plugin")
 _TILE = 64  # the side, in pixels, that small images are enlarged to, where there are not too many
 _GAP = 2
 _MARGIN = 12
@@ -74,6 +77,8 @@ def grid(
     drawn = stored[[position for positions in shown.values() for position in positions]]
     tiles = iter(_pixels(images.preprocessing.inverse(drawn) if isinstance(images, SyntheticSet) else drawn))
     rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
+    if told := without_font([name for _, name, _ in rows]):
+        _logger.warning("%s: %s", target, told)
     write_bytes(target, _grid_png(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
 
 
@@ -160,9 +165,11 @@ def _grid_png(
     from PIL import Image, ImageDraw
     from PIL.PngImagePlugin import PngInfo
 
-    heading, large, font, small = _shorten(title, 100), _font(16), _font(layout.text), _font(12)
+    heading, small = shortened(title, 100), _font(12)
+    large = _font(16, font_with(heading))
     names = [legible(name, instead=f"class {label}") for label, name, _ in rows]
-    left = _MARGIN + math.ceil(max(font.getlength(name) for name in names)) + _MARGIN
+    fonts = [_font(layout.text, font_with(name)) for name in names]
+    left = _MARGIN + math.ceil(max(font.getlength(name) for font, name in zip(fonts, names, strict=True))) + _MARGIN
     columns = max(len(tiles) for _, _, tiles in rows)
     longest = max([large.getlength(heading), *(small.getlength(note) for note in notes)])
     width = max(left + columns * (layout.width + _GAP) + _MARGIN, 2 * _MARGIN + math.ceil(longest))
@@ -171,7 +178,7 @@ def _grid_png(
     canvas = Image.new("RGB", (width, bottom + 18 * len(notes) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_MARGIN, _MARGIN), heading, fill=_INK, font=large)
-    for number, (name, (_, _, tiles)) in enumerate(zip(names, rows, strict=True)):
+    for number, (name, font, (_, _, tiles)) in enumerate(zip(names, fonts, rows, strict=True)):
         middle = top + number * layout.row + (layout.row - _GAP) // 2
         draw.text((left - _MARGIN, middle), name, fill=_INK, font=font, anchor="rm")
         for column, tile in enumerate(tiles):
@@ -205,25 +212,14 @@ def _pixels(images: torch.Tensor) -> Pixels:
     return np.asarray(colours.permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries: unlike Pillow's own font it has Greek, Cyrillic and more."""
-    import matplotlib
+def _font(size: int, path: Path | None = None) -> ImageFont.FreeTypeFont:
+    """A font by its file; DejaVu Sans by default."""
     from PIL import ImageFont
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(str(path or font_with("")), size)
 
 
 def legible(text: str, *, longest: int = 28, instead: str = "") -> str:
-    """``text`` as a picture can show it: printable and short; or ``instead``, where DejaVu Sans lacks its letters."""
-    return _drawable(_shorten(text, longest), _font(12)) or instead
-
-
-def _shorten(name: str, longest: int) -> str:
-    text = "".join(character if character.isprintable() else "?" for character in name)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """``text``, or nothing where the font would draw empty boxes (Chinese, say)."""
-    box = bytes(font.getmask("\uffff"))
-    return "" if any(bytes(font.getmask(character)) == box for character in text) else text
+    """``text`` as a picture can show it: printable and short; or ``instead``, where no font here has its characters."""
+    short = shortened(text, longest)
+    return short if font_with(short) is not None else instead

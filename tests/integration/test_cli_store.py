@@ -146,7 +146,9 @@ def test_formats_are_listed_without_anything_else():
     for direction in ("export", "import"):
         lines = done(direction, "--list-formats").splitlines()
         assert [line.split()[0] for line in lines] == sorted(FORMATS.names())
-        assert {" ".join(line.split()[1:3]) for line in lines} == {"export, import"}
+        can = {line.split()[0]: " ".join(line.split()[1:3]) for line in lines}
+        assert can.pop("arrays").startswith("import")
+        assert set(can.values()) == {"export, import"}
         assert "unusable" not in "".join(lines)
 
 
@@ -231,6 +233,62 @@ def test_import_refuses_code_until_told_to_trust_it(path, tmp_path):
     assert origin["options"] == {"experiment": 0, "trust_pickle": True}
 
 
+def test_import_joins_the_parts_of_one_set(path, held, tmp_path):
+    parts = []
+    for label in range(3):
+        parts.append(tmp_path / f"part{label}.npz")
+        of = held.labels == label
+        np.savez(parts[-1], images=held.true_colour()[of].clamp(0, 1).numpy(), labels=held.labels[of].numpy())
+    plain = ("--format", "arrays", "--classes", ",".join(held.class_names), "-o", tmp_path / "whole.h5")
+    said = noted("import", *parts, *plain)
+    assert said.count("true colours on the [0, 1] scale") == 1
+    whole = SyntheticSet.load(tmp_path / "whole.h5")
+    assert torch.equal(whole.images, held.true_colour().clamp(0, 1)) and torch.equal(whole.labels, held.labels)
+    imported = [part["config"]["imported"] for part in whole.provenance.config["merged"]]
+    assert [part["file"] for part in imported] == [part.name for part in parts]
+    assert all(part["files"] == 1 for part in imported) and len({part["sha256"] for part in imported}) == 3
+    assert "is the set itself" in fails(ConfigError, "import", parts[0], parts[1], *plain[:-1], parts[1], "--force")
+
+
+def test_import_with_a_class_map(path, held, tmp_path):
+    noted("export", path, "--format", "datasetcondensation", "-o", tmp_path / "res.pt")
+    (tmp_path / "map.txt").write_text("0 dog\n1 żółw\n2 cat\n")
+    command = (
+        "import",
+        tmp_path / "res.pt",
+        "--format",
+        "datasetcondensation",
+        "--like",
+        path,
+        "-o",
+        tmp_path / "a.h5",
+    )
+    assert "mapped by name" in noted(*command, "--class-map", tmp_path / "map.txt")
+    assert torch.equal(SyntheticSet.load(tmp_path / "a.h5").labels, held.labels)
+    noted("export", path, "--format", "npz", "-o", tmp_path / "set.npz")
+    line = fails(
+        *(ConfigError, "import", tmp_path / "set.npz", "--format", "npz", "-o", tmp_path / "b.h5"),
+        *("--class-map", tmp_path / "map.txt"),
+    )
+    assert "carries what --class-map would say" in line
+
+
+@pytest.mark.parametrize(("order", "second"), [("name", "10"), ("natural", "2")])
+def test_the_order_of_classes_that_an_import_assumes(tmp_path, order, second):
+    for split in ("train", "test"):
+        for number in (1, 2, 10):
+            (tmp_path / "data" / split / str(number)).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / split / str(number) / "0.png")
+    torch.save([torch.rand(3, 3, 8, 8), torch.arange(3)], tmp_path / "data.pt")
+    result = run(
+        *("import", tmp_path / "data.pt", "--format", "idc", "--dataset", "folder", "--data-dir", tmp_path / "data"),
+        *("--class-order", order, "--cache-dir", tmp_path / "cache", "-o", tmp_path / "a.h5"),
+    )
+    assert result.exception is None
+    held = SyntheticSet.load(tmp_path / "a.h5")
+    assert held.class_names[1] == second and held.provenance.source["options"]["class_order"] == order
+
+
 def test_format_options_on_the_command_line(path, tmp_path):
     out = ("-o", tmp_path / "out")
     assert "takes the options" in fails(ConfigError, "export", path, "--format", "idc", "--option", "factor=2", *out)
@@ -291,6 +349,7 @@ def test_classes_by_name_or_id():
     with pytest.raises(ConfigError, match=r"'same' stands for the ids \[3, 4\]; give an id"):
         class_ids(["same"], names)
     assert class_ids(["3,4"], names) == [3, 4]
+    assert class_ids(["caf\u00e9"], ("tea", "cafe\u0301")) == [1]  # as macOS spells it
     for bad in ("-1", "6", "٣", "1.0", ""):
         with pytest.raises(ConfigError, match="no class is called"):
             class_ids([bad], names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
+from atom_plugin.datasets.class_names import composed
 from atom_plugin.errors import ConfigError, StoreError, listed, shape_text
 from atom_plugin.runtime.versions import package_versions
 from atom_plugin.store.formats.coding import Constants, convert, standardised
+from atom_plugin.store.formats.plausibility import odd_coding
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -28,6 +30,7 @@ _FLAGS = {
     "like": "--like",
     "dataset": "--dataset",
     "class_names": "--classes",
+    "class_map": "--class-map",
     "constants": "--mean, --std",
     "method": "--method",
 }
@@ -38,7 +41,8 @@ class ImportContext:
     """Beside the file: a set ``like`` it, or the ``dataset`` it was made from, or class names and constants by hand.
 
     ``load_dataset`` reads the source named ``dataset``, and is called only where a format needs it. ``constants`` are
-    the mean and std of the imported set. ``method`` is what made the images, if known. ``notes`` collects what an import
+    the mean and std of the imported set. ``class_map`` names the classes by the file's own ids: where classes are given as
+    well, labels are mapped to theirs by name. ``method`` is what made the images, if known. ``notes`` collects what an import
     converted or assumed. Raises ConfigError where both ``like`` and ``dataset`` are given.
     """
 
@@ -46,6 +50,7 @@ class ImportContext:
     dataset: str | None = None
     load_dataset: Callable[[], SourceData] | None = None
     class_names: tuple[str, ...] | None = None
+    class_map: Mapping[int, str] | None = None
     constants: Constants | None = None
     method: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -83,7 +88,7 @@ class ImportContext:
         given = self._given_names()
         if given is None and carried is None:
             raise ConfigError(
-                f"the file carries no class names; pass {_WAYS}, or --classes A,B,… in the order of the ids"
+                f"the file carries no class names; pass {_WAYS}, --classes A,B,… in the order of the ids, or --class-map FILE"
             )
         if given is not None and carried is not None and given != carried:
             raise ConfigError(
@@ -154,6 +159,9 @@ class ImportContext:
         else:
             result = coding if template is None or self.constants is not None else template.preprocessing
         names = self.names(carried_names)
+        labels = self._mapped(labels, names)
+        if odd := odd_coding(images, coding):
+            self.note(odd)
         if len(labels) and int(labels.max()) >= len(names):
             raise ConfigError(
                 f"the file's labels go up to {int(labels.max())}, but there are {len(names)} class names "
@@ -200,6 +208,26 @@ class ImportContext:
             origin["before"] = provenance.config["imported"]
         return replace(held, provenance=replace(provenance, config={**provenance.config, "imported": origin}))
 
+    def _mapped(self, labels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+        """The ids of ``names`` for those of the file, by name. Raises ConfigError for a class that is in neither."""
+        if self.class_map is None:
+            return labels
+        self._use("class_map")
+        label_of = {composed(name): label for label, name in enumerate(names)}
+        table = {}
+        for found in sorted(set(labels.tolist())):
+            name = self.class_map.get(found)
+            if name is None or composed(name) not in label_of:
+                missing = "no name for" if name is None else f"the name {name!r}, which is no class of those given, for"
+                raise ConfigError(
+                    f"--class-map has {missing} the id {found} of the file; classes are {listed(names, most=3)}"
+                )
+            table[found] = label_of[composed(name)]
+        moved = [found for found, label in table.items() if found != label]
+        if moved:
+            self.note(f"class ids were mapped by name: {moved[0]} in the file is {table[moved[0]]} here, and so on")
+        return torch.tensor([table[found] for found in labels.tolist()], dtype=torch.int64)
+
     def _given_names(self) -> tuple[str, ...] | None:
         if self.class_names is not None:
             self._use("class_names")
@@ -208,7 +236,14 @@ class ImportContext:
         if template is not None:
             return template.class_names
         source = self.source()
-        return None if source is None else source.class_names
+        if source is not None:
+            return source.class_names
+        if self.class_map is None:
+            return None
+        absent = [label for label in range(max(self.class_map) + 1) if label not in self.class_map]
+        if absent:
+            raise ConfigError(f"--class-map names no class {absent[0]}; name all ids up to {max(self.class_map)}")
+        return tuple(self.class_map[label] for label in range(len(self.class_map)))
 
     def _origin(self) -> dict[str, Any]:
         if self._loaded is not None:

@@ -1,7 +1,8 @@
-"""DatasetCondensation's result file (DC, DSA, DM), also DataDAM's and LoDC's: a dict of experiments in one .pt file.
+"""DatasetCondensation's result file (DC, DSA, DM), DataDAM's, LoDC's, IDM's: a dict of experiments in one .pt file.
 
 ``torch.save({"data": [[images, labels], …one per experiment], "accs_all_exps": {…}}, path)``: images float32
-(C * ipc, channels, H, W), standardised and class-major; labels int64. DataDAM's ZCA whitens standardised images.
+(C * ipc, channels, H, W), standardised and class-major; labels int64. DataDAM's ZCA whitens standardised images. IDM packs
+factor x factor small images into each, as IDC does, but standardised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.idc import unpacked_pair
+from atom_plugin.store.formats.own_fields import fitting_format
 from atom_plugin.store.formats.tensors import checked_pair, dumps, load
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -36,14 +39,20 @@ def read(
     *,
     experiment: int | None = None,
     zca: bool | None = None,
+    factor: int = 1,
     soft_labels: str = "refuse",
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """One ``experiment`` of a file, counted from 0, needed where there are several; ``zca`` True: it is whitened."""
+    """One ``experiment`` of a file, counted from 0, needed where there are several; ``zca`` True: it is whitened.
+
+    ``factor``: how many images IDM packed along each side of one.
+    """
     experiments = load_experiments(path, context, trust_pickle=trust_pickle)
     number = chosen_experiment(path, len(experiments), experiment)
     where = f"{path}: experiment {number}"
-    return experiment_set(experiments[number], where, context, _TOOLKIT, soft_labels=soft_labels, zca=zca)
+    return experiment_set(
+        experiments[number], where, context, _TOOLKIT, soft_labels=soft_labels, zca=zca, factor=factor
+    )
 
 
 def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) -> list[Any]:
@@ -51,7 +60,9 @@ def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) 
     found = load(path, context, trust_pickle=trust_pickle)
     if not isinstance(found, dict) or "data" not in found:
         keys = ", ".join(map(str, list(found)[:5])) if isinstance(found, dict) else f"a {type(found).__name__}"
-        raise StoreError(f"{path}: found {keys or 'an empty dict'}, expected a dict with the key data; another format?")
+        raise StoreError(
+            f"{path}: found {keys or 'an empty dict'}, expected a dict with the key data; {fitting_format(found)}"
+        )
     experiments = found["data"]
     if not isinstance(experiments, list) or not experiments:
         raise StoreError(f"{path}: data is {type(experiments).__name__} without experiments, expected a list of them")
@@ -82,9 +93,11 @@ def experiment_set(
     soft_labels: str,
     zca: bool | None = None,
     dataset: str | None = None,
+    factor: int = 1,
 ) -> SyntheticSet:
     """The set of one ``[images, labels]``, coded as :func:`find_toolkit_coding` finds. Raises StoreError for anything else."""
     images, labels = checked_pair(pair, where, context, soft_labels=soft_labels)
+    images, labels = unpacked_pair(images, labels, factor, context)
     channels, height, width = images.shape[1:]
     coding = find_toolkit_coding(context, toolkit, (channels, height, width), zca=zca, dataset=dataset)
     return context.assemble(images, labels, coding)

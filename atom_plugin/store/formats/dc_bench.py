@@ -82,10 +82,14 @@ def read(
     dataset: str | None = None,
     ipc: int | None = None,
     experiment: int | None = None,
+    factor: int = 1,
     soft_labels: str = "refuse",
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """PATH is an IPC<n> folder, or one above it, where ``method``, ``dataset`` and ``ipc`` choose among several."""
+    """PATH is an IPC<n> folder, or one above it, where ``method``, ``dataset`` and ``ipc`` choose among several.
+
+    ``factor``: as for IDM's files.
+    """
     folder = _ipc_folder(path, {"method": method, "dataset": dataset, "ipc": ipc})
     files = sorted(item for item in folder.iterdir() if item.suffix == ".pt")
     if len(files) == 1:
@@ -96,7 +100,7 @@ def read(
     if context.method is None and named:
         context.method = named
     known = _BY_NAME.get(theirs, theirs)
-    return experiment_set(pair, where, context, _TOOLKIT, soft_labels=soft_labels, dataset=known)
+    return experiment_set(pair, where, context, _TOOLKIT, soft_labels=soft_labels, dataset=known, factor=factor)
 
 
 def _ipc_folder(path: Path, wanted: dict[str, Any]) -> Path:

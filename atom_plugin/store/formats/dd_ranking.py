@@ -10,13 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from atom_plugin.errors import StoreError
 from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import require_folder, write_files
-from atom_plugin.store.formats.tensors import checked_images, dumps, load, load_pair
+from atom_plugin.store.formats.tensors import checked_images, class_by_class, dumps, load, load_pair
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -53,15 +50,7 @@ def read(
         images, labels = load_pair(file, labels_file, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
     else:
         images = checked_images(load(file, context, trust_pickle=trust_pickle), str(file))
-        labels = _class_by_class(len(images), len(context.names()), path)
+        labels = class_by_class(len(images), len(context.names()), str(path))
         context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
     channels, height, width = images.shape[1:]
     return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
-
-
-def _class_by_class(images: int, classes: int, path: Path) -> torch.Tensor:
-    if images % classes:
-        raise StoreError(
-            f"{path}: has no {_LABELS}, and {images} images are not equally many of {classes} classes; add it"
-        )
-    return torch.arange(classes).repeat_interleave(images // classes)

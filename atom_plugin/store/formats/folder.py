@@ -1,11 +1,13 @@
 """A folder of PNG or lossless WebP images for each class, true colours in 8 bits, with an index classes.json.
 
 ``PATH/<class>/<index>.png``. torchvision.datasets.ImageFolder reads it, but numbers the classes anew in the order of their
-folders; classes.json gives id, name and folder of each, since a class name need not be a valid file name.
+folders; classes.json gives id, name and folder of each, since a class name need not be a valid file name. SRe2L and RDED
+number their folders (new000, 00000): where classes are given and none is called so, the numbers are their ids.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -82,6 +84,18 @@ def _without_index(
         )
         return tuple(present), dict(enumerate(present))
     given = context.names()
+    numbered = {name: re.fullmatch(r"(?:new|class|c)?_?(\d+)", name) for name in present}
+    if present and all(numbered.values()) and not set(present) <= set(folder_names(given)):
+        places = {int(found[1]): name for name, found in numbered.items() if found}
+        if len(places) < len(present) or max(places) >= len(given):
+            raise ConfigError(
+                f"{path}: holds folders numbered up to {max(places)} ({', '.join(present[:3])} …), but {len(given)} classes "
+                "were given; give those of its own source"
+            )
+        context.note(
+            f"the numbers of the folders ({present[0]} …) were taken for class ids: {present[-1]} is {given[max(places)]!r}"
+        )
+        return None, dict(sorted(places.items()))
     expected = {name: label for label, name in enumerate(folder_names(given))}
     unknown = [name for name in present if name not in expected]
     if unknown:

@@ -43,22 +43,30 @@ def read(
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """A data.pt, or the folder that holds it; ``factor`` is the one that it was made with."""
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-        raise ConfigError(
-            f"factor must be a whole number from 1 on, not {factor!r}; IDC's is 2 for most sets, 3 for ImageNet"
-        )
     if path.is_dir():
         require_folder(path, ("data.pt",))
     file = path / "data.pt" if path.is_dir() else path
     found = load(file, context, trust_pickle=trust_pickle)
     images, labels = checked_pair(found, str(file), context, soft_labels=soft_labels)
+    images, labels = unpacked_pair(images, labels, factor, context)
+    return context.assemble(images, labels, None)
+
+
+def unpacked_pair(
+    images: torch.Tensor, labels: torch.Tensor, factor: int, context: ImportContext
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images with factor x factor tiles each, and their labels, as one image for each tile. Raises ConfigError."""
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+        raise ConfigError(
+            f"factor must be a whole number from 1 on, not {factor!r}; IDC's and IDM's is 2 for most sets, 3 for ImageNet"
+        )
     if factor > min(images.shape[2:]):
         raise ConfigError(
             f"factor {factor} cuts images of {images.shape[2]}x{images.shape[3]} into nothing; give a smaller one"
         )
     if factor > 1:
         context.note(f"each image was unpacked into {factor * factor} tiles, enlarged to its size")
-    return context.assemble(unpacked(images, factor), labels.repeat_interleave(factor * factor), None)
+    return unpacked(images, factor), labels.repeat_interleave(factor * factor)
 
 
 def unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """MTT's and DATM's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA, perhaps lr_best.pt.
 
+During a run the two are written as images_<iteration>.pt and labels_<iteration>.pt as well.
 Images float32 (N, channels, H, W), labels int64 (N,). The loader standardises CIFAR-100 with CIFAR-10's constants; with
 ``--zca`` it whitens plain [0, 1] images (kornia, eps 0.1), and the images are stored so. lr_best.pt is the learning rate
 learned with the images.
@@ -7,10 +8,11 @@ learned with the images.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.errors import StoreError
+from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import require_folder, write_files
@@ -36,12 +38,15 @@ def read(
     context: ImportContext,
     *,
     zca: bool | None = None,
+    iteration: int | None = None,
     soft_labels: str = "refuse",
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """``zca`` True: the images are whitened, as with MTT's ``--zca``; by default as the set of ``--like`` suggests."""
-    require_folder(path, (_IMAGES, _LABELS))
-    files = path / _IMAGES, path / _LABELS
+    """``zca`` True: the images are whitened, as with MTT's ``--zca``; by default as the set of ``--like`` suggests.
+
+    ``iteration``: read the files of that number rather than the best ones.
+    """
+    files = _files(path, iteration)
     images, labels = load_pair(*files, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
     if (path / _RATE).exists():
         context.note(
@@ -49,6 +54,25 @@ def read(
         )
     channels, height, width = images.shape[1:]
     return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
+
+
+def _files(path: Path, iteration: int | None) -> tuple[Path, Path]:
+    """The files of images and labels. Raises StoreError, or ConfigError where the folder has only numbered ones."""
+    if iteration is not None and (isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < 0):
+        raise ConfigError(f"iteration must be a whole number from 0 on, not {iteration!r}")
+    chosen = "best" if iteration is None else str(iteration)
+    names = f"images_{chosen}.pt", f"labels_{chosen}.pt"
+    if path.is_dir() and not (path / names[0]).is_file():
+        numbers = sorted(
+            int(found[1]) for item in path.iterdir() if (found := re.fullmatch(r"images_(\d+)\.pt", item.name))
+        )
+        if numbers:
+            shown = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
+            raise ConfigError(
+                f"{path}: holds no {names[0]}, but iterations {shown}; choose one with --option iteration={numbers[-1]}"
+            )
+    require_folder(path, names)
+    return path / names[0], path / names[1]
 
 
 def _rate(path: Path, context: ImportContext, trust_pickle: bool) -> float:

@@ -45,7 +45,10 @@ def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> Synt
     """The set behind the fields: numbers as tensors, names as strings, provenance as a dict. Raises StoreError."""
     absent = [key for key in REQUIRED if key not in found]
     if absent:
-        raise StoreError(f"{where}: holds no {', '.join(absent)}, which an export of ours has; another format?")
+        held = ", ".join(map(str, list(found)[:6])) or "nothing"
+        raise StoreError(
+            f"{where}: holds {held}, but no {', '.join(absent)}, which an export of ours has; {fitting_format(found)}"
+        )
     images = checked_images(found["images"], where)
     labels = checked_labels(found["labels"], len(images), where, context)
     preprocessing = _preprocessing(found, images, where)
@@ -67,6 +70,18 @@ def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> Synt
         preprocessing=preprocessing,
         provenance=_provenance(found["provenance"], where),
     )
+
+
+def fitting_format(found: Any) -> str:
+    """Which format may read what a file was ``found`` to hold, in words."""
+    names = {str(key).casefold() for key in found} if isinstance(found, Mapping) else set()
+    if isinstance(found, Mapping) and isinstance(found.get("data"), list):
+        return "it looks like --format datasetcondensation"
+    if isinstance(found, list | tuple) and len(found) == 2:
+        return "it looks like --format idc (images in [0, 1]) or arrays (any others)"
+    if names & {"images", "image", "x", "x_train", "x_proto", "x_syn", "image_syn", "syn_images", "data"}:
+        return "it looks like --format arrays"
+    return "--format arrays with --option images=NAME and labels=NAME reads any two arrays"
 
 
 def provenance_field(held: SyntheticSet) -> dict[str, Any]:

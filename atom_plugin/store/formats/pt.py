@@ -10,7 +10,7 @@ from pathlib import Path
 from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.own_fields import number_fields, provenance_field, set_of
+from atom_plugin.store.formats.own_fields import fitting_format, number_fields, provenance_field, set_of
 from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -29,5 +29,7 @@ def read(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> S
     """An export of ours, whole."""
     found = load(path, context, trust_pickle=trust_pickle)
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: found a {type(found).__name__}, expected a dict that an export of ours made")
+        raise StoreError(
+            f"{path}: found a {type(found).__name__}, expected a dict that an export of ours made; {fitting_format(found)}"
+        )
     return set_of(found, str(path), context)

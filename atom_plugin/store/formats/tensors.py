@@ -75,6 +75,26 @@ def load(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> A
             raise StoreError(f"{path}: {_reason(error, trusted=trust_pickle)}") from error
 
 
+def one_array(path: Path, context: ImportContext) -> Any:
+    """The array of a .npy file. Raises StoreError for anything else, and for Python objects."""
+    with context.opened(path):
+        try:
+            # Mapped first: where the file has fewer numbers than its head declares, no memory is taken for them.
+            return np.array(np.lib.format.open_memmap(path, mode="r"))
+        except (Exception, MemoryError) as error:
+            what = " ".join(str(error).split())[:160] or type(error).__name__
+            raise StoreError(f"{path}: cannot be read as .npy ({what}); it is damaged, or not this format") from error
+
+
+def class_by_class(images: int, classes: int, where: str) -> torch.Tensor:
+    """Labels of as many images of each class, one class after the other. Raises StoreError where they do not divide."""
+    if images % classes:
+        raise StoreError(
+            f"{where}: has no labels, and {images} images are not equally many of {classes} classes; add them"
+        )
+    return torch.arange(classes).repeat_interleave(images // classes)
+
+
 def dumps(value: Any) -> memoryview:
     """The bytes of `torch.save`: equal values give equal bytes."""
     buffer = io.BytesIO()

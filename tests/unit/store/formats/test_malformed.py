@@ -154,7 +154,7 @@ def test_soft_labels_become_hard_only_on_request(tmp_path, format):
         ("idc", {"data": []}, r"found a dict, expected \[images, labels\]"),
         ("idc", [IMAGES], r"found 1 items, expected \[images, labels\]"),
         ("pt", [IMAGES], "found a list, expected a dict"),
-        ("pt", {"images": IMAGES}, "holds no labels, class_names, mean"),
+        ("pt", {"images": IMAGES}, "holds images, but no labels, class_names, mean.*--format arrays"),
     ],
 )
 def test_wrong_outsides(tmp_path, format, value, message):

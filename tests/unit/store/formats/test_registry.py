@@ -37,9 +37,21 @@ def registered(monkeypatch):
 
 def test_the_built_in_formats_are_registered_and_described():
     rows = {row.name: row for row in listing()}
-    built_in = ["datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface"]
+    built_in = [
+        "datasetcondensation",
+        "mtt",
+        "idc",
+        "dc-bench",
+        "dd-ranking",
+        "arrays",
+        "npz",
+        "pt",
+        "folder",
+        "huggingface",
+    ]
     assert set(rows) == {*built_in, "labels", "constant"}
-    assert all(rows[name].directions == ("export", "import") for name in built_in)
+    assert all(rows[name].directions == ("export", "import") for name in built_in if name != "arrays")
+    assert rows["arrays"].directions == ("import",)
     assert all(10 < len(row.description) < 125 for row in rows.values())
     assert rows["labels"].directions == ("export",)
     assert rows["constant"].directions == ("import",)
@@ -50,7 +62,7 @@ def test_an_object_that_only_writes(tmp_path):
     assert json.loads((tmp_path / "a").read_text()) == [0, 0, 1, 1, 2, 2]
     assert format_options("labels", "write") == {"indent": None}
     with pytest.raises(
-        ConfigError, match="the format 'labels' cannot be imported; formats that can: constant, dataset"
+        ConfigError, match="the format 'labels' cannot be imported; formats that can: arrays, constant, dataset"
     ):
         import_set(tmp_path / "a", format="labels", context=ImportContext())
     with pytest.raises(ConfigError, match=r"'labels': .*'zca'; exported, it takes the options indent"):

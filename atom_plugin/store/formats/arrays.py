@@ -1,0 +1,160 @@
+"""Arrays named images and labels, of any tool: .npz, .npy, a torch file with a dict or a pair, or a folder of two files.
+
+Read only. KIP, FRePo, RFAD and others save such files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
+class. ``pixels`` says how the images are coded: true-colour ([0, 1]), bytes (0 to 255), standardised, or whitened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Host
+from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.hosts import host_coding
+from atom_plugin.store.formats.npz import load_arrays
+from atom_plugin.store.formats.tensors import checked_images, checked_labels, class_by_class, load, one_array
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+IMAGE_NAMES = ("images", "image", "x", "x_train", "x_proto", "x_syn", "image_syn", "images_syn", "syn_images", "data")
+LABEL_NAMES = (
+    "labels",
+    "label",
+    "y",
+    "y_train",
+    "y_proto",
+    "y_syn",
+    "label_syn",
+    "labels_syn",
+    "syn_labels",
+    "targets",
+)
+PIXELS = ("true-colour", "bytes", "standardised", "whitened")
+_HOST = Host(name="arrays", constants=DATASET_CONDENSATION)
+_ROUNDING = 0.01
+
+
+def read(
+    path: Path,
+    context: ImportContext,
+    *,
+    images: str | None = None,
+    labels: str | None = None,
+    pixels: str | None = None,
+    soft_labels: str = "argmax",
+    trust_pickle: bool = False,
+) -> SyntheticSet:
+    """``images`` and ``labels`` are the names of the two, where they are not common ones."""
+    if pixels not in (None, *PIXELS):
+        raise ConfigError(f"pixels must be one of {', '.join(PIXELS)}, not {pixels!r}")
+    found = _arrays(path, context, trust_pickle=trust_pickle)
+    values = _as_tensor(found[_name(path, found, images, IMAGE_NAMES, "images")])
+    held = _channels_first(values, str(path), context)
+    chosen = pixels or _pixels_of(held, path, context)
+    if chosen == "bytes":
+        held = held.float() / 255
+    held = checked_images(held.float(), str(path))
+    name = _name(path, found, labels, LABEL_NAMES, "labels", absent=labels is None)
+    if name is None:
+        classes = class_by_class(len(held), len(context.names()), str(path))
+        context.note("found no labels: images were taken class by class, as many of each")
+    else:
+        given = _as_tensor(found[name])
+        flat = given.flatten() if given.ndim == 2 and given.shape[1] == 1 else given
+        classes = checked_labels(flat, len(held), str(path), context, soft_labels=soft_labels)
+    return context.assemble(held, classes, _coding(chosen, held, context))
+
+
+def _arrays(path: Path, context: ImportContext, *, trust_pickle: bool) -> Mapping[str, Any]:
+    """Arrays by name, of whatever kind of file or folder."""
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.suffix in (".npy", ".pt", ".pth") and item.is_file())
+        wanted = [item for item in files if item.stem.casefold() in (*IMAGE_NAMES, *LABEL_NAMES)]
+        return {item.stem: _single(item, context, trust_pickle=trust_pickle) for item in wanted}
+    if path.suffix == ".npz":
+        return load_arrays(path, context)
+    found = _single(path, context, trust_pickle=trust_pickle)
+    if isinstance(found, list | tuple) and len(found) == 2:
+        return {"images": found[0], "labels": found[1]}
+    if isinstance(found, dict):
+        return {str(key): value for key, value in found.items()}
+    return {"images": found}
+
+
+def _single(path: Path, context: ImportContext, *, trust_pickle: bool) -> Any:
+    if path.suffix == ".npy":
+        return one_array(path, context)
+    return load(path, context, trust_pickle=trust_pickle)
+
+
+def _name(
+    path: Path, found: Mapping[str, Any], given: str | None, known: tuple[str, ...], what: str, *, absent: bool = False
+) -> Any:
+    """The key of the images or labels; None where there is none and it may be ``absent``."""
+    if given is not None:
+        if given not in found:
+            raise ConfigError(
+                f"{path}: holds {_listed(found)}, no {given!r}; give one of these with --option {what}=NAME"
+            )
+        return given
+    names = [key for key in found if key.casefold() in known]
+    if len(names) == 1:
+        return names[0]
+    if not names and absent:
+        return None
+    how = f"none of {', '.join(known[:4])} …" if not names else f"several that may be {what}"
+    raise ConfigError(f"{path}: holds {_listed(found)}, {how}; name the {what} with --option {what}=NAME")
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    shapes = {str(key): tuple(getattr(value, "shape", ())) for key, value in list(found.items())[:6]}
+    return ", ".join(f"{key} {shape}" if shape else key for key, shape in shapes.items()) or "nothing"
+
+
+def _as_tensor(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
+    return value
+
+
+def _channels_first(images: Any, where: str, context: ImportContext) -> torch.Tensor:
+    """(N, C, H, W) of that, of (N, H, W, C) or of (N, H, W). Raises StoreError for other shapes."""
+    if not isinstance(images, torch.Tensor) or images.layout != torch.strided:
+        raise StoreError(f"{where}: found images as a {type(images).__name__}, expected a plain array of numbers")
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        context.note("images had their channels last, and were turned")
+        return images.permute(0, 3, 1, 2)
+    if images.ndim != 4:
+        raise StoreError(f"{where}: found images of shape {tuple(images.shape)}, expected (N, C, H, W) or (N, H, W, C)")
+    return images
+
+
+def _pixels_of(images: torch.Tensor, path: Path, context: ImportContext) -> str:
+    """How the images are coded where it can be seen. Raises ConfigError where it can not."""
+    if images.dtype == torch.uint8:
+        return "bytes"
+    low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ConfigError(
+            f"{path}: found pixels from {low:.3g} to {high:.3g}, which may be {', '.join(PIXELS[1:])}, or true colours beyond "
+            f"[0, 1]; say which with --option pixels={'bytes' if low >= 0 and high > 2 else 'standardised'}"
+        )
+    context.note(
+        "images were taken for true colours on the [0, 1] scale, by their range; --option pixels=… says otherwise"
+    )
+    return "true-colour"
+
+
+def _coding(pixels: str, images: torch.Tensor, context: ImportContext) -> Preprocessing | None:
+    if pixels in ("true-colour", "bytes"):
+        return None
+    channels, height, width = images.shape[1:]
+    return host_coding(context, _HOST, (channels, height, width), zca=pixels == "whitened")
