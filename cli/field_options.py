@@ -15,6 +15,19 @@ from atom_plugin.runtime.settings import About, abouts
 FieldOption = Callable[[Command], Command]
 
 
+class _Names(click.ParamType[tuple[str, ...]]):
+    """Names joined by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, without blanks around them."""
+        names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
+        if not all(names):
+            self.fail(f"found {value!r}, expected names joined by commas, e.g. layer1,layer2", param, ctx)
+        return names
+
+
 def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> FieldOption[Any]:
     """Options for the fields of ``config`` that have a heading, those of ``first`` before others; None where not given.
 
@@ -35,7 +48,7 @@ def _option(each: Field[Any], default: str) -> FieldOption[Any]:
     default = item.default or ("" if item.fallback is None else str(item.fallback)) or default
     required = each.default is MISSING and each.default_factory is MISSING
     note = "  [required]" if required else f"  [default: {default}]" if default else ""
-    renamed = {"cls": RenamedOption, "old": ("--" + item.was.replace("_", "-"),)} if item.was else {}
+    renamed: dict[str, Any] = {"cls": RenamedOption, "old": ("--" + item.was.replace("_", "-"),)} if item.was else {}
     option = click.option(
         f"{flag}/--no-{flag[2:]}" if hint == "bool" else flag,
         default=None,
@@ -50,6 +63,8 @@ def _option(each: Field[Any], default: str) -> FieldOption[Any]:
 def _type(hint: str, item: About) -> click.ParamType[Any] | None:
     if item.choices:
         return click.Choice(item.choices)
+    if hint.startswith("tuple[str"):
+        return _Names()
     if item.unit == "bytes":
         return SIZE
     kinds: dict[str, type[int] | type[float]] = {"int": int, "float": float}

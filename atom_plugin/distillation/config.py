@@ -77,13 +77,19 @@ class DistillConfig(SetConfig):
     matching_model: str = field(
         default="convnet",
         metadata=about(
-            "Name of the network that images are matched under; convnet is the one that ``network`` describes."
+            "Network that images are matched under: convnet (the options under ConvNet), resnet10, resnet18, vgg11, alexnet, "
+            "vit, or any of timm's, as timm:NAME.",
+            group=_COURSE,
+            metavar="NAME",
         ),
     )
     matching_layers: tuple[str, ...] = field(
         default=(),
         metadata=about(
-            "Names of the layers whose outputs are matched; empty for the usual ones of the matching model."
+            "Names of the matching model's layers whose outputs are matched, joined by commas.",
+            group=_COURSE,
+            metavar="LAYER,…",
+            default="the last map of every resolution but the last",
         ),
     )
     network_state: str = field(

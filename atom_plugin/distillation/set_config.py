@@ -228,7 +228,7 @@ class SetConfig:
 
 def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:
     """The ZCA eps of the recipe's, the switch and one that is named. Raises ConfigError where the latter two contradict."""
-    from atom_plugin.transforms.preprocessing import DATADAM_EPS
+    from atom_plugin.transforms.whitening import DATADAM_EPS
 
     if zca is False and given is not None:
         raise ConfigError(f"found a ZCA eps ({given}) beside ZCA switched off; give one of the two")

@@ -87,7 +87,7 @@ def abouts(config: type) -> dict[str, About]:
 
 def config_class(cls: Class) -> Class:
     """Let the constructor of a dataclass raise ConfigError for a name that it does not have or was not given."""
-    construct = cls.__init__
+    construct = vars(cls)["__init__"]
 
     @functools.wraps(construct)
     def construct_with_known_names(self: Any, *args: Any, **given: Any) -> None:
@@ -111,12 +111,12 @@ def _check_names(cls: type, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{cls.__name__} was given no {name}; {abouts(cls)[name].help.rstrip('.')}: give it")
 
 
-def check_values(config: Any, **late: type) -> None:
+def check_values(config: object, **late: type) -> None:
     """Raise ConfigError for the first field of a wrong type, outside its bounds, or not one of its choices.
 
     ``late`` are types, by the name that an annotation has for them, that the config's module does not import at run time.
     """
-    hints = _hints(type(config), tuple(late.items()))
+    hints = _hints(type(config), tuple(late.items()))  # type: ignore[arg-type]  # classes are hashable
     for name, item in abouts(type(config)).items():
         check_value(name, getattr(config, name), hints[name], item)
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Host
+from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.hosts import host_coding
 from atom_plugin.store.formats.npz import load_arrays
 from atom_plugin.store.formats.tensors import checked_images, checked_labels, class_by_class, load, one_array
+from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -36,7 +36,7 @@ LABEL_NAMES = (
     "targets",
 )
 PIXELS = ("true-colour", "bytes", "standardised", "whitened")
-_HOST = Host(name="arrays", constants=DATASET_CONDENSATION)
+_TOOLKIT = Toolkit(name="arrays", constants=DATASET_CONDENSATION)
 _ROUNDING = 0.01
 
 
@@ -157,4 +157,4 @@ def _coding(pixels: str, images: torch.Tensor, context: ImportContext) -> Prepro
     if pixels in ("true-colour", "bytes"):
         return None
     channels, height, width = images.shape[1:]
-    return host_coding(context, _HOST, (channels, height, width), zca=pixels == "whitened")
+    return find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=pixels == "whitened")

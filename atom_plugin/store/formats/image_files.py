@@ -140,7 +140,8 @@ def read_images(files: Sequence[Path], context: ImportContext) -> torch.Tensor:
         if not decoded and pixels.nbytes * len(files) > machine_memory() // 2:
             raise StoreError(
                 f"{file.parent}: {len(files)} images of {shape_text(pixels.shape)} take "
-                f"{pixels.nbytes * len(files) / 1e9:.0f} GB, more than half of this machine's memory; a set has a few small images per class"
+                f"{pixels.nbytes * len(files) / 1e9:.0f} GB, more than half of this machine's memory; "
+                "a set has a few small images per class"
             )
         decoded.append(pixels)
     return torch.from_numpy(np.stack(decoded))
