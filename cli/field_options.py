@@ -12,8 +12,6 @@ from atom_plugin.cli.options import Command, Number, RenamedOption, bundle, sect
 from atom_plugin.cli.sizes import SIZE
 from atom_plugin.runtime.settings import About, abouts
 
-FieldOption = Callable[[Command], Command]
-
 
 class _Names(click.ParamType[tuple[str, ...]]):
     """Names joined by commas."""
@@ -28,7 +26,7 @@ class _Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
-def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> FieldOption[Any]:
+def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> Callable[[Command], Command]:
     """Options for the fields of ``config`` that have a heading, those of ``first`` before others; None where not given.
 
     ``default`` says in words what holds then, unless the field says it.
@@ -42,7 +40,7 @@ def given_fields(config: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in abouts(config) if options.get(name) is not None}
 
 
-def _option(each: Field[Any], default: str) -> FieldOption[Any]:
+def _option(each: Field[Any], default: str) -> Callable[[Command], Command]:
     item: About = each.metadata["about"]
     flag, hint = "--" + each.name.replace("_", "-"), str(each.type)
     default = item.default or ("" if item.fallback is None else str(item.fallback)) or default
