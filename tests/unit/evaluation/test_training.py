@@ -9,7 +9,7 @@ from atom_plugin.datasets import SourceRequest, load_source
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.evaluation import check_test_source, evaluate, find_test_source, network_of
-from atom_plugin.evaluation.training import TrainConfig, accuracy, train
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.store.synthetic_set import concatenate
 
@@ -48,7 +48,7 @@ def test_training_in_bfloat16_learns_as_well_and_repeats_by_seed(normalisation):
     network = ConvNetConfig(width=16, depth=2, normalisation=normalisation)
     config = TrainConfig(epochs=60, lr=0.05)
     narrow, again, whole = (
-        train(chosen, network, config, seed=0, device=CPU, precision=precision)
+        train(chosen, network, config, seed=0, run=TrainingRun(precision=precision))
         for precision in ("bfloat16", "bfloat16", "float32")
     )
     assert torch.equal(narrow.classifier.weight, again.classifier.weight)
