@@ -20,9 +20,21 @@ from atom_plugin.cli.main import main
 from atom_plugin.distillation.run_log import read_log
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet")
+QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet", "--precision", "float32")
 DISTILL = ("distill", "--ipc", "1", *QUICK)
-EVALUATE = ("consume", "evaluate", "s.h5", "--epochs", "1", "--repeats", "1", "--quiet", "--force")
+EVALUATE = (
+    "consume",
+    "evaluate",
+    "s.h5",
+    "--epochs",
+    "1",
+    "--repeats",
+    "1",
+    "--quiet",
+    "--force",
+    "--precision",
+    "float32",
+)
 REPLAY = (
     "consume",
     "replay",
@@ -37,6 +49,8 @@ REPLAY = (
     "--steps",
     "2",
     "--quiet",
+    "--precision",
+    "float32",
 )
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 
@@ -68,7 +82,7 @@ def refused(capsys, code: int, part: str, *arguments: str) -> str:
 def selected(tmp_path_factory) -> bytes:
     """A set of the digits."""
     path = tmp_path_factory.mktemp("selected") / "s.h5"
-    assert main(["select", "--ipc", "1", "-q", "-o", str(path)]) == 0
+    assert main(["select", "--ipc", "1", "--precision", "float32", "-q", "-o", str(path)]) == 0
     return path.read_bytes()
 
 
@@ -81,7 +95,11 @@ CASES = [
     (2, READ, (*EVALUATE, "--results", "s.h5")),
     (2, "are one file", (*EVALUATE, "--csv", "x", "--chart", "x")),
     (2, "are one file", (*EVALUATE, "--csv", "x", "--results", "./x")),
-    (2, READ, ("select", "--ipc", "1", "--preprocessing-of", "s.h5", "-o", "s.h5", "--force", "-q")),
+    (
+        2,
+        READ,
+        ("select", "--ipc", "1", "--precision", "float32", "--preprocessing-of", "s.h5", "-o", "s.h5", "--force", "-q"),
+    ),
     (2, READ, ("store", "show", "s.h5", "-o", "s.h5", "--force")),
     (2, READ, ("store", "export", "s.h5", "--format", "npz", "-o", "s.h5", "--force")),
     (2, READ, ("store", "import", "s.h5", "--format", "npz", "-o", "s.h5", "--force")),
@@ -126,7 +144,19 @@ def test_inputs_and_bystanders_are_kept(inside, capsys, selected, code, part, ar
 def test_logs_and_results_have_names_of_their_own(inside, capsys):
     run(capsys, *DISTILL, "-o", "photos.h5")
     run(
-        capsys, "consume", "evaluate", "photos.h5", "--epochs", "1", "--repeats", "1", "-q", "--results", "photos.jsonl"
+        capsys,
+        "consume",
+        "evaluate",
+        "photos.h5",
+        "--epochs",
+        "1",
+        "--repeats",
+        "1",
+        "-q",
+        "--precision",
+        "float32",
+        "--results",
+        "photos.jsonl",
     )
     assert {path.name for path in inside.iterdir()} == {"photos.h5", "photos.log.jsonl", "photos.jsonl"}
     assert len(read_log(Path("photos.log.jsonl"))) == 4
@@ -161,7 +191,7 @@ def test_the_log_of_a_failed_run_is_kept_and_blocks_nothing(inside, capsys, more
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_second_run_is_refused_at_once_and_names_the_first(inside, capsys, number):
-    first = start("distill", "--ipc", "1", "--width", "8", "--iterations", "100000", "-q", "-o", "a.h5", cwd=inside)
+    first = start(*DISTILL, "--iterations", "100000", "-o", "a.h5", cwd=inside)
     try:
         while not Path("a.log.jsonl").exists():
             assert first.poll() is None, first.communicate()[1]
@@ -173,7 +203,7 @@ def test_the_second_run_is_refused_at_once_and_names_the_first(inside, capsys, n
             error = capsys.readouterr().err
             assert error.count("\n") == 1
             assert f"process {first.pid} on " in error
-        assert main(["select", "--ipc", "1", "-q", "-o", "a.h5"]) == 1
+        assert main(["select", "--ipc", "1", "--precision", "float32", "-q", "-o", "a.h5"]) == 1
         assert f"process {first.pid} on " in capsys.readouterr().err
     finally:
         first.send_signal(number)
@@ -272,14 +302,14 @@ def test_a_full_disk_on_the_way_keeps_the_state(small_disk, capsys, monkeypatch)
 def test_seeds_have_files_of_their_own(inside, capsys):
     for seed in ("0", "1"):
         run(capsys, *DISTILL, "--seed", seed)
-        run(capsys, "select", "--ipc", "1", "--seed", seed, "-q")
+        run(capsys, "select", "--ipc", "1", "--precision", "float32", "--seed", seed, "-q")
     names = {f"digits-{kind}-ipc1{seed}.h5" for kind in ("atom", "random") for seed in ("", "-seed1")}
     assert {path.name for path in inside.glob("*.h5")} == names
 
 
 def test_home_is_expanded_and_suggestions_are_quoted(inside, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(inside))
-    out = run(capsys, "select", "--ipc", "1", "-q", "--output=~/out pút.h5")
+    out = run(capsys, "select", "--ipc", "1", "--precision", "float32", "-q", "--output=~/out pút.h5")
     commands = [line.split(": ", 1)[1] for line in out.splitlines()[1:]]
     assert [shlex.split(command)[-1] for command in commands] == [str(inside / "out pút.h5")] * 2
     run(capsys, "store", "show", "~/out pút.h5", "-o", "~/a.png")

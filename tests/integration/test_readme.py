@@ -65,6 +65,7 @@ def photos(inside):
     return inside
 
 
+@pytest.mark.auto_precision("float32")
 @pytest.mark.parametrize("more", [TINIEST, pytest.param({}, marks=pytest.mark.slow)], ids=["tiniest", "tiny"])
 def test_its_commands_run_one_after_another_in_one_folder(photos, capsys, more):
     ran = commands()
@@ -82,6 +83,7 @@ def test_its_commands_run_one_after_another_in_one_folder(photos, capsys, more):
     }
 
 
+@pytest.mark.auto_precision("float32")
 @pytest.mark.slow
 def test_its_first_block_runs_word_for_word(inside, capsys):
     for words in commands()[:4]:
