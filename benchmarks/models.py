@@ -13,11 +13,11 @@ import warnings
 import torch
 from torch import nn
 
-from atom_plugin.models import PAPER_MODELS, TIMM_PREFIX, ModelError, build_model, parameters_without_gradient
+from atom_plugin.models import NAMED_MODELS, TIMM_PREFIX, ModelError, build_model, parameters_without_gradient
 from atom_plugin.runtime.randomness import generator_for
 
 FAMILIES = (
-    *PAPER_MODELS,
+    *NAMED_MODELS,
     "timm:vit_tiny_patch16_224",
     "timm:deit_tiny_patch16_224",
     "timm:swin_tiny_patch4_window7_224",

@@ -8,12 +8,13 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atom_plugin.cli.distill_options import Chosen, Recording, config_options, recording_options
 from atom_plugin.cli.options import (
+    RenamedOption,
     SectionedCommand,
     device_option,
     json_option,
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
+class _Engine(click.Choice[str]):
+    """The names of engines; "captured" was the name of the one on CUDA."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The engine's name of today."""
+        return super().convert("cuda" if value == "captured" else value, param, ctx)
+
+
 @click.command(cls=SectionedCommand)
 @section("Source", source_options)
 @config_options
@@ -41,7 +50,9 @@ if TYPE_CHECKING:
     device_option,
     click.option(
         "--engine",
-        type=click.Choice(["auto", "plain", "cpu", "cuda"]),
+        cls=RenamedOption,
+        old=("--step",),
+        type=_Engine(["auto", "plain", "cpu", "cuda"]),
         default="auto",
         show_default=True,
         help="How a step is computed: plain suits any network and device, cpu and cuda are faster for the ConvNet; auto "

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from atom_plugin.models.convnet import ConvNetConfig
     from atom_plugin.models.liveness import parameters_without_gradient
 
-__all__ = ["PAPER_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models", "parameters_without_gradient"]
+__all__ = ["NAMED_MODELS", "TIMM_PREFIX", "ModelError", "build_model", "list_models", "parameters_without_gradient"]
 
-PAPER_MODELS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
+NAMED_MODELS = ("convnet", "alexnet", "vgg11", "resnet18", "vit", "resnet10")
 TIMM_PREFIX = "timm:"
 
 
@@ -74,8 +74,8 @@ def build_model(
         build = timm_models.builder(name.removeprefix(TIMM_PREFIX))
     else:
         timms = [TIMM_PREFIX + found for found in timm_models.names(name)]  # it holds no wildcards: itself or nothing
-        see = f"known: {', '.join(PAPER_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
-        raise ModelError(unknown("model", name, timms or PAPER_MODELS, see=see))
+        see = f"known: {', '.join(NAMED_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
+        raise ModelError(unknown("model", name, timms or NAMED_MODELS, see=see))
     size = shape_text(image_shape)
     with nullcontext() if generator is None else global_draws_from(generator), torch.device("cpu"):
         try:
@@ -97,16 +97,16 @@ def build_model(
 
 
 def list_models(pattern: str | None) -> list[str]:
-    """The papers' five names; then timm's as ``timm:NAME``, those that the shell-style ``pattern`` matches, sorted.
+    """The names of networks of our own; then timm's as ``timm:NAME``, those that the shell-style ``pattern`` matches, sorted.
 
     ``pattern`` is matched with and without the prefix: ``"vit_tiny*"`` or ``"timm:vit_tiny*"``. None lists none of timm's.
     """
     from atom_plugin.models import timm_models
 
     if pattern is None:
-        return list(PAPER_MODELS)
+        return list(NAMED_MODELS)
     found = timm_models.names(pattern.removeprefix(TIMM_PREFIX))
-    return [*PAPER_MODELS, *(TIMM_PREFIX + name for name in found)]
+    return [*NAMED_MODELS, *(TIMM_PREFIX + name for name in found)]
 
 
 def _convnet(config: ConvNetConfig, options: Mapping[str, Any]) -> ConvNetConfig:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError, ModelError
-from atom_plugin.models import PAPER_MODELS, build_model, list_models
+from atom_plugin.models import NAMED_MODELS, build_model, list_models
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.runtime.randomness import generator_for
 
@@ -79,19 +79,19 @@ def train_and_predict(network, shape):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", PAPER_MODELS)
+@pytest.mark.parametrize("name", NAMED_MODELS)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 64, 64)], ids=str)
 def test_the_papers_networks_train_and_predict(name, shape):
     train_and_predict(build(name, shape), shape)
 
 
-@pytest.mark.parametrize("name", PAPER_MODELS)
+@pytest.mark.parametrize("name", NAMED_MODELS)
 @pytest.mark.parametrize("shape", [(3, 128, 128), (1, 64, 48)], ids=str)
 def test_the_papers_networks_take_large_and_oblong_images(name, shape):
     assert build(name, shape).training  # after a forward pass of its own
 
 
-@pytest.mark.parametrize("name", PAPER_MODELS)
+@pytest.mark.parametrize("name", NAMED_MODELS)
 def test_the_papers_networks_tell_eight_pixels_apart(name):
     with torch.no_grad():
         logits = build(name, (1, 8, 8)).eval()(batch((1, 8, 8), 2))
@@ -235,7 +235,7 @@ def test_convnet_is_the_configured_one():
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", [*PAPER_MODELS, "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [*NAMED_MODELS, "timm:mobilenetv3_small_050"])
 def test_parameters_follow_the_generator_and_nothing_else(name):
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -299,11 +299,11 @@ def test_a_model_that_gives_no_logits_is_refused():
 
 
 def test_names_are_listed_by_pattern():
-    assert list_models(None) == list(PAPER_MODELS)
+    assert list_models(None) == list(NAMED_MODELS)
     found = list_models("convnext_*tt*")
-    assert found[:5] == list(PAPER_MODELS)
+    assert found[:6] == list(NAMED_MODELS)
     assert "timm:convnext_atto" in found
     assert all("convnext" in name for name in found[5:])
     assert list_models("timm:convnext_*tt*") == found
     for none in ("nothing-is-called-this", "", "timm:"):
-        assert list_models(none) == list(PAPER_MODELS)
+        assert list_models(none) == list(NAMED_MODELS)
