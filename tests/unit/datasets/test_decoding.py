@@ -131,7 +131,7 @@ def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     paths = files(tmp_path, 70)
     with pytest.raises(SourceError, match=r"70 images of 1000000x1000000 take at least .* GiB"):
         decoded(paths, image_size=1_000_000)
-    monkeypatch.setattr(decoding, "_memory", lambda: 1000)
+    monkeypatch.setattr(decoding, "machine_memory", lambda: 1000)
     with pytest.raises(
         SourceError, match=r"70 images of 4x4 .* more than this machine has; pass a smaller --image-size"
     ):
