@@ -247,7 +247,9 @@ def test_import_joins_the_parts_of_one_set(path, held, tmp_path):
     imported = [part["config"]["imported"] for part in whole.provenance.config["merged"]]
     assert [part["file"] for part in imported] == [part.name for part in parts]
     assert all(part["files"] == 1 for part in imported) and len({part["sha256"] for part in imported}) == 3
-    assert "is the set itself" in fails(ConfigError, "import", parts[0], parts[1], *plain[:-1], parts[1], "--force")
+    assert "which the command reads" in fails(
+        ConfigError, "import", parts[0], parts[1], *plain[:-1], parts[1], "--force"
+    )
 
 
 def test_import_with_a_class_map(path, held, tmp_path):
