@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.integrations.avalanche import SyntheticMemory
 from atom_plugin.models.convnet import ConvNetConfig
-from atom_plugin.replay.suppliers import DistillingSupplier
+from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 # After this package's, which keeps Avalanche's warnings at import to itself.
@@ -30,8 +30,10 @@ STEPS = ([3, 0], [5, 1], [4, 2])
 MEAN, STD = (0.25, 0.3, 0.35), (0.2, 0.25, 0.5)
 STANDARDISED = Preprocessing(mean=torch.tensor(MEAN), std=torch.tensor(STD), image_shape=(3, 8, 8))
 QUICK = DistillingSupplier(
-    overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": {"width": 8, "depth": 1}}
+    overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": {"width": 8, "depth": 2}}
 )
+
+SELECTED = SelectingSupplier(overrides={"precision": "float32", "network": {"width": 8, "depth": 2}})
 
 FORMS: dict[str, Callable[[torch.Tensor], Any]] = {
     "uint8": lambda image: image,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from avalanche_streams import (
     DATA,
-    QUICK,
+    SELECTED,
     STANDARDISED,
     STEPS,
     BaseLogger,
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche import SyntheticReplay
 from atom_plugin.replay.memory import Budget
-from atom_plugin.replay.suppliers import Precomputed, Selected
+from atom_plugin.replay.suppliers import PrecomputedSupplier
 
 from avalanche.benchmarks.utils import AvalancheDataset  # isort: skip
 from avalanche.benchmarks.utils.data_loader import ReplayDataLoader  # isort: skip
@@ -41,7 +41,6 @@ from avalanche.training import plugins, supervised  # isort: skip
 from avalanche.training.plugins.update_ncm import MemoryNCMUpdate  # isort: skip
 from avalanche.training.supervised.mer import MER  # isort: skip
 
-SELECTED = Selected(overrides=QUICK.overrides)  # up to ten images of each class
 KINDS = ["xy", "nc", "tasks"]
 TASKS = {label: step for step, labels in enumerate(STEPS) for label in labels}
 
@@ -287,7 +286,7 @@ MADE = TAKE_ANY | TAKE_TASKS
     [(name, kind) for name in MADE for kind in KINDS if name in TAKE_ANY or kind != "xy"],
 )
 def test_avalanches_strategies_train_and_test_with_the_policy(stored, name, kind):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]), class_names=DATA.class_names)
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
     assert policy.max_size == 18
     benchmark = stream_of(kind)
     torch.manual_seed(0)
@@ -300,7 +299,7 @@ def test_avalanches_strategies_train_and_test_with_the_policy(stored, name, kind
     "name", sorted(TAKE_TASKS.keys() - {"MER"})
 )  # MER fails on such a stream before it has a memory
 def test_strategies_that_take_task_labels_only_say_so(stored, name):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]), class_names=DATA.class_names)
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
     with pytest.raises(ConfigError, match=rf"{name} takes samples \(x, y, task\) only.*with task labels") as caught:
         policy.post_adapt(MADE[name](policy), stream_of().train_stream[0])
     assert "\n" not in str(caught.value)
@@ -309,7 +308,7 @@ def test_strategies_that_take_task_labels_only_say_so(stored, name):
 
 @pytest.mark.parametrize(("template", "what"), [(supervised.DER, "logits"), (supervised.FeatureReplay, "features")])
 def test_strategies_that_keep_more_than_samples_are_refused_in_a_line(stored, template, what):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]), class_names=DATA.class_names)
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
     strategy = with_template(template, policy)
     with pytest.raises(ConfigError, match=rf"{template.__name__} keeps {what} .* use SyntheticReplay") as caught:
         trained(strategy, stream_of("nc").train_stream)
@@ -318,7 +317,7 @@ def test_strategies_that_keep_more_than_samples_are_refused_in_a_line(stored, te
 
 
 def test_er_aml_is_refused_where_it_would_wait_for_a_batch_that_never_comes(stored):
-    policy = processed_policy(Budget(ipc=3), supplier=Precomputed([stored]), class_names=DATA.class_names)
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
     strategy = with_template(supervised.ER_AML, policy, train_mb_size=4)
     with pytest.raises(ConfigError, match=r"batches of 4 from each class, but the memory has 3 .*lower train_mb_size"):
         trained(strategy, stream_of("nc").train_stream)

@@ -10,6 +10,7 @@ import torch
 from avalanche_streams import (
     DATA,
     QUICK,
+    SELECTED,
     STANDARDISED,
     STEPS,
     Recorder,
@@ -27,9 +28,8 @@ from atom_plugin.integrations.avalanche import SyntheticReplay, TrainFromMemory
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb, RawReplay
 from atom_plugin.replay.memory import Budget
-from atom_plugin.replay.suppliers import PrecomputedSupplier, SelectingSupplier
+from atom_plugin.replay.suppliers import PrecomputedSupplier
 
-SELECTED = SelectingSupplier(overrides=QUICK.overrides)
 REAL = STANDARDISED.forward(DATA.train.images)
 
 

@@ -13,6 +13,7 @@ from avalanche_streams import (
     DATA,
     MEAN,
     QUICK,
+    SELECTED,
     STANDARDISED,
     STD,
     STEPS,
@@ -28,7 +29,7 @@ from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche import PreprocessingTransform, SyntheticMemory
 from atom_plugin.integrations.avalanche.stream_samples import infer_preprocessing
 from atom_plugin.replay.memory import Budget, ReplayMemory
-from atom_plugin.replay.suppliers import PrecomputedSupplier, SelectingSupplier
+from atom_plugin.replay.suppliers import PrecomputedSupplier
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -45,7 +46,6 @@ AUGMENTED = {
     "floats": T.Compose([T.RandomCrop(8, padding=2), T.RandomHorizontalFlip(), NORMALISE]),
     "pil": T.Compose([T.RandomCrop(8, padding=2), T.RandomHorizontalFlip(), T.ToTensor(), NORMALISE]),
 }
-SELECTED = SelectingSupplier(overrides=QUICK.overrides)
 WHITENED = Preprocessing.fit(DATA.train.images, zca_eps=0.1)
 
 
