@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +12,13 @@ from atom_plugin.cli.options import Command, Number, RenamedOption, bundle, sect
 from atom_plugin.cli.sizes import SIZE
 from atom_plugin.runtime.settings import About, abouts
 
+if TYPE_CHECKING:
+    _NamesType = click.ParamType[tuple[str, ...]]
+else:
+    _NamesType = click.ParamType  # click 8.2 can't be asked for `ParamType[...]` at run time
 
-class _Names(click.ParamType[tuple[str, ...]]):
+
+class _Names(_NamesType):
     """Names joined by commas."""
 
     name = "names"
