@@ -48,7 +48,8 @@ def _evaluation_options(command: Command) -> Command:
             default="convnet",
             show_default=True,
             callback=names_joined_by_commas,
-            help="Architectures to train, joined by commas: convnet (the set's own), alexnet, vgg11, X
+            help="Architectures to train, joined by commas: convnet (the set's own), alexnet, vgg11, "
+            "resnet18, vit, resnet10, or any of "
             "timm's, as timm:convnext_atto.",
         ),
         click.option(
