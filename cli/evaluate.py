@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -96,9 +97,25 @@ def _evaluation_options(command: Command) -> Command:
     )(command)
 
 
+def _claiming_outputs(command: Command) -> Command:
+    """Claim what the command writes before its options become trainings, which takes torch, and so seconds."""
+
+    @functools.wraps(command)
+    def claiming(*args: Any, **given: Any) -> Any:
+        named = [("--csv", given["csv_file"]), ("--chart", given["chart"])]
+        outputs = [Output(path=path, option=name, replace=given["force"]) for name, path in named if path is not None]
+        if given["results"] is not None:
+            outputs.append(Output(path=given["results"], option="--results", shared=True))
+        claim(outputs, inputs=[*given["files"], given["data_dir"]])
+        return command(*args, **given)
+
+    return cast("Command", claiming)
+
+
 @click.command()
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @_evaluation_options
+@_claiming_outputs
 @compared_training_options
 @source_options
 @run_options
@@ -136,11 +153,6 @@ def evaluate(
     """
     if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
-    named = [("--csv", csv_file), ("--chart", chart)]
-    outputs = [Output(path=path, option=option, replace=force) for option, path in named if path is not None]
-    if results is not None:
-        outputs.append(Output(path=results, option="--results", shared=True))
-    claim(outputs, inputs=[*files, request.data_dir])
     from atom_plugin.evaluation import NetworkResultsFile, summarise_networks
     from atom_plugin.evaluation.chart import draw_chart
     from atom_plugin.evaluation.tables import as_csv, evaluation_table

@@ -18,6 +18,7 @@ from synthetic_sets import make_set
 
 from atom_plugin.cli.main import main
 from atom_plugin.distillation.run_log import read_log
+from atom_plugin.runtime.locks import locked
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet", "--precision", "float32")
@@ -212,6 +213,20 @@ def test_the_second_run_is_refused_at_once_and_names_the_first(inside, capsys, n
     assert locks if number == signal.SIGKILL else not locks
     assert main([*DISTILL, "-o", "a.h5", "--force"]) == 0
     assert not list(inside.glob(".*"))
+
+
+@pytest.mark.parametrize("option", ["--csv", "--chart"])
+def test_a_taken_name_is_found_out_before_torch_is_loaded(inside, option):
+    with locked(Path("r"), "another"):
+        code = f"{START.rpartition(';')[0]}; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "consume", "evaluate", "s.h5", option, "r"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: r: process {os.getpid()} on ")
 
 
 # The last step.
