@@ -72,7 +72,7 @@ def resnet10(image_shape: tuple[int, int, int], classes: int, *, normalisation: 
     As :func:`resnet18` with one block a stage; where a stage halves the map, average pooling does it in both branches in place
     of strides. Deviation: the first convolution is 3x3 with stride 1 at every image size.
     """
-    return _resnet((1, 1, 1, 1), image_shape, classes, normalisation, avg_down=True, aa_layer=nn.AvgPool2d)
+    return _resnet((1, 1, 1, 1), image_shape, classes, normalisation, avg_down=True, aa_layer=_HalvingPool)
 
 
 def vit(
@@ -145,6 +145,13 @@ def _resnet(
     network.maxpool = nn.Identity()
     _draw_as_torch(network)
     return nn.Sequential(_border(image_shape, 16), network)
+
+
+class _HalvingPool(nn.AvgPool2d):
+    """Average pooling that rounds up, as timm's ResNet does in its other branch: 7x7 becomes 4x4."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(stride, ceil_mode=True, count_include_pad=False)
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {

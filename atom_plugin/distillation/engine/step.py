@@ -23,6 +23,7 @@ from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.models.batchnorm import fixed_batch_normalisation
+from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import autocast, full_precision
 from atom_plugin.transforms.augmentation import Draw
@@ -103,8 +104,11 @@ def compare(
 
 
 def check_matched(matcher: Matcher, engine: Engine, image_shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError where ``matcher`` compares maps, and the network has none for it on images (C, H, W)."""
-    if not isinstance(matcher, MeanMatcher):
+    """Raises ConfigError where ``matcher`` compares maps, and the network has none for it on images (C, H, W).
+
+    A ConvNet of one block is as its depth was chosen: there the embedding alone is compared.
+    """
+    if not isinstance(matcher, MeanMatcher) or isinstance(engine.network, ConvNet):
         return
     with torch.no_grad():
         example = next(engine.network.parameters())
