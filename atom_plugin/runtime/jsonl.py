@@ -48,11 +48,11 @@ class LineFormat:
         """Raise StoreError unless ``record``, any JSON value, is one of these lines, in a version that can be read."""
         found = record.get(self.key) if isinstance(record, dict) else None
         if found is None or self.value not in (None, found):
-            expected = "a value" if self.value is None else repr(self.value)
+            expected = f"a line with {self.key}" if self.value is None else f"{self.key} {self.value!r}"
             # The two kinds of files lie side by side, and their names are easily confused.
             log = isinstance(record, dict) and {"iteration", "loss"} <= record.keys()
             what = "a line of a distillation's log" if log else f"{self.key} {found!r}"
-            raise StoreError(f"found {what}, expected {self.key} {expected}; name {self.name}")
+            raise StoreError(f"found {what}, expected {expected}; name {self.name}")
         version = record.get("format_version")
         if self.version is not None and not (type(version) is int and 1 <= version <= self.version):
             raise StoreError(

@@ -130,7 +130,7 @@ def test_all_real_images_have_a_budget_of_their_own(path):
     ("line", "words"),
     [
         ("accuracy 0.5", "line 2: is not JSON"),
-        ('{"loss": 1}', "line 2: found format None, expected 'atom-plugin/network-result'"),
+        ('{"loss": 1}', "line 2: found format None, expected format 'atom-plugin/network-result'"),
         ("[1]", "line 2: found format None"),
         ('{"format": "atom-plugin/network-result", "format_version": 2}', "format version 2, this release reads 1"),
         ('{"format": "atom-plugin/network-result", "format_version": 1, "accuracy": 0.5}', "line 2: is damaged"),

@@ -120,7 +120,7 @@ def test_foreign_and_damaged_records_are_refused(changes, words):
 
 @pytest.mark.parametrize("record", [None, [], "text", 5, {}])
 def test_what_is_no_record_at_all_is_refused(record):
-    with pytest.raises(StoreError, match="found format None, expected 'atom-plugin/stream-result'"):
+    with pytest.raises(StoreError, match="found format None, expected format 'atom-plugin/stream-result'"):
         StreamResult.from_json(record)
 
 

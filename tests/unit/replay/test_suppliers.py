@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,8 @@ from atom_plugin.replay.suppliers import DistillingSupplier, PrecomputedSupplier
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 FLOAT32 = {"precision": "float32"}
-QUICK = {**FLOAT32, "iterations": 2, "real_batch": 4, "network": {"width": 8, "depth": 1}}
+SMALL = {**FLOAT32, "network": {"width": 8, "depth": 2}}
+QUICK = {**SMALL, "iterations": 2, "real_batch": 4}
 PLAIN = Preprocessing(mean=torch.zeros(3), std=torch.ones(3), image_shape=(3, 8, 8))
 
 
@@ -129,8 +131,10 @@ def test_selected_images_are_real_ones_of_their_class(data):
 
 
 def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
-    made = DistillingSupplier(overrides={**QUICK, "seed": 3}).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
-    start = SelectingSupplier(seed=3, overrides=QUICK).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
+    made = DistillingSupplier(overrides={**QUICK, "seed": 3, "image_lr": 0.1}).supply(
+        data, [4, 1], ipc=3, preprocessing=PLAIN
+    )
+    start = SelectingSupplier(seed=3, overrides=SMALL).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
     assert not torch.equal(made.images, start.images)
     assert float((made.images - start.images).abs().mean()) < 1
     assert (made.provenance.method, made.provenance.iterations) == ("atom", 2)
@@ -138,8 +142,9 @@ def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_fills_a_memory_computes_where_and_how_it_is_told(data, precision):
-    overrides = {**QUICK, "precision": precision}
-    for supplier in (DistillingSupplier, lambda **given: SelectingSupplier(method="herding", **given)):
+    selecting = functools.partial(SelectingSupplier, method="herding")
+    for supplier, options in ((DistillingSupplier, QUICK), (selecting, SMALL)):
+        overrides = {**options, "precision": precision}
         made = supplier(overrides=overrides, device="cpu").supply(data, [4, 1], ipc=1, preprocessing=PLAIN)
         assert made.provenance.config["precision"] == precision
         with pytest.raises(ConfigError, match="tpu"):
@@ -178,7 +183,7 @@ def unbalanced(data: SourceData, counts: dict[int, int]) -> SourceData:
 @pytest.mark.parametrize("method", ["random", "herding", "k-center"])
 def test_a_class_with_too_few_images_gives_all_and_the_others_what_was_asked(data, method):
     few = unbalanced(data, {0: 8, 1: 2, 2: 3, 3: 8})
-    made = SelectingSupplier(method=method, overrides=QUICK).supply(few, [3, 2, 1], ipc=4, preprocessing=PLAIN)
+    made = SelectingSupplier(method=method, overrides=SMALL).supply(few, [3, 2, 1], ipc=4, preprocessing=PLAIN)
     assert made.labels.tolist() == [1, 1, 2, 2, 2, 3, 3, 3, 3]
     assert made.class_names == data.class_names
     pixels = made.images.mul(255).round().to(torch.uint8)

@@ -67,9 +67,9 @@ def test_a_line_that_lacks_only_its_end_counts(path):
         ("[" * 100_000, "is not JSON"),
         ('{"formal": 1', "is not JSON"),
         ('{"format": "test/other", "a', "is not JSON"),
-        ("null", "found format None, expected 'test/trial'; name a file of trials"),
+        ("null", "found format None, expected format 'test/trial'; name a file of trials"),
         ("[1]", "found format None"),
-        ('{"format": "test/other"}', "found format 'test/other', expected 'test/trial'"),
+        ('{"format": "test/other"}', "found format 'test/other', expected format 'test/trial'"),
         (json.dumps(trial(1, version=3)), "found format version 3, this release reads 2; update"),
         (json.dumps(trial(1, version=0)), "found format version 0"),
         (json.dumps(trial(1, version=True)), "found format version True"),
@@ -99,7 +99,7 @@ def test_what_the_reader_of_a_record_refuses_is_an_error_of_its_line(path):
     with pytest.raises(StoreError, match="line 1: found 1, expected another"):
         jsonl.read(path, LOG, refuse)
     path.write_text('{"other": 1}\n')
-    with pytest.raises(StoreError, match="found step None, expected a value; name a log"):
+    with pytest.raises(StoreError, match="found step None, expected a line with step; name a log"):
         jsonl.read(path, LOG, refuse)
 
 
