@@ -13,7 +13,7 @@ from atom_plugin.distillation.embeddings import embed, embedding_network
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import chosen_images, forgetting_events, selected_set
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
-from atom_plugin.replay.suppliers import Selected
+from atom_plugin.replay.suppliers import SelectingSupplier
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 
@@ -143,7 +143,7 @@ def test_distillation_and_replay_may_start_from_forgotten_images():
     start = Distiller(small_config(image_init="forgetting", **choice), data, device="cpu").images.detach()
     assert torch.equal(start, selected_set(config_for("forgetting", forgetting_epochs=2), data, device="cpu").images)
     overrides = {"network": {"width": 8}, "forgetting_epochs": 2, "precision": "float32"}
-    supplier = Selected(method="forgetting", overrides=overrides)
+    supplier = SelectingSupplier(method="forgetting", overrides=overrides)
     held = supplier.supply(data, [0, 2], ipc=3, preprocessing=None)
     assert held.labels.tolist() == [0, 0, 0, 2, 2, 2]
     assert held.provenance.method == "forgetting"
