@@ -23,23 +23,22 @@ def embedding_network(
     data: SourceData,
     preprocessing: Preprocessing,
     *,
-    state: str,
     generator: torch.Generator,
     device: torch.device,
     on_images: Callable[[int], object] | None = None,
 ) -> ConvNet:
-    """The config's network, drawn from ``generator`` and in evaluation mode; ``state`` is "random" or "trained:EPOCHS".
+    """The config's network, drawn from ``generator``, trained if ``config.embedding`` says so, and in evaluation mode.
 
     Training is that of :meth:`~atom_plugin.distillation.matching_network.NetworkTrainer.pretrain`; ``on_images`` is told how
     many images each of its batches had. The batch normalisation of a random network gets the moments of up to 1,024 real
     images, so that an image's embedding does not depend on those beside it. ``config.precision`` must be resolved.
-    Raises ConfigError for another ``state``, DivergenceError where training blows up.
+    Raises DivergenceError where training blows up.
     """
     prepared = preprocessing.to(device)
     holder = NetworkTrainer(config, data, prepared, device)
     network = holder.network
     assert isinstance(network, ConvNet)
-    if epochs := trained_epochs(state, "embedding"):
+    if epochs := trained_epochs(config.embedding_state, "embedding"):
         holder.pretrain(epochs, generator, None if on_images is None else lambda rows, _: on_images(len(rows)))
     else:
         network.reset(generator)

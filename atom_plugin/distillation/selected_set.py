@@ -67,7 +67,6 @@ def chosen_images(
     if config.choice in ("herding", "k-center"):
         network = embedding_network(
             *(config, data, preprocessing),
-            state=config.embedding_state,
             generator=generator,
             device=device,
             on_images=on_images,

@@ -105,7 +105,6 @@ def embedding_map(
         matching,
         data,
         synthetic_set.preprocessing,
-        state=config.state,
         generator=generator_for(seed, "embedding"),
         device=resolve_device(config.device),
         on_images=on_images,
@@ -187,10 +186,12 @@ def _font_for(text: str, size: float) -> FontProperties:
 
 
 def _network_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> SelectConfig:
-    """The set's network, and the training that the default recipe has."""
+    """The set's network in the state asked for, and the training that the default recipe has."""
     return SelectConfig.from_recipe(
         "atom",
         ipc=1,
+        method="herding",  # a method that embeds
+        embedding=config.state,
         image_shape=synthetic_set.preprocessing.image_shape,
         network=asdict(network_of(synthetic_set)),
         seed=config.seed,

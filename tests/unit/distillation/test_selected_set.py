@@ -75,7 +75,7 @@ def test_trained_embeddings_tell_classes_apart_and_another_network_chooses_other
     for state in ("random", "trained:20"):
         config = config_for("herding", embedding=state, augmentation="none")
         generator = generator_for(0, "initialise")
-        network = embedding_network(config, data, preprocessing, state=state, generator=generator, device=CPU)
+        network = embedding_network(config, data, preprocessing, generator=generator, device=CPU)
         assert not network.training
         rows = embed(network, data.train.images, preprocessing)
         means = torch.stack([rows[data.train.labels == label].mean(0) for label in range(3)])
@@ -90,9 +90,7 @@ def test_an_embedding_does_not_depend_on_its_neighbours():
     data = coloured_source(per_class=30)
     config = config_for("herding", network={"normalisation": "batch"})
     preprocessing = config.fit_preprocessing(data)
-    network = embedding_network(
-        config, data, preprocessing, state="random", generator=generator_for(0, "x"), device=CPU
-    )
+    network = embedding_network(config, data, preprocessing, generator=generator_for(0, "x"), device=CPU)
     rows = embed(network, data.train.images, preprocessing)
     order = torch.randperm(90, generator=generator_for(0, "order"))
     torch.testing.assert_close(embed(network, data.train.images[order], preprocessing), rows[order])
