@@ -1,9 +1,8 @@
 """Time a distillation step on the CPU without each of its mechanisms in turn: `python benchmarks/mechanisms.py`.
 
-Beside them stand the plain step of step.py (a released script's), and a middle baseline: the plain engine, which has
-channels-last maps, freed memory kept and powers by squaring, and nothing else of ours. All steps take turns, so that a slower
-minute of the machine hits all of them; what a mechanism buys is the median over rounds of the ratio to the full engine's step
-in the same round. ``--precision bfloat16`` is for processors that multiply in it.
+Beside them stands the plain step of step.py (a released script's). All steps take turns, so that a slower minute of the machine
+hits all of them; what a mechanism buys is the median over rounds of the ratio to the full step in the same round.
+``--precision bfloat16`` is for processors that multiply in it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from common import options_of, run_script, surroundings, table, timed
 from step import PlainStep, config_of, random_source, whitening_of_cifars_size
 
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine.mechanisms import ALL, Mechanisms
 
-FULL, MIDDLE, PLAIN = "the full CPU engine", "middle baseline: the plain engine", "plain step of a released script"
+FULL, PLAIN = "the step", "plain step of a released script"
+SWITCHES = {"freed memory kept": "keep_memory", "whitened images kept": "keep_whitened"}
 
 
 @contextmanager
@@ -49,14 +48,12 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     config = replace(config_of(options), precision=options.precision)
     data, preprocessing = random_source(100 if options.quick else 5000), whitening_of_cifars_size()
 
-    def ours(engine: str = "auto", mechanisms: Mechanisms = ALL) -> Callable[[], object]:
-        return Distiller(
-            config, data, device=options.device, engine=engine, preprocessing=preprocessing, mechanisms=mechanisms
-        ).launch
+    def ours(**switches: bool) -> Callable[[], object]:
+        return Distiller(config, data, device=options.device, preprocessing=preprocessing, **switches).launch
 
-    runs: dict[str, Callable[[], object]] = {FULL: ours(), MIDDLE: ours("plain")}
-    for field in fields(Mechanisms):
-        runs[f"without {field.name}"] = ours(mechanisms=replace(ALL, **{field.name: False}))
+    runs: dict[str, Callable[[], object]] = {FULL: ours()}
+    for what, switch in SWITCHES.items():
+        runs[f"without {what}"] = ours(**{switch: False})
     runs[PLAIN] = PlainStep(config, data, preprocessing, options.device)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(options.repeats + 1):
@@ -77,7 +74,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         **where,
         "n": options.repeats,
         "seconds": seconds,
-        "tables": [table(f"{setting}, n = {options.repeats}", ["step", "median s", "ratio to the full engine"], rows)],
+        "tables": [table(f"{setting}, n = {options.repeats}", ["step", "median s", "ratio to the full step"], rows)],
         "notes": [],
     }
 

@@ -35,9 +35,8 @@ from torch.nn import functional as F
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
-from atom_plugin.distillation.engine.cpu_engine import CpuEngine
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.matchers import MeanMatcher, make_matcher
-from atom_plugin.models import winograd
 from atom_plugin.runtime.malloc import reuse_freed_memory
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -176,7 +175,7 @@ def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repea
     raw = torch.randint(0, 256, (CLASSES * config.real_batch, *SHAPE), generator=generator, dtype=torch.uint8)
     real = preprocessing.forward(raw)
     images = torch.randn(CLASSES * config.ipc, *SHAPE, generator=generator).requires_grad_()
-    engine = CpuEngine(network)
+    engine = PlainEngine(network, network.features)
     target = engine.real(atom, real, groups=CLASSES)
     draw = Augmentation().draw(CLASSES, generator)
 
@@ -191,7 +190,7 @@ def parts_of_the_step(config: DistillConfig, preprocessing: Preprocessing, repea
         "real branch": lambda: engine.real(atom, real, groups=CLASSES),
         "synthetic branch, forward and backward": synthetic,
     }
-    with reuse_freed_memory(), winograd.enabled():
+    with reuse_freed_memory():
         return {name: statistics.median(times(run, repeats)) for name, run in runs.items()}
 
 

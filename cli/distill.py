@@ -52,10 +52,10 @@ class _Engine(click.Choice[str]):
         "--engine",
         cls=RenamedOption,
         old=("--step",),
-        type=_Engine(["auto", "plain", "cpu", "cuda"]),
+        type=_Engine(["auto", "plain", "cuda"]),
         default="auto",
         show_default=True,
-        help="How a step is computed: plain suits any network and device, cpu and cuda are faster for the ConvNet; auto "
+        help="How a step is computed: plain suits any network and device, cuda is faster for the ConvNet on CUDA; auto "
         "takes the fastest that suits.",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from atom_plugin.distillation.engine.chunking import PassSize, plan
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs
 from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss, suits_captured_step
 from atom_plugin.distillation.engine.image_sgd import ImageSGD
-from atom_plugin.distillation.engine.mechanisms import ALL, Mechanisms
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
@@ -27,14 +26,12 @@ from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.errors import DivergenceError
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
-from atom_plugin.models import winograd
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import long_work, resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
-from atom_plugin.runtime.threads import torch_threads
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -50,7 +47,8 @@ class Distiller:
     """One run: :meth:`step` it, or :meth:`launch` its steps and wait for them later.
 
     ``images`` are those of this process's classes: all, where it is alone. ``engine`` is one of
-    :data:`~atom_plugin.distillation.engine.ENGINES`; ``mechanisms`` are switches for benchmarks.
+    :data:`~atom_plugin.distillation.engine.ENGINES`. For benchmarks ``keep_memory`` and ``keep_whitened`` False leave out what
+    makes a run on a CPU fast: freed memory kept in the process, and whitened real images kept as floats.
     """
 
     def __init__(
@@ -61,7 +59,8 @@ class Distiller:
         device: str = "auto",
         engine: str = "auto",
         preprocessing: Preprocessing | None = None,
-        mechanisms: Mechanisms = ALL,
+        keep_memory: bool = True,
+        keep_whitened: bool = True,
     ) -> None:
         self.device = resolve_device(device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, self.device))
@@ -72,7 +71,7 @@ class Distiller:
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
-        self._mechanisms = mechanisms
+        self._keeps_memory = keep_memory
         on_device = self.preprocessing.to(self.device)
         self._batches = RealBatches(
             data,
@@ -80,12 +79,12 @@ class Distiller:
             per_class=config.real_batch,
             iterations=config.iterations,
             seed=config.seed,
-            keep_whitened=mechanisms.whitened_images,
+            keep_whitened=keep_whitened,
         )
         self._matching = MatchingNetwork(config, data, on_device, self.device)
         self.network = self._matching.network
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
-        self.engine = choose_engine(engine, self.network, features, self.device, mechanisms=mechanisms)
+        self.engine = choose_engine(engine, self.network, features, self.device)
         check_matched(self.matcher, self.engine, data.image_shape)
         self._warn_of_few_images()
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=config.ipc)
@@ -236,13 +235,7 @@ class Distiller:
     @contextmanager
     def running(self) -> Iterator[None]:
         """A context for the steps (:func:`~atom_plugin.runtime.device.long_work`), which ends what they have going."""
-        mechanisms = self._mechanisms
-        with (
-            long_work(self.device, keep_memory=mechanisms.freed_memory),
-            winograd.enabled() if mechanisms.winograd else nullcontext(),
-            nullcontext() if mechanisms.threads else torch_threads(),
-            closing(self._batches),
-        ):
+        with long_work(self.device, keep_memory=self._keeps_memory), closing(self._batches):
             try:
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""Batch normalisation beyond a module's own batch: moments over pieces and processes, and moments that are held fixed."""
+"""Batch normalisation beyond a module's own batch: moments that are held fixed, and those of several processes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.features import widened
 from atom_plugin.runtime import distributed
-from atom_plugin.runtime.device import full_precision
-from atom_plugin.runtime.threads import parallel_map
-
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""Mean and biased variance per channel."""
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -64,71 +58,9 @@ def fixed_batch_normalisation(network: nn.Module, images: torch.Tensor) -> Itera
             norm.momentum = momentum
 
 
-def normalise(images: torch.Tensor, norm: nn.BatchNorm2d, moments: Moments) -> torch.Tensor:
-    """``norm`` of (N, C, H, W) by ``moments``."""
-    return F.batch_norm(images, *moments, norm.weight, norm.bias, training=False, eps=norm.eps)
-
-
-def standardise(images: torch.Tensor, norm: nn.BatchNorm2d, moments: Moments) -> torch.Tensor:
-    """:func:`normalise` without the scale and shift of ``norm``."""
-    return F.batch_norm(images, *moments, training=False, eps=norm.eps)
-
-
 def per_channel(values: torch.Tensor) -> torch.Tensor:
     """(C,) in the shape that (N, C, H, W) broadcasts with."""
     return values.view(1, -1, 1, 1)
-
-
-def batch_moments(outputs: Iterable[torch.Tensor]) -> Moments:
-    """Mean and biased variance per channel over all pieces (N_i, C, H, W), of all processes of a run."""
-    pieces = list(outputs)
-    sums = torch.stack(parallel_map(channel_sums, pieces)).sum(0)
-    return moments_of_sums(sums, dtype=widened(pieces[0][:0]).dtype)
-
-
-def channel_sums(output: torch.Tensor) -> torch.Tensor:
-    """Per channel of (N, C, H, W) the sum, the sum of squares and their number: float64 (3, C).
-
-    Sums of a piece are float32, their totals float64: the variance loses about log2(1 + mean^2 / variance) bits.
-    """
-    rows = widened(output.permute(0, 2, 3, 1).flatten(0, 2))
-    count = rows.new_full((rows.shape[1],), len(rows), dtype=torch.float64)
-    with full_precision(rows.device):
-        squares = torch.linalg.vecdot(rows, rows, dim=0)
-    return torch.stack([rows.sum(0).double(), squares.double(), count])
-
-
-def moments_of_sums(sums: torch.Tensor, *, dtype: torch.dtype) -> Moments:
-    """Mean and biased variance from the :func:`channel_sums` of this process's images, for those of all processes."""
-    total, squares, count = distributed.summed(sums)
-    mean = total / count
-    return mean.to(dtype), (squares / count - mean.square()).clamp_(min=0).to(dtype)
-
-
-def patch_moments(convolution: nn.Conv2d, images: Iterable[torch.Tensor]) -> Moments:
-    """:func:`batch_moments` of a 3x3 ``convolution`` of all pieces (N_i, C, H, W), without the convolution.
-
-    An output is w p + b of a patch p of 9 C pixels. Over all patches its mean is w E[p] + b, its variance w Cov[p] w'. All
-    patches are those of all processes.
-    """
-    weight, bias = convolution.weight.flatten(1).double(), convolution.bias
-    assert bias is not None
-    pieces = list(images)
-
-    def products_of(piece: torch.Tensor) -> torch.Tensor:
-        patches = widened(F.unfold(piece, 3, padding=1))
-        # One more row of ones, and the products hold the sums.
-        patches = torch.cat([patches, patches.new_ones(len(piece), 1, patches.shape[2])], dim=1)
-        with full_precision(patches.device):
-            return torch.bmm(patches, patches.transpose(1, 2)).double().sum(0)
-
-    products = distributed.summed(torch.stack(parallel_map(products_of, pieces)).sum(0))
-    products = products / products[-1, -1]
-    mean = products[-1, :-1]
-    covariance = products[:-1, :-1] - torch.outer(mean, mean)
-    variance = ((weight @ covariance) * weight).sum(1).clamp_(min=0)
-    dtype = widened(pieces[0][:0]).dtype
-    return (weight @ mean + bias.double()).to(dtype), variance.to(dtype)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

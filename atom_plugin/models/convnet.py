@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.models import winograd
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.models.features import Features
 from atom_plugin.runtime.settings import config_class
@@ -51,19 +50,6 @@ class InstanceNorm(nn.GroupNorm):
         scale = (centred.square().mean(1, keepdim=True) + self.eps).rsqrt() * self.weight
         normal = torch.addcmul(self.bias, centred, scale)
         return normal.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-class Convolution(nn.Conv2d):
-    """3x3, padding 1; with fewer multiplications where :mod:`atom_plugin.models.winograd` is enabled and wins."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(channels, width, 3, padding=1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, width, H, W)."""
-        if winograd.suits(images, self.weight):
-            return winograd.convolve(images, self.weight, self.bias)
-        return super().forward(images)
 
 
 # The group of "group" is the literature's 4; "layer" and "instance" are group normalisation with 1 and C groups, each
@@ -107,7 +93,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, config: ConvNetConfig, channels: int) -> None:
         super().__init__()
-        self.convolution = Convolution(channels, config.width)
+        self.convolution = nn.Conv2d(channels, config.width, 3, padding=1)
         self.normalisation = NORMALISATIONS[config.normalisation](config.width)
         self.activation = ACTIVATIONS[config.activation]()
         self.pooling = config.pooling

@@ -1,12 +1,11 @@
 """How one distillation step is computed: an engine takes the statistics that a matcher compares, as suits the device.
 
-=================== =================================== ==============================================================
-engine              for                                 how
-=================== =================================== ==============================================================
-:mod:`.plain_engine` any ``nn.Module``, any device       features of whole batches under autograd; the oracle of tests
-:mod:`.cpu_engine`   the ConvNet on a CPU                pieces that stay in cache, a thread each; recomputed backward
-:mod:`.cuda_engine`  the ConvNet on CUDA, one process    maps reduced where they are made, in the network's precision
-=================== =================================== ==============================================================
+==================== ================================== ==============================================================
+engine               for                                how
+==================== ================================== ==============================================================
+:mod:`.plain_engine` any ``nn.Module``, any device      features of whole batches under autograd; the oracle of tests
+:mod:`.cuda_engine`  the ConvNet on CUDA, one process   maps reduced where they are made, in the network's precision
+==================== ================================== ==============================================================
 
 It is chosen once (:func:`choose_engine`); around it :mod:`.step` takes the loss and its gradient.
 """
@@ -18,9 +17,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.distillation.engine.cuda_engine import CudaEngine
-from atom_plugin.distillation.engine.mechanisms import ALL, Mechanisms
 from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MeanMatcher, Statistics
@@ -29,7 +26,7 @@ from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.features import FeatureFunction
 from atom_plugin.runtime import distributed
 
-ENGINES = ("auto", "plain", "cpu", "cuda")
+ENGINES = ("auto", "plain", "cuda")
 
 
 class Engine(Protocol):
@@ -50,39 +47,22 @@ class Engine(Protocol):
         """Of synthetic images, differentiable once with respect to them."""
 
 
-def choose_engine(
-    name: str,
-    network: nn.Module,
-    features: FeatureFunction,
-    device: torch.device,
-    *,
-    mechanisms: Mechanisms = ALL,
-) -> Engine:
+def choose_engine(name: str, network: nn.Module, features: FeatureFunction, device: torch.device) -> Engine:
     """The engine ``name``, one of :data:`ENGINES`, for ``network`` and what takes its ``features``.
 
-    "auto" takes the fastest that suits; ``mechanisms`` are those of :class:`.cpu_engine.CpuEngine`. In several processes the
-    network's batch normalisation is made to share its moments. Raises ConfigError where the engine does not suit, and for
-    another name.
+    "auto" takes CUDA's where it suits. In several processes the network's batch normalisation is made to share its moments.
+    Raises ConfigError where the engine does not suit, and for another name.
     """
-    suits = {
-        "plain": True,
-        "cpu": isinstance(network, ConvNet) and device.type == "cpu",
-        "cuda": isinstance(network, ConvNet) and device.type == "cuda" and distributed.count() == 1,
-    }
     if name not in ENGINES:
         raise ConfigError(f"engine must be one of {', '.join(ENGINES)}, not {name!r}")
-    chosen = name
-    if name == "auto":
-        chosen = next(kind for kind in ("cuda", "cpu", "plain") if suits[kind])
-    elif not suits[name]:
-        raise ConfigError(
-            f"the {name} engine computes the ConvNet on {name}{', in one process' if name == 'cuda' else ''}, not "
-            f"{type(network).__name__} on {device.type} in {distributed.count()}; choose --engine auto or plain"
-        )
-    if isinstance(network, ConvNet) and chosen == "cuda":
+    alone = distributed.count() == 1
+    if name != "plain" and isinstance(network, ConvNet) and device.type == "cuda" and alone:
         return CudaEngine(network)
-    if isinstance(network, ConvNet) and chosen == "cpu":
-        return CpuEngine(network, mechanisms)
-    if distributed.count() > 1 and ties_images(network):
+    if name == "cuda":
+        raise ConfigError(
+            f"the cuda engine computes the ConvNet on cuda, in one process, not {type(network).__name__} on {device.type} in "
+            f"{distributed.count()}; choose --engine auto or plain"
+        )
+    if not alone and ties_images(network):
         share_batch_norm(network)
     return PlainEngine(network, features)

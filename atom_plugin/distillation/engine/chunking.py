@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 
 from atom_plugin.distillation.engine import Engine
-from atom_plugin.distillation.engine.cpu_engine import PIECE_BYTES, CpuEngine
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.models.batchnorm import ties_images
@@ -25,7 +24,6 @@ from atom_plugin.runtime import distributed
 _COPIES_OF_IMAGES = 7
 _COPIES_OF_MAPS = 3
 _COPIES_OF_DESCRIPTORS = 4
-_COPIES_OF_PIECES = 6
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -48,18 +46,13 @@ class Chunks:
 
 @dataclass(frozen=True, kw_only=True)
 class PassSize:
-    """What decides the bytes of a pass: images per class, and values of an image, of its maps and of its descriptors.
-
-    ``held`` images per class keep their maps: the synthetic ones, and the real ones too where these do not pass in pieces.
-    """
+    """What decides the bytes of a pass: images per class, and values of an image, of its maps and of its descriptors."""
 
     real_batch: int
     ipc: int
-    held: int
     pixels: int
-    maps: tuple[int, ...]
+    maps: int
     descriptors: int
-    in_pieces: bool
 
     @classmethod
     def of(
@@ -67,34 +60,27 @@ class PassSize:
     ) -> PassSize:
         """Of images (C, H, W): two blank ones are sent through the network."""
         with torch.no_grad():
-            seen = engine.features(
-                torch.zeros(2, *image_shape, device=next(engine.network.parameters()).device), groups=2
-            )
+            example = next(engine.network.parameters())
+            seen = engine.features(torch.zeros(2, *image_shape, device=example.device), groups=2)
             described = matcher.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
-        in_pieces = isinstance(engine, CpuEngine) and not isinstance(matcher, ImageMatcher)
         return cls(
             real_batch=real_batch,
             ipc=ipc,
-            held=ipc if in_pieces else ipc + real_batch,
             pixels=math.prod(image_shape),
-            maps=tuple(item[0].numel() for item in seen.maps),
+            maps=sum(item[0].numel() for item in seen.maps),
             descriptors=sum(item[0].numel() for item in described),
-            in_pieces=in_pieces,
         )
 
     def bytes_of(self, classes: int) -> int:
-        """An estimate from above of what ``classes`` classes take: real batches, and synthetic maps for backward.
+        """An estimate from above of what ``classes`` classes take: real and synthetic maps, the latter for backward.
 
-        ``4 K (7 (B + n) I + h (3 M + 4 D)) + pieces``, with K classes, B real and n synthetic images of each, I values in an
-        image, M in all maps of one, and D in its descriptors. Maps are held of h images per class. Where the real maps pass in
-        pieces, six of the first block are counted. Not counted: the source, the set with its momentum, the network, libraries.
+        ``4 K (B + n) (7 I + 3 M + 4 D)``, with K classes, B real and n synthetic images of each, I values in an image, M in all
+        maps of one, and D in its descriptors. Not counted: the source, the set with its momentum, the network, libraries.
         """
-        pieces = 0
-        if self.in_pieces:
-            pieces = _COPIES_OF_PIECES * min(PIECE_BYTES, 4 * classes * self.real_batch * self.maps[0])
-        images = _COPIES_OF_IMAGES * (self.real_batch + self.ipc) * self.pixels
-        passing = self.held * (_COPIES_OF_MAPS * sum(self.maps) + _COPIES_OF_DESCRIPTORS * self.descriptors)
-        return 4 * classes * (images + passing) + pieces
+        per_image = (
+            _COPIES_OF_IMAGES * self.pixels + _COPIES_OF_MAPS * self.maps + _COPIES_OF_DESCRIPTORS * self.descriptors
+        )
+        return 4 * classes * (self.real_batch + self.ipc) * per_image
 
 
 def plan(classes: int, matcher: Matcher, engine: Engine, size: PassSize, *, budget: int | None) -> Chunks:

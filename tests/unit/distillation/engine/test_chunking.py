@@ -58,9 +58,9 @@ def test_a_class_needs_what_is_counted():
     config = small_config(ipc=3, real_batch=5)  # maps of 8 x 8 x 8 and 8 x 4 x 4, images of 3 x 8 x 8
     # The first map is matched: 64 places and 8 channels. The embedding has 8 x 2 x 2 values.
     images, maps, descriptors = 192, 512 + 128, 64 + 8 + 32
-    assert need(config, 2) == 4 * 2 * (7 * 8 * images + 3 * (3 * maps + 4 * descriptors)) + 6 * 4 * 2 * 5 * 512
-    held_by_images = small_config(ipc=3, real_batch=5, matcher="dc")
-    assert need(held_by_images, 2) == 4 * 2 * (7 * 8 * images + 3 * 8 * maps)
+    assert need(config, 2) == 4 * 2 * 8 * (7 * images + 3 * maps + 4 * descriptors)
+    of_images = small_config(ipc=3, real_batch=5, matcher="dc")
+    assert need(of_images, 2) == 4 * 2 * 8 * (7 * images + 3 * maps)
 
 
 def test_a_budget_below_one_class_says_the_least_that_does():

@@ -22,10 +22,12 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """Runs take the captured step on the CPU too, where nothing is captured, unless the plain engine is asked for."""
-    monkeypatch.setattr(
-        distiller, "suits_captured_step", lambda engine, *others, **more: not isinstance(engine, PlainEngine)
-    )
+    """Runs take CUDA's engine on the CPU too, where nothing is captured, unless the plain one is asked for."""
+
+    def choose(name, network, features, device):
+        return PlainEngine(network, features) if name == "plain" else CudaEngine(network)
+
+    monkeypatch.setattr(distiller, "choose_engine", choose)
 
 
 def steps(count, *, engine="auto", device="cpu", **overrides):

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from atom_plugin.distillation.engine import ENGINES, choose_engine
-from atom_plugin.distillation.engine.cpu_engine import CpuEngine
 from atom_plugin.distillation.engine.cuda_engine import CudaEngine
-from atom_plugin.distillation.engine.mechanisms import Mechanisms
 from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import make_matcher
@@ -29,24 +27,10 @@ def of_images(count, dtype):
 
 # By name: what makes an engine for a network that computes in a type. On any device, since none asks what it is on.
 MAKERS = {
-    **{
-        f"cpu, {count} images a piece": lambda network, dtype, count=count: CpuEngine(
-            network, piece_bytes=of_images(count, dtype)
-        )
-        for count in (1, 4, 7, 1000)
-    },
-    **{
-        f"cpu without {name}": lambda network, dtype, name=name: CpuEngine(
-            network, Mechanisms(**{name: False}), piece_bytes=of_images(4, dtype)
-        )
-        for name in ("pieces", "patch_moments", "recomputation")
-    },
-    **{
-        f"cuda, {classes} classes at a time": lambda network, dtype, classes=classes: CudaEngine(
-            network, map_bytes=of_images(6 * classes, dtype)
-        )
-        for classes in (1, 2, 5)
-    },
+    f"cuda, {classes} classes at a time": lambda network, dtype, classes=classes: CudaEngine(
+        network, map_bytes=of_images(6 * classes, dtype)
+    )
+    for classes in (1, 2, 5)
 }
 
 
@@ -89,7 +73,7 @@ def test_every_engine_equals_the_plain_one(maker, normalisation, matcher):
     assert_plain(maker, network, make_matcher(matcher, MATCHERS[matcher]), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("maker", ["cpu, 4 images a piece", "cuda, 2 classes at a time"])
+@pytest.mark.parametrize("maker", ["cuda, 2 classes at a time"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pooling", ["none", "max", "avg"])
 def test_every_activation_and_pooling(maker, activation, pooling):
@@ -130,10 +114,10 @@ def test_the_fastest_that_suits_is_chosen_and_any_network_has_the_plain_one():
     def kind(network, device, name="auto"):
         return type(choose_engine(name, network, lambda images, *, groups: None, torch.device(device)))
 
-    assert [kind(convnet, device) for device in ("cpu", "cuda", "mps")] == [CpuEngine, CudaEngine, PlainEngine]
+    assert [kind(convnet, device) for device in ("cpu", "cuda", "mps")] == [PlainEngine, CudaEngine, PlainEngine]
     assert [kind(other, device) for device in ("cpu", "cuda")] == [PlainEngine, PlainEngine]
-    assert kind(convnet, "cpu", "plain") == PlainEngine
-    for network, device, name in ((convnet, "cpu", "cuda"), (convnet, "cuda", "cpu"), (other, "cpu", "cpu")):
+    assert [kind(convnet, device, "plain") for device in ("cpu", "cuda")] == [PlainEngine, PlainEngine]
+    for network, device, name in ((convnet, "cpu", "cuda"), (other, "cuda", "cuda")):
         with pytest.raises(
             ConfigError, match=f"the {name} engine .* {type(network).__name__} on {device}.*--engine auto"
         ):
