@@ -79,7 +79,8 @@ class Kernel:
         norms = inner.diagonal(dim1=1, dim2=2)
         squares = (norms[:, :, None] + norms[:, None, :] - 2 * inner).clamp(min=0)
         pairs = squares.shape[1] * (squares.shape[1] - 1)
-        base = (squares.detach().sum((1, 2)) / pairs).clamp(min=torch.finfo(squares.dtype).tiny)
+        # Where all embeddings are one the scale is of no matter, but gradients are divided by it: its inverse stays finite.
+        base = (squares.detach().sum((1, 2)) / pairs).clamp(min=torch.finfo(squares.dtype).tiny ** 0.5)
         assert self.bandwidths is not None
         return torch.stack([(-squares / (m * base)[:, None, None]).exp() for m in self.bandwidths]).sum(0)
 
