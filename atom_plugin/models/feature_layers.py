@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.models.batchnorm import batch_norms
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.features import INPUT, FeatureExtractor, FeatureFunction
 
@@ -94,6 +95,5 @@ def _sizes_of_maps(network: nn.Module, image_shape: tuple[int, int, int]) -> tup
 def matching_mode(network: nn.Module) -> None:
     """Let ``network`` be as matching needs it: nothing random (no dropout), batch normalisation by the batch's moments."""
     network.eval()
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
+    for norm in batch_norms(network):
+        norm.train()

@@ -23,7 +23,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MeanMatcher, Statistics
 from atom_plugin.models.batchnorm import share_batch_norm, ties_images
 from atom_plugin.models.convnet import ConvNet
-from atom_plugin.models.features import FeatureFunction
+from atom_plugin.models.features import FeatureFunction, Features
 from atom_plugin.runtime import distributed
 
 ENGINES = ("auto", "plain", "cuda")
@@ -45,6 +45,13 @@ class Engine(Protocol):
 
     def synthetic(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
         """Of synthetic images, differentiable once with respect to them."""
+
+
+@torch.no_grad()
+def blank_features(engine: Engine, image_shape: tuple[int, int, int]) -> Features:
+    """The features of two blank images (C, H, W), of a class each: how many maps there are, and of which sizes."""
+    example = next(engine.network.parameters())
+    return engine.features(torch.zeros(2, *image_shape, device=example.device, dtype=example.dtype), groups=2)
 
 
 def choose_engine(name: str, network: nn.Module, features: FeatureFunction, device: torch.device) -> Engine:

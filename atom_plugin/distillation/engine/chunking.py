@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from atom_plugin.distillation.engine import Engine
+from atom_plugin.distillation.engine import Engine, blank_features
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime import distributed
 
-# Floats kept at the peak per value of an image and per value of a block's map; docs/scaling.md has what they were fitted to.
+# Floats kept at the peak per value of an image, of a block's map and of a descriptor: an estimate from above.
 _COPIES_OF_IMAGES = 7
 _COPIES_OF_MAPS = 3
 _COPIES_OF_DESCRIPTORS = 4
@@ -59,9 +59,8 @@ class PassSize:
         cls, matcher: Matcher, engine: Engine, image_shape: tuple[int, int, int], *, real_batch: int, ipc: int
     ) -> PassSize:
         """Of images (C, H, W): two blank ones are sent through the network."""
+        seen = blank_features(engine, image_shape)
         with torch.no_grad():
-            example = next(engine.network.parameters())
-            seen = engine.features(torch.zeros(2, *image_shape, device=example.device), groups=2)
             described = matcher.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
         return cls(
             real_batch=real_batch,

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import torch
 
-from atom_plugin.distillation.engine import Engine
+from atom_plugin.distillation.engine import Engine, blank_features
 from atom_plugin.distillation.engine.chunking import Chunks
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.errors import ConfigError
@@ -110,9 +110,8 @@ def check_matched(matcher: Matcher, engine: Engine, image_shape: tuple[int, int,
     """
     if not isinstance(matcher, MeanMatcher) or isinstance(engine.network, ConvNet):
         return
+    seen = blank_features(engine, image_shape)
     with torch.no_grad():
-        example = next(engine.network.parameters())
-        seen = engine.features(torch.zeros(2, *image_shape, device=example.device, dtype=example.dtype), groups=2)
         compares = seen.maps and matcher.describe_map(seen.maps[0])
     if (compares or not seen.maps) and matcher.matched_maps(len(seen.maps)) < 1:
         raise ConfigError(
