@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,9 @@ def _as_json(header: SetHeader) -> dict[str, Any]:
         "checksum": header.checksum,
         "bytes": header.size,
         "shape": list(header.shape),
+        "storage": header.storage,
+        "factor": header.factor,
+        "image_bytes": header.image_bytes,
         "classes": [
             {"id": label, "name": header.class_names[label], "images": count} for label, count in header.counts.items()
         ],
@@ -140,7 +144,7 @@ def _as_text(header: SetHeader) -> str:
     rows = {
         "file": f"{header.path} ({header.size:,} bytes)",
         "written by": f"{header.written_by}, format version {header.version}",
-        "images": f"{count} of {channels} x {height} x {width}, float32",
+        "images": f"{count} of {channels} x {height} x {width}, {_storage(header)}",
         "classes": f"{len(header.counts)} of {len(header.class_names)}, {each}: "
         + listed([header.class_names[label] for label in header.counts]),
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
@@ -151,6 +155,16 @@ def _as_text(header: SetHeader) -> str:
         "sha256": f"{header.checksum} (not checked; see verify)",
     }
     return "\n".join(f"{name + ':':<12}{value}" for name, value in rows.items())
+
+
+def _storage(header: SetHeader) -> str:
+    """How images are stored, with the bytes of as many real ones beside them."""
+    tiles = header.factor**2
+    real = math.prod(header.shape) * tiles
+    packed = f", each of {tiles} tiles: {header.shape[0] * tiles} images" if tiles > 1 else ""
+    return (
+        f"{header.storage}{packed}; {header.image_bytes:,} bytes, {header.image_bytes / real:.3g} of as many real ones"
+    )
 
 
 def _short(values: Sequence[float]) -> str:

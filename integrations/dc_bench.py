@@ -52,7 +52,7 @@ def load(
     if dataset not in _DATASETS:
         raise ConfigError(f"DC-BENCH has no data set {dataset!r}; it has {', '.join(_DATASETS)}")
     path = Path(root_dir) / method / dataset / f"IPC{ipc}" / data_file
-    found = store.read(path)
+    found = store.read(path).decoded()
     classes, side = _DATASETS[dataset]
     shape = found.preprocessing.image_shape
     if shape != (3, side, side):

@@ -19,6 +19,8 @@ def make_set(
     shape: tuple[int, int, int] = (1, 4, 4),
     zca: bool = False,
     pixels: int = 0,
+    factor: int = 1,
+    storage: str = "float32",
     class_names: tuple[str, ...] | None = None,
     labels: torch.Tensor | None = None,
     **provenance: Any,
@@ -28,8 +30,8 @@ def make_set(
     channels, size = shape[0], shape[0] * shape[1] * shape[2]
     whitening = None
     if zca:
-        factor = torch.randn(size, size, generator=generator) / size
-        matrix = factor @ factor.T + torch.eye(size)
+        root = torch.randn(size, size, generator=generator) / size
+        matrix = root @ root.T + torch.eye(size)
         whitening = Whitening(mean=torch.randn(size, generator=generator), matrix=matrix, eps=0.1)
     preprocessing = Preprocessing(
         mean=torch.rand(channels, generator=generator),
@@ -47,7 +49,8 @@ def make_set(
         class_names=names,
         preprocessing=preprocessing,
         provenance=Provenance(**(made | provenance)),
-    )
+        factor=factor,
+    ).stored_as(storage)
 
 
 def golden_set() -> SyntheticSet:
@@ -89,3 +92,4 @@ def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
     assert found.class_names == expected.class_names
     assert found.preprocessing.matches(expected.preprocessing)
     assert found.provenance == expected.provenance
+    assert found.factor == expected.factor

@@ -18,7 +18,7 @@ from atom_plugin.distillation.engine import choose_engine
 from atom_plugin.distillation.engine.chunking import PassSize, plan
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs
 from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss, suits_captured_step
-from atom_plugin.distillation.engine.image_sgd import ImageSGD
+from atom_plugin.distillation.engine.image_sgd import ImageSGD, Rate
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
@@ -34,6 +34,7 @@ from atom_plugin.runtime.device import long_work, resolve_device, resolve_precis
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 # Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
@@ -72,7 +73,7 @@ class Distiller:
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory
-        on_device = self.preprocessing.to(self.device)
+        self._on_device = on_device = self.preprocessing.to(self.device)
         self._batches = RealBatches(
             data,
             on_device,
@@ -87,16 +88,22 @@ class Distiller:
         self.engine = choose_engine(engine, self.network, features, self.device)
         check_matched(self.matcher, self.engine, data.image_shape)
         self._warn_of_few_images()
-        size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=config.ipc)
+        seen = config.ipc * config.tiles
+        size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
         self._matching_step = MatchingStep(
-            self.matcher, self.engine, self._batches, self.chunks, precision=config.precision
+            self.matcher,
+            self.engine,
+            self._batches,
+            self.chunks,
+            decode=self._decoded,
+            precision=config.precision,
         )
         self._optimizer = self._optimizer_of(initial_images(config, data, self.preprocessing, device=self.device))
         self._captured_step: CapturedStep | None = None
 
     def _warn_of_few_images(self) -> None:
-        count = self.classes * self.config.ipc
+        count = self.classes * self.config.ipc * self.config.tiles
         if isinstance(self.matcher, MeanMatcher) and ties_images(self.network) and count < _FEW_IMAGES:
             _logger.warning(
                 "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "
@@ -106,8 +113,16 @@ class Distiller:
 
     @property
     def images(self) -> torch.Tensor:
-        """The synthetic images of this process's classes, float32 (own classes * ipc, C, H, W), preprocessed."""
+        """The synthetic images of this process's classes, float32 (own classes * ipc, C, H, W).
+
+        Preprocessed, or in [0, 1] where they are to be stored as uint8.
+        """
         return self._optimizer.images
+
+    def _decoded(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (n, C, H, W) as :attr:`images` are, as networks see them: unpacked and preprocessed."""
+        unpacked = unpack(images, self.config.factor)
+        return self._on_device.forward(unpacked) if self.config.storage == "uint8" else unpacked
 
     def step(self) -> float:
         """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
@@ -134,7 +149,7 @@ class Distiller:
         loss, gradient = self._matching_step(self.iteration, draw, self.images.unflatten(0, (-1, config.ipc)))
         self._note_loss(self.iteration, loss)
         self._optimizer.step(self.iteration, gradient.flatten(0, 1))
-        self._matching.advance(self.iteration, lambda: self._whole(self.images))
+        self._matching.advance(self.iteration, lambda: self._decoded(self._whole(self.images)))
         return loss
 
     @property
@@ -154,6 +169,7 @@ class Distiller:
                 inputs,
                 self._batches,
                 self._optimizer,
+                decode=self._decoded,
                 precision=self.config.precision,
                 on_loss=self._note_loss,
             )
@@ -169,13 +185,9 @@ class Distiller:
 
     def _optimizer_of(self, images_of_all: torch.Tensor) -> ImageSGD:
         config = self.config
-        return ImageSGD(
-            self._part(images_of_all),
-            lr=config.image_lr,
-            momentum=config.image_momentum,
-            schedule=config.image_schedule,
-            iterations=config.iterations,
-        )
+        pixel_std = self.preprocessing.std if config.storage == "uint8" else None
+        rate = Rate(lr=config.image_lr, schedule=config.image_schedule, iterations=config.iterations)
+        return ImageSGD(self._part(images_of_all), rate, momentum=config.image_momentum, pixel_std=pixel_std)
 
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""

@@ -137,7 +137,7 @@ class MatchingNetwork(NetworkTrainer):
         self.network.load_state_dict(self._pool[index])
 
     def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
-        """Train on the images (K * ipc, C, H, W), class-major, where iteration + 1 goes on with this network.
+        """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, where iteration + 1 goes on with this network.
 
         Processes of one run all train it, on the same images, and go on with the first one's. Raises DivergenceError where
         the loss is no longer finite.
@@ -146,7 +146,8 @@ class MatchingNetwork(NetworkTrainer):
         if not config.network_epochs or following % config.inner_loop == 0 or following == config.iterations:
             return
         fixed = images_of_all().detach()
-        labels = torch.arange(len(self._data.class_names), device=fixed.device).repeat_interleave(config.ipc)
+        classes = len(self._data.class_names)
+        labels = torch.arange(classes, device=fixed.device).repeat_interleave(len(fixed) // classes)
         if self._optimizer is None:
             self._optimizer = self._inner_sgd()
         course = Course(epochs=config.network_epochs, precision=config.precision)

@@ -24,6 +24,7 @@ from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.packing import pack
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
@@ -45,11 +46,12 @@ def selected_set(
     on = resolve_device(device)
     config = replace(config, precision=resolve_precision(config.precision, on))
     prepared = preprocessing or config.fit_preprocessing(data)
-    images = chosen_images(config, data, prepared, device=on, on_images=on_images)
-    return assemble(images, config, data, prepared)
+    pixels = chosen_pixels(config, data, prepared, device=on, on_images=on_images)
+    images = pixels.float() / 255 if config.storage == "uint8" else prepared.forward(pixels)
+    return assemble(pack(images, config.factor), config, data, prepared)
 
 
-def chosen_images(
+def chosen_pixels(
     config: SetConfig,
     data: SourceData,
     preprocessing: Preprocessing,
@@ -57,13 +59,14 @@ def chosen_images(
     device: torch.device,
     on_images: Callable[[int], object] | None = None,
 ) -> torch.Tensor:
-    """Float32 (K * ipc, C, H, W), class-major, preprocessed, on the CPU: real images, chosen by ``config.choice``.
+    """uint8 (K * ipc * factor^2, C, H, W), class-major, on the CPU: real images, chosen by ``config.choice``.
 
     ``config.precision`` must be resolved. Where a network is trained to choose, on ``device``, ``on_images`` is told how many
     images each batch had. Raises SourceError where a class has too few images, DivergenceError where that training blows up.
     """
     generator = generator_for(config.seed, "initialise")
-    check_counts(data.train.labels, config.ipc, data.class_names)  # before any training
+    count = config.ipc * config.tiles
+    check_counts(data.train.labels, count, data.class_names)  # before any training
     if config.choice in ("herding", "k-center"):
         network = embedding_network(
             *(config, data, preprocessing),
@@ -77,24 +80,25 @@ def chosen_images(
         if config.choice == "forgetting":
             events = forgetting_events(config, data, preprocessing, generator, device=device, on_images=on_images)
         chosen = select(
-            *(config.choice, data.train.labels, config.ipc),
+            *(config.choice, data.train.labels, count),
             generator=generator,
             events=events,
             class_names=data.class_names,
         )
-    return preprocessing.forward(data.train.rows(chosen))
+    return data.train.rows(chosen)
 
 
 def _class_by_class(
     config: SetConfig, train: Split, preprocessing: Preprocessing, network: ConvNet, generator: torch.Generator
 ) -> torch.Tensor:
-    """What :func:`select` chooses by embeddings, int64 (K * ipc,), with those of one class in memory at a time."""
+    """What :func:`select` chooses by embeddings, int64 (K * ipc * factor^2,), with those of one class in memory at a time."""
     order = train.labels.argsort(stable=True)
     chosen = []
     for members in order.split(train.labels.bincount().tolist()):
         if len(members):
             embeddings = embed(network, train.rows(members), preprocessing)
-            picks = select(config.choice, train.labels[members], config.ipc, generator=generator, embeddings=embeddings)
+            count = config.ipc * config.tiles
+            picks = select(config.choice, train.labels[members], count, generator=generator, embeddings=embeddings)
             chosen.append(members[picks])
     return torch.cat(chosen)
 

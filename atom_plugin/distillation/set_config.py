@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atom_plugin.transforms.preprocessing import Preprocessing
 
 METHODS = ("random", "herding", "k-center", "forgetting")
+STORAGES = ("float32", "float16", "uint8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 Config = TypeVar("Config", bound="SetConfig")
 
@@ -38,6 +39,26 @@ class SetConfig:
     """What every set is made with. Fields that say something only beside another choice are None where they are not given."""
 
     ipc: int = field(metadata=about("Images per class.", group="Synthetic images", metavar="N", at_least=1))
+    factor: int = field(
+        default=1,
+        metadata=about(
+            "Tiles along each side of a stored image: 2 packs four images of half the side into one; networks see these enlarged.",
+            group="Synthetic images",
+            metavar="N",
+            at_least=1,
+            default="1",
+        ),
+    )
+    storage: str = field(
+        default="float32",
+        metadata=about(
+            "How images are stored: preprocessed as float32 or float16, or as uint8 pixels, a quarter of float32's bytes; a "
+            "distillation to uint8 keeps its images within the range of pixels.",
+            group="Synthetic images",
+            choices=STORAGES,
+            default="float32",
+        ),
+    )
     standardise: bool = field(
         default=True,
         metadata=about(
@@ -110,15 +131,23 @@ class SetConfig:
     def __post_init__(self) -> None:
         from atom_plugin.models.convnet import ConvNetConfig
         from atom_plugin.transforms.augmentation import Augmentation
+        from atom_plugin.transforms.packing import WHITENED_TILES
 
         check_values(self, ConvNetConfig=ConvNetConfig)
         Augmentation(strategy=self.augmentation)
+        if self.factor > 1 and self.zca_eps is not None:
+            raise ConfigError(WHITENED_TILES.format(factor=self.factor))
         for name, counts in self._counting().items():
             if (given := getattr(self, name)) is not None and not counts:
                 beside = abouts(type(self))[name].beside
                 raise ConfigError(f"{name} ({given}) is only for {beside}; give that as well, or leave {name} out")
         if self.embedding is not None:
             trained_epochs(self.embedding, "embedding")
+
+    @property
+    def tiles(self) -> int:
+        """Images that networks see of each stored one."""
+        return self.factor**2
 
     @property
     def choice(self) -> str:
@@ -157,9 +186,11 @@ class SetConfig:
         return trained_epochs(self.embedding_state, "embedding")
 
     def fit_preprocessing(self, data: SourceData) -> Preprocessing:
-        """What the config asks for, fitted on the real training images."""
+        """What the config asks for, fitted on the real training images. Raises ConfigError for a factor that does not fit."""
+        from atom_plugin.transforms.packing import check_factor
         from atom_plugin.transforms.preprocessing import Preprocessing
 
+        check_factor(self.factor, data.image_shape)
         return Preprocessing.fit(
             data.train, standardise=self.standardise, mean=data.mean, std=data.std, zca_eps=self.zca_eps
         )
@@ -199,9 +230,9 @@ class SetConfig:
         """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
 
         An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
-        DataDAM's. ``matcher_options`` are merged into the recipe's while the matcher is the recipe's own; another matcher
-        starts from its own defaults, and its ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for
-        an unknown recipe or a contradiction, PluginError for an unknown matcher.
+        DataDAM's; a ``factor`` above 1 switches the recipe's own off. ``matcher_options`` are merged into the recipe's while the
+        matcher is the recipe's; another matcher starts from its own defaults, and its ``loop_defaults`` take the place of
+        the recipe's choices. Raises ConfigError for an unknown recipe or a contradiction, PluginError for an unknown matcher.
         """
         from atom_plugin.distillation.recipes import recipe_values
         from atom_plugin.models.convnet import ConvNetConfig
@@ -216,7 +247,8 @@ class SetConfig:
         values = cls._with_matcher(recipe_values(recipe, image_shape, ipc), given.get("matcher"))
         values["network"] = ConvNetConfig(**{**values["network"], **(network or {})})
         values["matcher_options"] = {**values["matcher_options"], **options}
-        values["zca_eps"] = _eps(values.get("zca_eps"), zca, given.pop("zca_eps", None))
+        packed = given.get("factor", values.get("factor", 1)) != 1
+        values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))
         own = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in {**values, "ipc": ipc}.items() if name in own} | given)
 

@@ -51,7 +51,7 @@ def _trains_plainly(config: TrainConfig) -> bool:
 def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
     """How many networks keep their maps within a quarter of the device's memory; at least one."""
     height, width = synthetic_set.preprocessing.image_shape[1:]
-    images = min(config.batch_size, len(synthetic_set))
+    images = min(config.batch_size, len(synthetic_set) * synthetic_set.factor**2)
     per_network = 4 * _KEPT_MAPS * images * network.width * height * width
     return max(1, torch.cuda.get_device_properties(device).total_memory // 4 // per_network)
 
@@ -76,6 +76,7 @@ def train_together(
             f"networks train together by SGD with siamese augmentation, not by recipe {config.recipe!r}; train them in turn"
         )
     shape, classes = sets[0].preprocessing.image_shape, len(sets[0].class_names)
+    sets = _decoded(sets)
     networks = [network_config.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
     distinct = list({id(item): item for item in sets}.values())  # repeats of one set share its images
     rows = {id(item): index * len(item) for index, item in enumerate(distinct)}
@@ -90,6 +91,12 @@ def train_together(
         learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds)
     losses = zip(learner.stack.unstacked(networks), seeds, learner.losses.tolist(), strict=True)
     return [_unless_diverged(network, seed, loss, config) for network, seed, loss in losses]
+
+
+def _decoded(sets: Sequence[SyntheticSet]) -> list[SyntheticSet]:
+    """Every set decoded, once where it stands several times."""
+    decoded = {id(item): item.decoded() for item in sets}
+    return [decoded[id(item)] for item in sets]
 
 
 def _unless_diverged(network: ConvNet, seed: int, loss: float, config: TrainConfig) -> ConvNet | DivergenceError:

@@ -99,7 +99,7 @@ def embedding_map(
     ``on_images`` is told how many images each batch of the network's training had. Raises SourceError where ``data`` has no
     training images of a class.
     """
-    seed, method = config.seed, config.method
+    seed, method, synthetic_set = config.seed, config.method, synthetic_set.decoded()
     matching = _network_config(synthetic_set, config)
     network = embedding_network(
         matching,

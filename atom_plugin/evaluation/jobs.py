@@ -63,6 +63,8 @@ class Subject:
             sha.update(f"{FULL} {self.tested_on}".encode())
         else:
             parts += [self.synthetic_set.images, self.synthetic_set.labels]
+            if self.synthetic_set.factor > 1:
+                parts.append(self.synthetic_set.labels.new_tensor(self.synthetic_set.factor))
         for part in parts:
             array = part.cpu().contiguous().numpy()
             sha.update(f"{array.dtype.str} {array.shape}\n".encode())

@@ -83,11 +83,11 @@ def train_on_real(
 
 
 def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: TrainingRun) -> Batches:
+    decoded = synthetic_set.decoded()
     if config.augmentation in POLICIES:
-        preprocessing = synthetic_set.preprocessing
         pixels = to_uint8(synthetic_set.true_colour())
-        return _pixel_batches(pixels, synthetic_set.labels, preprocessing, config, run)
-    images, labels = synthetic_set.images.to(run.device, run.dtype), synthetic_set.labels.to(run.device)
+        return _pixel_batches(pixels, decoded.labels, synthetic_set.preprocessing, config, run)
+    images, labels = decoded.images.to(run.device, run.dtype), decoded.labels.to(run.device)
     augmentation = Augmentation(strategy=config.augmentation)
 
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.provenance import Provenance, merged_provenance
-from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet, concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 _KEY = "replay_memory"
@@ -27,7 +28,7 @@ class Budget:
     ``ipc`` bounds a class, whatever the number of classes. ``max_images`` and ``max_bytes`` are shared equally by the
     classes held, so each class's share shrinks as classes come, or by ``classes`` where their number is known beforehand:
     then the share stays. What does not divide goes to the lowest class ids, an image each. Bytes are those of the pixels as
-    kept, float32; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one of the
+    kept; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one of the
     three is given, and all are at least 1.
     """
 
@@ -107,13 +108,18 @@ class ReplayMemory:
     @property
     def bytes(self) -> int:
         """Bytes of the pixels held."""
-        return 0 if self._held is None else self._held.images.numel() * self._held.images.element_size()
+        return 0 if self._held is None else self._held.image_bytes
 
-    def room_for(self, classes: Iterable[int], image_shape: tuple[int, int, int]) -> dict[int, int]:
-        """Images that each of ``classes`` could have, were they added now. Raises ConfigError where not even one fits."""
-        channels, height, width = image_shape
+    def room_for(
+        self, classes: Iterable[int], image_shape: tuple[int, int, int], storage: str = "float32"
+    ) -> dict[int, int]:
+        """Images that each of ``classes`` could have, were they added now, stored as ``storage``.
+
+        Raises ConfigError where not even one fits.
+        """
         classes = set(classes)
-        shares = self.budget.shares(classes.union(self.classes), 4 * channels * height * width)
+        image_bytes = math.prod(image_shape) * STORAGE_TYPES[storage].itemsize
+        shares = self.budget.shares(classes.union(self.classes), image_bytes)
         return {label: share for label, share in shares.items() if label in classes}
 
     def add(self, new: SyntheticSet, *, task: int | None = None) -> None:
@@ -130,7 +136,7 @@ class ReplayMemory:
         sightings = self._sightings | {label: self._sightings.get(label, 0) + 1 for label in new.classes}
         none = replace(new, images=new.images[:0], labels=new.labels[:0])
         held, new = _alike(none if self._held is None else self._held, new)
-        room = self.room_for([*held.classes, *new.classes], new.preprocessing.image_shape)
+        room = self.room_for([*held.classes, *new.classes], new.preprocessing.image_shape, new.storage)
         had = Counter(held.labels.tolist())
         kept_new = first_images(
             new,
@@ -210,7 +216,7 @@ class ReplayMemory:
         tasks: Mapping[int, int],
     ) -> SyntheticSet:
         """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
-        kept = first_images(joined, budget.shares(joined.classes, joined.images[0].numel() * 4))
+        kept = first_images(joined, budget.shares(joined.classes, joined.image_bytes // len(joined)))
         state = {
             "version": _VERSION,
             "budget": asdict(budget),

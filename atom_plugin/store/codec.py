@@ -25,6 +25,7 @@ class SetFields(TypedDict):
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     provenance: Provenance
+    factor: int
 
 
 def encode(fields: SetFields) -> dict[str, Array]:
@@ -42,6 +43,8 @@ def encode(fields: SetFields) -> dict[str, Array]:
         arrays[f"{ZCA}/mean"] = _numbers(preprocessing.whitening.mean)
         arrays[f"{ZCA}/matrix"] = _numbers(preprocessing.whitening.matrix)
         arrays[f"{ZCA}/eps"] = np.array(preprocessing.whitening.eps, "<f8")
+    if fields["factor"] != 1:
+        arrays["factor"] = np.array(fields["factor"], "<i8")
     for field in dataclasses.fields(Provenance):
         value = getattr(provenance, field.name)
         if value is not None:
@@ -57,7 +60,13 @@ def decode(arrays: Arrays) -> SetFields:
         class_names=decode_names(arrays),
         preprocessing=decode_preprocessing(arrays),
         provenance=decode_provenance(arrays),
+        factor=decode_factor(arrays),
     )
+
+
+def decode_factor(arrays: Arrays) -> int:
+    """Tiles along a side of a stored image; 1 where images are not packed."""
+    return int(arrays.get("factor", np.ones(())))
 
 
 def decode_labels(arrays: Arrays) -> torch.Tensor:

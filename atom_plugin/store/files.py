@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from atom_plugin.errors import StoreError
@@ -39,7 +41,7 @@ def write_fields(fields: SetFields, path: str | Path, *, force: bool = False) ->
 def read_fields(path: str | Path) -> SetFields:
     """Read a whole set, with every check of :func:`verify`. Raises StoreError."""
     with open_checked(Path(path)) as file:
-        check_shapes(file.shapes())
+        check_shapes(file.shapes(), version=file.version)
         arrays = file.arrays()
         file.verify_checksum(arrays)
         check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
@@ -49,7 +51,8 @@ def read_fields(path: str | Path) -> SetFields:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SetHeader:
     """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
-    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes.
+    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage`` and ``factor`` are
+    those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
     """
 
     path: Path
@@ -58,6 +61,8 @@ class SetHeader:
     written_by: str
     checksum: str
     shape: tuple[int, int, int, int]
+    storage: str
+    factor: int
     labels: torch.Tensor
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -66,15 +71,20 @@ class SetHeader:
     provenance: Provenance
 
     @property
+    def image_bytes(self) -> int:
+        """Bytes of the images alone."""
+        return math.prod(self.shape) * np.dtype(self.storage).itemsize
+
+    @property
     def counts(self) -> dict[int, int]:
-        """Images by class id, for the classes that have any."""
+        """Stored images by class id, for the classes that have any."""
         return dict(sorted(Counter(self.labels.tolist()).items()))
 
 
 def read_header(path: str | Path) -> SetHeader:
     """Read all but pixels and ZCA matrix, so without the checksum's verification. Raises StoreError."""
     with open_checked(Path(path)) as file:
-        check_shapes(file.shapes())
+        check_shapes(file.shapes(), version=file.version)
         arrays = file.arrays(but=("images", f"{ZCA}/matrix"))
         shape = file.shapes()["images"][1]
         check_values(arrays, [], shape[1:])
@@ -92,7 +102,7 @@ def verify(path: str | Path) -> SetHeader:
 
 def _verified(file: StoreFile) -> Arrays:
     """All arrays but the images, every check done."""
-    check_shapes(file.shapes())
+    check_shapes(file.shapes(), version=file.version)
     arrays = file.arrays(but=("images",))
     file.verify_checksum(arrays)
     check_values(arrays, file.blocks("images"), file.shapes()["images"][1][1:])
@@ -109,6 +119,8 @@ def _read_header_fields(file: StoreFile, arrays: Arrays) -> SetHeader:
         written_by=file.written_by,
         checksum=file.checksum,
         shape=(count, channels, height, width),
+        storage=np.dtype(file.shapes()["images"][0]).name,
+        factor=codec.decode_factor(arrays),
         labels=codec.decode_labels(arrays),
         class_names=codec.decode_names(arrays),
         mean=tuple(arrays["preprocessing/mean"].tolist()),
@@ -123,11 +135,14 @@ def open_dataset(path: str | Path) -> StoredImages:
     target = Path(path).absolute()
     with open_checked(target) as file:
         arrays = _verified(file)
+        dtype, shape = file.shapes()["images"]
         return StoredImages(
             target,
-            shape=file.shapes()["images"][1],
+            dtype=dtype,
+            shape=shape,
             offset=file.objects["images"].id.get_offset() or 0,
             file_identity=file.identity,
+            factor=codec.decode_factor(arrays),
             labels=codec.decode_labels(arrays),
             class_names=codec.decode_names(arrays),
             preprocessing=codec.decode_preprocessing(arrays),

@@ -17,7 +17,7 @@ import numpy as np
 from h5py import h5a, h5f, h5fd, h5g, h5p
 
 from atom_plugin.runtime.versions import __version__
-from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS, Array, Arrays, SchemaError
+from atom_plugin.store.schema import FORMAT, GROUPS, Array, Arrays, SchemaError, element_of, needed_version
 
 MOST_OBJECTS, MOST_DEPTH = 1000, 32
 _BLOCK = 16 * 1024 * 1024
@@ -33,7 +33,8 @@ def serialise(arrays: Arrays) -> memoryview:
     access.set_fileobj_driver(h5fd.fileobj_driver, buffer)
     access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_V18)
     with h5py.File(h5f.create(b"memory", h5f.ACC_TRUNC, creation, access)) as file:
-        file.attrs.create("format_version", FORMAT_VERSION, dtype="<i8")
+        version = needed_version({key: array.dtype.str for key, array in arrays.items()})
+        file.attrs.create("format_version", version, dtype="<i8")
         _describe(file, format=FORMAT, written_by=f"atom-plugin {__version__}")
         for name, description in GROUPS.items():
             if any(key.startswith(f"{name}/") for key in arrays):
@@ -43,7 +44,7 @@ def serialise(arrays: Arrays) -> memoryview:
             text = array.dtype.kind == "S"
             data = array.view(h5py.string_dtype("utf-8", array.itemsize)) if text else array
             dataset = file.create_dataset(key, data=data, track_times=False)
-            element = ELEMENTS[key]
+            element = element_of(key, array.dtype.str)
             _describe(dataset, axes=element.axes or "scalar", units=element.units, description=element.description)
         _describe(file, checksum=digest(list_objects(file), arrays))
     return buffer.getbuffer()

@@ -71,11 +71,10 @@ def grid(
     for position, label in enumerate(labels.tolist()):
         held[label].append(position)
     # Only what is drawn is converted: to undo ZCA takes a D x D product per image.
-    stored = images.images if isinstance(images, SyntheticSet) else images
-    layout = _layout(len(held), *stored.shape[2:])
+    layout = _layout(len(held), *(images.images if isinstance(images, SyntheticSet) else images).shape[2:])
     shown = {label: positions[:per_class] for label, positions in list(held.items())[: layout.rows]}
-    drawn = stored[[position for positions in shown.values() for position in positions]]
-    tiles = iter(_pixels(images.preprocessing.inverse(drawn) if isinstance(images, SyntheticSet) else drawn))
+    positions = [position for positions in shown.values() for position in positions]
+    tiles = iter(_pixels(images.as_stored(positions) if isinstance(images, SyntheticSet) else images[positions]))
     rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
     if told := without_font([name for _, name, _ in rows]):
         _logger.warning("%s: %s", target, told)

@@ -6,14 +6,15 @@ docs/file-format.md is the normative text; this module is its table in code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FORMAT = "atom-plugin/synthetic-set"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. A file says the oldest version that has all that it holds (:func:`needed_version`)."""
 
 ZCA = "preprocessing/zca"
 
@@ -37,6 +38,7 @@ class Element:
     units: str
     description: str
     optional: bool = False
+    since: int = 1
 
     @property
     def holds_text(self) -> bool:
@@ -54,7 +56,18 @@ GROUPS = {
 # In this order in the file; `images` first, since its axes give C, H and W their lengths.
 ELEMENTS = {
     "images": Element(
-        ("<f4",), "N C H W", "preprocessed pixel value", "The synthetic images after the preprocessing of this file."
+        ("<f4", "<f2", "|u1"),
+        "N C H W",
+        "preprocessed pixel value",
+        "The synthetic images after the preprocessing of this file.",
+    ),
+    "factor": Element(
+        ("<i8",),
+        "",
+        "tiles per side",
+        "Each image holds factor x factor tiles, to be enlarged bilinearly before preprocessing; absent for 1.",
+        optional=True,
+        since=2,
     ),
     "labels": Element(("<i8",), "N", "class id", "The class of each image, an index into class_names."),
     "class_names": Element(("text",), "K", "UTF-8 text", "The name of every class of the image source, by class id."),
@@ -78,8 +91,25 @@ ELEMENTS = {
 }
 
 
-def check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Check each element's (numpy type, shape). Raises SchemaError at the first that is missing or does not fit."""
+_PIXELS = replace(ELEMENTS["images"], units="0 to 255", description="The synthetic images before the preprocessing.")
+
+
+def element_of(key: str, dtype: str) -> Element:
+    """The element ``key`` whose values have numpy's ``dtype``: images may be pixels."""
+    return _PIXELS if (key, dtype) == ("images", "|u1") else ELEMENTS[key]
+
+
+def needed_version(found: Mapping[str, str]) -> int:
+    """The oldest format version that has these elements, numpy's type by name."""
+    return 1 if found.get("images", "<f4") == "<f4" and all(ELEMENTS[key].since == 1 for key in found) else 2
+
+
+def check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]], *, version: int = FORMAT_VERSION) -> None:
+    """Check each element's (numpy type, shape). Raises SchemaError at the first that is missing or does not fit ``version``."""
+    if (needed := needed_version({key: dtype for key, (dtype, _) in found.items()})) > version:
+        raise SchemaError(
+            f"format_version: found {version}, expected {needed} for images that are packed or no float32"
+        )
     lengths = {"3": 3}
     whitened = any(key.startswith(f"{ZCA}/") for key in found)
     for key, element in ELEMENTS.items():
@@ -112,9 +142,14 @@ def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tup
     fitted_on = tuple(arrays["preprocessing/image_shape"].tolist())
     if fitted_on != tuple(image_shape):
         raise SchemaError(f"preprocessing/image_shape: found {fitted_on}, expected that of the images, {image_shape}")
-    for key in ("preprocessing/std", f"{ZCA}/eps"):
+    for key in ("preprocessing/std", f"{ZCA}/eps", "factor"):
         if key in arrays and not (arrays[key] > 0).all():
             raise SchemaError(f"{key}: found {arrays[key].min()}, expected values above 0")
+    factor = int(arrays.get("factor", 1))
+    if any(side % factor for side in image_shape[1:]):
+        raise SchemaError(f"factor: found {factor}, expected one that divides the sides of the images, {image_shape}")
+    if factor > 1 and f"{ZCA}/eps" in arrays:
+        raise SchemaError(f"factor: found {factor} beside ZCA whitening, expected 1")
 
 
 def _check_finite(key: str, array: Array) -> None:

@@ -9,20 +9,26 @@ from pathlib import Path
 
 import torch
 
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
 from atom_plugin.store.torch_dataset import HeldImages, LabelledImages
-from atom_plugin.transforms.preprocessing import Preprocessing
+from atom_plugin.transforms.packing import check_packing, decode, unpack
+from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
+
+# How images may be stored: preprocessed as float32 or float16, or as pixels of 256 levels before preprocessing.
+STORAGE_TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticSet:
-    """Synthetic images after preprocessing, with their labels.
+    """Synthetic images as they are stored, with their labels; :meth:`decoded` has them as networks see them.
 
-    ``images`` is float32 (N, C, H, W); ``labels`` int64 (N,), class ids of the source, class-major;
-    ``class_names[id]`` names every class of the source, also those a subset no longer holds.
+    ``images`` (N, C, H, W) are float32 or float16, preprocessed, or uint8 pixels that are not; ``labels`` int64 (N,), class ids
+    of the source, class-major; ``class_names[id]`` names every class of the source, also those a subset no longer holds.
+    ``factor`` above 1 says that each stored image holds factor x factor tiles (:mod:`atom_plugin.transforms.packing`).
+    Raises ConfigError for fields that do not fit together.
     """
 
     images: torch.Tensor
@@ -30,6 +36,7 @@ class SyntheticSet:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     provenance: Provenance
+    factor: int = 1
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -38,8 +45,10 @@ class SyntheticSet:
                 raise ConfigError(
                     f"images and labels must hold every value, not {tensor.layout} on {tensor.device}; load them"
                 )
-        if images.ndim != 4 or images.dtype != torch.float32:
-            raise ConfigError(f"images must be float32 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if images.ndim != 4 or images.dtype not in STORAGE_TYPES.values():
+            raise ConfigError(
+                f"images must be {' or '.join(STORAGE_TYPES)} (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
+            )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ConfigError(f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
         if tuple(images.shape[1:]) != self.preprocessing.image_shape:
@@ -52,6 +61,7 @@ class SyntheticSet:
                 f"labels run from {int(labels.min())} to {int(labels.max())}, but there are "
                 f"{len(self.class_names)} class names"
             )
+        check_packing(self.factor, self.preprocessing)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,9 +76,47 @@ class SyntheticSet:
         """Images per class: the smallest count over the classes held."""
         return min(Counter(self.labels.tolist()).values(), default=0)
 
+    @property
+    def storage(self) -> str:
+        """How images are stored: a key of :data:`STORAGE_TYPES`."""
+        return str(self.images.dtype).removeprefix("torch.")
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes that the images take in a file."""
+        return self.images.numel() * self.images.element_size()
+
+    def decoded(self) -> SyntheticSet:
+        """The same with every image as networks see it: float32, preprocessed, a tile of a packed image being one."""
+        if self.storage == "float32" and self.factor == 1:
+            return self
+        images = decode(self.images, self.preprocessing, self.factor)
+        return replace(self, images=images, labels=self.labels.repeat_interleave(self.factor**2), factor=1)
+
+    def stored_as(self, storage: str) -> SyntheticSet:
+        """The same images in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
+
+        Raises ConfigError for a name that is not in :data:`STORAGE_TYPES`.
+        """
+        if storage not in STORAGE_TYPES:
+            raise ConfigError(unknown("storage", storage, STORAGE_TYPES))
+        if storage == self.storage:
+            return self
+        if storage == "uint8":
+            images = to_uint8(self.preprocessing.inverse(self.images.float()))
+        else:
+            preprocessed = self.preprocessing.forward(self.images) if self.storage == "uint8" else self.images
+            images = preprocessed.to(STORAGE_TYPES[storage])
+        return replace(self, images=images)
+
     def true_colour(self) -> torch.Tensor:
-        """The images with the preprocessing undone, float32 (N, C, H, W), not clamped to [0, 1]."""
-        return self.preprocessing.inverse(self.images)
+        """The decoded images with the preprocessing undone, float32 (n, C, H, W), not clamped to [0, 1]."""
+        return unpack(self.as_stored(), self.factor)
+
+    def as_stored(self, rows: Sequence[int] | slice = slice(None)) -> torch.Tensor:
+        """As :meth:`true_colour`, with packed images left packed: those at ``rows``, float32 (n, C, H, W)."""
+        images = self.images[rows]
+        return images.float() / 255 if self.storage == "uint8" else self.preprocessing.inverse(images.float())
 
     def subset(self, classes: Sequence[int]) -> SyntheticSet:
         """Only the images of the given class ids; labels keep their ids. Raises ConfigError for an absent class."""
@@ -79,8 +127,9 @@ class SyntheticSet:
         return replace(self, images=self.images[keep], labels=self.labels[keep])
 
     def as_dataset(self) -> LabelledImages:
-        """A ``torch.utils.data.Dataset`` over the images as they are, preprocessed."""
-        return HeldImages(self.labels, self.images)
+        """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""
+        decoded = self.decoded()
+        return HeldImages(decoded.labels, decoded.images)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write to one HDF5 file, atomically. See :func:`write`."""
@@ -100,6 +149,7 @@ def fields_of(synthetic_set: SyntheticSet) -> SetFields:
         class_names=synthetic_set.class_names,
         preprocessing=synthetic_set.preprocessing,
         provenance=synthetic_set.provenance,
+        factor=synthetic_set.factor,
     )
 
 
@@ -134,6 +184,11 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
             raise ConfigError(
                 f"{called[0]} and {name} differ in their preprocessing: {first.preprocessing.describe()} against "
                 f"{other.preprocessing.describe()}; make both with the same options on the same training images"
+            )
+        if (other.factor, other.storage) != (first.factor, first.storage):
+            raise ConfigError(
+                f"{called[0]} and {name} store images in different ways: {first.storage} packed by {first.factor} against "
+                f"{other.storage} packed by {other.factor}; make both with the same --factor and --storage"
             )
     labels = torch.cat([part.labels for part in sets])
     order = labels.argsort(stable=True)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from atom_plugin.errors import StoreError
 from atom_plugin.store.hdf5_reader import Identity, identity
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.transforms.packing import decode
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
@@ -52,52 +53,68 @@ class HeldImages(LabelledImages):
 
 
 class StoredImages(LabelledImages):
-    """The images of a file that :func:`atom_plugin.store.open_dataset` verified; items as in ``LabelledImages``.
+    """The images of a file that :func:`atom_plugin.store.open_dataset` verified, decoded; items as in ``LabelledImages``.
 
-    Pixels are mapped on first access in each process, straight from the contiguous bytes: no HDF5 state crosses a
-    fork, and a pickled copy maps anew. Raises StoreError where the file was replaced since it was opened.
+    ``labels`` are those of the decoded images, and an index of a packed set counts these: item i is a tile of stored image
+    i // factor^2. ``shape`` is that of the stored images, and ``dtype`` numpy's name of their type.
+
+    Pixels are mapped on first access in each process, straight from the contiguous bytes: no HDF5 state crosses a fork, and a
+    pickled copy maps anew. Raises StoreError where the file was replaced since it was opened.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        dtype: str,
         shape: tuple[int, ...],
         offset: int,
         file_identity: Identity,
+        factor: int,
         labels: torch.Tensor,
         class_names: tuple[str, ...],
         preprocessing: Preprocessing,
         provenance: Provenance,
     ) -> None:
-        super().__init__(labels)
+        super().__init__(labels.repeat_interleave(factor**2))
         self.path = path
         self.shape = shape
+        self.factor = factor
         self.class_names = class_names
         self.preprocessing = preprocessing
         self.provenance = provenance
+        self._dtype = dtype
         self._offset = offset
         self._identity = file_identity
-        self._mapped: npt.NDArray[np.float32] | None = None
+        self._mapped: npt.NDArray[Any] | None = None
 
     def gather(self, indices: list[int]) -> torch.Tensor:
         """Copies of the images at ``indices``, float32 (n, C, H, W)."""
         if self._mapped is None:
             self._mapped = self._map()
-        return torch.from_numpy(np.asarray(self._mapped[indices], dtype=np.float32))
+        tiles = self.factor**2
+        places = torch.as_tensor(indices, dtype=torch.int64)
+        places = torch.where(places < 0, places + len(self), places)
+        if len(places) and int(places.min()) < 0:
+            raise IndexError(f"index {min(indices)} is out of range for {len(self)} images")
+        stored, inverse = (places // tiles).unique(return_inverse=True)
+        rows = self._mapped[stored.numpy()]
+        images = torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+        decoded = decode(images, self.preprocessing, self.factor)
+        return decoded[inverse * tiles + places % tiles]
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled mapping would carry all pixels.
         return self.__dict__ | {"_mapped": None}
 
-    def _map(self) -> npt.NDArray[np.float32]:
+    def _map(self) -> npt.NDArray[Any]:
         if 0 in self.shape:
-            return np.empty(self.shape, np.float32)
+            return np.empty(self.shape, self._dtype)
         try:
             with self.path.open("rb") as file:
                 if identity(os.fstat(file.fileno())) != self._identity:
                     raise StoreError(f"{self.path}: was replaced or changed since it was opened; open it again")
-                return np.memmap(file, dtype="<f4", mode="r", offset=self._offset, shape=self.shape)
+                return np.memmap(file, dtype=self._dtype, mode="r", offset=self._offset, shape=self.shape)
         except OSError as error:
             raise StoreError(
                 f"{self.path}: cannot be read any more ({error.strerror or error}); put it back or open another"

@@ -21,7 +21,7 @@ class MemoryBatches:
     """
 
     def __init__(self, memory: ReplayMemory, batch_size: int) -> None:
-        held = memory.images
+        held = memory.images.decoded()
         self._parts = [held.images, held.labels]
         if memory.tasks:
             self._parts.append(torch.tensor([memory.tasks[label] for label in held.labels.tolist()]))

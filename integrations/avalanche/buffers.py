@@ -18,9 +18,10 @@ class _Samples(LabelledImages):
     """A memory's images with what Avalanche looks for in a dataset."""
 
     def __init__(self, memory: ReplayMemory) -> None:
-        super().__init__(memory.images.labels)
-        self.images = memory.images.images
-        self.targets = memory.images.labels.tolist()
+        decoded = memory.images.decoded()
+        super().__init__(decoded.labels)
+        self.images = decoded.images
+        self.targets = decoded.labels.tolist()
 
     def gather(self, indices: list[int]) -> torch.Tensor:
         return self.images[indices]

@@ -90,7 +90,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     @property
     def buffer_datasets(self) -> list[Any]:
         """The images of each class held as an Avalanche dataset, by class id."""
-        labels = self.memory.images.labels if len(self.memory) else torch.zeros(0)
+        labels = self.memory.images.decoded().labels if len(self.memory) else torch.zeros(0)
         return [self.buffer.subset((labels == label).nonzero().flatten().tolist()) for label in self.memory.classes]
 
     @property

@@ -22,9 +22,8 @@ from atom_plugin.distillation.engine.cuda_engine import CudaEngine
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at
 from atom_plugin.distillation.engine.image_sgd import ImageSGD
 from atom_plugin.distillation.engine.real_batches import RealBatches
-from atom_plugin.distillation.engine.step import image_gradient
+from atom_plugin.distillation.engine.step import Decode, image_gradient
 from atom_plugin.matchers import Matcher, MeanMatcher
-from atom_plugin.models.fitting import sgd_step
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast
 from atom_plugin.transforms.augmentation import augment
@@ -65,8 +64,8 @@ class PendingLoss:
 class CapturedStep:
     """The step of a run, on the device of the images of ``optimizer`` (K * ipc, C, H, W), which it moves in place.
 
-    ``inputs`` are what each iteration draws; ``batches`` hold all real images on the device where they fit. ``on_loss`` is
-    told each iteration's loss, in order, once it is known.
+    ``decode`` gives the images as networks see them. ``inputs`` are what each iteration draws; ``batches`` hold all real images
+    on the device where they fit. ``on_loss`` is told each iteration's loss, in order, once it is known.
     """
 
     def __init__(
@@ -76,16 +75,15 @@ class CapturedStep:
         batches: RealBatches,
         optimizer: ImageSGD,
         *,
+        decode: Decode,
         precision: str,
         on_loss: Callable[[int, float], None],
     ) -> None:
         self._matcher = matcher
         self._inputs = inputs
         self._batches = batches
-        self._images, self._momentum = optimizer.images, optimizer.momentum
-        if optimizer.velocity is None:
-            optimizer.velocity = torch.zeros_like(self._images)
-        self._velocity = optimizer.velocity
+        self._optimizer, self._images, self._velocity = optimizer, optimizer.images, optimizer.started()
+        self._decode = decode
         self._device = self._images.device
         self._precision = precision
         self._on_loss = on_loss
@@ -150,13 +148,13 @@ class CapturedStep:
             chosen = given["images"] if self._source is None else self._source.index_select(0, given["indices"])
             real = self._augmented(self._batches.preprocessing.forward(chosen))
         leaf = self._images.detach().requires_grad_()
-        synthetic = self._augmented(leaf)
+        synthetic = self._augmented(self._decode(leaf))
         with autocast(self._device, self._precision):
             target = self._engine.real(self._matcher, real, groups=classes)
             loss = self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=classes))
         gradient = image_gradient(loss, leaf, self._matcher)
-        sgd_step(self._images, gradient, self._velocity, lr=given["rate"], momentum=self._momentum)
         with torch.no_grad():
+            self._optimizer.move(gradient, given["rate"])
             self._loss.copy_(loss)
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:

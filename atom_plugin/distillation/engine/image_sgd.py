@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -11,31 +12,52 @@ from atom_plugin.models.fitting import sgd_step
 SCHEDULES = ("constant", "cosine")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """The learning rate: ``lr``, or from it to 0 over ``iterations`` by the ``schedule`` "cosine"."""
+
+    lr: float
+    schedule: str = "constant"
+    iterations: int = 1
+
+    def __call__(self, iteration: int) -> float:
+        """The rate of ``iteration``, from 0."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+
+
 class ImageSGD:
     """Steps ``images`` (n, C, H, W), in place, as ``torch.optim.SGD`` does: v = m v + g, x = x - lr v.
 
-    ``velocity`` is v, None before the first step. The rate is ``lr``, or falls from it to 0 over ``iterations`` by the
-    ``schedule`` "cosine".
+    ``velocity`` is v, None before the first step. Where images are pixels, ``pixel_std`` (C,) is the standard deviation that
+    preprocessing divides them by: the rate is then that of standardised images (of pixels it is std^2 times as large), and
+    images are clamped to [0, 1] after each step.
     """
 
     def __init__(
-        self, images: torch.Tensor, *, lr: float, momentum: float, schedule: str = "constant", iterations: int
+        self, images: torch.Tensor, rate: Rate, *, momentum: float, pixel_std: torch.Tensor | None = None
     ) -> None:
         self.images = images
-        self.velocity: torch.Tensor | None = None
+        self.rate = rate
         self.momentum = momentum
-        self._lr = lr
-        self._schedule = schedule
-        self._iterations = iterations
-
-    def rate(self, iteration: int) -> float:
-        """The learning rate of ``iteration``, from 0."""
-        if self._schedule == "constant":
-            return self._lr
-        return self._lr * 0.5 * (1 + math.cos(math.pi * iteration / self._iterations))
+        self.velocity: torch.Tensor | None = None
+        self._scale = None if pixel_std is None else pixel_std.square().view(-1, 1, 1).to(images.device)
 
     def step(self, iteration: int, gradient: torch.Tensor) -> None:
         """Move the images down ``gradient``, of their shape."""
+        self.move(gradient, self.rate(iteration))
+
+    def started(self) -> torch.Tensor:
+        """The velocity, zeros before the first step."""
         if self.velocity is None:
             self.velocity = torch.zeros_like(self.images)
-        sgd_step(self.images, gradient, self.velocity, lr=self.rate(iteration), momentum=self.momentum)
+        return self.velocity
+
+    def move(self, gradient: torch.Tensor, lr: float | torch.Tensor) -> None:
+        """As :meth:`step`, at the rate ``lr``: a number, or a tensor (1,) on the device, which a captured graph reads."""
+        if self._scale is not None:
+            gradient = gradient * self._scale
+        sgd_step(self.images, gradient, self.started(), lr=lr, momentum=self.momentum)
+        if self._scale is not None:
+            self.images.clamp_(0, 1)

@@ -13,7 +13,7 @@ image by itself: where memory is short, one chunk of classes after the other pas
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -28,6 +28,9 @@ from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import autocast, full_precision
 from atom_plugin.transforms.augmentation import Draw
 
+Decode = Callable[[torch.Tensor], torch.Tensor]
+"""Stored images (n, C, H, W) as networks see them, (n * tiles, C, H, W), differentiably: unpacked and preprocessed."""
+
 # Real images per class that batch normalisation is fixed with for an ImageMatcher; as in DC's released code.
 _FIXING_IMAGES = 16
 
@@ -36,24 +39,33 @@ class MatchingStep:
     """Compares real ``batches`` with synthetic images, chunk by chunk; convolutions run in ``precision``."""
 
     def __init__(
-        self, matcher: Matcher, engine: Engine, batches: RealBatches, chunks: Chunks, *, precision: str
+        self,
+        matcher: Matcher,
+        engine: Engine,
+        batches: RealBatches,
+        chunks: Chunks,
+        *,
+        decode: Decode,
+        precision: str,
     ) -> None:
         self._matcher = matcher
         self._engine = engine
         self._batches = batches
         self._chunks = chunks
+        self._decode = decode
         self._precision = precision
 
     def __call__(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The loss of all classes, the same in every process, and its gradient for ``images``, this process's.
 
-        ``images`` are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises ConfigError for a loss
-        that does not depend on them.
+        ``images``, as stored, are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises ConfigError
+        for a loss that does not depend on them.
         """
         losses, gradients = [], []
         for classes, real in self._real(iteration, draw):
             leaf = images.detach()[_rows(classes, self._chunks.own.start)].requires_grad_()
-            synthetic = _augmented(draw, classes, leaf)
+            decoded = self._decode(leaf.flatten(0, 1)).unflatten(0, (len(classes), -1))
+            synthetic = _augmented(draw, classes, decoded)
             with autocast(images.device, self._precision):
                 loss = compare(
                     self._matcher, self._engine, real, synthetic, groups=len(classes), first_class=classes.start

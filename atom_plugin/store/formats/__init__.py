@@ -8,7 +8,9 @@ A format is a module, an object or a class without arguments, registered through
 - ``read(path, context, **options)``: return a :class:`~atom_plugin.store.synthetic_set.SyntheticSet`, made with what the
   :class:`~atom_plugin.store.formats.context.ImportContext` knows beside the file.
 
-Its options are the keyword arguments of the two. docs/formats.md says what each built-in format holds.
+Its options are the keyword arguments of the two. ``write`` is handed decoded images, float32 and preprocessed, one for each
+tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32.
+docs/formats.md says what each built-in format holds.
 """
 
 from __future__ import annotations
@@ -49,8 +51,14 @@ def export_set(
     hold, StoreError where writing fails or ``path`` exists and ``force`` is not given.
     """
     write = _direction(format, "write")
-    _check_options(format, write, (synthetic_set, Path(path)), {"force": force, **options})
-    return list(write(synthetic_set, Path(path), force=force, **options) or [])
+    packed = synthetic_set.factor > 1
+    if packed and getattr(_loaded(format), "TAKES_PACKED", False):
+        given, notes = synthetic_set.stored_as("float32"), []
+    else:
+        given = synthetic_set.decoded()
+        notes = [f"{len(synthetic_set)} packed images were unpacked into {len(given)}"] if packed else []
+    _check_options(format, write, (given, Path(path)), {"force": force, **options})
+    return [*notes, *(write(given, Path(path), force=force, **options) or [])]
 
 
 def import_set(path: str | Path, *, format: str, context: ImportContext, **options: Any) -> SyntheticSet:

@@ -2,7 +2,7 @@
 
 Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (2022), section 4: an image of H x H pixels
 is cut into factor x factor tiles, each enlarged bilinearly to H x H. A side that factor does not divide is padded with 0.5
-at the right and the bottom. Written with factor 1: to pack images would lose most of their pixels.
+at the right and the bottom. A packed set is written as it is, with its factor; DANCE and NCFM read the same file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from atom_plugin.store.formats.file_names import require_folder
 from atom_plugin.store.formats.tensors import checked_pair, dumps, load
 from atom_plugin.store.formats.toolkit_coding import NOT_HELD
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.packing import unpack
+
+TAKES_PACKED = True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:
-    """All images with their preprocessing undone, not clamped, one per stored image (factor 1)."""
+    """All stored images with their preprocessing undone, not clamped; packed where they are."""
     refuse_existing(path, force=force)
     preprocessing = synthetic_set.preprocessing
     channels = preprocessing.image_shape[0]
@@ -31,7 +34,7 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:
     order = synthetic_set.labels.argsort(stable=True).cpu()
     images = convert(synthetic_set.images.detach().cpu(), preprocessing, neutral)[order].contiguous()
     write_bytes(path, dumps([images, synthetic_set.labels.detach().cpu()[order]]), force=force)
-    return ["images are on the [0, 1] scale, unpacked: load them with factor 1", NOT_HELD]
+    return [f"images are on the [0, 1] scale: load them with factor {synthetic_set.factor}", NOT_HELD]
 
 
 def read(
@@ -66,14 +69,14 @@ def unpacked_pair(
         )
     if factor > 1:
         context.note(f"each image was unpacked into {factor * factor} tiles, enlarged to its size")
-    return unpacked(images, factor), labels.repeat_interleave(factor * factor)
+    return padded_unpacked(images, factor), labels.repeat_interleave(factor * factor)
 
 
-def unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """(N, C, H, W) with factor x factor tiles each, to (N * factor^2, C, H, W): an image's tiles one after another."""
-    if factor == 1:
-        return images
+def padded_unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """As :func:`~atom_plugin.transforms.packing.unpack`, also where the factor does not divide the sides."""
     height, width = images.shape[2:]
+    if height % factor == width % factor == 0:
+        return unpack(images, factor)
     padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
     rows, columns = padded.shape[2] // factor, padded.shape[3] // factor
     tiles = padded.unfold(2, rows, rows).unfold(3, columns, columns).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)

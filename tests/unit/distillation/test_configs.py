@@ -182,7 +182,7 @@ def test_a_selection_of_the_release_before_is_read_as_one_of_this() -> None:
     assert current_json("herding", OLD) == config.to_json()
     assert SelectConfig.from_json(config.to_json()).to_json() == config.to_json()
     assert set(config.to_json()) == {
-        *("ipc", "seed", "method", "standardise", "zca_eps", "network", "precision", "embedding")
+        *("ipc", "factor", "storage", "seed", "method", "standardise", "zca_eps", "network", "precision", "embedding")
     }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.embeddings import embed, embedding_network
 from atom_plugin.distillation.select_config import SelectConfig
-from atom_plugin.distillation.selected_set import chosen_images, forgetting_events, selected_set
+from atom_plugin.distillation.selected_set import chosen_pixels, forgetting_events, selected_set
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.replay.suppliers import SelectingSupplier
 from atom_plugin.runtime.randomness import generator_for
@@ -64,7 +64,8 @@ def test_herding_and_k_center_are_the_literal_ones_on_embeddings_of_single_image
         plain.eval()
     with torch.no_grad():
         embeddings = torch.cat([plain.features(image[None]).embedding for image in images])
-    chosen = chosen_images(config, data, config.fit_preprocessing(data), device=CPU)
+    preprocessing = config.fit_preprocessing(data)
+    chosen = preprocessing.forward(chosen_pixels(config, data, preprocessing, device=CPU))
     assert chosen_of(chosen, images) == ORACLES[method](embeddings, data.train.labels, 4)
 
 
@@ -108,7 +109,7 @@ def test_forgetting_counts_what_a_plain_training_loop_forgets():
     found = forgetting_events(config, data, preprocessing, generator_for(0, "initialise"), device=CPU)
     assert found.tolist() == expected
     assert len(set(expected)) > 2
-    chosen = chosen_of(chosen_images(config, data, preprocessing, device=CPU), images)
+    chosen = chosen_of(preprocessing.forward(chosen_pixels(config, data, preprocessing, device=CPU)), images)
     for label in range(3):
         members = [expected[index] for index, of in enumerate(data.train.labels.tolist()) if of == label]
         assert [expected[index] for index in chosen[4 * label : 4 * label + 4]] == sorted(members, reverse=True)[:4]
@@ -162,7 +163,7 @@ def test_training_that_blows_up_says_what_to_change():
     config = config_for("forgetting", forgetting_epochs=30, network={"normalisation": "none"})
     wild = replace(config.fit_preprocessing(data), std=torch.full((3,), 1e-12))
     with pytest.raises(DivergenceError, match="choose another preprocessing or normalisation"):
-        chosen_images(config, data, wild, device=CPU)
+        chosen_pixels(config, data, wild, device=CPU)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from atom_plugin import store
 from atom_plugin.errors import StoreError
 from atom_plugin.store.codec import encode
 from atom_plugin.store.hdf5_writer import serialise
+from atom_plugin.store.schema import FORMAT_VERSION
 from atom_plugin.store.synthetic_set import fields_of
 
 READERS = [store.read, store.verify, store.read_header, store.open_dataset]
@@ -100,10 +101,10 @@ def test_another_hdf5_file(tmp_path):
 def test_newer_version_asks_to_update(tmp_path, reader):
     path = crafted(tmp_path)
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = FORMAT_VERSION + 1
         del file["images"]
     line = refused(path, reader)
-    assert "has format version 2" in line
+    assert f"has format version {FORMAT_VERSION + 1}" in line
     assert line.endswith("update atom-plugin")
 
 

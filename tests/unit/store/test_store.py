@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from synthetic_sets import assert_equal_sets, golden_set, make_set
 
 from atom_plugin import store
-from atom_plugin.errors import StoreError
+from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import to_uint8
 
 TESTS = Path(__file__).parents[2]
 GOLDEN = TESTS / "golden" / "synthetic-set-v1.h5"
@@ -124,7 +125,16 @@ def test_page_reads_a_set_without_this_package(tmp_path, monkeypatch):
 
 def test_page_names_every_element_with_type_and_shape():
     rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]*\|[^|]*) \|", PAGE, re.MULTILINE))
-    kinds = {"<f4": "float32", "<f8": "float64", "<i8": "int64", "<u8": "uint64", "text": "text", "json": "json"}
+    kinds = {
+        "<f4": "float32",
+        "<f2": "float16",
+        "|u1": "uint8",
+        "<f8": "float64",
+        "<i8": "int64",
+        "<u8": "uint64",
+        "text": "text",
+        "json": "json",
+    }
     for key, element in ELEMENTS.items():
         types = " or ".join(kinds[dtype] for dtype in element.dtypes)
         assert rows[key] == f"{types} | {', '.join(element.axes.split()) or 'scalar'}"
@@ -134,12 +144,14 @@ def test_page_names_every_element_with_type_and_shape():
 
 
 def test_every_element_describes_itself(tmp_path):
-    make_set(zca=True, final_loss=0.5).save(tmp_path / "set.h5")
-    with h5py.File(tmp_path / "set.h5") as file:
+    make_set(zca=True, final_loss=0.5).save(tmp_path / "whitened.h5")
+    make_set(factor=2, final_loss=0.5).save(tmp_path / "packed.h5")
+    with h5py.File(tmp_path / "whitened.h5") as file, h5py.File(tmp_path / "packed.h5") as packed:
         for key in ELEMENTS:
-            assert set(file[key].attrs) == {"axes", "units", "description"}
-            assert all(text.decode() for text in file[key].attrs.values())
-            assert file[key].chunks is None
+            found = packed[key] if key == "factor" else file[key]
+            assert set(found.attrs) == {"axes", "units", "description"}
+            assert all(text.decode() for text in found.attrs.values())
+            assert found.chunks is None
         for group in GROUPS:
             assert set(file[group].attrs) == {"description"}
         assert h5py.check_string_dtype(file["class_names"].dtype).encoding == "utf-8"
@@ -229,3 +241,39 @@ def test_merged_config_beyond_an_attribute_fits(tmp_path):
     held = make_set(config={"merged": ["x" * 1000] * 100})
     held.save(tmp_path / "set.h5")
     assert len(json.dumps(store.read(tmp_path / "set.h5").provenance.config)) > 2**16
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_every_form_comes_back_as_it_was(tmp_path, storage, factor):
+    held = make_set(factor=factor, storage=storage, final_loss=0.5)
+    held.save(tmp_path / "set.h5")
+    assert_equal_sets(store.read(tmp_path / "set.h5"), held)
+    header = store.read_header(tmp_path / "set.h5")
+    assert (header.storage, header.factor, header.image_bytes) == (storage, factor, held.image_bytes)
+    assert header.version == (1 if (storage, factor) == ("float32", 1) else 2)
+    lazy, decoded = store.open_dataset(tmp_path / "set.h5"), held.decoded()
+    assert len(lazy) == len(decoded) == 6 * factor**2
+    order = torch.randperm(len(lazy)).tolist()
+    assert torch.equal(lazy.gather(order), decoded.images[order])
+    assert torch.equal(lazy.labels, decoded.labels)
+    assert torch.equal(lazy[-1][0], decoded.images[-1])
+    with pytest.raises(IndexError):
+        lazy[-len(lazy) - 1]
+
+
+def test_what_version_1_does_not_have_is_refused_in_its_files(tmp_path):
+    make_set(factor=2).save(tmp_path / "set.h5")
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        file.attrs["format_version"] = 1
+    with pytest.raises(StoreError, match="found 1, expected 2"):
+        store.read(tmp_path / "set.h5")
+
+
+def test_other_storage_rounds_and_comes_back():
+    held = make_set(shape=(3, 4, 4))
+    pixels = held.stored_as("uint8")
+    assert torch.equal(pixels.images, to_uint8(held.preprocessing.inverse(held.images)))
+    assert torch.equal(pixels.stored_as("float32").stored_as("uint8").images, pixels.images)
+    with pytest.raises(ConfigError, match="float16"):
+        held.stored_as("float8")

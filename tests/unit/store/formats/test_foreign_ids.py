@@ -15,7 +15,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats import export_set, import_set
 from atom_plugin.store.formats.class_map import read_class_map
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.idc import unpacked
+from atom_plugin.store.formats.idc import padded_unpacked
 
 HELD = make_set(shape=(3, 8, 8), class_names=("1", "10", "2"), source={"name": "cifar10"})
 
@@ -86,7 +86,7 @@ def test_idms_packed_files(tmp_path, factor):
     assert len(found) == factor**2 * len(HELD)
     constants = ImportContext(class_names=HELD.class_names, constants=((0.0,) * 3, (1.0,) * 3))
     kept = import_set(tmp_path / "res.pt", format="datasetcondensation", context=constants, factor=factor)
-    torch.testing.assert_close(kept.images, unpacked(HELD.images, factor))
+    torch.testing.assert_close(kept.images, padded_unpacked(HELD.images, factor))
     assert torch.equal(kept.labels, HELD.labels.repeat_interleave(factor**2))
     with pytest.raises(ConfigError, match="factor must be a whole number"):
         import_set(tmp_path / "res.pt", format="datasetcondensation", context=plain, factor=0)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats import export_set, import_set
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.idc import unpacked
+from atom_plugin.store.formats.idc import padded_unpacked
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -72,7 +72,7 @@ def test_idc_tiles(tmp_path, factor, side):
     labels = torch.tensor([1, 0, 1, 0])
     expected = torch.stack([tile for image in images for tile in decoded_literally(image, factor)])
     if factor > 1:
-        torch.testing.assert_close(unpacked(images, factor), expected)
+        torch.testing.assert_close(padded_unpacked(images, factor), expected)
     torch.save([images, labels], tmp_path / "data.pt")
     context = ImportContext(class_names=("a", "b"))
     found = import_set(tmp_path, format="idc", context=context, factor=factor)  # the folder that holds data.pt
