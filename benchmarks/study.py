@@ -1,0 +1,177 @@
+"""Choices compared on images held out of the training images: `python benchmarks/study.py CELLS.toml --data FILE --out FOLDER`.
+
+A cell is one set and how it is made: by distillation, or by selection where it names a `method`. Cells of one `ipc` and `factor`
+hold equally many images; all their networks train together, in one graph on a GPU, and are tested on the held-out images, or
+with `--on test` on the test images, which no choice may be made on. Sets and one JSON line each, written as soon as known, stand
+in --out; a second call goes on after the sets and figures that are there.
+
+    [training]               # options of TrainConfig
+    batch_size = 64
+    epochs = 300
+
+    [cells."rate 4"]         # options of DistillConfig or SelectConfig, and seeds
+    factor = 2
+    image_lr = 4.0
+    seeds = [0, 1, 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from images import load_images
+
+from atom_plugin import store
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.loop import distill
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import selected_set
+from atom_plugin.errors import AtomError
+from atom_plugin.evaluation import network_seed
+from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
+from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.runtime import jsonl
+from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+LINES = jsonl.LineFormat(name="a file of a study", key="cell")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """A set to make: ``name`` is its cell's, ``options`` are fields of its config."""
+
+    name: str
+    seed: int
+    options: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A name for its file."""
+        return f"{self.name}, seed {self.seed}".replace("/", "-").replace(" ", "_")
+
+    def make(self, data: SourceData, device: str) -> SyntheticSet:
+        """The set."""
+        kind = SelectConfig if "method" in self.options else DistillConfig
+        options = {"recipe": "atom", "ipc": 10, **self.options}
+        recipe = options.pop("recipe")
+        known = {each.name for each in fields(kind)} | {"zca"}
+        options = {name: value for name, value in options.items() if name in known}
+        config = kind.from_recipe(recipe, image_shape=data.image_shape, seed=self.seed, **options)
+        if isinstance(config, SelectConfig):
+            return selected_set(config, data, device=device)
+        return distill(config, data, device=device)
+
+
+def cells_of(study: Mapping[str, Any]) -> list[Cell]:
+    """The cells, each seed one, with the study's `defaults` for what they do not say."""
+    found = []
+    for name, own in study["cells"].items():
+        options = {**study.get("defaults", {}), **own}
+        seeds = options.pop("seeds", [0])
+        found += [Cell(name=name, seed=seed, options=options) for seed in seeds]
+    return found
+
+
+def held_out(data: SourceData, count: int) -> SourceData:
+    """``data`` with ``count`` training images, equally many of each class, in the place of the test images."""
+    generator = torch.Generator().manual_seed(0)
+    labels, each = data.train.labels, count // len(data.class_names)
+    out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(len(data.class_names)):
+        members = (labels == label).nonzero().flatten()
+        out[members[torch.randperm(len(members), generator=generator)[:each]]] = True
+    train, test = (Split(images=data.train.images[rows], labels=labels[rows]) for rows in (~out, out))
+    return SourceData(
+        name=data.name,
+        train=train,
+        test=test,
+        class_names=data.class_names,
+        fingerprint=f"{data.fingerprint} less {count}",
+        options=data.options,
+    )
+
+
+def judged(
+    sets: Mapping[Cell, SyntheticSet], data: SourceData, training: TrainConfig, networks: int, device: torch.device
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each set's accuracies, of ``networks`` networks each; sets of one size train together."""
+    run = TrainingRun(device=device, precision=resolve_precision("auto", device))
+    by_size = sorted(sets, key=lambda cell: len(sets[cell].decoded()))
+    for size, group in itertools.groupby(by_size, key=lambda cell: len(sets[cell].decoded())):
+        cells = list(group)
+        places = [(cell, repeat) for cell in cells for repeat in range(networks)]
+        began = time.perf_counter()
+        trained = train_together(
+            [sets[cell] for cell, _ in places],
+            ConvNetConfig(normalisation="batch" if size >= 100 else "instance"),
+            training,
+            seeds=[network_seed(cell.seed, repeat) for cell, repeat in places],
+            run=run,
+        )
+        seconds = time.perf_counter() - began
+        reached: dict[Cell, list[float]] = {}
+        for (cell, _), network in zip(places, trained, strict=True):
+            if isinstance(network, ConvNet):
+                found = accuracy(network, sets[cell].preprocessing, data.test, device=device)
+                reached.setdefault(cell, []).append(found)
+        for cell in cells:
+            yield cell, {"accuracies": reached.get(cell, []), "training seconds of all": seconds, "trained": len(places)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", type=Path)
+    parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--on", choices=["validation", "test"], default="validation")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--networks", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no set that would end after these")
+    given = parser.parse_args()
+    study, began = tomllib.loads(given.cells.read_text("utf-8")), time.perf_counter()
+    device = resolve_device(given.device)
+    data = load_images(given.data)
+    if given.on == "validation":
+        data = held_out(data, len(data.train) // 10)
+    given.out.mkdir(parents=True, exist_ok=True)
+    lines, longest = given.out / "study.jsonl", 0.0
+    sets: dict[Cell, SyntheticSet] = {}
+    about = {"on": given.on, "device": describe_hardware(device), "images tested on": len(data.test)}
+    for cell in cells_of(study):
+        path = given.out / f"{cell.key}.h5"
+        if not path.exists():
+            started = time.perf_counter()
+            if started - began + longest > 60 * given.minutes:
+                print(f"{cell.key}: left out, no time left", file=sys.stderr)
+                continue
+            try:
+                made = cell.make(data, given.device)
+            except AtomError as error:
+                jsonl.append(lines, {"cell": cell.key, "error": str(error)})
+                continue
+            seconds = time.perf_counter() - started
+            longest = max(longest, seconds)
+            store.write(made, path)
+            jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "seconds": seconds, **about})
+            print(f"{cell.key}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        sets[cell] = store.read(path)
+    training = TrainConfig(**study.get("training", {}))
+    for cell, result in judged(sets, data, training, given.networks, device):
+        jsonl.append(lines, {"cell": cell.key, "training": study.get("training", {}), **result, **about})
+        print(f"{cell.key}: {' '.join(f'{value:.4f}' for value in result['accuracies'])}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
