@@ -62,6 +62,7 @@ FOLDER = PathType(file_okay=False)
 POSITIVE_INT = Number(int, at_least=1)
 POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
+SHARE = Number(float, at_least=0, at_most=1)
 SEED = Number(int, at_least=0, at_most=2**63 - 1)
 NORMALISATION = click.Choice(NORMALISATIONS)
 

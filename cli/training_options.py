@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
+from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, SHARE, Command, bundle
 
 if TYPE_CHECKING:
     from atom_plugin.evaluation.training_recipes import TrainConfig
@@ -67,7 +67,7 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
 
     others = dict(given)
     recipe = others.pop("training_recipe")
-    chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "augmentation")}
+    chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "schedule", "cutmix", "augmentation")}
     return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
 
 
@@ -79,8 +79,8 @@ def _options(augmentation: Callable[..., Any]) -> Callable[[Command], Command]:
             metavar="NAME",
             default="standard",
             show_default=True,
-            help="Where choices of the training that are not given come from: standard, dm, datadam-code, datadam-paper or "
-            "modern, which is for transformers.",
+            help="Where choices of the training that are not given come from: standard, dm, datadam-code, datadam-paper, "
+            "packed, or modern, which is for transformers.",
         ),
         click.option(
             "--epochs",
@@ -100,7 +100,19 @@ def _options(augmentation: Callable[..., Any]) -> Callable[[Command], Command]:
             type=POSITIVE_FLOAT,
             help="Learning rate at its highest.  [default: the recipe's; standard: 0.01]",
         ),
+        click.option(
+            "--schedule",
+            type=click.Choice(["half", "multistep", "step", "cosine"]),
+            help="Course of the learning rate: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15, or a cosine. "
+            " [default: the recipe's; standard: half]",
+        ),
         augmentation,
+        click.option(
+            "--cutmix",
+            metavar="PROBABILITY",
+            type=SHARE,
+            help="How often a batch is mixed by CutMix.  [default: the recipe's; packed: 0.5, modern: 1, others: 0]",
+        ),
         click.option(
             "--normalisation",
             type=NORMALISATION,

@@ -30,6 +30,7 @@ from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation, augment
+from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
 from atom_plugin.transforms.policies import POLICIES
 
 _KEPT_MAPS = 6  # of the size of the first one, of which the deeper ones are fractions
@@ -39,13 +40,13 @@ _AHEAD = 32  # steps that the host gives a GPU before it waits for them
 def suits(network: object, config: TrainConfig, device: torch.device) -> bool:
     """Whether networks of this kind can train together, and gain by it: ConvNets by SGD, on CUDA.
 
-    On a CPU one network's arithmetic fills the processor. CutMix and the policies on pixels draw from the host as they go.
+    On a CPU one network's arithmetic fills the processor. The policies on pixels draw from the host as they go.
     """
     return device.type == "cuda" and isinstance(network, ConvNetConfig) and _trains_plainly(config)
 
 
 def _trains_plainly(config: TrainConfig) -> bool:
-    return config.optimizer == "sgd" and not config.cutmix and config.augmentation not in POLICIES
+    return config.optimizer == "sgd" and config.augmentation not in POLICIES
 
 
 def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
@@ -68,7 +69,7 @@ def train_together(
 
     ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``run.on_epoch`` is called
     after each epoch of all. In the place of a network whose loss blew up, which the others know nothing of, stands its error.
-    Raises ConfigError where the sets do not fit, and for another optimizer than SGD, CutMix and policies on pixels.
+    Raises ConfigError where the sets do not fit, and for another optimizer than SGD and policies on pixels.
     """
     _check_sets(sets, seeds)
     if not _trains_plainly(config):
@@ -139,6 +140,8 @@ class _Learner:
         self._labels = labels
         self._config = config
         self._run = run
+        self._size = images.shape[-2], images.shape[-1]
+        self._classes = stack.template.classifier.out_features
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
         self._batches: dict[int, _Batch] = {}
@@ -168,17 +171,22 @@ class _Learner:
         torch.stack(list(chosen), out=given["indices"])
         torch.stack([draw.choice for draw in draws], out=given["choice"])
         torch.stack([draw.uniforms for draw in draws], out=given["uniforms"])
+        if self._config.cutmix:
+            boxes = [draw_box(self._config.cutmix, self._size, generator) for generator in generators]
+            torch.stack(boxes, out=given["box"])
         given["rate"].fill_(rate)
         batch.block.copy_(block, non_blocking=True)
         batch.run()
 
     def _batch(self, size: int) -> _Batch:
         each = (self.stack.count, size)
+        box = (("box", torch.int64, (self.stack.count, 4)),) if self._config.cutmix else ()
         layout = Layout(
             sections=(
                 ("indices", torch.int64, each),
                 ("choice", torch.int64, each),
                 ("uniforms", torch.float32, (*each, 4)),
+                *box,
                 ("rate", torch.float32, (1,)),
             )
         )
@@ -199,10 +207,15 @@ class _Learner:
             images = self._images.index_select(0, indices).unsqueeze(1)
             uniforms = given["uniforms"].flatten(0, 1).to(images.dtype)
             images = augment(self._augmentation, images, given["choice"].flatten(), uniforms).squeeze(1)
+            images = images.unflatten(0, given["indices"].shape)
+            targets = self._labels.index_select(0, indices)
+            if config.cutmix:
+                images = mix_images(images, given["box"])
+                targets = targets.view(given["indices"].shape)
+                targets = mix_labels(targets, given["box"], self._size, self._classes).flatten(0, 1)
         with autocast(device, self._run.precision):
-            logits = self.stack.logits(images.unflatten(0, given["indices"].shape))
-        labels, smoothing = self._labels.index_select(0, indices), config.label_smoothing
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="none", label_smoothing=smoothing)
+            logits = self.stack.logits(images).flatten(0, 1).float()
+        losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=config.label_smoothing)
         losses = losses.view(given["indices"].shape).mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), self.stack.flat)
         sgd_step(

@@ -53,6 +53,11 @@ class Evaluation:
         return None if self.mean is None else sample_std(self.accuracies)
 
     @property
+    def steps(self) -> int:
+        """The steps of each network's training."""
+        return self.training.steps(self.images)
+
+    @property
     def label(self) -> str:
         """The set, or how many of which kind."""
         if len(self.names) == 1:
@@ -78,6 +83,7 @@ class Evaluation:
             "mean": self.mean,
             "std": self.std,
             "n": len(self.accuracies),
+            "steps": self.steps,
             **own,
             "accuracies": list(self.accuracies),
         }
@@ -90,7 +96,7 @@ class Evaluation:
         networks = f"{count} networks" if count > 1 else "1 network"
         return (
             f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation or 'its own'} "
-            f"normalisation, {self.training.epochs} epochs; last epoch, {self.test_images} test images)"
+            f"normalisation, {self.training.epochs} epochs, {self.steps} steps; last epoch, {self.test_images} test images)"
         )
 
     def settings(self) -> dict[str, str]:
@@ -100,14 +106,16 @@ class Evaluation:
         details.append(f"weight decay {training.weight_decay:g}")
         courses = {
             "half": "x0.1 at half",
+            "multistep": "x0.2 at 2/3 and 5/6",
             "step": f"x{training.step_factor:g} every {training.step_epochs} epochs",
             "cosine": f"cosine, {100 * training.warmup:g} % warm-up",
         }
-        extras = {"label smoothing": training.label_smoothing, "CutMix": training.cutmix}
+        extras = {"label smoothing": training.label_smoothing, "CutMix probability": training.cutmix}
         return {
             "recipe": training.recipe,
             "epochs": str(training.epochs),
             "batch": str(training.batch_size),
+            "steps": str(self.steps),
             "optimizer": f"{training.optimizer} {training.lr:g} ({', '.join(details)}), {courses[training.schedule]}",
             "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
             "augmentation": augmentation_name(training),

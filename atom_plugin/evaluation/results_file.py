@@ -78,6 +78,7 @@ class NetworkResultsFile:
             "method": subject.method,
             "ipc": subject.ipc,
             **job.identity,
+            "steps": job.cell.training.steps(len(subject)),
             "accuracy": outcome.accuracy,
             "seconds": round(outcome.seconds, 3),
             "hardware": outcome.hardware,

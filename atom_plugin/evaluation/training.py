@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -127,7 +127,7 @@ def _trained(
     network = architecture.build(shape, classes, generator=generator_for(seed, "network"))
     network.to(memory_format=torch.channels_last).to(run.device, run.dtype).train()
     if config.cutmix:
-        batches = _cut_and_mixed(batches, classes, config.cutmix)
+        batches = batches.with_cutmix(config.cutmix, classes)
     optimizer = config.build_optimizer(network)
     course = Course(
         epochs=config.epochs,
@@ -140,21 +140,6 @@ def _trained(
         loss = fit(network, batches, optimizer, course, generator_for(seed, "train"))
     check_loss(loss, f"lower --lr (now {config.lr:g})")
     return network
-
-
-def _cut_and_mixed(batches: Batches, classes: int, alpha: float) -> Batches:
-    """Every image with a box of its neighbour's, and the shares (N, classes) of both labels."""
-    from torchvision.transforms import v2
-
-    mix = v2.CutMix(num_classes=classes, alpha=alpha)
-
-    def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = batches.of(chosen, generator)
-        with global_draws_from(generator):
-            mixed: tuple[torch.Tensor, torch.Tensor] = mix(images, labels)
-        return mixed
-
-    return replace(batches, of=batch)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.transforms.policies import POLICIES
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("half", "step", "cosine")
+SCHEDULES = ("half", "multistep", "step", "cosine")
 SIAMESE = "siamese"  # all siamese operations, whatever their names
 
 
@@ -25,12 +25,12 @@ class TrainConfig:
     """All that decides a training; equal configs are equal budgets. The defaults are the recipe ``standard``.
 
     ``recipe`` is the name that the other values started from. ``momentum`` is SGD's alone. ``schedule``, by epochs: "half" is
-    the learning rate times 0.1 from half of them on; "step" is times ``step_factor`` after every ``step_epochs``; "cosine"
-    rises linearly over the share ``warmup`` of the epochs, then falls to 0 along half a cosine (Loshchilov & Hutter, 2017).
-    ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016). ``cutmix`` is the parameter of its Beta distribution, 0 for none
-    (Yun et al., 2019; here every batch is mixed, one box for all its images). ``augmentation`` is a siamese strategy, "siamese"
-    for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own. Raises ConfigError for
-    impossible values.
+    the learning rate times 0.1 from half of them on; "multistep" is times 0.2 at two thirds of them and again at five sixths;
+    "step" is times ``step_factor`` after every ``step_epochs``; "cosine" rises linearly over the share ``warmup`` of them, then
+    falls to 0 along half a cosine (Loshchilov & Hutter, 2017). ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016).
+    ``cutmix`` is the probability that a batch is mixed (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a siamese
+    strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own. Raises
+    ConfigError for impossible values.
     """
 
     recipe: str = "standard"
@@ -55,9 +55,10 @@ class TrainConfig:
         for name in ("lr", "step_factor"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must be at least 0, not {self.weight_decay}")
+        if not 0 <= self.cutmix <= 1:
+            raise ConfigError(f"cutmix must be a probability between 0 and 1, not {self.cutmix}")
         for name in ("momentum", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
@@ -88,8 +89,15 @@ class TrainConfig:
             return StepLR(optimizer, self.step_epochs, self.step_factor)
         if self.schedule == "cosine":
             return LambdaLR(optimizer, self._warm_cosine)
+        milestones, factor = [self.epochs // 2], 0.1
+        if self.schedule == "multistep":
+            milestones, factor = [2 * self.epochs // 3, 5 * self.epochs // 6], 0.2
         # A milestone at 0 would lower the rate before the first step.
-        return MultiStepLR(optimizer, milestones=[max(1, self.epochs // 2)], gamma=0.1)
+        return MultiStepLR(optimizer, milestones=[max(1, epoch) for epoch in milestones], gamma=factor)
+
+    def steps(self, images: int) -> int:
+        """How many steps the epochs are, on so many images: what trainings on sets of several sizes compare by."""
+        return self.epochs * math.ceil(images / self.batch_size)
 
     def _warm_cosine(self, epoch: int) -> float:
         """The factor on the learning rate in ``epoch``, counted from 0; never 0, so that every epoch trains."""
@@ -115,6 +123,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # DataDAM's table 10 and ATOM's supplementary table 1: StepLR, times 0.5 every 15. Neither prints epochs or batch: after 300
     # epochs the rate has halved 19 times and float32 weights no longer move; the batch is DM's.
     "datadam-paper": {"epochs": 300, "batch_size": 256, "schedule": "step"},
+    # As DANCE evaluates sets of packed images (Zhang et al., 2024).
+    "packed": {
+        "epochs": 1500,
+        "batch_size": 64,
+        "schedule": "multistep",
+        "cutmix": 0.5,
+        "augmentation": "color_crop_flip_scale_rotate",
+    },
     # Transformers from scratch, as DeiT (Touvron et al., 2021) trains them, less what is for a million images.
     "modern": {
         "epochs": 1000,

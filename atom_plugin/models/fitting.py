@@ -5,7 +5,7 @@ distillation matches under (:mod:`atom_plugin.distillation.matching_network`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from atom_plugin.errors import DivergenceError
 from atom_plugin.runtime.device import autocast
+from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
 
 BATCH_SIZE = 256
 """Images of a batch where nothing else is asked for."""
@@ -46,6 +47,17 @@ class Batches:
     count: int
     size: int
     of: Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+
+    def with_cutmix(self, probability: float, classes: int) -> Batches:
+        """These batches, mixed with ``probability`` each (:mod:`~atom_plugin.transforms.cutmix`); labels become shares."""
+
+        def mixed(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            images, labels = self.of(chosen, generator)
+            height, width = images.shape[-2:]
+            box = draw_box(probability, (height, width), generator).to(images.device)
+            return mix_images(images, box), mix_labels(labels, box, (height, width), classes)
+
+        return replace(self, of=mixed)
 
 
 @dataclass(frozen=True, kw_only=True)

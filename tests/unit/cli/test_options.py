@@ -29,7 +29,7 @@ from atom_plugin.cli.options import (
 )
 from atom_plugin.cli.training_options import compared_training_options, training_options
 from atom_plugin.datasets import SourceRequest
-from atom_plugin.evaluation.training_recipes import RECIPES, TrainConfig
+from atom_plugin.evaluation.training_recipes import RECIPES, SCHEDULES, TrainConfig
 
 
 def run(options: Any, *args: str) -> dict[str, Any]:
@@ -146,6 +146,15 @@ def test_a_training_starts_from_its_recipe_and_takes_what_is_given() -> None:
     assert run(training_options) == {"training": TrainConfig(), "normalisation": None}
     got = run(training_options, "--training-recipe", "modern", "--epochs", "3", "--augmentation", "none")
     assert got["training"] == TrainConfig.from_recipe("modern", epochs=3, augmentation="none")
+    got = run(training_options, "--training-recipe", "packed", "--schedule", "half", "--cutmix", "0")
+    assert got["training"] == TrainConfig.from_recipe("packed", schedule="half", cutmix=0.0)
+    with pytest.raises(click.UsageError, match=r"--cutmix must be .*, not 1\.5"):
+        run(training_options, "--cutmix", "1.5")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_can_be_asked_for(schedule: str) -> None:
+    assert run(training_options, "--schedule", schedule)["training"] == TrainConfig(schedule=schedule)
 
 
 def test_augmentations_joined_by_commas_are_a_training_each() -> None:

@@ -86,15 +86,29 @@ def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
 @needs_gpu
 @pytest.mark.parametrize("normalisation", ["batch", "instance"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_on_a_gpu_too(normalisation, count):
+@pytest.mark.parametrize("cutmix", [0.0, 0.5])
+def test_on_a_gpu_too(normalisation, count, cutmix):
     run, chosen = TrainingRun(device=torch.device("cuda")), a_set()
-    network, config = ConvNetConfig(width=16, depth=2, normalisation=normalisation), TrainConfig(epochs=5)
+    network = ConvNetConfig(width=16, depth=2, normalisation=normalisation)
+    config = TrainConfig(epochs=5, cutmix=cutmix)
     trained = train_together([chosen] * count, network, config, seeds=range(count), run=run)
     for seed, ours in enumerate(trained):
         assert max(differences(ours, train(chosen, network, config, seed=seed, run=run))) < 1e-2
 
 
-@pytest.mark.parametrize("schedule", ["half", "step", "cosine"])
+@pytest.mark.parametrize("cutmix", [0.5, 1.0])
+@pytest.mark.parametrize("batch_size", [12, 5])
+def test_batches_are_cut_and_mixed_as_alone(cutmix, batch_size):
+    sets, network = [a_set(0), a_set(1)], ConvNetConfig(width=8, depth=2)
+    config = TrainConfig(epochs=8, batch_size=batch_size, lr=0.05, cutmix=cutmix, label_smoothing=0.1)
+    trained = train_together(sets, network, config, seeds=[3, 4], run=IN_DOUBLE)
+    plain = train_together(sets, network, replace(config, cutmix=0.0), seeds=[3, 4], run=IN_DOUBLE)
+    for chosen, seed, ours, unmixed in zip(sets, [3, 4], trained, plain, strict=True):
+        assert max(differences(ours, train(chosen, network, config, seed=seed, run=IN_DOUBLE))) < 1e-6
+        assert max(differences(ours, unmixed)) > 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["half", "multistep", "step", "cosine"])
 def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alone(schedule):
     chosen, network = a_set(), ConvNetConfig(width=4, depth=2)
     config = TrainConfig(epochs=5, lr=0.05, schedule=schedule, step_epochs=2, warmup=0.4, label_smoothing=0.1)
@@ -104,12 +118,13 @@ def test_every_course_of_the_learning_rate_and_smoothing_is_that_of_training_alo
 
 def test_what_draws_from_the_host_as_it_goes_is_refused_and_trained_in_turn():
     cuda = torch.device("cuda")
-    for other in ({"recipe": "modern", "optimizer": "adamw"}, {"cutmix": 1.0}, {"augmentation": "randaugment"}):
+    for other in ({"recipe": "modern", "optimizer": "adamw"}, {"augmentation": "randaugment"}):
         config = TrainConfig(epochs=1, **other)
         assert not cuda_training.suits(ConvNetConfig(), config, cuda)
         with pytest.raises(ConfigError, match="train them in turn"):
             train_together([a_set()], ConvNetConfig(width=4, depth=2), config, seeds=[0])
-    assert cuda_training.suits(ConvNetConfig(), TrainConfig(), cuda)
+    for config in (TrainConfig(), TrainConfig.from_recipe("packed")):
+        assert cuda_training.suits(ConvNetConfig(), config, cuda)
     assert not cuda_training.suits(ConvNetConfig(), TrainConfig(), CPU)
 
 

@@ -20,6 +20,7 @@ from atom_plugin.evaluation.chart import draw_chart
 from atom_plugin.evaluation.tables import as_csv, evaluation_table
 from atom_plugin.evaluation.training_recipes import TrainConfig
 
+PACKED = TrainConfig.from_recipe("packed")
 TEST = Split(images=torch.zeros(5, 1, 4, 4, dtype=torch.uint8), labels=torch.zeros(5, dtype=torch.int64))
 
 
@@ -119,8 +120,11 @@ def test_pooling_is_by_model_and_not_done_where_networks_failed():
 def test_a_table_says_the_budget_once_and_what_differs_in_columns():
     found = results([subject("a.h5", 0)], training=TrainConfig.from_recipe("modern", epochs=7))
     told = evaluation_table(found)
-    assert "recipe modern, epochs 7, batch 128, optimizer adamw 0.001 (weight decay 0.05), cosine, 5 % warm-up" in told
-    assert "label smoothing 0.1, CutMix 1, augmentation siamese, normalisation instance, precision float32" in told
+    assert "recipe modern, epochs 7, batch 128, steps 7, optimizer adamw 0.001 (weight decay 0.05), cosine, 5 %" in told
+    assert (
+        "label smoothing 0.1, CutMix probability 1, augmentation siamese, normalisation instance, precision float32"
+        in told
+    )
     assert "sample standard deviation over n networks" in told
     assert "| a.h5 |   2 | convnet | 2 | 2.50 ± 3.54 |" in told
     other = results([subject("b.h5", 1)], training=TrainConfig.from_recipe("datadam-paper", epochs=7))
@@ -129,6 +133,15 @@ def test_a_table_says_the_budget_once_and_what_differs_in_columns():
     assert "| set  | IPC | model   | recipe        | batch | optimizer " in mixed
     assert "x0.5 every 15 epochs" in mixed
     assert "epochs 7, " in mixed.partition("\n")[0]
+
+
+def test_trainings_of_equal_epochs_and_other_steps_are_told_apart():
+    found = [results([subject("a.h5", 0)], training=TrainConfig(epochs=6, batch_size=size))[0] for size in (1, 4)]
+    images = len(subject("a.h5", 0))
+    assert [each.steps for each in found] == [6 * images, 6 * -(-images // 4)]
+    assert [each.to_json()["steps"] for each in found] == [each.steps for each in found]
+    assert "| batch | steps |" in evaluation_table(found)
+    assert "x0.2 at 2/3 and 5/6" in evaluation_table(results([subject("a.h5", 0)], training=PACKED))
 
 
 def test_what_failed_stands_in_the_table_with_its_reason():

@@ -37,6 +37,7 @@ def test_recipes_are_the_published_budgets():
         "dm": (1000, 256),
         "datadam-code": (1800, 64),
         "datadam-paper": (300, 256),
+        "packed": (1500, 64),
         "modern": (1000, 128),
     }
     assert budgets["standard"] == TrainConfig()
@@ -44,6 +45,9 @@ def test_recipes_are_the_published_budgets():
         config = budgets[name]
         assert (config.optimizer, config.lr, config.momentum, config.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
         assert (config.label_smoothing, config.cutmix, config.augmentation) == (0, 0, DEFAULT_STRATEGY)
+    packed = budgets["packed"]
+    assert (packed.optimizer, packed.lr, packed.momentum, packed.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
+    assert (packed.schedule, packed.cutmix, packed.augmentation) == ("multistep", 0.5, "color_crop_flip_scale_rotate")
     assert all(config.recipe == name for name, config in budgets.items())
 
 
@@ -63,6 +67,17 @@ def test_step_halves_every_fifteen_epochs():
     assert found == pytest.approx([0.01 * 0.5 ** (epoch // 15) for epoch in range(40)])
 
 
+@pytest.mark.parametrize(("epochs", "falls"), [(12, (8, 10)), (1500, (1000, 1250)), (1000, (666, 833)), (1, (1, 1))])
+def test_multistep_falls_to_a_fifth_at_two_thirds_and_at_five_sixths(epochs, falls):
+    found = rates(TrainConfig.from_recipe("packed", epochs=epochs))
+    assert found == pytest.approx([0.01 * 0.2 ** sum(epoch >= fall for fall in falls) for epoch in range(epochs)])
+
+
+@pytest.mark.parametrize(("images", "steps"), [(64, 1500), (65, 3000), (100, 3000), (10, 1500)])
+def test_steps_count_the_last_short_batch(images, steps):
+    assert TrainConfig.from_recipe("packed").steps(images) == steps
+
+
 def test_cosine_rises_then_falls_and_never_stands_at_zero():
     found = rates(TrainConfig(schedule="cosine", warmup=0.2, lr=1.0, epochs=20))
     assert found[:5] == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1.0])
@@ -74,7 +89,8 @@ def test_cosine_rises_then_falls_and_never_stands_at_zero():
 @pytest.mark.parametrize(
     "options",
     [
-        *({"epochs": 0}, {"batch_size": 0}, {"step_epochs": 0}, {"lr": 0.0}, {"step_factor": 0.0}, {"cutmix": -1.0}),
+        *({"epochs": 0}, {"batch_size": 0}, {"step_epochs": 0}, {"lr": 0.0}, {"step_factor": 0.0}, {"cutmix": -0.1}),
+        *({"cutmix": 1.1}, {"cutmix": math.nan}),
         *({"weight_decay": -1.0}, {"momentum": 1.0}, {"warmup": 1.0}, {"label_smoothing": 1.0}, {"lr": math.nan}),
         *({"optimizer": "lion"}, {"schedule": "plateau"}, {"augmentation": "blur"}),
     ],
@@ -105,7 +121,8 @@ def test_the_modern_recipe_learns_and_repeats_by_seed():
     assert accuracy(trained[0], chosen.preprocessing, data.test, device=CPU) > 0.6
 
 
-def test_cutmix_mixes_labels_by_the_share_of_the_box(monkeypatch):
+@pytest.mark.parametrize("real", [False, True])
+def test_half_of_the_batches_are_mixed_and_their_labels_by_the_share_of_the_box(monkeypatch, real):
     data = coloured_source()
     chosen = selected_set(small_selection(ipc=4), data)
     seen = []
@@ -116,10 +133,11 @@ def test_cutmix_mixes_labels_by_the_share_of_the_box(monkeypatch):
         return plain(logits, targets, **options)
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", noting)
-    train(chosen, NETWORK, TrainConfig(epochs=4, cutmix=1.0), seed=0)
-    assert all(targets.shape == (12, 3) for targets in seen)
-    assert all(torch.allclose(targets.sum(1), torch.ones(12)) for targets in seen)
-    assert any(((targets > 0.01) & (targets < 0.99)).any() for targets in seen), "no box was cut"
+    config = TrainConfig(epochs=60, cutmix=0.5)
+    train_on_real(data.train, chosen, NETWORK, config, seed=0) if real else train(chosen, NETWORK, config, seed=0)
+    assert all(torch.allclose(targets.sum(1), torch.ones(len(targets))) for targets in seen)
+    mixed = sum(bool(((targets > 0.01) & (targets < 0.99)).any()) for targets in seen)
+    assert 0.3 * len(seen) < mixed < 0.6 * len(seen)  # some boxes lie over images of one class, or have no area
 
 
 class Dropping(torch.nn.Module):
