@@ -22,6 +22,7 @@ from atom_plugin.cli.options import (
     quiet_option,
     section,
     source_options,
+    validation_option,
 )
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
@@ -43,7 +44,7 @@ class _Engine(click.Choice[str]):
 
 
 @click.command(cls=SectionedCommand)
-@section("Source", source_options)
+@section("Source", source_options, validation_option)
 @config_options
 @section(
     "Computation",
@@ -295,7 +296,7 @@ def _finished_set(paths: _Paths, config: DistillConfig, data: SourceData, device
         ) from None
     differing = [line.partition(":")[0] for line in expected.differences(held)]
     if provenance.source.get("fingerprint") != data.fingerprint:
-        differing.append("the source images")
+        differing.append("--validation or source of images")
     if differing:
         raise StoreError(
             f"{paths.output}: already exists, and was made with another {', '.join(differing)}; choose another name, or "

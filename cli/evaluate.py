@@ -69,6 +69,14 @@ def _evaluation_options(command: Command) -> Command:
             show_default=True,
             help="Networks per set and model; the papers: 20.",
         ),
+        click.option(
+            "--on",
+            type=click.Choice(["test", "validation"]),
+            default="test",
+            show_default=True,
+            help="Images to measure accuracy on: the source's test images, or the training images that the sets were made "
+            "without (distill --validation).",
+        ),
         click.option("--full", is_flag=True, help="Train on all real training images too: the upper bound."),
         click.option(
             "--full-epochs",
@@ -142,7 +150,8 @@ def evaluate(
 
     Sets that differ in their seed alone are also pooled, as the papers do with five sets and 20 networks each. The test
     images are those of the source that the set names, also where its folder moved (--data-dir); --dataset names another
-    source. A model that cannot take the images is reported and the others go on (docs/evaluation.md).
+    source. Choices are best made --on validation, which leaves the test images alone. A model that cannot take the images
+    is reported and the others go on (docs/evaluation.md).
 
     \b
     Examples:
@@ -153,6 +162,11 @@ def evaluate(
     """
     if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
+    if options["on"] == "validation" and is_given(ctx, "dataset"):
+        raise click.UsageError(
+            "--on validation takes the images that the sets were made without; leave --dataset out (--data-dir says where "
+            "the source's files are now)"
+        )
     from atom_plugin.evaluation import NetworkResultsFile, summarise_networks
     from atom_plugin.evaluation.chart import draw_chart
     from atom_plugin.evaluation.tables import as_csv, evaluation_table

@@ -36,13 +36,16 @@ def plan(
     Each in all ``trainings``.
     """
     from atom_plugin import store
-    from atom_plugin.evaluation import Subject, full_subjects, load_test_sources, plan_jobs
+    from atom_plugin.evaluation import Subject, check_validation_parts, full_subjects, load_test_sources, plan_jobs
 
+    names, on = list(map(str, files)), options["on"]
     sets = [store.read(file) for file in files]
-    sources = load_test_sources(list(map(str, files)), sets, dataset, request)
+    sources = load_test_sources(names, sets, dataset, request)
+    if on == "validation":
+        check_validation_parts(names, sources)
     subjects = [
-        Subject(name=str(file), synthetic_set=held, test=source.test, tested_on=source.fingerprint)
-        for file, held, source in zip(files, sets, sources, strict=True)
+        Subject(name=name, synthetic_set=held, test=getattr(source, on), tested_on=source.fingerprint, on=on)
+        for name, held, source in zip(names, sets, sources, strict=True)
     ]
     how = {name: options[name] for name in ("normalisation", "seed", "precision")}
     jobs = plan_jobs(subjects, options["models"], trainings, repeats=options["repeats"], **how)

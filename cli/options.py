@@ -18,6 +18,8 @@ from atom_plugin.models.convnet_choices import NORMALISATIONS
 from atom_plugin.runtime.settings import Bounds
 
 if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceRequest
+
     _NumberType = click.ParamType[int | float]
 else:
     _NumberType = click.ParamType  # click 8.2 can't be asked for `ParamType[...]` at run time
@@ -141,7 +143,7 @@ def source_options(command: Command) -> Command:
             default=0,
             show_default=True,
             # Apart from --seed, so that sets made with different seeds are tested on the same images.
-            help="Seed of the split of a folder without test/ or val/.",
+            help="Seed of the split of a folder without test/ or val/, and of the images that --validation holds out.",
         ),
         click.option(
             "--cache-dir",
@@ -174,6 +176,22 @@ def source_options(command: Command) -> Command:
         ),
         click.option("--follow-links", is_flag=True, help="Of a folder: follow links that lead out of it as well."),
     )(cast("Command", with_request))
+
+
+def validation_option(command: Command) -> Command:
+    """``--validation``, below :func:`source_options`: the command's ``request`` holds it."""
+
+    @functools.wraps(command)
+    def with_validation(*args: Any, validation: float | None, request: SourceRequest, **others: Any) -> Any:
+        return command(*args, request=dataclasses.replace(request, validation=validation), **others)
+
+    return click.option(
+        "--validation",
+        metavar="FRACTION|N",
+        type=Number(float, above=0),
+        help="Hold out a part of each class's training images, a share below 1 or their number, for `consume evaluate --on "
+        "validation`.",
+    )(cast("Command", with_validation))
 
 
 def run_options(command: Command) -> Command:

@@ -19,6 +19,7 @@ from atom_plugin.cli.options import (
     quiet_option,
     section,
     source_options,
+    validation_option,
 )
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=SectionedCommand)
-@section("Source", source_options)
+@section("Source", source_options, validation_option)
 @field_options(SelectConfig, first=("ipc", "method"), default="the atom recipe's")
 @zca_option
 @section(
@@ -81,12 +82,20 @@ def select(
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.selected_set import selected_set
+    from atom_plugin.errors import ConfigError
 
-    preprocessing = None if preprocessing_of is None else store.read(preprocessing_of).preprocessing
+    fitted = None if preprocessing_of is None else store.read(preprocessing_of)
     data = load_source(dataset, request)
+    fitted_on = data.fingerprint if fitted is None else fitted.provenance.source.get("fingerprint")
+    if data.validation is not None and fitted_on != data.fingerprint:
+        raise ConfigError(
+            f"{preprocessing_of}: its preprocessing was fitted on other images than those that --validation leaves; take a "
+            "set made with the same --validation"
+        )
     config = SelectConfig.from_recipe("atom", image_shape=data.image_shape, zca=zca, **given)
     images = config.choosing_epochs * len(data.train)
     with tqdm(total=images, disable=quiet or not images, unit="image", unit_scale=True, desc=method, delay=0.5) as bar:
+        preprocessing = None if fitted is None else fitted.preprocessing
         selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
     write_set(selected, output, force=force)
     report(selected, output, as_json=as_json)

@@ -141,6 +141,8 @@ def _as_text(header: SetHeader) -> str:
     fewest, most = min(header.counts.values(), default=0), max(header.counts.values(), default=0)
     each = f"{fewest} each" if fewest == most else f"{fewest} to {most} each"
     fingerprint = str(made.source.get("fingerprint", "none"))
+    validation = (made.source.get("options") or {}).get("validation")
+    held_out = "" if validation is None else f", without validation images ({validation:g})"
     rows = {
         "file": f"{header.path} ({header.size:,} bytes)",
         "written by": f"{header.written_by}, format version {header.version}",
@@ -150,7 +152,7 @@ def _as_text(header: SetHeader) -> str:
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
         "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
         "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",
-        "source": f"{made.source.get('name', 'not named')}, fingerprint {fingerprint[:16]}",
+        "source": f"{made.source.get('name', 'not named')}, fingerprint {fingerprint[:16]}{held_out}",
         "made with": ", ".join(f"{package} {version}" for package, version in made.versions.items()) or "not said",
         "sha256": f"{header.checksum} (not checked; see verify)",
     }

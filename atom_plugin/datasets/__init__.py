@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atom_plugin.datasets.class_names import CLASS_ORDERS
 from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
+from atom_plugin.datasets.source_data import SourceData, Split
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.runtime.registry import Registry
 
-if TYPE_CHECKING:
-    # Not at run time: decoding processes import this package, and must not wait for torch.
-    import torch
-
-    from atom_plugin.datasets.mapped import MappedImages
+__all__ = ["SOURCES", "SourceData", "SourceLoader", "SourceRequest", "Split", "load_source", "reload_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +23,8 @@ class SourceRequest:
     ``data_dir``: where the files are, or go; None means the source's default place.
     ``image_size``: side to resize to (square), None for the source's own.
     ``download``: fetch even where files are present. ``seed`` and ``test_fraction``: the split of an unsplit folder.
+    ``validation``: a share of the training images below 1, or their number, to be held out of them, drawn by ``seed``
+    (:func:`~atom_plugin.datasets.validation.hold_out`).
     ``cache_dir``: where decoded images are kept, None for the user's cache folder. ``workers``: decoding processes,
     None for one per core. ``progress``: show a bar on stderr. Folders may also be given as strings.
 
@@ -39,6 +38,7 @@ class SourceRequest:
     download: bool = False
     seed: int = 0
     test_fraction: float = 0.2
+    validation: float | None = None
     cache_dir: Path | None = None
     workers: int | None = None
     progress: bool = False
@@ -58,6 +58,9 @@ class SourceRequest:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}; 0.2 is usual")
+        amount = self.validation
+        if amount is not None and not (0 < amount < 1 or (amount >= 1 and float(amount).is_integer())):
+            raise ConfigError(f"validation must be a share between 0 and 1 or a number of images, not {amount}")
         if self.class_order not in (None, *CLASS_ORDERS):
             raise ConfigError(f"class_order must be {' or '.join(CLASS_ORDERS)}, not {self.class_order!r}")
         if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
@@ -73,95 +76,6 @@ class SourceRequest:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Split:
-    """``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,). Raises SourceError for anything else.
-
-    ``mapped`` is the file that a large source's ``images`` are a read-only view of: indexing copies rows, and whoever goes
-    through all of them does so by :meth:`parts`, which holds none longer than needed.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    mapped: MappedImages | None = None
-
-    def __post_init__(self) -> None:
-        import torch
-
-        images, labels = self.images, self.labels
-        if any(tensor.layout != torch.strided or tensor.is_meta for tensor in (images, labels)):
-            raise SourceError(
-                f"a source's images and labels must hold every value, not {images.layout} on {images.device}; call to_dense()"
-            )
-        if images.ndim != 4 or images.dtype != torch.uint8:
-            raise SourceError(f"a source's images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise SourceError(
-                f"a source's labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Images ``indices`` (n,): uint8 (n, C, H, W), in ``out`` where given. SourceError where a file fails."""
-        if self.mapped is not None:
-            return self.mapped.rows(indices, out=out)
-        import torch
-
-        return torch.index_select(self.images, 0, indices, out=out)
-
-    def parts(self, size: int) -> Iterator[torch.Tensor]:
-        """All images in turn: uint8 (up to ``size``, C, H, W) each, valid until the next."""
-        return iter(self.images.split(size)) if self.mapped is None else self.mapped.parts(size)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceData:
-    """A loaded source: its splits as uint8, in memory or mapped from a file, and what a set made from it must remember.
-
-    ``mean`` and ``std`` are the constants the field uses for a known set ([0, 1] scale), else None: to be computed.
-    ``fingerprint`` is the sha256 of images, labels and class names, the same wherever the files decode alike.
-    ``options`` are plain JSON: what :func:`reload_source` needs, beside the name, to load the same again.
-    Raises SourceError where the splits do not fit each other or the class names.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    fingerprint: str
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    options: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise SourceError(
-                f"{self.name}: training images are {tuple(self.train.images.shape[1:])}, "
-                f"test images {tuple(self.test.images.shape[1:])}; they must have one shape"
-            )
-        for name in self.class_names:
-            # A set's file holds Unicode text; found out here rather than when the finished set is stored.
-            if "\0" in name or name != name.encode("utf-8", "ignore").decode():
-                raise SourceError(f"{self.name}: the class name {name!r} is not Unicode text; rename that class")
-        for kind, split in (("training", self.train), ("test", self.test)):
-            if not len(split):
-                raise SourceError(f"{self.name}: the {kind} split holds no images")
-            low, high = int(split.labels.min()), int(split.labels.max())
-            if low < 0 or high >= len(self.class_names):
-                raise SourceError(
-                    f"{self.name}: {kind} labels run from {low} to {high}, but there are "
-                    f"{len(self.class_names)} class names"
-                )
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.train.images.shape[1:]
-        return int(channels), int(height), int(width)
-
-
 SourceLoader = Callable[[SourceRequest], SourceData]
 SOURCES: Registry[SourceLoader] = Registry("image source", "atom_plugin.sources")
 
@@ -171,6 +85,7 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
     "image_size": int,
     "seed": int,
     "test_fraction": (int, float),
+    "validation": (int, float),
     "class_order": str,
     "bit_depth": int,
     "max_pixels": int,
@@ -179,8 +94,16 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
 
 
 def load_source(name: str, request: SourceRequest) -> SourceData:
-    """Load the source ``name``. Raises PluginError for an unknown name, SourceError where its images fail."""
-    return SOURCES.get(name)(request)
+    """Load the source ``name``, without its validation images where some are to be held out.
+
+    Raises PluginError for an unknown name, SourceError where its images fail, ConfigError for an impossible validation part.
+    """
+    data = SOURCES.get(name)(request)
+    if request.validation is None:
+        return data
+    from atom_plugin.datasets.validation import hold_out
+
+    return hold_out(data, request.validation, seed=request.seed)
 
 
 def reload_source(

@@ -90,4 +90,6 @@ class Checkpoint:
                 "without --resume and with --force to start over"
             )
         if fingerprint != self.fingerprint:
-            raise ConfigError(f"{path}: the checkpoint was made from other images; give the same data, or start over")
+            raise ConfigError(
+                f"{path}: the checkpoint was made from other images; give the same data and --validation, or start over"
+            )

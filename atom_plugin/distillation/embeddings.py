@@ -44,7 +44,7 @@ def embedding_network(
         network.reset(generator)
         if batch_norms(network):
             drawn = torch.randperm(len(data.train), generator=generator)[: _MOMENT_BATCHES * _BATCH]
-            batches = (prepared.forward(data.train.images[rows].to(device)) for rows in drawn.split(_BATCH))
+            batches = (prepared.forward(data.train.rows(rows).to(device)) for rows in drawn.split(_BATCH))
             measure_moments(network, (batch.contiguous(memory_format=torch.channels_last) for batch in batches))
     return network.eval()
 

@@ -18,7 +18,12 @@ from atom_plugin.evaluation.jobs import (
 from atom_plugin.evaluation.results import Evaluation, summarise_networks
 from atom_plugin.evaluation.results_file import NetworkResultsFile
 from atom_plugin.evaluation.running import run_jobs, train_cell
-from atom_plugin.evaluation.test_images import check_test_source, find_test_source, load_test_sources
+from atom_plugin.evaluation.test_images import (
+    check_test_source,
+    check_validation_parts,
+    find_test_source,
+    load_test_sources,
+)
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -34,6 +39,7 @@ __all__ = [
     "Outcome",
     "Subject",
     "check_test_source",
+    "check_validation_parts",
     "evaluate",
     "find_test_source",
     "full_subjects",
@@ -61,17 +67,19 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     tested_on: str = "",
+    on: str = "test",
     finished: NetworkResultsFile | None = None,
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Train ``repeats`` fresh networks on the set and test each. Network r of seed s is the same whatever the set.
 
     ``model`` and ``normalisation`` are as :func:`network_for` has them. Networks that ``finished`` holds are taken from it,
-    others added to it as they come; ``tested_on`` is the fingerprint of the source of ``test``, which tells them apart there.
-    Raises ConfigError where the model cannot take the images, DivergenceError where a loss blows up.
+    others added to it as they come; ``tested_on`` is the fingerprint of the source of ``test``, and ``on`` which of its images
+    those are (:class:`Subject`), which tell them apart there. Raises ConfigError where the model cannot take the images,
+    DivergenceError where a loss blows up.
     """
-    on = resolve_device(device)
-    subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on)
+    where = resolve_device(device)
+    subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on, on=on)
     jobs = plan_jobs(
         [subject],
         [model],
@@ -79,13 +87,13 @@ def evaluate(
         normalisation=normalisation,
         repeats=repeats,
         seed=seed,
-        precision=resolve_precision(precision, on),
+        precision=resolve_precision(precision, where),
     )
     each_epoch = None if on_epoch is None else lambda _: on_epoch()
     held = {job: finished.accuracy_of(job) for job in jobs} if finished is not None else {}
     missing = [job for job in jobs if held.get(job) is None]
     outcomes = {job: Outcome(job=job, accuracy=accuracy) for job, accuracy in held.items() if accuracy is not None}
-    for outcome in train_cell(missing, device=on, on_epoch=each_epoch) if missing else ():
+    for outcome in train_cell(missing, device=where, on_epoch=each_epoch) if missing else ():
         outcomes[outcome.job] = outcome
         if finished is not None:
             finished.append(outcome)

@@ -213,7 +213,7 @@ def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: i
     indices = torch.cat(chosen)
     return replace(
         synthetic_set,
-        images=synthetic_set.preprocessing.forward(data.train.images[indices]),
+        images=synthetic_set.preprocessing.forward(data.train.rows(indices)),
         labels=data.train.labels[indices],
         provenance=Provenance(method="random", seed=seed),
     )

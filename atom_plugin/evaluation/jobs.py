@@ -16,6 +16,7 @@ from atom_plugin.evaluation.architectures import Network, network_for, network_o
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.store.synthetic_set import SyntheticSet
 
+PARTS = ("test", "validation")  # of a source's images, what accuracy may be measured on
 FULL = "full"  # the method of rows whose networks saw all real images
 
 
@@ -24,17 +25,19 @@ class Subject:
     """What networks are trained on, called ``name`` in results, and the real images ``test`` that they are tested on.
 
     With ``real`` they train on those, under the set's preprocessing, and not on the set. ``tested_on`` is the fingerprint of
-    the source that both are of.
+    the source that both are of, ``on`` which of its images ``test`` are: one of :data:`PARTS`.
     """
 
     name: str
     synthetic_set: SyntheticSet
     test: Split
     tested_on: str
+    on: str = "test"
     real: Split | None = None
 
     def __len__(self) -> int:
-        return len(self.synthetic_set if self.real is None else self.real)
+        """The images that a network sees: of a packed set its tiles."""
+        return len(self.synthetic_set) * self.synthetic_set.factor**2 if self.real is None else len(self.real)
 
     @property
     def full(self) -> bool:
@@ -89,6 +92,7 @@ class EvaluationCell:
             "trained_on": self.subject.fingerprint,
             "full": self.subject.full,
             "tested_on": self.subject.tested_on,
+            "on": self.subject.on,
             "model": self.model,
             "network": asdict(self.network),
             "training": asdict(self.training),
@@ -133,12 +137,14 @@ class Outcome:
 def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) -> list[Subject]:
     """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects.
 
-    Where a source's images come under several preprocessings, their names say which.
+    Images that are held out for validation are not among them. Where a source's images come under several preprocessings, their
+    names say which.
     """
     full: dict[str, Subject] = {}
     alike: dict[str, dict[str, Subject]] = {}  # by name and fingerprint, the subject that had them first
     for subject, source in zip(subjects, sources, strict=True):
-        whole = replace(subject, name=f"{source.name}, all images", real=source.train)
+        images = "all images" if source.validation is None else "all but validation images"
+        whole = replace(subject, name=f"{source.name}, {images}", real=source.train)
         full.setdefault(f"{whole.fingerprint} {network_of(subject.synthetic_set)}", whole)
         alike.setdefault(whole.name, {}).setdefault(whole.fingerprint, subject)
     return [replace(whole, name=_told_apart(whole, alike[whole.name])) for whole in full.values()]

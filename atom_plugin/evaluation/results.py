@@ -27,7 +27,9 @@ class Evaluation:
     """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
 
     ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
-    ``ipc``. ``images`` is how many a network saw. ``error`` is what ended the networks early, None where all were trained.
+    ``ipc``. ``images`` is how many a network saw, ``test_images`` on how many of its source it was tested, ``on`` which of them
+    (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended the networks early, None where all were
+    trained.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Evaluation:
     precision: str
     images: int
     test_images: int
+    on: str = "test"
     error: str | None = None
 
     @property
@@ -56,6 +59,11 @@ class Evaluation:
     def steps(self) -> int:
         """The steps of each network's training."""
         return self.training.steps(self.images)
+
+    @property
+    def measured_on(self) -> str:
+        """The images that the accuracy is of, in words."""
+        return f"{self.test_images:,} {self.on} images"
 
     @property
     def label(self) -> str:
@@ -96,7 +104,7 @@ class Evaluation:
         networks = f"{count} networks" if count > 1 else "1 network"
         return (
             f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation or 'its own'} "
-            f"normalisation, {self.training.epochs} epochs, {self.steps} steps; last epoch, {self.test_images} test images)"
+            f"normalisation, {self.training.epochs} epochs, {self.steps} steps; last epoch, {self.measured_on})"
         )
 
     def settings(self) -> dict[str, str]:
@@ -121,7 +129,7 @@ class Evaluation:
             "augmentation": augmentation_name(training),
             "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
-            "test images": str(self.test_images),
+            "measured on": self.measured_on,
         }
 
 
@@ -170,6 +178,7 @@ def _of_cell(outcomes: Sequence[Outcome]) -> Evaluation:
         precision=cell.precision,
         images=len(cell.subject),
         test_images=len(cell.subject.test),
+        on=cell.subject.on,
         error=errors[0] if errors else None,
     )
 

@@ -18,7 +18,7 @@ from atom_plugin.runtime.settings import current_names
 from atom_plugin.runtime.versions import package_versions
 
 _LINES = jsonl.LineFormat(name="a file of evaluation results", value="atom-plugin/network-result", version=1)
-_IDENTITY = ("trained_on", "full", "tested_on", "model", "network", "training", "precision", "seed", "repeat")
+_IDENTITY = ("trained_on", "full", "tested_on", "on", "model", "network", "training", "precision", "seed", "repeat")
 
 
 class NetworkResultsFile:
@@ -89,6 +89,7 @@ class NetworkResultsFile:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    record = {"on": "test", **record}  # lines from before there was a choice do not say it
     whole = record.keys() >= set(_IDENTITY) and isinstance(record["network"], dict)
     if not (whole and _is_share(record.get("accuracy"))):
         raise StoreError("is damaged; remove the line, and its network is trained again")

@@ -24,7 +24,8 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
         own = [each[name] for name in differing]
         count = len(evaluation.accuracies)
         drawn.add_row([evaluation.label, ipc, evaluation.architecture, *own, count, _percent(evaluation)])
-    told = "Test accuracy after the last epoch: mean ± sample standard deviation over n networks."
+    parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
+    told = f"{parts.capitalize()} accuracy after the last epoch: mean ± sample standard deviation over n networks."
     return "\n".join([f"{shared_settings(evaluations)}.", told, "", drawn.get_string(), *_notes(evaluations)])
 
 

@@ -1,4 +1,6 @@
-"""The real images that a set's networks are tested on: those of the source that the set names, or of another."""
+"""The real images that a set's networks are tested on: those of the source that the set names, or of another; of its validation
+part, those of the source that the set names alone.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +53,26 @@ def load_test_sources(
         check_test_source(synthetic_set, name, loaded[key])
         tests.append(loaded[key])
     return tests
+
+
+def check_validation_parts(names: Sequence[str], sources: Sequence[SourceData]) -> None:
+    """Raises ConfigError unless all ``sources``, those of the sets ``names``, hold out the same validation images."""
+    for name, data in zip(names, sources, strict=True):
+        if data.validation is None:
+            raise ConfigError(
+                f"{name}: was made of all training images of {data.name!r}, none of which were held out; make it with "
+                "--validation, or evaluate it on test"
+            )
+        if data.fingerprint != sources[0].fingerprint:
+            raise ConfigError(
+                f"{names[0]} and {name} hold out different validation images ({_held_out(sources[0])}; {_held_out(data)}), on "
+                "which accuracies do not compare; evaluate them one at a time"
+            )
+
+
+def _held_out(data: SourceData) -> str:
+    assert data.validation is not None
+    return f"{len(data.validation)} of {data.name!r} by seed {data.options['seed']}"
 
 
 def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:

@@ -78,15 +78,15 @@ def train_on_real(
 
     A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
     """
-    batches = _pixel_batches(real.images, real.labels, synthetic_set.preprocessing, config, run)
+    batches = _pixel_batches(real, synthetic_set.preprocessing, config, run)
     return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
 
 
 def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: TrainingRun) -> Batches:
     decoded = synthetic_set.decoded()
     if config.augmentation in POLICIES:
-        pixels = to_uint8(synthetic_set.true_colour())
-        return _pixel_batches(pixels, decoded.labels, synthetic_set.preprocessing, config, run)
+        pictures = Split(images=to_uint8(synthetic_set.true_colour()), labels=decoded.labels)
+        return _pixel_batches(pictures, synthetic_set.preprocessing, config, run)
     images, labels = decoded.images.to(run.device, run.dtype), decoded.labels.to(run.device)
     augmentation = Augmentation(strategy=config.augmentation)
 
@@ -97,20 +97,18 @@ def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: Training
     return Batches(count=len(labels), size=config.batch_size, of=batch)
 
 
-def _pixel_batches(
-    pixels: torch.Tensor, labels: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun
-) -> Batches:
-    """Of uint8 ``pixels``: policies see those, siamese operations what preprocessing makes of them."""
+def _pixel_batches(pictures: Split, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun) -> Batches:
+    """Of uint8 ``pictures``: policies see those, siamese operations what preprocessing makes of them."""
     prepare = preprocessing.to(run.device)
-    policy = pixel_policy(config.augmentation, pixels.shape[1]) if config.augmentation in POLICIES else None
+    policy = pixel_policy(config.augmentation, pictures.image_shape[0]) if config.augmentation in POLICIES else None
     augmentation = Augmentation(strategy="none" if policy else config.augmentation)
 
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures = pixels[chosen] if policy is None else policy(pixels[chosen], generator)
-        images = prepare.forward(pictures.to(run.device)).to(run.dtype)
-        return augmentation.per_sample(images, generator), labels[chosen].to(run.device)
+        pixels = pictures.rows(chosen) if policy is None else policy(pictures.rows(chosen), generator)
+        images = prepare.forward(pixels.to(run.device)).to(run.dtype)
+        return augmentation.per_sample(images, generator), pictures.labels[chosen].to(run.device)
 
-    return Batches(count=len(labels), size=config.batch_size, of=batch)
+    return Batches(count=len(pictures), size=config.batch_size, of=batch)
 
 
 def _trained(

@@ -169,12 +169,12 @@ def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:
     # Nobody tests here, and a stream may have nothing to test on: the training images stand in.
     test = _renumbered(data.test, wanted) if torch.isin(data.test.labels, wanted).any() else train
     names = tuple(data.class_names[label] for label in wanted.tolist())
-    return replace(data, train=train, test=test, class_names=names)
+    return replace(data, train=train, test=test, validation=None, class_names=names)
 
 
 def _renumbered(split: Split, wanted: torch.Tensor) -> Split:
-    keep = torch.isin(split.labels, wanted)
-    return Split(images=split.images[keep], labels=torch.searchsorted(wanted, split.labels[keep]))
+    keep = torch.isin(split.labels, wanted).nonzero().flatten()
+    return Split(images=split.rows(keep), labels=torch.searchsorted(wanted, split.labels[keep]))
 
 
 def _described(preprocessing: Preprocessing) -> str:

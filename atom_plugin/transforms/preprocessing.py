@@ -8,6 +8,7 @@ standardises and then whitens with eps 0.1; "plain ZCA" whitens the [0, 1] image
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,20 +57,19 @@ class Preprocessing:
         images, or of images too large for this machine.
         """
         split = images if isinstance(images, Split) else Split(images=images, labels=torch.zeros(len(images)).long())
-        images = split.images
-        channels = images.shape[1]
+        shape = split.image_shape
+        channels = shape[0]
         if not standardise:
             used_mean, used_std = torch.zeros(channels), torch.ones(channels)
         elif mean is not None and std is not None:
             used_mean, used_std = torch.tensor(list(mean)), torch.tensor(list(std))
         else:
             used_mean, used_std = _moments(split)
-        shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
         plain = cls(mean=used_mean, std=used_std, image_shape=shape)
         if zca_eps is None:
             return plain
-        plan = fit_plan(len(images), images[0].numel(), zca_eps)
-        rows = torch.arange(plan.images) * len(images) // plan.images
+        plan = fit_plan(len(split), math.prod(shape), zca_eps)
+        rows = torch.arange(plan.images) * len(split) // plan.images
         whitening = plan.fit(lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)))
         return cls(mean=used_mean, std=used_std, image_shape=shape, whitening=whitening)
 
@@ -166,7 +166,7 @@ def _short(values: torch.Tensor) -> str:
 
 def _moments(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-channel mean and standard deviation on the [0, 1] scale, exact, from a histogram of the 256 levels."""
-    channels = split.images.shape[1]
+    channels = split.image_shape[0]
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for part in split.parts(_PART):
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])

@@ -45,8 +45,8 @@ class PreparedImages(LabelledImages):
     def __init__(self, split: Split, preprocessing: Preprocessing) -> None:
         super().__init__(split.labels)
         self.targets = split.labels.tolist()
-        self._images = torch.empty(split.images.shape)
-        pieces = zip(self._images.split(_PIECE), split.images.split(_PIECE), strict=True)
+        self._images = torch.empty(len(split), *split.image_shape)
+        pieces = zip(self._images.split(_PIECE), split.parts(_PIECE), strict=True)
         for into, images in pieces:
             into.copy_(preprocessing.forward(images))
 

@@ -8,7 +8,9 @@ import pytest
 from commands import run
 
 from atom_plugin.cli.main import main
+from atom_plugin.datasets import SourceRequest, load_source
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import to_uint8
 
 QUICK = ("--width", "8", "--iterations", "4", "--real-batch", "4", "--quiet", "--precision", "float32")
 
@@ -36,6 +38,69 @@ def test_distil_look_train_and_compare_with_random(inside, capsys):
     results = json.loads(out)
     assert [result["file"] for result in results] == ["digits-atom-ipc2.h5", "digits-random-ipc2.h5"]
     assert all(len(result["accuracies"]) == 2 and 0 <= result["mean"] <= 1 for result in results)
+
+
+def test_what_validation_holds_out_is_left_out_remembered_and_kept_to(inside, capsys):
+    held = ("--validation", "0.1", "--split-seed", "3")
+    run(capsys, "distill", "--ipc", 1, *QUICK, *held, "--image-init", "herding", "-o", "a.h5")
+    run(capsys, "select", "--ipc", 1, *held, "--quiet", "--precision", "float32", "-o", "b.h5")
+    run(
+        capsys,
+        "select",
+        "--ipc",
+        1,
+        *held,
+        "--preprocessing-of",
+        "a.h5",
+        "--quiet",
+        "--precision",
+        "float32",
+        "-o",
+        "c.h5",
+    )
+    data = load_source("digits", SourceRequest(validation=0.1, seed=3))
+    for name in "abc":
+        source = SyntheticSet.load(f"{name}.h5").provenance.source
+        assert source == {"name": "digits", "options": {"validation": 0.1, "seed": 3}, "fingerprint": data.fingerprint}
+    kept = {image.numpy().tobytes() for image in data.train.images}
+    chosen = to_uint8(SyntheticSet.load("b.h5").true_colour())
+    assert {image.numpy().tobytes() for image in chosen} <= kept
+    assert "without validation images (0.1)" in run(capsys, "store", "info", "a.h5")
+    rows = json.loads(
+        run(
+            *(capsys, "consume", "evaluate", "a.h5", "b.h5", "--on", "validation", "--json"),
+            *("--epochs", 1, "--repeats", 1, "--quiet", "--precision", "float32"),
+        )
+    )
+    assert [(row["on"], row["test_images"]) for row in rows] == [("validation", 144)] * 2
+
+
+@pytest.mark.parametrize("other", [(), ("--validation", "100"), ("--validation", "0.1", "--split-seed", "1")])
+def test_a_run_is_gone_on_with_under_its_own_validation_part_alone(inside, capsys, other):
+    assert main(["distill", "--ipc", "1", *QUICK, "--validation", "0.1", "-o", "a.h5"]) == 0
+    assert main(["distill", "--ipc", "1", *QUICK, *other, "-o", "a.h5", "--resume"]) == 1
+    assert "was made with another --validation or source of images" in capsys.readouterr().err
+    run(capsys, "distill", "--ipc", 1, *QUICK, "--validation", "144", "-o", "a.h5", "--resume")  # the same images
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--validation", "0"), "--validation must be above 0, not 0"),
+        (("--validation", "1.5"), "validation must be a share between 0 and 1 or a number of images, not 1.5"),
+        (("--validation", "9"), "a validation part of 9 images does not suit 10 classes"),
+        (
+            ("--validation", "0.1", "--preprocessing-of", "a.h5"),
+            "fitted on other images than those that --validation leaves",
+        ),
+    ],
+)
+def test_a_validation_part_that_cannot_be_is_one_line(inside, capsys, options, words):
+    run(capsys, "select", "--ipc", 1, "--quiet", "--precision", "float32", "-o", "a.h5")
+    assert main(["select", "--ipc", "1", "--quiet", "--precision", "float32", *options, "-o", "b.h5"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err
+    assert not (inside / "b.h5").exists()
 
 
 def test_json_is_all_there_is_on_stdout(inside, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small import small_selection
 from synthetic_sets import make_set
@@ -21,8 +22,10 @@ from atom_plugin.cli.main import main
 from atom_plugin.datasets import SourceRequest, load_source
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ModelError
-from atom_plugin.evaluation import NamedModel, NetworkResultsFile, Outcome
+from atom_plugin.evaluation import NamedModel, NetworkResultsFile, Outcome, network_of
+from atom_plugin.evaluation.training import TrainConfig, accuracy, train
 from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 QUICK = ("--epochs", "1", "--repeats", "2", "--quiet", "--device", "cpu", "--precision", "float32")
@@ -73,6 +76,80 @@ def test_several_sets_and_files_of_results(inside, capsys):
         "4",
     ]
     assert Path("r.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def held_out(inside):
+    """Two sets that leave one validation part out, one with another part, and one without any."""
+    parts = {"v": (0.2, 0), "w": (0.2, 0), "other": (0.2, 1), "whole": (None, 0)}
+    for number, (name, (validation, seed)) in enumerate(parts.items()):
+        data = load_source("digits", SourceRequest(validation=validation, seed=seed))
+        selected_set(small_selection(ipc=1, seed=number), data).save(f"{name}.h5")
+    return inside
+
+
+def test_accuracy_is_measured_on_the_images_that_the_sets_were_made_without(held_out, capsys):
+    data = load_source("digits", SourceRequest(validation=0.2))
+    for on, images in (("validation", data.validation), ("test", data.test)):
+        files = (
+            "--results",
+            f"{on}.jsonl",
+            "--csv",
+            f"{on}.csv",
+            "--chart",
+            f"{on}.png",
+            "--full",
+            "--full-epochs",
+            "1",
+        )
+        out, _ = evaluate(capsys, "v.h5", "w.h5", *QUICK, "--on", on, *files)
+        assert f"measured on {len(images)} {on} images" in out
+        assert f"{on.capitalize()} accuracy after the last epoch" in out
+        (table,) = [list(csv.DictReader(Path(f"{on}.csv").read_text().splitlines()))]
+        assert {row["measured on"] for row in table} == {f"{len(images)} {on} images"}
+        assert [row["images"] for row in table if row["method"] == "full"] == [str(len(data.train))]
+        assert table[2]["set"] == "digits, all but validation images"
+        assert {json.loads(line)["on"] for line in Path(f"{on}.jsonl").read_text().splitlines()} == {on}
+    network = train(SyntheticSet.load("v.h5"), network_of(SyntheticSet.load("v.h5")), TrainConfig(epochs=1), seed=0)
+    rows = json.loads(evaluate(capsys, "v.h5", *QUICK, "--on", "validation", "--json").out)
+    assert (rows[0]["on"], rows[0]["test_images"]) == ("validation", len(data.validation))
+    expected = accuracy(network, SyntheticSet.load("v.h5").preprocessing, data.validation, device=torch.device("cpu"))
+    assert rows[0]["accuracies"][0] == expected
+
+
+def test_one_results_file_tells_test_from_validation(held_out, capsys):
+    both = (*QUICK, "--results", "r.jsonl", "--json")
+    rows = [json.loads(evaluate(capsys, "v.h5", *both, "--on", on).out)[0] for on in ("test", "validation", "test")]
+    assert rows[0] == rows[2] != rows[1]
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [line["on"] for line in lines] == ["test"] * 2 + ["validation"] * 2
+    # A file from before there was a choice holds test accuracies, and is gone on with.
+    Path("r.jsonl").write_text("".join(json.dumps({k: v for k, v in x.items() if k != "on"}) + "\n" for x in lines[:2]))
+    assert json.loads(evaluate(capsys, "v.h5", *both).out)[0] == rows[0]
+    assert Path("r.jsonl").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        (
+            ("v.h5", "whole.h5"),
+            (),
+            "whole.h5: was made of all training images of 'digits', none of which were held out",
+        ),
+        (
+            ("v.h5", "other.h5"),
+            (),
+            "v.h5 and other.h5 hold out different validation images (288 of 'digits' by seed 0; ",
+        ),
+        (("v.h5",), ("--dataset", "digits"), "leave --dataset out"),
+    ],
+)
+def test_validation_images_that_are_not_there_or_not_the_same_are_refused(held_out, capsys, files, options, words):
+    out, err = evaluate(capsys, *files, *QUICK, "--on", "validation", *options, code=2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+    evaluate(capsys, *files, *QUICK, *options)  # on test they compare
 
 
 def test_a_second_run_takes_all_from_the_file_and_trains_only_what_is_new(inside, capsys, monkeypatch):
@@ -173,7 +250,7 @@ def test_augmentations_are_compared_row_by_row_from_one_results_file(inside, cap
     assert [row["augmentation"] for row in csv.DictReader(Path("r.csv").read_text().splitlines())] == [
         *("siamese", "none", "randaugment", "autoaugment") * 2
     ]
-    assert [line.split("|")[4].strip() for line in out.splitlines() if "| a.h5 " in line] == [
+    assert [line.split("|")[5].strip() for line in out.splitlines() if "| a.h5 " in line] == [
         *("siamese", "none", "randaugment", "autoaugment")
     ]
     out, err = evaluate(capsys, "a.h5", *both, "--augmentation", "none,flip", code=2)

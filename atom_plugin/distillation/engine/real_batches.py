@@ -118,19 +118,17 @@ class RealBatches:
     def _raw(self) -> torch.Tensor | None:
         if on_host(self.device) and self._train.mapped is None:
             return self._train.images
-        fits = self._train.images.numel() <= DEVICE_SHARE * free_memory(self.device)
+        fits = self._train.pixel_bytes <= DEVICE_SHARE * free_memory(self.device)
         return self._all(lambda part: part, torch.uint8) if fits else None
 
     def _read(self, rows: torch.Tensor) -> torch.Tensor:
         # Page-locked memory comes from a caching allocator, which gives a buffer out again only when its copies are done.
-        out = torch.empty(
-            len(rows), *self._train.images.shape[1:], dtype=torch.uint8, pin_memory=copies_from_pinned(self.device)
-        )
+        out = torch.empty(len(rows), *self.image_shape, dtype=torch.uint8, pin_memory=copies_from_pinned(self.device))
         return self._train.rows(rows, out=out)
 
     def _all(self, of: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """``of`` every image, on the device, made slice by slice: slices of a fixed size give the same bytes every time."""
-        out = torch.empty(self._train.images.shape, dtype=dtype, device=self.device)
+        out = torch.empty(len(self._train), *self.image_shape, dtype=dtype, device=self.device)
         for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
             target.copy_(of(part))
         return out
@@ -139,4 +137,4 @@ class RealBatches:
         if not (self._keeps_whitened and on_host(self.device)) or self.preprocessing.whitening is None:
             return False
         drawn = self.iterations * self.per_class * self.classes
-        return self._train.images.numel() * 4 <= PREPARED_BYTES and drawn >= PREPARED_USES * len(self._train)
+        return self._train.pixel_bytes * 4 <= PREPARED_BYTES and drawn >= PREPARED_USES * len(self._train)
