@@ -24,8 +24,9 @@ class DistillConfig(SetConfig):
     """All choices that shape a synthetic set; each field's metadata says what it is.
 
     Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
-    ``network_state``, ``network_pool``, ``inner_loop``, ``network_epochs`` and ``network_lr`` are described in
-    :mod:`atom_plugin.distillation.matching_network`, ``memory_budget`` in :mod:`atom_plugin.distillation.engine.chunking`.
+    ``network_state``, ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr`` and ``network_momentum`` are
+    described in :mod:`atom_plugin.distillation.matching_network`, ``memory_budget`` in
+    :mod:`atom_plugin.distillation.engine.chunking`.
     """
 
     recipe: str = field(
@@ -138,6 +139,18 @@ class DistillConfig(SetConfig):
             fallback=0.01,
         ),
     )
+    network_momentum: float | None = field(
+        default=None,
+        metadata=about(
+            "Momentum at which the network is trained on the synthetic images: 0.5 is DC's, 0 DSA's.",
+            group=_COURSE,
+            metavar="M",
+            at_least=0,
+            below=1,
+            beside="network_epochs of 1 or more",
+            fallback=0.5,
+        ),
+    )
     memory_budget: int | None = field(
         default=None,
         metadata=about(
@@ -178,6 +191,7 @@ class DistillConfig(SetConfig):
             **super()._counting(),
             "network_pool": self.pretraining_epochs > 0,
             "network_lr": self.network_epochs > 0,
+            "network_momentum": self.network_epochs > 0,
         }
 
     @property
@@ -196,6 +210,12 @@ class DistillConfig(SetConfig):
         """``network_lr``, with its default."""
         rate: float = self._value("network_lr")
         return rate
+
+    @property
+    def inner_momentum(self) -> float:
+        """``network_momentum``, with its default."""
+        momentum: float = self._value("network_momentum")
+        return momentum
 
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
   (DataDAM's table 7). A pool network is trained when first drawn, and again after a resume, to the same bytes.
 - ``inner_loop``: matching steps under one draw.
 - ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
-  algorithm 1 (Zhao, Mopuri & Bilen, 2021).
+  algorithm 1 (Zhao, Mopuri & Bilen, 2021), at ``network_lr`` and ``network_momentum``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
-
-_INNER_MOMENTUM = 0.5  # DC's released code
 
 State = dict[str, Any]
 
@@ -174,7 +172,8 @@ class MatchingNetwork(NetworkTrainer):
             self._optimizer.load_state_dict(state["optimizer"])
 
     def _inner_sgd(self) -> torch.optim.Optimizer:
-        return SGD(lr=self._config.inner_lr, momentum=_INNER_MOMENTUM, weight_decay=0.0).over(self.network)
+        config = self._config
+        return SGD(lr=config.inner_lr, momentum=config.inner_momentum, weight_decay=0.0).over(self.network)
 
     def _trained(self, index: int) -> State:
         """The state of pool network ``index``, trained on the real images, kept on the CPU."""

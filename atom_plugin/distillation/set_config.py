@@ -68,7 +68,7 @@ class SetConfig:
     zca_eps: float | None = field(
         default=None,
         metadata=about(
-            "Whiten with ZCA, with this eps: 0.1 is DataDAM's, 1e-6 kornia's.",
+            "Whiten with ZCA, with this eps: 0.1 is MTT's and DataDAM's, 1e-6 kornia's own.",
             group="Preprocessing",
             metavar="EPS",
             above=0,
@@ -212,9 +212,15 @@ class SetConfig:
         values = without_unknown(cls, current_names(cls, stored))
         if isinstance(values.get("network"), Mapping):
             values["network"] = ConvNetConfig.from_json(values["network"])
+        return cls._where_they_count(values, {})
+
+    @classmethod
+    def _where_they_count(cls: type[Config], values: dict[str, Any], given: Mapping[str, Any]) -> Config:
+        """Of ``values``, and what is ``given`` in their place; of the former, a field that says nothing is left out."""
         belonging = {name: values.pop(name) for name, item in abouts(cls).items() if item.beside and name in values}
-        plain = cls(**values)
-        return replace(plain, **{name: value for name, value in belonging.items() if plain._counting()[name]})
+        config = cls(**{**values, **given})
+        counting = config._counting()
+        return replace(config, **{k: value for k, value in belonging.items() if k not in given and counting[k]})
 
     @classmethod
     def from_recipe(
@@ -250,7 +256,9 @@ class SetConfig:
         packed = given.get("factor", values.get("factor", 1)) != 1
         values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))
         own = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in {**values, "ipc": ipc}.items() if name in own} | given)
+        return cls._where_they_count(
+            {name: value for name, value in {**values, "ipc": ipc}.items() if name in own}, given
+        )
 
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:

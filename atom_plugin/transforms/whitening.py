@@ -16,8 +16,8 @@ import torch
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.memory import machine_memory
 
-DATADAM_EPS = 0.1
-KORNIA_EPS = 1e-6
+DATADAM_EPS = 0.1  # of standardised images
+MTT_EPS = 0.1  # of images in [0, 1]
 # What kornia may take to fit a whitening; more images than that are streamed, and of those at most so many.
 KORNIA_BYTES, STREAMED_IMAGES = 2**31, 50_000
 # From this eps on, what float32 makes of the covariance's zeros (1e-7 of its largest value) does not show in kornia's result.

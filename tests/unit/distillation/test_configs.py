@@ -151,7 +151,7 @@ OLD: dict[str, Any] = {
         ({"initialiser": "noise"}, {}),
         ({"initialiser": "forgetting"}, {"forgetting_epochs": 20}),
         ({"network_state": "trained:3"}, {"embedding": "random", "network_pool": 5}),
-        ({"network_epochs": 2, "inner_loop": 3}, {"embedding": "random", "network_lr": 0.01}),
+        ({"network_epochs": 2, "inner_loop": 3}, {"embedding": "random", "network_lr": 0.01, "network_momentum": 0.5}),
     ],
 )
 def test_a_config_of_the_release_before_is_read(choices: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -159,9 +159,27 @@ def test_a_config_of_the_release_before_is_read(choices: dict[str, Any], expecte
     held = config.to_json()
     assert config.image_init == held["image_init"] == choices.get("initialiser", "herding")
     assert config.network.weight_init == held["network"]["weight_init"] == "normal"
-    idle = {"embedding", "forgetting_epochs", "network_pool", "network_lr"}
+    idle = {"embedding", "forgetting_epochs", "network_pool", "network_lr", "network_momentum"}
     assert {name: held[name] for name in idle & set(held)} == expected
     assert DistillConfig.from_json(held).differences(config) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ipc", "given", "expected"),
+    [
+        ("dsa-code", 10, {}, 0.0),
+        ("dc-code", 10, {}, 0.5),
+        ("dsa-code", 10, {"network_momentum": 0.9}, 0.9),
+        ("dsa-code", 1, {}, None),  # a network per step, which is not trained
+        ("dsa-code", 10, {"network_epochs": 0}, None),
+        ("dsa-code", 1, {"inner_loop": 2, "network_epochs": 3}, 0.0),
+    ],
+)
+def test_a_recipe_s_value_counts_where_its_choice_is_made(
+    recipe: str, ipc: int, given: dict[str, Any], expected: float | None
+) -> None:
+    config = DistillConfig.from_recipe(recipe, ipc=ipc, image_shape=(3, 32, 32), **given)
+    assert config.to_json().get("network_momentum") == expected
 
 
 def test_a_config_of_a_newer_release_says_so() -> None:

@@ -255,7 +255,12 @@ def test_recipes_survive_json(recipe, shape):
 def test_recipes_hold_what_the_sources_say():
     shape = (3, 32, 32)
     paper = DistillConfig.from_recipe("atom-paper", ipc=10, image_shape=shape)
-    assert (paper.iterations, paper.real_batch, paper.image_lr, paper.zca_eps) == (8000, 128, 1.0, 1e-6)
+    assert (paper.iterations, paper.real_batch, paper.image_lr) == (8000, 128, 1.0)
+    for name in ("atom-paper", "datadam-paper"):  # MTT's: images in [0, 1]
+        printed = DistillConfig.from_recipe(name, ipc=10, image_shape=shape)
+        assert (printed.standardise, printed.zca_eps) == (False, 0.1)
+        larger = DistillConfig.from_recipe(name, ipc=10, image_shape=(3, 64, 64))
+        assert (larger.standardise, larger.zca_eps) == (True, None)
     assert dict(paper.matcher_options) == {"p_s": 4.0, "p_c": 4.0, "task_balance": 0.01, "loss_scale": 1.0}
     assert (paper.network.normalisation, paper.network.pool_size, paper.network.weight_init) == (
         "instance",

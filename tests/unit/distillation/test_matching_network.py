@@ -60,9 +60,10 @@ def test_the_first_step_of_an_inner_loop_is_that_of_a_run_without_one():
     assert plain.step() != looped.step()
 
 
-@pytest.mark.parametrize("augmentation", ["none", "flip_crop"])
-def test_training_between_steps_is_sgd_on_the_synthetic_images(augmentation):
-    config = small_config(inner_loop=3, network_epochs=2, network_lr=0.05, augmentation=augmentation)
+@pytest.mark.parametrize(("augmentation", "momentum"), [("none", None), ("flip_crop", None), ("none", 0.0)])
+def test_training_between_steps_is_sgd_on_the_synthetic_images(augmentation, momentum):
+    loop = {"inner_loop": 3, "network_epochs": 2, "network_lr": 0.05, "network_momentum": momentum}
+    config = small_config(**loop, augmentation=augmentation)
     distiller = Distiller(config, coloured_source(), device="cpu")
     before = [parameters(distiller)]
     images = []
@@ -72,7 +73,7 @@ def test_training_between_steps_is_sgd_on_the_synthetic_images(augmentation):
         before.append(parameters(distiller))
     network = config.network.build((3, 8, 8), 3)
     network.reset(generator_for(config.seed, "iteration", 0))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5 if momentum is None else momentum)
     labels = torch.arange(3).repeat_interleave(2)
     for iteration in range(2):
         generator = generator_for(config.seed, "inner", iteration)
@@ -220,6 +221,11 @@ def test_the_global_random_state_is_neither_used_nor_touched():
         ({"network_pool": 5}, "network_pool .5. is only for"),  # the default, but given
         ({"network_lr": 0.01}, "network_lr .0.01. is only for"),
         ({"network_lr": 0.1}, "network_lr .0.1. is only for network_epochs"),
+        ({"network_momentum": 0.1}, "network_momentum .0.1. is only for network_epochs"),
+        (
+            {"network_momentum": 1.0, "inner_loop": 2, "network_epochs": 1},
+            "network_momentum must be at least 0 and below 1",
+        ),
     ],
 )
 def test_impossible_courses_are_refused(options, message):
