@@ -5,6 +5,8 @@
     python benchmarks/reproduce.py --preset atom-table-5 --recipe atom --iterations 400 --epochs 300 --seeds 1 --networks 3
     python benchmarks/reproduce.py --dataset folder --data-dir CIFAR --called "CIFAR-10 (JPEG copy)" -- --real-batch 32
 
+    python benchmarks/reproduce.py --preset accuracy --validation 0.1    # choices, measured on held-out training images
+
 Options after `--` go to every `atom-cli distill`; what a row says itself comes before them, and before --iterations and
 --epochs. A row as printed takes its paper's recipe; --recipe puts another in its place, and leaves the paper's loss scale out.
 Sets, their checkpoints and the results of single networks are kept in --output, so that a stopped command goes on where it was.
@@ -50,6 +52,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1000, help="of training a network (default: 1000)")
     parser.add_argument("--seeds", type=int, default=5, help="sets of a cell (default: 5)")
     parser.add_argument("--networks", type=int, default=20, help="networks on each set (default: 20)")
+    parser.add_argument(
+        "--validation", help="part of the training images to hold out and measure on (default: test images)"
+    )
     parser.add_argument("--device", default="auto", help="default: auto")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     parser.add_argument("--results", type=Path, help="default: cells.jsonl in --output")
@@ -80,6 +85,7 @@ def digest(arguments: Sequence[str]) -> str:
 def set_command(preset: Preset, ipc: str, seed: int, given: argparse.Namespace) -> list[str]:
     """The arguments of `atom-cli` that make a set, but for where it goes; in one order, so that tables share their sets."""
     source = {"dataset": given.dataset, "data_dir": given.data_dir, "image_size": given.image_size}
+    source |= {"validation": given.validation}
     options = dict(sorted({**preset.options, "ipc": ipc, "seed": seed}.items()))
     if "method" in options:
         return ["select", *flags({**source, **options})]
@@ -115,6 +121,7 @@ def place(preset: Preset, column: str, given: argparse.Namespace) -> Line:
     """What tells a cell from another; ``run`` is what was asked of all rows at once."""
     run = {"recipe": given.recipe or "as printed", "iterations": given.iterations, "epochs": given.epochs}
     run |= {"sets": given.seeds, "networks": given.networks, "options": shlex.join(given.more)}
+    run |= {"validation": given.validation}
     run = {name: value for name, value in run.items() if value}
     return {"table": preset.table, "row": preset.row, "column": column, "data": given.called, "run": run}
 
@@ -147,6 +154,7 @@ def reproduce(preset: Preset, ipc: str, columns: Sequence[str], given: argparse.
         "repeats": given.networks,
         "data_dir": given.data_dir,
         "device": given.device,
+        "on": "validation" if given.validation else None,
         "results": results,
     }
     trained = json.loads(atom_cli("consume", "evaluate", *paths, *flags(options), "--json"))
@@ -162,7 +170,7 @@ def reproduce(preset: Preset, ipc: str, columns: Sequence[str], given: argparse.
         model = column if "models" in preset.evaluate else "convnet"
         entries = [entry for entry in trained if "file" in entry and entry["model"] == model]  # not the pooled one
         if not any(entry["error"] for entry in entries):
-            of_networks = {name: entries[0][name] for name in ("training", "network", "precision", "test_images")}
+            of_networks = {name: entries[0][name] for name in ("training", "network", "precision", "test_images", "on")}
             accuracies = [entry["accuracies"] for entry in entries]
             lines.append({**place(preset, column, given), "accuracies": accuracies, **about, **of_networks})
     return lines

@@ -27,6 +27,7 @@ PAGES = {
     HERE.parent / "docs" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
 }
 LEAD = "ATOM, table 1", "CIFAR-10"
+SETS = 3  # of a cell, before a difference has an interval and anything is called confirmed
 # What ATOM's tables 1 and 4 say from the top: two methods of one rank are not compared.
 CLAIMED = (("atom", "datadam"), ("atom-channel", "datadam"), ("datadam", "dm"), ("dm", "random"))
 SOURCES = {
@@ -115,8 +116,11 @@ def caption(runs: dict[str, list[Line]]) -> str:
     facts = {letter: facts_of(run) for letter, run in runs.items()}
     first = next(iter(facts.values()))
     common = {number for number, text in enumerate(first) if all(each[number] == text for each in facts.values())}
-    said = "; ".join(text for number, text in enumerate(first) if number in common)
-    own = {letter: [text for number, text in enumerate(each) if number not in common] for letter, each in facts.items()}
+    said = "; ".join(text for number, text in enumerate(first) if number in common and text)
+    own = {
+        letter: [text for number, text in enumerate(each) if number not in common and text]
+        for letter, each in facts.items()
+    }
     return "\n".join(
         [f"Ours: {said}.\n", *(f"- {letter}: {', '.join(texts)}" for letter, texts in own.items() if texts)]
     )
@@ -158,7 +162,7 @@ def _facts(line: Line) -> list[str]:
             f"real batch {config['real_batch']}",
         ]
     return [
-        f"{line['data']}, {line['test_images']:,} test images",
+        f"{line['data']}, {line['test_images']:,} {line.get('on', 'test')} images",
         f"n = {sum(map(len, line['accuracies']))} ({each})",
         *loop,
         f"ConvNet of width {network['width']}",
@@ -167,21 +171,23 @@ def _facts(line: Line) -> list[str]:
         f"images {' and '.join(shown) or 'as they are'}",
         f"training for {training['epochs']:,} epochs, batch {training['batch_size']}, learning rate {training['lr']:g}",
         f"augmentation {training['augmentation']}",
+        f"CutMix with probability {training['cutmix']:g}" if training["cutmix"] else "",
+        "" if training["schedule"] == "half" else f"schedule {training['schedule']}",
         f"{machine['device']}, {machine['threads']} of {machine['cores']} cores",
         f"torch {versions['torch']}, Python {versions['python']}, atom-plugin {versions['atom-plugin']}",
     ]
 
 
 def difference(ours: Line, theirs: Line) -> tuple[str, str]:
-    """Of two means in points, with Welch's interval at 95 %, and whether ours is better.
+    """Of two means in points, with Welch's interval at 95 % over sets, and whether ours is better.
 
-    Draws are sets where there are several, else networks: networks trained on one set are no draws of what made it.
+    With fewer than :data:`SETS` sets of either there is no interval and no verdict: networks trained on one set are no draws of
+    what made it.
     """
-    pair = [line["accuracies"] for line in (ours, theirs)]
-    first, second = ([statistics.fmean(one) for one in sets] if len(sets) > 1 else sets[0] for sets in pair)
+    first, second = ([statistics.fmean(one) for one in line["accuracies"]] for line in (ours, theirs))
     points = f"{100 * (statistics.fmean(first) - statistics.fmean(second)):+.2f}"
-    if min(len(first), len(second)) < 2:
-        return f"{points} (n too small)", ""
+    if min(len(first), len(second)) < SETS:
+        return points, ""
     low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
     return f"{points} ({100 * low:+.2f} to {100 * high:+.2f})", verdict
@@ -198,29 +204,40 @@ def order(lines: Sequence[Line]) -> str:
 
 
 def choices(lines: Sequence[Line]) -> str:
-    """Each single choice beside the default, a table a run."""
+    """Each single choice beside the default, a table a run; runs of the default alone have none."""
     parts = []
     for run in by_run(lines, "single choices", "CIFAR-10").values():
         held = {line["row"]: line for line in run}
-        names = list(dict.fromkeys(row.partition(": ")[0] for row in held))
-        rows = sorted(held, key=lambda row: names.index(row.partition(": ")[0]))
-        beside = [_beside(held[row], held["default"]) for row in rows]
+        default = held.pop("default")
+        usual = {choice_of(row): value_of(row) for row in held if _is_default(held[row], default)}
+        names = list(dict.fromkeys(map(choice_of, held)))
+        rows = [row for row in held if not _is_default(held[row], default)]
+        rows.sort(key=lambda row: names.index(choice_of(row)))
+        beside = [difference(held[row], default) for row in rows]
         columns = {
-            "choice": [row.partition(": ")[0] for row in rows],
-            "value": [row.partition(": ")[2] for row in rows],
-            "accuracy": [figure(held[row]) for row in rows],
-            "difference (interval)": [points for points, _ in beside],
-            "verdict": [verdict for _, verdict in beside],
+            "choice": ["default", *map(choice_of, rows)],
+            "value": ["", *map(value_of, rows)],
+            "in place of": ["", *(usual.get(choice_of(row), "") for row in rows)],
+            "accuracy": [figure(default), *(figure(held[row]) for row in rows)],
+            "difference": ["", *(points for points, _ in beside)],
         }
-        parts.append(f"{caption({'a': [held['default']]})}\n{grid(columns)}")
+        if any(verdict for _, verdict in beside):
+            columns["verdict"] = ["", *(verdict for _, verdict in beside)]
+        if rows:
+            parts.append(f"{caption({'a': [default]})}\n{grid(columns)}")
     return "\n\n".join(parts)
 
 
-def _beside(line: Line, default: Line) -> tuple[str, str]:
-    if line is default:
-        return "", ""
-    same = _config(line) == _config(default) and all(line[name] == default[name] for name in ("training", "network"))
-    return ("", "the default") if same else difference(line, default)
+def choice_of(row: str) -> str:
+    return row.partition(": ")[0]
+
+
+def value_of(row: str) -> str:
+    return row.partition(": ")[2]
+
+
+def _is_default(line: Line, default: Line) -> bool:
+    return _config(line) == _config(default) and all(line[name] == default[name] for name in ("training", "network"))
 
 
 def owed_choices(lines: Sequence[Line]) -> str:

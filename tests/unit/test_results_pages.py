@@ -72,21 +72,47 @@ def line(row: str, *accuracies: list[float], table: str = "ATOM, table 5") -> di
     return json.loads(json.dumps({**held, "table": table, "row": row, "selection": None, "accuracies": accuracies}))
 
 
-def test_welchs_interval_against_its_formula_with_a_printed_quantile():
+def test_welchs_interval_over_sets_against_its_formula_with_a_printed_quantile():
     higher, lower = [0.52, 0.55, 0.54], [0.50, 0.51, 0.49]
     # Variances 0.000233 and 0.0001: error sqrt((0.000233 + 0.0001) / 3), 3.448 degrees of freedom, t = 2.96 at 97.5 %.
-    points, verdict = results.difference(line("a", higher), line("b", lower))
+    sets = {name: [[mean - 0.1, mean + 0.1] for mean in means] for name, means in (("a", higher), ("b", lower))}
+    points, verdict = results.difference(line("a", *sets["a"]), line("b", *sets["b"]))
     mean, low, high = map(float, re.findall(r"[+-][\d.]+", points))
     reach = 296 * (0.001 / 3 / 3) ** 0.5
     assert (mean, low, high) == pytest.approx((3.67, 11 / 3 - reach, 11 / 3 + reach), abs=0.01)
     assert verdict == "better"
-    assert results.difference(line("a", lower), line("b", higher))[1] == "worse"
-    assert results.difference(line("a", higher), line("b", [0.53, 0.50, 0.56]))[1] == "not told apart"
-    assert results.difference(line("a", [0.9]), line("b", [0.1])) == ("+80.00 (n too small)", "")
-    several = [[0.1, 0.3], [0.5, 0.7]], [[0.2, 0.2], [0.6, 0.6]]  # draws are the sets' means: the same
-    assert results.difference(line("a", *several[0]), line("b", *several[1])) == results.difference(
-        line("a", [0.2, 0.6]), line("b", [0.2, 0.6])
-    )
+    assert results.difference(line("b", *sets["b"]), line("a", *sets["a"]))[1] == "worse"
+    between = line("b", [0.53], [0.50], [0.56])
+    assert results.difference(line("a", *sets["a"]), between)[1] == "not told apart"
+
+
+@pytest.mark.parametrize("sets", [[[0.9] * 20], [[0.9, 0.91], [0.89, 0.9]]])
+def test_fewer_than_three_sets_have_no_interval_and_no_verdict(sets):
+    three = line("b", [0.1], [0.11], [0.09])
+    assert results.difference(line("a", *sets), three)[1] == ""
+    assert re.fullmatch(r"[+]80\.\d\d", results.difference(line("a", *sets), three)[0])
+    assert re.fullmatch(r"-80\.\d\d", results.difference(three, line("a", *sets))[0])
+
+
+def test_a_study_names_each_default_once_and_a_verdict_where_there_are_sets():
+    (first, *_) = read_lines(results.PAGES[results.HERE.parent / "docs" / "accuracy.md"])
+
+    def cell(row: str, accuracies: list[list[float]], **training: object) -> dict:
+        return {**first, "row": row, "accuracies": accuracies, "training": {**first["training"], **training}}
+
+    default = cell("default", [[0.5], [0.51], [0.49]])
+    same = cell("training, epochs: 300", default["accuracies"])
+    longer = cell("training, epochs: 800", [[0.6], [0.61], [0.59]], epochs=800)
+    assert results.choices([default, same]) == "", "the default beside nothing"
+    said = results.choices([default, same, longer])
+    rows = [[cell.strip() for cell in text.split("|")[1:-1]] for text in said.splitlines() if text.startswith("|")]
+    assert rows[0] == ["choice", "value", "in place of", "accuracy", "difference", "verdict"]
+    assert [row[:4] for row in rows[2:]] == [
+        ["default", "", "", "50.00 ± 1.00"],
+        ["training, epochs", "800", "300", "60.00 ± 1.00"],
+    ]
+    assert rows[3][5] == "better" and rows[3][4].startswith("+10.00 (")
+    assert "verdict" not in results.choices([default, same, {**longer, "accuracies": [[0.6, 0.61, 0.59]]}])
 
 
 def test_a_table_is_shown_once_it_has_a_cell_and_runs_are_not_mixed():
