@@ -1,9 +1,10 @@
 """Choices compared on images held out of the training images: `python benchmarks/study.py CELLS.toml --data FILE --out FOLDER`.
 
-A cell is one set and how it is made: by distillation, or by selection where it names a `method`. Cells of one `ipc` and `factor`
-hold equally many images; all their networks train together, in one graph on a GPU, and are tested on the held-out images, or
-with `--on test` on the test images, which no choice may be made on. Sets and one JSON line each, written as soon as known, stand
-in --out; a second call goes on after the sets and figures that are there.
+A cell is one set and how it is made: by distillation, or by selection where it names a `method`. The networks of all sets of
+one size train together, in one graph on a GPU, and are tested on the held-out images, or with `--on test` on the test images,
+which no choice may be made on. Sets and one JSON line each, written as soon as known, stand in --out; a second call makes only
+the sets that are not there. A table `[pools.NAME]` (networks, and options of TrainConfig) makes a pool of trained networks for
+the cells that say `pool = "NAME"`.
 
     [training]               # options of TrainConfig
     batch_size = 64
@@ -21,12 +22,12 @@ import argparse
 import itertools
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import tomllib
 import torch
 from images import load_images
 
@@ -39,8 +40,10 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import AtomError
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.pool_training import make_pool
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.models.network_pool import NetworkPool
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -61,13 +64,15 @@ class Cell:
         """A name for its file."""
         return f"{self.name}, seed {self.seed}".replace("/", "-").replace(" ", "_")
 
-    def make(self, data: SourceData, device: str) -> SyntheticSet:
-        """The set."""
+    def make(self, data: SourceData, device: str, pools: Path) -> SyntheticSet:
+        """The set; a pool that it names is in the folder ``pools``."""
         kind = SelectConfig if "method" in self.options else DistillConfig
         options = {"recipe": "atom", "ipc": 10, **self.options}
         recipe = options.pop("recipe")
         known = {each.name for each in fields(kind)} | {"zca"}
         options = {name: value for name, value in options.items() if name in known}
+        if "pool" in options:
+            options["pool"] = str(pools / f"{options['pool']}.pool")
         config = kind.from_recipe(recipe, image_shape=data.image_shape, seed=self.seed, **options)
         if isinstance(config, SelectConfig):
             return selected_set(config, data, device=device)
@@ -103,6 +108,21 @@ def held_out(data: SourceData, count: int) -> SourceData:
     )
 
 
+def pool_of(data: SourceData, options: Mapping[str, Any], device: torch.device) -> NetworkPool:
+    """Networks trained on standardised images: ``networks`` and ``network`` of ``options``, the others are TrainConfig's."""
+    training = dict(options)
+    config = DistillConfig.from_recipe(
+        "atom", ipc=10, image_shape=data.image_shape, zca=False, network=training.pop("network", None)
+    )
+    run = TrainingRun(device=device, precision=resolve_precision("auto", device))
+    networks = training.pop("networks")
+    preprocessing = config.fit_preprocessing(data)
+    every = training.pop("every", 1)
+    return make_pool(
+        data, config.network, preprocessing, TrainConfig(**training), networks=networks, every=every, run=run
+    )
+
+
 def judged(
     sets: Mapping[Cell, SyntheticSet], data: SourceData, training: TrainConfig, networks: int, device: torch.device
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -127,7 +147,10 @@ def judged(
                 found = accuracy(network, sets[cell].preprocessing, data.test, device=device)
                 reached.setdefault(cell, []).append(found)
         for cell in cells:
-            yield cell, {"accuracies": reached.get(cell, []), "training seconds of all": seconds, "trained": len(places)}
+            yield (
+                cell,
+                {"accuracies": reached.get(cell, []), "training seconds of all": seconds, "trained": len(places)},
+            )
 
 
 def main() -> None:
@@ -149,6 +172,16 @@ def main() -> None:
     lines, longest = given.out / "study.jsonl", 0.0
     sets: dict[Cell, SyntheticSet] = {}
     about = {"on": given.on, "device": describe_hardware(device), "images tested on": len(data.test)}
+    for name, options in study.get("pools", {}).items():
+        if not (path := given.out / f"{name}.pool").exists():
+            started = time.perf_counter()
+            pool = pool_of(data, options, device)
+            seconds = time.perf_counter() - started
+            pool.save(path)
+            jsonl.append(
+                lines, {"cell": name, "pool": options, "seconds": seconds, "accuracies": list(pool.accuracies), **about}
+            )
+            print(f"pool {name}: {seconds:.1f} s, {pool.accuracies}", file=sys.stderr, flush=True)
     for cell in cells_of(study):
         path = given.out / f"{cell.key}.h5"
         if not path.exists():
@@ -157,7 +190,7 @@ def main() -> None:
                 print(f"{cell.key}: left out, no time left", file=sys.stderr)
                 continue
             try:
-                made = cell.make(data, given.device)
+                made = cell.make(data, given.device, given.out)
             except AtomError as error:
                 jsonl.append(lines, {"cell": cell.key, "error": str(error)})
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from atom_plugin.distillation.set_config import SetConfig, trained_epochs
@@ -14,7 +15,8 @@ from atom_plugin.runtime.settings import about, check_value, config_class
 
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
-_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed"}
+POOL_STATES = ("interpolated", "random-epoch")
+_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256"}
 _IMAGES, _MATCHING, _COURSE = "Synthetic images", "Matching", "Matching networks"
 
 
@@ -96,9 +98,29 @@ class DistillConfig(SetConfig):
     network_state: str = field(
         default="random",
         metadata=about(
-            "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before.",
+            "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
+            "pool's, interpolated between start and end of their training, or at a random-epoch of it.",
             group=_COURSE,
             metavar="STATE",
+            default="random; interpolated with a pool",
+        ),
+    )
+    pool: str | None = field(
+        default=None,
+        metadata=about(
+            "File of trained networks to match under, made by `atom-cli pool make`.", group=_COURSE, metavar="FILE"
+        ),
+    )
+    pool_sha256: str | None = field(default=None, metadata=about("The weights of the pool, told by the run."))
+    calibration: float | None = field(
+        default=None,
+        metadata=about(
+            "Weight of the cross entropy of the synthetic images under the pool's trained network, added to the matching loss.",
+            group=_COURSE,
+            metavar="WEIGHT",
+            above=0,
+            beside="a pool",
+            fallback=0.0,
         ),
     )
     network_pool: int | None = field(
@@ -169,6 +191,13 @@ class DistillConfig(SetConfig):
             raise ConfigError(
                 "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
             )
+        if (self.network_state in POOL_STATES) != (self.pool is not None):
+            found = f"network_state {self.network_state!r} " + ("with a pool" if self.pool else "without a pool")
+            raise ConfigError(f"found {found}; give a pool for {' or '.join(POOL_STATES)}, and none for other states")
+        if self.pool is not None and self.matching_model != "convnet":
+            raise ConfigError(
+                f"a pool holds ConvNets, not the matching model {self.matching_model!r}; leave one of them out"
+            )
         try:
             json.dumps(dict(self.matcher_options), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -190,13 +219,16 @@ class DistillConfig(SetConfig):
         return {
             **super()._counting(),
             "network_pool": self.pretraining_epochs > 0,
+            "calibration": self.pool is not None,
             "network_lr": self.network_epochs > 0,
             "network_momentum": self.network_epochs > 0,
         }
 
     @property
     def pretraining_epochs(self) -> int:
-        """Epochs of training on the real images before matching; 0 for random networks."""
+        """Epochs of training on the real images before matching; 0 for random networks and those of a pool."""
+        if self.network_state in POOL_STATES:
+            return 0
         return trained_epochs(self.network_state, "network_state")
 
     @property
@@ -204,6 +236,12 @@ class DistillConfig(SetConfig):
         """``network_pool``, with its default."""
         networks: int = self._value("network_pool")
         return networks
+
+    @property
+    def calibration_weight(self) -> float:
+        """``calibration``, with its default."""
+        weight: float = self._value("calibration")
+        return weight
 
     @property
     def inner_lr(self) -> float:
@@ -229,8 +267,13 @@ class DistillConfig(SetConfig):
 
     def to_json(self) -> dict[str, Any]:
         """As :meth:`SetConfig.to_json`."""
-        lists = {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
-        return {**super().to_json(), **lists}
+        values = super().to_json()
+        values |= {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
+        if self.pool is None:
+            del values["pool"], values["pool_sha256"]
+        else:
+            values["pool"] = Path(self.pool).name  # where it lies on this machine says nothing elsewhere
+        return values
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DistillConfig:

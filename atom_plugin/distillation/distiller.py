@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine import choose_engine
+from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.chunking import PassSize, plan
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs
 from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss, suits_captured_step
@@ -29,6 +31,7 @@ from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
+from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import long_work, resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
@@ -84,6 +87,8 @@ class Distiller:
         )
         self._matching = MatchingNetwork(config, data, on_device, self.device)
         self.network = self._matching.network
+        if self._matching.pool is not None:
+            self.config = config = replace(config, pool_sha256=self._matching.pool.sha256)
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
         self.engine = choose_engine(engine, self.network, features, self.device)
         check_matched(self.matcher, self.engine, data.image_shape)
@@ -91,16 +96,24 @@ class Distiller:
         seen = config.ipc * config.tiles
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
+        self._calibration = self._calibration_of(config)
         self._matching_step = MatchingStep(
             self.matcher,
             self.engine,
             self._batches,
             self.chunks,
             decode=self._decoded,
+            calibration=self._calibration,
             precision=config.precision,
         )
         self._optimizer = self._optimizer_of(initial_images(config, data, self.preprocessing, device=self.device))
         self._captured_step: CapturedStep | None = None
+
+    def _calibration_of(self, config: DistillConfig) -> Calibration | None:
+        if config.pool is None or not config.calibration_weight:
+            return None
+        assert isinstance(self.network, ConvNet)
+        return Calibration(copy.deepcopy(self.network), weight=config.calibration_weight, classes=self.classes)
 
     def _warn_of_few_images(self) -> None:
         count = self.classes * self.config.ipc * self.config.tiles
@@ -145,6 +158,8 @@ class Distiller:
         config = self.config
         generator = generator_for(config.seed, "iteration", self.iteration)
         self._matching.prepare(self.iteration, generator)
+        if self._calibration is not None and self._matching.calibrating is not None:
+            set_weights(self._calibration.network, self._matching.calibrating)
         draw = self._augmentation.draw(self.classes, generator)
         loss, gradient = self._matching_step(self.iteration, draw, self.images.unflatten(0, (-1, config.ipc)))
         self._note_loss(self.iteration, loss)
@@ -163,13 +178,21 @@ class Distiller:
         """The step that a CUDA device runs by itself, made when first asked for."""
         if self._captured_step is None:
             assert isinstance(self.matcher, MeanMatcher) and isinstance(self.network, ConvNet)
-            inputs = StepInputs(self.network, self._augmentation, self._batches, rate=self._optimizer.rate)
+            inputs = StepInputs(
+                self.network,
+                self._augmentation,
+                self._batches,
+                rate=self._optimizer.rate,
+                draw_into=self._matching.draw_into,
+                calibrates=self._calibration is not None,
+            )
             self._captured_step = CapturedStep(
                 self.matcher,
                 inputs,
                 self._batches,
                 self._optimizer,
                 decode=self._decoded,
+                calibration=self._calibration,
                 precision=self.config.precision,
                 on_loss=self._note_loss,
             )

@@ -3,7 +3,9 @@
 Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide (defaults: a random network per iteration):
 
 - ``network_state`` "random", or "trained:EPOCHS": each draw is one of ``network_pool`` networks trained on the real images
-  (DataDAM's table 7). A pool network is trained when first drawn, and again after a resume, to the same bytes.
+  (DataDAM's table 7). Such a network is trained when first drawn, and again after a resume, to the same bytes.
+- ``pool``: each draw comes from a file of trained networks (:mod:`atom_plugin.models.network_pool`), in the ``network_state``
+  "interpolated" or "random-epoch".
 - ``inner_loop``: matching steps under one draw.
 - ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
   algorithm 1 (Zhao, Mopuri & Bilen, 2021), at ``network_lr`` and ``network_momentum``.
@@ -24,6 +26,7 @@ from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
 from atom_plugin.models.fitting import BATCH_SIZE, SGD, Batches, Course, OnBatch, check_loss, fit
+from atom_plugin.models.network_pool import NetworkPool, set_weights
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for
@@ -118,8 +121,13 @@ class MatchingNetwork(NetworkTrainer):
     ) -> None:
         super().__init__(config, data, preprocessing, device, model=config.matching_model)
         self._config = config
-        self._pool: dict[int, State] = {}
+        self.pool = None if config.pool is None else NetworkPool.load(config.pool)
+        if self.pool is not None:
+            self.pool.check(config.network, data.image_shape, len(data.class_names), data.fingerprint)
+        self._trained_here: dict[int, State] = {}
         self._optimizer: torch.optim.Optimizer | None = None
+        self.calibrating: torch.Tensor | None = None
+        """The end weights (P,) of the pool's network that was drawn last."""
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network where ``iteration``, from 0, begins a new inner loop."""
@@ -127,12 +135,29 @@ class MatchingNetwork(NetworkTrainer):
             return
         self._optimizer = None
         if not self._config.pretraining_epochs:
-            self._redraw(generator)
+            self.calibrating = self.draw_into(self.network, generator)
             return
         index = int(torch.randint(self._config.pooled_networks, (1,), generator=generator))
-        if index not in self._pool:
-            self._pool[index] = self._trained(index)
-        self.network.load_state_dict(self._pool[index])
+        if index not in self._trained_here:
+            self._trained_here[index] = self._trained(index)
+        self.network.load_state_dict(self._trained_here[index])
+
+    def draw_into(self, network: nn.Module, generator: torch.Generator) -> torch.Tensor | None:
+        """Give ``network`` the parameters of a draw, random or the pool's. Any thread may call it, on a network of its own.
+
+        Returns the weights (P,) of the drawn network at the end of its training, None without a pool.
+        """
+        if self.pool is None:
+            if network is self.network:
+                self._redraw(generator)
+            else:
+                assert isinstance(network, ConvNet)
+                network.reset(generator)
+            return None
+        assert isinstance(network, ConvNet)
+        index, weights = self.pool.draw(self._config.network_state, generator)
+        set_weights(network, weights)
+        return self.pool.end(index)
 
     def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
         """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, where iteration + 1 goes on with this network.
@@ -160,6 +185,7 @@ class MatchingNetwork(NetworkTrainer):
         return {
             "network": self.network.state_dict(),
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+            "calibrating": self.calibrating,
         }
 
     def restore(self, state: State | None) -> None:
@@ -167,6 +193,7 @@ class MatchingNetwork(NetworkTrainer):
         if state is None:
             return
         self.network.load_state_dict(state["network"])
+        self.calibrating = state.get("calibrating")
         if state["optimizer"] is not None:
             self._optimizer = self._inner_sgd()
             self._optimizer.load_state_dict(state["optimizer"])

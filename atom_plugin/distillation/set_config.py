@@ -42,7 +42,7 @@ class SetConfig:
     factor: int = field(
         default=1,
         metadata=about(
-            "Tiles along each side of a stored image: 2 packs four images of half the side into one; networks see these enlarged.",
+            "Tiles along each side of a stored image: 2 packs four images of half the side into one.",
             group="Synthetic images",
             metavar="N",
             at_least=1,
@@ -236,9 +236,9 @@ class SetConfig:
         """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
 
         An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
-        DataDAM's; a ``factor`` above 1 switches the recipe's own off. ``matcher_options`` are merged into the recipe's while the
-        matcher is the recipe's; another matcher starts from its own defaults, and its ``loop_defaults`` take the place of
-        the recipe's choices. Raises ConfigError for an unknown recipe or a contradiction, PluginError for an unknown matcher.
+        DataDAM's; a ``factor`` above 1 switches the recipe's off. ``matcher_options`` are merged into the recipe's while the
+        matcher is the recipe's; another matcher starts from its own defaults, and its ``loop_defaults`` take the place of the
+        recipe's choices. Raises ConfigError for an unknown recipe or a contradiction, PluginError for an unknown matcher.
         """
         from atom_plugin.distillation.recipes import recipe_values
         from atom_plugin.models.convnet import ConvNetConfig
@@ -256,6 +256,8 @@ class SetConfig:
         packed = given.get("factor", values.get("factor", 1)) != 1
         values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))
         own = {each.name for each in fields(cls)}
+        if given.get("pool") is not None:
+            values["network_state"] = "interpolated"
         return cls._where_they_count(
             {name: value for name, value in {**values, "ipc": ipc}.items() if name in own}, given
         )

@@ -89,7 +89,7 @@ def train_together(
         run,
     )
     with long_work(run.device):
-        learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds)
+        learner.fit([rows[id(item)] for item in sets], len(sets[0]), seeds, networks)
     losses = zip(learner.stack.unstacked(networks), seeds, learner.losses.tolist(), strict=True)
     return [_unless_diverged(network, seed, loss, config) for network, seed, loss in losses]
 
@@ -146,8 +146,8 @@ class _Learner:
         self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
         self._batches: dict[int, _Batch] = {}
 
-    def fit(self, rows: Sequence[int], count: int, seeds: Sequence[int]) -> None:
-        """Train on ``count`` images each, network r's from row ``rows[r]`` on."""
+    def fit(self, rows: Sequence[int], count: int, seeds: Sequence[int], networks: Sequence[ConvNet]) -> None:
+        """Train on ``count`` images each, network r's from row ``rows[r]`` on; ``networks`` are told their own parameters."""
         generators = [generator_for(seed, "train") for seed in seeds]
         config, started = self._config, 0
         for epoch, rate in enumerate(_rates(config)):
@@ -157,8 +157,7 @@ class _Learner:
                 started += 1
                 if self._images.device.type == "cuda" and started % _AHEAD == 0:
                     torch.cuda.current_stream(self._images.device).synchronize()
-            if self._run.on_epoch is not None:
-                self._run.on_epoch(epoch + 1)
+            self._run.tell(epoch + 1, lambda: self.stack.unstacked(networks))
 
     def _step(self, chosen: Sequence[torch.Tensor], generators: Sequence[torch.Generator], rate: float) -> None:
         size = len(chosen[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,14 +39,22 @@ class Architecture(Protocol):
 class TrainingRun:
     """Where and how finely a training is computed, and who watches it.
 
-    ``on_epoch`` is told after each epoch how many are done. ``dtype`` is that of weights and images; ``precision`` "bfloat16"
-    lets convolutions and matrix products run in that.
+    ``on_epoch`` is told after each epoch how many are done, ``on_networks`` the networks as they are then as well. ``dtype`` is
+    that of weights and images; ``precision`` "bfloat16" lets convolutions and matrix products run in that.
     """
 
     device: torch.device = _CPU
     precision: str = "float32"
     dtype: torch.dtype = torch.float32
     on_epoch: Callable[[int], object] | None = None
+    on_networks: Callable[[int, Sequence[nn.Module]], object] | None = None
+
+    def tell(self, done: int, networks: Callable[[], Sequence[nn.Module]]) -> None:
+        """That ``done`` epochs are done."""
+        if self.on_epoch is not None:
+            self.on_epoch(done)
+        if self.on_networks is not None:
+            self.on_networks(done, networks())
 
 
 DEFAULT_RUN = TrainingRun()
@@ -132,7 +140,7 @@ def _trained(
         precision=run.precision,
         label_smoothing=config.label_smoothing,
         schedule=config.build_schedule(optimizer),
-        on_epoch=run.on_epoch,
+        on_epoch=lambda done: run.tell(done, lambda: [network]),
     )
     with long_work(run.device), global_draws_from(generator_for(seed, "dropout"), run.device):
         loss = fit(network, batches, optimizer, course, generator_for(seed, "train"))

@@ -21,9 +21,13 @@ import torch
 
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.models.convnet import ConvNet
+from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.device import copies_from_pinned
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
+
+DrawInto = Callable[[ConvNet, torch.Generator], torch.Tensor | None]
+"""Gives a network the parameters of a draw; returns the weights of a trained one beside it, or None."""
 
 Views = dict[str, torch.Tensor]
 _ALIGNMENT = 256  # bytes; what a GPU's allocator gives, and its wide loads ask for
@@ -70,7 +74,8 @@ def point_at(network: ConvNet, flat: torch.Tensor) -> None:
 class StepInputs:
     """Blocks of the iterations of a run, in order, drawn ahead of their use.
 
-    Each holds the parameters of ``network`` drawn anew, the draw of ``augmentation``, the real images that ``batches`` choose
+    Each holds the parameters that ``draw_into`` gives a copy of ``network``, with ``calibrates`` those of the trained network
+    that it returns, the draw of ``augmentation``, the real images that ``batches`` choose
     (their indices, where the device holds all images), and the learning rate that ``rate`` gives.
     """
 
@@ -81,11 +86,15 @@ class StepInputs:
         batches: RealBatches,
         *,
         rate: Callable[[int], float],
+        draw_into: DrawInto,
+        calibrates: bool = False,
     ) -> None:
         self.augmentation = augmentation
         self.network = copy.deepcopy(network).cpu()
         self._batches = batches
         self._rate = rate
+        self._draw_into = draw_into
+        self._calibrates = calibrates
         self._local = threading.local()
         classes, chosen = batches.classes, batches.classes * batches.per_class
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -96,6 +105,7 @@ class StepInputs:
                 ("choice", torch.int64, (classes,)),
                 ("uniforms", torch.float32, augmentation.draw(classes, torch.Generator()).uniforms.shape),
                 ("parameters", torch.float32, (parameters,)),
+                *([("calibration", torch.float32, (parameters,))] if calibrates else []),
                 ("rate", torch.float32, (1,)),
             )
         )
@@ -121,9 +131,12 @@ class StepInputs:
         views = self.layout.views(block)
         generator = generator_for(batches.seed, "iteration", iteration)
         if not hasattr(self._local, "network"):
-            self._local.network = copy.deepcopy(self.network)
+            self._local.network, self._local.trained = (copy.deepcopy(self.network) for _ in range(2))
         point_at(self._local.network, views["parameters"])
-        self._local.network.reset(generator)
+        trained = self._draw_into(self._local.network, generator)
+        if self._calibrates and trained is not None:
+            point_at(self._local.trained, views["calibration"])
+            set_weights(self._local.trained, trained)
         draw = self.augmentation.draw(batches.classes, generator)
         views["choice"].copy_(draw.choice)
         views["uniforms"].copy_(draw.uniforms)

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 import torch
 
 from atom_plugin.distillation.engine import Engine
+from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.cuda_engine import CudaEngine
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at
 from atom_plugin.distillation.engine.image_sgd import ImageSGD
@@ -76,6 +77,7 @@ class CapturedStep:
         optimizer: ImageSGD,
         *,
         decode: Decode,
+        calibration: Calibration | None = None,
         precision: str,
         on_loss: Callable[[int, float], None],
     ) -> None:
@@ -84,6 +86,10 @@ class CapturedStep:
         self._batches = batches
         self._optimizer, self._images, self._velocity = optimizer, optimizer.images, optimizer.started()
         self._decode = decode
+        self._calibration = None
+        if calibration is not None:
+            self._calibration = copy.copy(calibration)
+            self._calibration.network = copy.deepcopy(calibration.network)
         self._device = self._images.device
         self._precision = precision
         self._on_loss = on_loss
@@ -92,6 +98,8 @@ class CapturedStep:
         self._given = inputs.layout.views(self._block)
         network = copy.deepcopy(inputs.network).to(self._device)
         point_at(network, self._given["parameters"])
+        if self._calibration is not None:
+            point_at(self._calibration.network, self._given["calibration"])
         self._engine = CudaEngine(network)
         self._loss = torch.zeros((), device=self._device)
         self._run: Callable[[], object] | None = None if self._device.type == "cuda" else self.compute
@@ -152,6 +160,8 @@ class CapturedStep:
         with autocast(self._device, self._precision):
             target = self._engine.real(self._matcher, real, groups=classes)
             loss = self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=classes))
+            if self._calibration is not None:
+                loss = loss + self._calibration.loss(synthetic, groups=classes)
         gradient = image_gradient(loss, leaf, self._matcher)
         with torch.no_grad():
             self._optimizer.move(gradient, given["rate"])

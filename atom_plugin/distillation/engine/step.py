@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from atom_plugin.distillation.engine import Engine, blank_features
+from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.chunking import Chunks
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.errors import ConfigError
@@ -46,6 +47,7 @@ class MatchingStep:
         chunks: Chunks,
         *,
         decode: Decode,
+        calibration: Calibration | None = None,
         precision: str,
     ) -> None:
         self._matcher = matcher
@@ -53,6 +55,7 @@ class MatchingStep:
         self._batches = batches
         self._chunks = chunks
         self._decode = decode
+        self._calibration = calibration
         self._precision = precision
 
     def __call__(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -70,6 +73,8 @@ class MatchingStep:
                 loss = compare(
                     self._matcher, self._engine, real, synthetic, groups=len(classes), first_class=classes.start
                 )
+                if self._calibration is not None:
+                    loss = loss + self._calibration.loss(synthetic, groups=len(classes), first_class=classes.start)
             gradients.append(image_gradient(loss, leaf, self._matcher))
             losses.append(loss.detach())
         total = losses[0] if len(losses) == 1 else torch.stack(losses).double().sum()

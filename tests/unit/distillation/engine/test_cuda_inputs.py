@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from atom_plugin.distillation.engine.cuda_inputs import Layout, StepInputs, point_at
-from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import Augmentation
 
@@ -23,7 +23,11 @@ class Batches:
 
 
 def inputs(batches=None):
-    return StepInputs(network(), Augmentation(), batches or Batches(), rate=lambda iteration: iteration / 10)
+    return StepInputs(
+        *(network(), Augmentation(), batches or Batches()),
+        rate=lambda iteration: iteration / 10,
+        draw_into=ConvNet.reset,
+    )
 
 
 def network():
