@@ -15,6 +15,7 @@ from atom_plugin.runtime.settings import about, check_value, config_class
 
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
+FROM_SET = "set:"
 POOL_STATES = ("interpolated", "random-epoch")
 _NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256"}
 _IMAGES, _MATCHING, _COURSE = "Synthetic images", "Matching", "Matching networks"
@@ -71,9 +72,10 @@ class DistillConfig(SetConfig):
     image_init: str = field(
         default="random",
         metadata=about(
-            "What images start from: real ones, chosen as `atom-cli select` chooses, or noise.",
+            "What images start from: real ones, chosen as `atom-cli select` chooses (random, k-center, herding, forgetting), "
+            "noise, or set:FILE, the first images of each class in a set.",
             group=_IMAGES,
-            choices=IMAGE_INITS,
+            metavar="START",
             was="initialiser",
         ),
     )
@@ -187,6 +189,10 @@ class DistillConfig(SetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_init not in IMAGE_INITS and not self.image_init.startswith(FROM_SET):
+            raise ConfigError(
+                f"image_init must be one of {', '.join(IMAGE_INITS)}, or {FROM_SET}FILE, not {self.image_init!r}"
+            )
         if self.network_epochs and self.inner_loop == 1:
             raise ConfigError(
                 "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
@@ -268,6 +274,8 @@ class DistillConfig(SetConfig):
     def to_json(self) -> dict[str, Any]:
         """As :meth:`SetConfig.to_json`."""
         values = super().to_json()
+        if self.image_init.startswith(FROM_SET):
+            values["image_init"] = FROM_SET + Path(self.image_init.removeprefix(FROM_SET)).name
         values |= {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
         if self.pool is None:
             del values["pool"], values["pool_sha256"]

@@ -69,7 +69,7 @@ def test_values_arrive_as_the_fields_take_them_and_what_is_not_given_does_not() 
         (("--image-momentum", "1"), "--image-momentum must be at least 0 and below 1, not 1"),
         (("--seed", str(2**64)), "--seed must be at least 0 and at most 18,446,744,073,709,551,615"),
         (("--forgetting-epochs", "1"), "--forgetting-epochs must be at least 2, not 1"),
-        (("--image-init", "zeros"), "zeros"),
+        (("--image-schedule", "zeros"), "zeros"),
     ],
 )
 def test_bounds_are_those_of_the_field(arguments: tuple[str, ...], words: str) -> None:
