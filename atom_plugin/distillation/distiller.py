@@ -52,7 +52,8 @@ class Distiller:
 
     ``images`` are those of this process's classes: all, where it is alone. ``engine`` is one of
     :data:`~atom_plugin.distillation.engine.ENGINES`. For benchmarks ``keep_memory`` and ``keep_whitened`` False leave out what
-    makes a run on a CPU fast: freed memory kept in the process, and whitened real images kept as floats.
+    makes a run on a CPU fast: freed memory kept in the process, and whitened real images kept as floats; ``fused_kernels``
+    False leaves out those of a captured step.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Distiller:
         preprocessing: Preprocessing | None = None,
         keep_memory: bool = True,
         keep_whitened: bool = True,
+        fused_kernels: bool = True,
     ) -> None:
         self.device = resolve_device(device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, self.device))
@@ -76,6 +78,7 @@ class Distiller:
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory
+        self._fused_kernels = fused_kernels
         self._on_device = on_device = self.preprocessing.to(self.device)
         self._batches = RealBatches(
             data,
@@ -195,6 +198,7 @@ class Distiller:
                 calibration=self._calibration,
                 precision=self.config.precision,
                 on_loss=self._note_loss,
+                fused=self._fused_kernels,
             )
         return self._captured_step
 

@@ -34,6 +34,10 @@ A matcher with ``whole_embeddings`` gets the latter as (K, n, D_i), unreduced.
 """
 
 
+Powers = tuple["float | None", "float | None"]
+"""Of a map's absolute values: of those summed over channels, (N, H * W), and over places, (N, C). None leaves a sum out."""
+
+
 class Matcher(Protocol):
     """Compares two grouped feature lists; returns a scalar to be minimised over the synthetic images."""
 
@@ -69,6 +73,18 @@ class MeanMatcher(ABC):
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         """Descriptors (N, D_i) of one map (N, C, H, W). May be empty: then maps are not even computed on."""
 
+    def map_powers(self) -> Powers | None:
+        """The powers of the sums that :meth:`describe_map` makes its descriptors of, where it looks at nothing else of a map.
+
+        :meth:`describe_sums` then takes them, so that an engine may work them out with no map in memory. None: it needs the
+        map.
+        """
+        return None
+
+    def describe_sums(self, sums: Sequence[torch.Tensor]) -> Statistics:
+        """What :meth:`describe_map` gives, from the sums of powers of the map that :meth:`map_powers` names, in their order."""
+        raise NotImplementedError(f"{type(self).__name__} describes maps, not sums")
+
     @abstractmethod
     def describe_embedding(self, embedding: torch.Tensor) -> Statistics:
         """Descriptors (N, D_i) of the embedding (N, D)."""
@@ -92,6 +108,12 @@ class MeanMatcher(ABC):
         with torch.no_grad():
             target = self.statistics(real)
         return self.compare(target, self.statistics(synthetic))
+
+
+def powers_of(matcher: MeanMatcher) -> Powers | None:
+    """Its :meth:`~MeanMatcher.map_powers`; None where a subclass describes maps anew, and says nothing of sums."""
+    describing = next(kind for kind in type(matcher).__mro__ if "describe_map" in vars(kind))
+    return matcher.map_powers() if "map_powers" in vars(describing) else None
 
 
 class ImageMatcher(ABC):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import MeanMatcher, Statistics, balanced
+from atom_plugin.matchers import MeanMatcher, Powers, Statistics, balanced
 from atom_plugin.matchers.distances import ERRORS, NORMS, check_choice, check_weights
 from atom_plugin.matchers.kernels import Kernel
 from atom_plugin.matchers.power_sums import power_sums
@@ -94,8 +94,15 @@ class AttentionMatcher(MeanMatcher):
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
         """Normalised spatial attention (N, H * W) and channel attention (N, C), those whose power is given."""
+        return self.describe_sums(power_sums(feature_map, *self.map_powers()))
+
+    def map_powers(self) -> Powers:
+        """The powers of both attentions."""
+        return self.p_s, self.p_c
+
+    def describe_sums(self, sums: Sequence[torch.Tensor]) -> Statistics:
+        """The sums, normalised."""
         norms = [self.norm_s] * (self.p_s is not None) + [self.norm_c] * (self.p_c is not None)
-        sums = power_sums(feature_map, self.p_s, self.p_c)
         return tuple(NORMS[norm](total) for norm, total in zip(norms, sums, strict=True))
 
     def describe_embedding(self, embedding: torch.Tensor) -> Statistics:

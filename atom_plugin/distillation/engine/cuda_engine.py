@@ -4,32 +4,40 @@ Autocast hands on in float32 what group normalisation makes, and a sum of powers
 read the map as it is, in bfloat16, and reckon in float32 inside their kernels, so that no float32 copy of a real map exists.
 A map is reduced right where it is made, and with per-image normalisation the real branch runs over a few classes at a time.
 
+With ``fused`` what follows a convolution is one pass of kernels of our own where they suit (:mod:`.fused_block`).
 """
 
 from __future__ import annotations
+
+import logging
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atom_plugin.matchers import MeanMatcher, Statistics, class_means
+from atom_plugin.distillation.engine import fused_block
+from atom_plugin.matchers import MeanMatcher, Statistics, class_means, powers_of
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvBlock, ConvNet
-from atom_plugin.runtime.device import full_precision
+from atom_plugin.runtime.device import autocast, full_precision
 
+_logger = logging.getLogger("atom_plugin")
+_ROUNDING = 0.3  # of their size, between results in bfloat16: their gradients differ by some 5 %; wrong ones by 100
 _REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, where normalisation allows parts
 
 
 class CudaEngine:
     """See :class:`~atom_plugin.distillation.engine.Engine`; equals the plain engine within rounding.
 
-    ``map_bytes`` are those of the first real map at a time, were it float32.
+    ``map_bytes`` are those of the first real map at a time, were it float32. ``fused`` asks for kernels that may not be had:
+    see :func:`fuses`.
     """
 
-    def __init__(self, network: ConvNet, *, map_bytes: int = _REAL_MAP_BYTES) -> None:
+    def __init__(self, network: ConvNet, *, map_bytes: int = _REAL_MAP_BYTES, fused: bool = False) -> None:
         self.network = network
         self.features = network.features
         self._map_bytes = map_bytes
+        self.fused = fused
 
     @torch.no_grad()
     def real(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
@@ -50,11 +58,63 @@ class CudaEngine:
         images = images.contiguous(memory_format=torch.channels_last)
         described: list[torch.Tensor] = []
         for depth, block in enumerate(self.network.conv_blocks()):
-            feature_map = block.activation(_normalised(block, block.convolution(images)))
+            output = _convolved(block, images)
+            powers = powers_of(matcher) if depth < matched else (None, None)
+            if self.fused and powers is not None and fused_block.suits(block, powers):
+                images, sums = fused_block.finished(block, output, powers)
+                described += matcher.describe_sums(sums) if depth < matched else ()
+                continue
+            feature_map = block.activation(_normalised(block, output))
             if depth < matched:
                 described += matcher.describe_map(feature_map)
             images = block.pool(feature_map)
         return class_means(matcher, described, matcher.describe_embedding(images.flatten(1)), groups)
+
+
+def fuses(network: ConvNet, matcher: MeanMatcher, image_shape: tuple[int, int, int], precision: str) -> bool:
+    """Whether ``CudaEngine(network, fused=True)`` runs here, and gives what it gives without; a line in the log if not.
+
+    Two images (C, H, W) of each of two classes are tried, so that every kernel is compiled after this. To be asked before a
+    step is recorded.
+    """
+    try:
+        ours, theirs = (
+            _tried(CudaEngine(network, fused=fused), matcher, image_shape, precision) for fused in (True, False)
+        )
+        differences = [_difference(*pair) for pair in zip(ours, theirs, strict=True)]
+        if not all(difference < _ROUNDING for difference in differences):
+            raise RuntimeError(f"they differ from torch's results by {max(differences):.2g} of their size")
+    except Exception as error:  # whatever a missing or unfit compiler raises: the same can be had without it
+        _logger.warning("no fused kernels (%s); going on without them", str(error).partition("\n")[0])
+        return False
+    return True
+
+
+def _tried(
+    engine: CudaEngine, matcher: MeanMatcher, image_shape: tuple[int, int, int], precision: str
+) -> list[torch.Tensor]:
+    """Statistics of a few images of noise, and the gradient of their squares."""
+    like = next(engine.network.parameters())
+    images = torch.randn(4, *image_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    leaf = images.clone().requires_grad_()
+    with autocast(like.device, precision):
+        real = engine.real(matcher, images, groups=2)
+        loss = torch.stack([item.square().sum() for item in engine.synthetic(matcher, leaf, groups=2)]).sum()
+    return [*real, *torch.autograd.grad(loss, leaf)]
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Relative to the size of ``theirs``."""
+    return float(torch.linalg.vector_norm((ours - theirs).double()) / torch.linalg.vector_norm(theirs.double()))
+
+
+def _convolved(block: ConvBlock, images: torch.Tensor) -> torch.Tensor:
+    """The convolution; without its bias, another pass over the map, where normalisation takes that off again."""
+    layer = block.convolution
+    if fused_block.per_channel(block):
+        return F.conv2d(images, layer.weight, None, layer.stride, layer.padding)
+    result: torch.Tensor = layer(images)
+    return result
 
 
 def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from atom_plugin.distillation.engine import Engine
 from atom_plugin.distillation.engine.calibration import Calibration
-from atom_plugin.distillation.engine.cuda_engine import CudaEngine
+from atom_plugin.distillation.engine.cuda_engine import CudaEngine, fuses
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at
 from atom_plugin.distillation.engine.image_sgd import ImageSGD
 from atom_plugin.distillation.engine.real_batches import RealBatches
@@ -66,7 +66,8 @@ class CapturedStep:
     """The step of a run, on the device of the images of ``optimizer`` (K * ipc, C, H, W), which it moves in place.
 
     ``decode`` gives the images as networks see them. ``inputs`` are what each iteration draws; ``batches`` hold all real images
-    on the device where they fit. ``on_loss`` is told each iteration's loss, in order, once it is known.
+    on the device where they fit. ``on_loss`` is told each iteration's loss, in order, once it is known. ``fused`` False leaves
+    out kernels of our own, for a benchmark.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class CapturedStep:
         calibration: Calibration | None = None,
         precision: str,
         on_loss: Callable[[int, float], None],
+        fused: bool = True,
     ) -> None:
         self._matcher = matcher
         self._inputs = inputs
@@ -97,10 +99,11 @@ class CapturedStep:
         self._block = torch.empty(inputs.layout.size, dtype=torch.uint8, device=self._device)
         self._given = inputs.layout.views(self._block)
         network = copy.deepcopy(inputs.network).to(self._device)
+        fused = fused and self._device.type == "cuda" and fuses(network, matcher, batches.image_shape, precision)
         point_at(network, self._given["parameters"])
         if self._calibration is not None:
             point_at(self._calibration.network, self._given["calibration"])
-        self._engine = CudaEngine(network)
+        self._engine = CudaEngine(network, fused=fused)
         self._loss = torch.zeros((), device=self._device)
         self._run: Callable[[], object] | None = None if self._device.type == "cuda" else self.compute
         self._pending: deque[PendingLoss] = deque()
@@ -121,6 +124,11 @@ class CapturedStep:
     def recorded(self) -> bool:
         """Whether the step runs as one recorded graph; decided by the first :meth:`launch`."""
         return self._run is not None and self._run != self.compute
+
+    @property
+    def fused(self) -> bool:
+        """Whether it runs kernels of our own."""
+        return self._engine.fused
 
     def again(self) -> None:
         """The device's work of the last step once more, with nothing from the host: for measurements."""
