@@ -1,14 +1,17 @@
 """Choices compared on images held out of the training images: `python benchmarks/study.py CELLS.toml --data FILE --out FOLDER`.
 
-A cell is one set and how it is made: by distillation, or by selection where it names a `method`. The networks of all sets of
-one size train together, in one graph on a GPU, and are tested on the held-out images, or with `--on test` on the test images,
-which no choice may be made on. Sets and one JSON line each, written as soon as known, stand in --out; a second call makes only
-the sets that are not there. A table `[pools.NAME]` (networks, and options of TrainConfig) makes a pool of trained networks for
-the cells that say `pool = "NAME"`.
+A cell is one set and how it is made: by distillation, or by selection where it names a `method`. A tenth of the training images
+is held out of all sets. The networks of all sets of one size train together, in one graph on a GPU, and are tested on the
+held-out images, which choices are made on, and on the test images, which none may be made on. Sets and one JSON line each,
+written as soon as known, stand in --out; a second call makes only the sets that are not there.
 
-    [training]               # options of TrainConfig
+    [trainings.short]        # options of TrainConfig
     batch_size = 64
     epochs = 300
+
+    [pools.five]             # trained networks for the cells that say pool = "five"
+    networks = 5             # and every (epochs between kept ones), and options of TrainConfig
+    epochs = 10
 
     [cells."rate 4"]         # options of DistillConfig or SelectConfig, and seeds
     factor = 2
@@ -23,7 +26,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,31 +83,30 @@ class Cell:
 
 
 def cells_of(study: Mapping[str, Any]) -> list[Cell]:
-    """The cells, each seed one, with the study's `defaults` for what they do not say."""
+    """The cells, each seed one and lower seeds first, with the study's `defaults` for what they do not say."""
     found = []
     for name, own in study["cells"].items():
         options = {**study.get("defaults", {}), **own}
         seeds = options.pop("seeds", [0])
         found += [Cell(name=name, seed=seed, options=options) for seed in seeds]
-    return found
+    return sorted(found, key=lambda cell: cell.seed)
 
 
-def held_out(data: SourceData, count: int) -> SourceData:
-    """``data`` with ``count`` training images, equally many of each class, in the place of the test images."""
+def held_out(data: SourceData, count: int) -> tuple[SourceData, Split]:
+    """``data`` less ``count`` training images, equally many of each class, and these."""
     generator = torch.Generator().manual_seed(0)
     labels, each = data.train.labels, count // len(data.class_names)
     out = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(len(data.class_names)):
         members = (labels == label).nonzero().flatten()
         out[members[torch.randperm(len(members), generator=generator)[:each]]] = True
-    train, test = (Split(images=data.train.images[rows], labels=labels[rows]) for rows in (~out, out))
-    return SourceData(
-        name=data.name,
-        train=train,
-        test=test,
-        class_names=data.class_names,
-        fingerprint=f"{data.fingerprint} less {count}",
-        options=data.options,
+    train, validation = (Split(images=data.train.images[rows], labels=labels[rows]) for rows in (~out, out))
+    return replace(data, train=train, fingerprint=f"{data.fingerprint} less {count}"), validation
+
+
+def _training(options: Mapping[str, Any]) -> TrainConfig:
+    return TrainConfig.from_recipe(
+        **{"name": options.get("recipe", "standard"), **{k: v for k, v in options.items() if k != "recipe"}}
     )
 
 
@@ -118,15 +120,17 @@ def pool_of(data: SourceData, options: Mapping[str, Any], device: torch.device) 
     networks = training.pop("networks")
     preprocessing = config.fit_preprocessing(data)
     every = training.pop("every", 1)
-    return make_pool(
-        data, config.network, preprocessing, TrainConfig(**training), networks=networks, every=every, run=run
-    )
+    return make_pool(data, config.network, preprocessing, _training(training), networks=networks, every=every, run=run)
 
 
 def judged(
-    sets: Mapping[Cell, SyntheticSet], data: SourceData, training: TrainConfig, networks: int, device: torch.device
+    sets: Mapping[Cell, SyntheticSet],
+    judges: Mapping[str, Split],
+    training: TrainConfig,
+    networks: int,
+    device: torch.device,
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each set's accuracies, of ``networks`` networks each; sets of one size train together."""
+    """Each set's accuracies on each of ``judges``, of ``networks`` networks each; sets of one size train together."""
     run = TrainingRun(device=device, precision=resolve_precision("auto", device))
     by_size = sorted(sets, key=lambda cell: len(sets[cell].decoded()))
     for size, group in itertools.groupby(by_size, key=lambda cell: len(sets[cell].decoded())):
@@ -141,16 +145,14 @@ def judged(
             run=run,
         )
         seconds = time.perf_counter() - began
-        reached: dict[Cell, list[float]] = {}
+        reached: dict[Cell, dict[str, list[float]]] = {cell: {name: [] for name in judges} for cell in cells}
         for (cell, _), network in zip(places, trained, strict=True):
             if isinstance(network, ConvNet):
-                found = accuracy(network, sets[cell].preprocessing, data.test, device=device)
-                reached.setdefault(cell, []).append(found)
+                for name, split in judges.items():
+                    found = accuracy(network, sets[cell].preprocessing, split, device=device)
+                    reached[cell][name].append(found)
         for cell in cells:
-            yield (
-                cell,
-                {"accuracies": reached.get(cell, []), "training seconds of all": seconds, "trained": len(places)},
-            )
+            yield cell, {**reached[cell], "training seconds of all": seconds, "trained": len(places)}
 
 
 def main() -> None:
@@ -158,7 +160,6 @@ def main() -> None:
     parser.add_argument("cells", type=Path)
     parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--on", choices=["validation", "test"], default="validation")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--networks", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=60.0, help="start no set that would end after these")
@@ -166,12 +167,12 @@ def main() -> None:
     study, began = tomllib.loads(given.cells.read_text("utf-8")), time.perf_counter()
     device = resolve_device(given.device)
     data = load_images(given.data)
-    if given.on == "validation":
-        data = held_out(data, len(data.train) // 10)
+    data, validation = held_out(data, len(data.train) // 10)
     given.out.mkdir(parents=True, exist_ok=True)
     lines, longest = given.out / "study.jsonl", 0.0
     sets: dict[Cell, SyntheticSet] = {}
-    about = {"on": given.on, "device": describe_hardware(device), "images tested on": len(data.test)}
+    judges = {"validation": validation, "test": data.test}
+    about = {"device": describe_hardware(device), "images": {name: len(split) for name, split in judges.items()}}
     for name, options in study.get("pools", {}).items():
         if not (path := given.out / f"{name}.pool").exists():
             started = time.perf_counter()
@@ -200,10 +201,12 @@ def main() -> None:
             jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "seconds": seconds, **about})
             print(f"{cell.key}: {seconds:.1f} s", file=sys.stderr, flush=True)
         sets[cell] = store.read(path)
-    training = TrainConfig(**study.get("training", {}))
-    for cell, result in judged(sets, data, training, given.networks, device):
-        jsonl.append(lines, {"cell": cell.key, "training": study.get("training", {}), **result, **about})
-        print(f"{cell.key}: {' '.join(f'{value:.4f}' for value in result['accuracies'])}", file=sys.stderr, flush=True)
+    for name, options in study["trainings"].items():
+        training = _training(options)
+        for cell, result in judged(sets, judges, training, given.networks, device):
+            jsonl.append(lines, {"cell": cell.key, "training": {name: options}, **result, **about})
+            shown = "; ".join(f"{on} {' '.join(f'{value:.4f}' for value in result[on])}" for on in judges)
+            print(f"{cell.key}, {name}: {shown}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
