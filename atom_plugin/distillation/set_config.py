@@ -236,9 +236,10 @@ class SetConfig:
         """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
 
         An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
-        DataDAM's; a ``factor`` above 1 switches the recipe's off. ``matcher_options`` are merged into the recipe's while the
-        matcher is the recipe's; another matcher starts from its own defaults, and its ``loop_defaults`` take the place of the
-        recipe's choices. Raises ConfigError for an unknown recipe or a contradiction, PluginError for an unknown matcher.
+        DataDAM's; a ``factor`` above 1 switches the recipe's off. The network is that of a ``pool``, where one is given.
+        ``matcher_options`` are merged into the recipe's while the matcher is the recipe's; another matcher starts from its own
+        defaults, and its ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for an unknown recipe or
+        a contradiction, PluginError for an unknown matcher.
         """
         from atom_plugin.distillation.recipes import recipe_values
         from atom_plugin.models.convnet import ConvNetConfig
@@ -251,13 +252,14 @@ class SetConfig:
         ):
             check_value(name, value, hint)
         values = cls._with_matcher(recipe_values(recipe, image_shape, ipc), given.get("matcher"))
-        values["network"] = ConvNetConfig(**{**values["network"], **(network or {})})
+        chosen = values["network"]
+        if given.get("pool") is not None and "pool" in {each.name for each in fields(cls)}:
+            chosen, values["network_state"] = _network_of(given["pool"]), "interpolated"
+        values["network"] = ConvNetConfig(**{**chosen, **(network or {})})
         values["matcher_options"] = {**values["matcher_options"], **options}
         packed = given.get("factor", values.get("factor", 1)) != 1
         values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))
         own = {each.name for each in fields(cls)}
-        if given.get("pool") is not None:
-            values["network_state"] = "interpolated"
         return cls._where_they_count(
             {name: value for name, value in {**values, "ipc": ipc}.items() if name in own}, given
         )
@@ -266,6 +268,14 @@ class SetConfig:
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
         """The values of a recipe, those that its matcher, or ``matcher`` in its place, asks for among them."""
         return recipe
+
+
+def _network_of(pool: str) -> dict[str, Any]:
+    """The fields of ConvNetConfig of a pool's networks. Raises StoreError for a file that is no pool."""
+    from atom_plugin.models.network_pool import NetworkPool
+
+    check_value("pool", pool, str)
+    return asdict(NetworkPool.load(pool).network)
 
 
 def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:

@@ -112,9 +112,26 @@ def test_calibrated_images_are_told_better_by_the_networks_of_the_pool(pool):
 )
 def test_states_and_pools_that_do_not_go_together_are_refused(options):
     with pytest.raises(ConfigError, match="pool"):
-        small_config(**options)
+        replace(small_config(), **{"network_state": "interpolated", **options})
 
 
 def test_a_pool_of_other_images_is_refused(pool):
     with pytest.raises(ConfigError, match="source"):
         Distiller(small_config(pool=str(pool[0])), replace(DATA, fingerprint="else"), device="cpu")
+
+
+def test_a_run_takes_the_networks_of_its_pool(pool):
+    config = DistillConfig.from_recipe("best", ipc=2, image_shape=(3, 8, 8), pool=str(pool[0]))
+    assert (config.network, config.network_state) == (pool[1].network, "interpolated")
+    with pytest.raises(ConfigError, match="width 8, expected width 16"):
+        Distiller(small_config(pool=str(pool[0]), network={"width": 16}), DATA, device="cpu")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_best_recipe_packs_colour_images_and_calibrates_with_a_pool(pool, pooled):
+    given = {"pool": str(pool[0])} if pooled else {}
+    config = DistillConfig.from_recipe("best", ipc=10, image_shape=(3, 32, 32), **given)
+    assert (config.factor, config.storage, config.zca_eps, config.image_lr) == (2, "uint8", None, 4.0)
+    assert config.calibration == (100.0 if pooled else None)
+    assert DistillConfig.from_recipe("best", ipc=10, image_shape=(3, 33, 32)).factor == 1
+    assert DistillConfig.from_recipe("best", ipc=10, image_shape=(1, 8, 8)).factor == 1
