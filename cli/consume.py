@@ -7,6 +7,7 @@ import click
 from atom_plugin.cli.evaluate import evaluate
 from atom_plugin.cli.replay import replay
 from atom_plugin.cli.score import score
+from atom_plugin.cli.search import search
 
 
 @click.group()
@@ -17,3 +18,4 @@ def consume() -> None:
 consume.add_command(evaluate)
 consume.add_command(score)
 consume.add_command(replay)
+consume.add_command(search)

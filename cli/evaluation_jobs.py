@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,16 @@ def plan(
 
 
 def run(
-    jobs: Sequence[EvaluationJob], finished: NetworkResultsFile | None, device: torch.device, *, quiet: bool
+    jobs: Sequence[EvaluationJob],
+    finished: NetworkResultsFile | None,
+    device: torch.device,
+    *,
+    quiet: bool,
+    name_of: Callable[[EvaluationCell], str] = attrgetter("model"),
 ) -> list[Outcome]:
     """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
+
+    ``name_of`` is what messages call a cell's networks.
 
     Processes deal the others out among themselves, and have all outcomes in the end. With a file networks train one at a time
     on any device, so that a kill loses the one under way and no more.
@@ -72,14 +80,15 @@ def run(
     outcomes: dict[str, Outcome] = {}
     pending: dict[str, EvaluationJob] = {}
     for job in jobs:
-        if finished is not None and (held := finished.accuracy_of(job)) is not None:
-            outcomes[job.key] = Outcome(job=job, accuracy=held)
+        if finished is not None and (held := finished.outcome_of(job)) is not None:
+            outcomes[job.key] = held
         else:
             pending.setdefault(job.key, job)
     rendezvous.barrier()  # all have read the results file before one writes to it
     own = distributed.share(list(pending.values()))
     total = sum(job.cell.training.epochs for job in own)
     compared = len({job.cell.training.augmentation for job in jobs}) > 1
+    where = partial(_where, name_of, compared)
     reached: list[tuple[str, dict[str, Any]]] = []
 
     resumable = (
@@ -90,7 +99,7 @@ def run(
             own,
             device=device,
             at_once=None if finished is None else 1,
-            on_start=partial(_tell, bar, compared),
+            on_start=partial(_tell, bar, where),
             on_epoch=lambda _: bar.update(),
             on_error=_show_cause,
         )
@@ -99,7 +108,7 @@ def run(
             reached.append((outcome.job.key, outcome.plain()))
             if outcome.error is not None:
                 cell = outcome.job.cell
-                tqdm.write(f"failed: {_where(cell, cell.subject.name, compared)}: {outcome.error}", file=sys.stderr)
+                tqdm.write(f"failed: {where(cell, cell.subject.name)}: {outcome.error}", file=sys.stderr)
             elif finished is not None:
                 finished.append(outcome)
         for key, values in rendezvous.collected(reached):
@@ -116,16 +125,16 @@ def _resume_hint(path: Path, jobs: Sequence[EvaluationJob]) -> str:
     return f"Stopped after {done} of {len(distinct)} networks; give the same command to go on (results so far: {path})"
 
 
-def _where(cell: EvaluationCell, name: str, compared: bool) -> str:
+def _where(name_of: Callable[[EvaluationCell], str], compared: bool, cell: EvaluationCell, name: str) -> str:
     """The model and its set's ``name``, and where several augmentations are ``compared``, which it is."""
     from atom_plugin.evaluation.results import augmentation_name
 
-    words = f"{cell.model} on {name}"
+    words = f"{name_of(cell)} on {name}"
     return f"{words}, augmentation {augmentation_name(cell.training)}" if compared else words
 
 
-def _tell(bar: Any, compared: bool, job: EvaluationJob) -> None:
-    bar.set_description(f"{_where(job.cell, Path(job.cell.subject.name).name, compared)}, {job.repeat + 1}")
+def _tell(bar: Any, where: Callable[[EvaluationCell, str], str], job: EvaluationJob) -> None:
+    bar.set_description(f"{where(job.cell, Path(job.cell.subject.name).name)}, {job.repeat + 1}")
 
 
 def _show_cause(error: AtomError) -> None:

@@ -19,6 +19,14 @@ _AUGMENTATIONS = (
 )
 
 
+_one_augmentation = click.option("--augmentation", metavar="OPS", help=f"{_AUGMENTATIONS}.  [default: siamese]")
+_normalisation = click.option(
+    "--normalisation",
+    type=NORMALISATION,
+    help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
+)
+
+
 def training_options(command: Command) -> Command:
     """How networks are trained on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
 
@@ -27,8 +35,18 @@ def training_options(command: Command) -> Command:
         training, others = _taken(given)
         return command(*args, training=training, **others)
 
-    option = click.option("--augmentation", metavar="OPS", help=f"{_AUGMENTATIONS}.  [default: siamese]")
-    return _options(option)(cast("Command", with_training))
+    return bundle(_options(_one_augmentation), _normalisation)(cast("Command", with_training))
+
+
+def proxy_training_options(command: Command) -> Command:
+    """How networks that a search compares are trained on a proxy: as :func:`training_options`, without the normalisation."""
+
+    @functools.wraps(command)
+    def with_training(*args: Any, **given: Any) -> Any:
+        training, others = _taken(given)
+        return command(*args, training=training, **others)
+
+    return _options(_one_augmentation, recipe="search")(cast("Command", with_training))
 
 
 def compared_training_options(command: Command) -> Command:
@@ -48,7 +66,7 @@ def compared_training_options(command: Command) -> Command:
         callback=names_joined_by_commas,
         help=f"{_AUGMENTATIONS}; several joined by commas are compared.  [default: siamese]",
     )
-    return _options(option)(cast("Command", with_trainings))
+    return bundle(_options(option), _normalisation)(cast("Command", with_trainings))
 
 
 def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: str | None) -> list[str] | None:
@@ -71,40 +89,41 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
 
 
-def _options(augmentation: Callable[..., Any]) -> Callable[[Command], Command]:
-    """All options, in the order of the help."""
+def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Callable[[Command], Command]:
+    """The options of a training that starts from ``recipe``, in the order of the help."""
+    from_recipe = "[default: the recipe's]" if recipe != "standard" else "[default: the recipe's; standard: {}]"
     return bundle(
         click.option(
             "--training-recipe",
             metavar="NAME",
-            default="standard",
+            default=recipe,
             show_default=True,
             help="Where choices of the training that are not given come from: standard, dm, datadam-code, datadam-paper, "
-            "packed, or modern, which is for transformers.",
+            "packed, search, or modern, which is for transformers.",
         ),
         click.option(
             "--epochs",
             metavar="N",
             type=POSITIVE_INT,
-            help="Passes over the set.  [default: the recipe's; standard: 800]",
+            help=f"Passes over the set.  {from_recipe.format(800)}",
         ),
         click.option(
             "--batch-size",
             metavar="N",
             type=POSITIVE_INT,
-            help="Images per step.  [default: the recipe's; standard: 256]",
+            help=f"Images per step.  {from_recipe.format(256)}",
         ),
         click.option(
             "--lr",
             metavar="RATE",
             type=POSITIVE_FLOAT,
-            help="Learning rate at its highest.  [default: the recipe's; standard: 0.01]",
+            help=f"Learning rate at its highest.  {from_recipe.format(0.01)}",
         ),
         click.option(
             "--schedule",
             type=click.Choice(["half", "multistep", "step", "cosine"]),
             help="Course of the learning rate: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15, or a cosine. "
-            " [default: the recipe's; standard: half]",
+            f" {from_recipe.format('half')}",
         ),
         augmentation,
         click.option(
@@ -112,10 +131,5 @@ def _options(augmentation: Callable[..., Any]) -> Callable[[Command], Command]:
             metavar="PROBABILITY",
             type=SHARE,
             help="How often a batch is mixed by CutMix.  [default: the recipe's; packed: 0.5, modern: 1, others: 0]",
-        ),
-        click.option(
-            "--normalisation",
-            type=NORMALISATION,
-            help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
         ),
     )

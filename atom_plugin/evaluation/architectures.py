@@ -44,13 +44,18 @@ def network_for(model: str, synthetic_set: SyntheticSet, normalisation: str | No
     if model == CONVNET:
         own = network_of(synthetic_set)
         return own if normalisation is None else replace(own, normalisation=normalisation)
+    return named_model(model, normalisation)
+
+
+def named_model(model: str, normalisation: str | None = None) -> NamedModel:
+    """A model other than "convnet", with ``normalisation`` if it has a choice. Raises ModelError for an unknown name."""
     if model in papers.BUILDERS:
         choice = inspect.signature(papers.BUILDERS[model]).parameters.get("normalisation")
         return NamedModel(name=model, normalisation=None if choice is None else normalisation or choice.default)
     if model.startswith(TIMM_PREFIX):
         timm_models.builder(model.removeprefix(TIMM_PREFIX))
         return NamedModel(name=model)
-    build_model(model, synthetic_set.preprocessing.image_shape, 1)  # says that there is no such name
+    build_model(model, (3, 32, 32), 1)  # says that there is no such name
     return NamedModel(name=model)
 
 

@@ -25,7 +25,8 @@ class Subject:
     """What networks are trained on, called ``name`` in results, and the real images ``test`` that they are tested on.
 
     With ``real`` they train on those, under the set's preprocessing, and not on the set. ``tested_on`` is the fingerprint of
-    the source that both are of, ``on`` which of its images ``test`` are: one of :data:`PARTS`.
+    the source that both are of, ``on`` which of its images ``test`` are: one of :data:`PARTS`. ``part`` tells ``real`` from
+    other choices of that source's images; "" is all of its training images.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Subject:
     tested_on: str
     on: str = "test"
     real: Split | None = None
+    part: str = ""
 
     def __len__(self) -> int:
         """The images that a network sees: of a packed set its tiles."""
@@ -63,7 +65,7 @@ class Subject:
         if whitening is not None:
             parts += [whitening.mean, whitening.matrix]
         if self.full:
-            sha.update(f"{FULL} {self.tested_on}".encode())
+            sha.update(f"{FULL} {self.tested_on}{self.part and f' {self.part}'}".encode())
         else:
             parts += [self.synthetic_set.images, self.synthetic_set.labels]
             if self.synthetic_set.factor > 1:
@@ -186,7 +188,7 @@ def plan_jobs(
         raise ConfigError(f"found the training by {named} twice, expected every one once; leave one out")
     if empty := [subject.name for subject in subjects if not len(subject)]:
         raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
-    _check_distinct(subjects)
+    check_distinct(subjects)
     cells = [
         EvaluationCell(
             subject=subject,
@@ -208,8 +210,11 @@ def plan_jobs(
     ]
 
 
-def _check_distinct(subjects: Sequence[Subject]) -> None:
-    """Seeds that a deterministic selection makes nothing of give equal sets: to pool those would count one for many."""
+def check_distinct(subjects: Sequence[Subject]) -> None:
+    """Raise ConfigError for two that are the same.
+
+    Seeds that a deterministic selection makes nothing of give equal sets: to pool those would count one for many.
+    """
     held: dict[tuple[str, Network], str] = {}
     for subject in subjects:
         key = subject.fingerprint, network_of(subject.synthetic_set)

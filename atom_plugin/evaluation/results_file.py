@@ -44,8 +44,15 @@ class NetworkResultsFile:
 
     def accuracy_of(self, job: EvaluationJob) -> float | None:
         """In [0, 1], None if this very network has not finished: same set, test images, model, budget, precision and seed."""
-        record = self._records.get(job.key)
-        return None if record is None else float(record["accuracy"])
+        outcome = self.outcome_of(job)
+        return None if outcome is None else outcome.accuracy
+
+    def outcome_of(self, job: EvaluationJob) -> Outcome | None:
+        """What :meth:`append` was given for this very network, None if it has not finished."""
+        if (record := self._records.get(job.key)) is None:
+            return None
+        accuracy, seconds = float(record["accuracy"]), float(record.get("seconds", 0.0))
+        return Outcome(job=job, accuracy=accuracy, seconds=seconds, hardware=str(record.get("hardware", "")))
 
     def require_budgets(self, jobs: Iterable[EvaluationJob]) -> None:
         """Raise ConfigError, naming what differs, unless each of the file's networks was trained as some of ``jobs`` are.

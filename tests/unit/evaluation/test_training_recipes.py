@@ -38,6 +38,7 @@ def test_recipes_are_the_published_budgets():
         "datadam-code": (1800, 64),
         "datadam-paper": (300, 256),
         "packed": (1500, 64),
+        "search": (200, 64),
         "modern": (1000, 128),
     }
     assert budgets["standard"] == TrainConfig()

@@ -1,0 +1,155 @@
+"""What every candidate of a search is trained on: proxies, which are cheap, and the reference that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.distillation.selected_set import selected_set
+from atom_plugin.distillation.set_config import METHODS
+from atom_plugin.errors import ConfigError, unknown
+from atom_plugin.evaluation import Subject
+from atom_plugin.evaluation.jobs import check_distinct
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.search.validation import HeldOut, stratified_part
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+EARLY_STOPPING = "early-stopping"
+PROXIES = (*METHODS, EARLY_STOPPING)
+"""The proxies that a search makes by itself, beside sets."""
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workload:
+    """``repeats`` networks of every candidate are trained on ``subject`` as ``training`` says, and tested on its images.
+
+    ``stored`` is how many images must be kept for that; ``seed`` is the networks'.
+    """
+
+    name: str
+    subject: Subject
+    training: TrainConfig
+    stored: int
+    seed: int
+    repeats: int = 1
+
+    @property
+    def passes(self) -> int:
+        """Images that one network is shown, counted each time."""
+        return len(self.subject) * self.training.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyPlan:
+    """Which proxies a search makes beside its sets, by name, and how all are trained; ``repeats`` networks each."""
+
+    names: Sequence[str]
+    training: TrainConfig
+    repeats: int = 1
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if odd := [name for name in self.names if name not in PROXIES]:
+            raise ConfigError(f"{unknown('proxy', odd[0], PROXIES)}; sets are named as files")
+
+
+def proxies(sets: Sequence[tuple[str, SyntheticSet]], held: HeldOut, plan: ProxyPlan) -> list[Workload]:
+    """The sets, each under its name, and for every number of images per class among them the proxies of ``plan``.
+
+    These have the preprocessing of the first set of their size. Raises ConfigError for two sets that are the same, and as
+    :func:`~atom_plugin.distillation.selected_set.selected_set` does.
+    """
+    found = [_on_set(name, held_set, held, plan) for name, held_set in sets]
+    models = {each.ipc: each for _, each in reversed(sets)}
+    for ipc in dict.fromkeys(each.ipc for _, each in sets):
+        for name in plan.names:
+            found.append(_made(name, models[ipc], held, plan))
+    check_distinct([each.subject for each in found if not each.subject.full])
+    return found
+
+
+def reference(like: SyntheticSet, held: HeldOut, *, epochs: int, ipc: int | None = None, seed: int = 0) -> Workload:
+    """Training on all images that are left, or on ``ipc`` of each class, by the recipe ``standard``, under the preprocessing
+    of ``like``. Its networks start from other weights than those on proxies, so that none of these shares its luck.
+    """
+    subject, count = _on_real("all images", like, held), len(held.rest.train)
+    if ipc is not None:
+        count = min(count, ipc * len(held.rest.class_names))
+        subject = _part_of(subject, f"{count} images", count, seed)
+    training = TrainConfig.from_recipe("standard", epochs=epochs)
+    return Workload(name=REFERENCE, subject=subject, training=training, stored=count, seed=seed + 1)
+
+
+def everything(reference: Workload, source: SourceData) -> Workload:
+    """The reference with the validation images among those of training, tested on the test images: what a model is worth."""
+    subject = replace(
+        reference.subject,
+        name="everything",
+        real=source.train,
+        test=source.test,
+        tested_on=source.fingerprint,
+        part="",
+    )
+    return replace(reference, name="everything", subject=subject, stored=len(source.train))
+
+
+def _on_set(name: str, held_set: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
+    subject = Subject(name=name, synthetic_set=held_set, test=held.validation, tested_on=held.name)
+    return Workload(
+        name=name,
+        subject=subject,
+        training=plan.training,
+        stored=len(held_set),
+        seed=plan.seed,
+        repeats=plan.repeats,
+    )
+
+
+def _made(name: str, like: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
+    """The proxy ``name`` with as many images, or as much training, as the set ``like`` has."""
+    if name == EARLY_STOPPING:
+        return _early_stopping(like, held, plan)
+    shape = held.rest.image_shape
+    how: dict[str, Any] = {"method": name, "seed": plan.seed, "precision": plan.precision}
+    config = SelectConfig.from_recipe("atom", ipc=like.ipc, image_shape=shape, **how)
+    chosen = selected_set(config, held.rest, preprocessing=like.preprocessing, device=plan.device)
+    return _on_set(f"{name} IPC {like.ipc}", chosen, held, plan)
+
+
+def _early_stopping(like: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
+    """Training on the real images that stops when a network has been shown as many as on the set: equal work, equal time.
+
+    That may be after a part of the first epoch.
+    """
+    shown, train = len(like) * plan.training.epochs, held.rest.train
+    name = f"{EARLY_STOPPING} IPC {like.ipc}"
+    subject, epochs = _on_real(name, like, held), max(1, round(shown / len(train)))
+    if shown < len(train):
+        subject = _part_of(subject, name, shown, plan.seed)
+    training = TrainConfig.from_recipe("standard", epochs=epochs)
+    return Workload(
+        name=name,
+        subject=subject,
+        training=training,
+        stored=len(train),
+        seed=plan.seed,
+        repeats=plan.repeats,
+    )
+
+
+def _on_real(name: str, like: SyntheticSet, held: HeldOut) -> Subject:
+    test, real = held.validation, held.rest.train
+    return Subject(name=name, synthetic_set=like, test=test, tested_on=held.name, real=real)
+
+
+def _part_of(subject: Subject, name: str, count: int, seed: int) -> Subject:
+    assert subject.real is not None
+    real = stratified_part(subject.real, count, seed=seed)
+    return replace(subject, name=name, real=real, part=f"{count} seed {seed}")

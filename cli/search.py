@@ -1,0 +1,128 @@
+"""``atom-cli consume search``: architectures ranked by what they learn from a small set."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.options import PATH, force_option, gathered, is_given, json_option, run_options, source_options
+from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.search_options import (
+    Compared,
+    Outputs,
+    Searched,
+    proxy_options,
+    result_options,
+    space_options,
+)
+from atom_plugin.cli.training_options import proxy_training_options
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.evaluation.training_recipes import TrainConfig
+
+
+@click.command()
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
+@space_options
+@proxy_options
+@proxy_training_options
+@result_options
+@source_options
+@run_options
+@json_option
+@force_option
+@gathered("searched", Searched)
+@gathered("compared", Compared)
+@gathered("outputs", Outputs)
+@click.pass_context
+def search(
+    ctx: click.Context,
+    /,
+    *,
+    files: tuple[Path, ...],
+    searched: Searched,
+    compared: Compared,
+    outputs: Outputs,
+    dataset: str,
+    request: SourceRequest,
+    training: TrainConfig,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train many architectures on each set, rank them, and compare the ranking with that of training on all real images.
+
+    Accuracies are those on a validation part of the training images; the model that a proxy finds is then trained on
+    everything, and tested on the test images. A candidate that cannot take the images, or whose loss blows up, is a row with
+    the reason (docs/search.md).
+
+    \b
+    Examples:
+      atom-cli consume search digits-atom-ipc10.h5 --sample 36 --results search.jsonl --chart search.png
+      atom-cli consume search cifar10-atom-ipc50.h5 --pick 'depth=3|4,pooling=avg' --reference best:100 --halving
+      torchrun --nproc-per-node 2 $(which atom-cli) consume search set.h5 --space models.toml --results search.jsonl
+    """
+    named = [("--csv", outputs.csv_file), ("--chart", outputs.chart)]
+    written = [Output(path=path, option=name, replace=force) for name, path in named if path is not None]
+    if outputs.results is not None:
+        written.append(Output(path=outputs.results, option="--results", shared=True))
+    claim(written, inputs=[*files, request.data_dir])
+    if outputs.chart is not None and compared.reference[0] != "full":
+        raise click.UsageError(
+            "--chart draws proxies against a reference of all candidates; ask for --reference full:EPOCHS"
+        )
+    if compared.reference_ipc is not None and compared.reference[0] == "none":
+        raise click.UsageError("--reference-ipc is about a reference; ask for one")
+    from atom_plugin import store
+    from atom_plugin.cli import search_jobs
+    from atom_plugin.evaluation import NetworkResultsFile
+    from atom_plugin.runtime import distributed, rendezvous
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
+    from atom_plugin.runtime.files import write_bytes
+    from atom_plugin.search.chart import draw_scatter
+    from atom_plugin.search.tables import as_csv, search_table
+    from atom_plugin.search.validation import hold_out
+    from atom_plugin.search.workloads import ProxyPlan
+
+    space, space_words = search_jobs.space_of(searched, options["seed"])
+    ctx.with_resource(distributed.dealt(options["device"]))
+    device = resolve_device(options["device"])
+    sets = [store.read(file) for file in files]
+    with rendezvous.leader_first():
+        source = search_jobs.one_source(files, sets, dataset if is_given(ctx, "dataset") else None, request)
+    held = hold_out(source, share=compared.validation, seed=compared.validation_seed)
+    plan = ProxyPlan(
+        names=compared.proxy,
+        training=training,
+        repeats=compared.repeats,
+        seed=options["seed"],
+        device=options["device"],
+        precision=resolve_precision(options["precision"], device),
+    )
+    named_sets = list(zip(search_jobs.short_names(files), sets, strict=True))
+    work = search_jobs.prepared(space, named_sets, held, compared, plan)
+    finished = None if outputs.results is None else NetworkResultsFile(outputs.results)
+    if distributed.leads() and (outputs.dry_run or not quiet):
+        click.echo(search_jobs.forecast(work, finished, device), err=not outputs.dry_run)
+    if outputs.dry_run:
+        return
+    result = work.run(
+        partial(search_jobs.train, finished=finished, device=device, quiet=quiet),
+        tops=sorted({1, outputs.top}),
+        words={"space": space_words, **search_jobs.described(work)},
+    )
+    if not distributed.leads():
+        return
+    click.echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
+    if outputs.csv_file is not None:
+        write_bytes(outputs.csv_file, as_csv(result).encode(), force=force)
+    if all(each.best is None for each in result.summaries()):
+        ctx.exit(1)
+    if outputs.chart is not None:
+        draw_scatter(result, outputs.chart, force=force)

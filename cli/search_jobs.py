@@ -1,0 +1,140 @@
+"""What ``atom-cli consume search`` runs: its sets read, its candidates looked at, the time it takes, and its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atom_plugin.cli.evaluation_jobs import run
+from atom_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from atom_plugin.cli.search_options import Compared, Searched
+    from atom_plugin.datasets import SourceData, SourceRequest
+    from atom_plugin.evaluation import EvaluationCell, NetworkResultsFile, Outcome
+    from atom_plugin.search.scores import SearchJob
+    from atom_plugin.search.searching import Search
+    from atom_plugin.search.space import Space
+    from atom_plugin.search.validation import HeldOut
+    from atom_plugin.search.workloads import ProxyPlan
+    from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def space_of(searched: Searched, seed: int) -> tuple[Space, str]:
+    """The candidates, and in words how they were come by."""
+    from atom_plugin.search.space import Space
+
+    whole = Space.from_toml(searched.space) if searched.space.endswith(".toml") else Space.named(searched.space)
+    space, words = whole, f"{whole.name}, {len(whole)} candidates"
+    if searched.pick is not None:
+        space = space.pick(searched.pick)
+        words += f", of these {len(space)} with {searched.pick}"
+    if searched.sample is not None:
+        space = space.sample(searched.sample, seed=seed)
+        words += f", of these a sample of {len(space)} (seed {seed})"
+    return space, words
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """The files' names without their folders, where these are not needed to tell them apart."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else list(map(str, files))
+
+
+def one_source(
+    files: Sequence[Path], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
+) -> SourceData:
+    """The source that all sets are of. Raises ConfigError where there are two."""
+    from atom_plugin.evaluation import load_test_sources
+
+    sources = load_test_sources(list(map(str, files)), sets, dataset, request)
+    for file, source in zip(files, sources, strict=True):
+        if source.fingerprint != sources[0].fingerprint:
+            raise ConfigError(
+                f"{file}: is of other images ({source.name}) than {files[0]} ({sources[0].name}); search on sets of one source"
+            )
+    return sources[0]
+
+
+def prepared(
+    space: Space,
+    sets: Sequence[tuple[str, SyntheticSet]],
+    held: HeldOut,
+    compared: Compared,
+    plan: ProxyPlan,
+) -> Search:
+    """The search that the options ask for. Raises AtomError for what does not fit."""
+    from atom_plugin.search.forecast import examine
+    from atom_plugin.search.searching import Search
+    from atom_plugin.search.workloads import proxies, reference
+
+    kind, epochs = compared.reference
+    by = reference(sets[0][1], held, epochs=epochs, ipc=compared.reference_ipc, seed=plan.seed) if epochs else None
+    operations, unfit = examine(space, held.rest.image_shape, len(held.rest.class_names))
+    return Search(
+        space=space,
+        unfit=unfit,
+        operations=operations,
+        held=held,
+        proxies=proxies(sets, held, plan),
+        reference=by,
+        kind=kind,
+        halves=compared.halving,
+        seed=plan.seed,
+        precision=plan.precision,
+    )
+
+
+def forecast(search: Search, finished: NetworkResultsFile | None, device: torch.device) -> str:
+    """How many networks there are, and what they take; a line."""
+    from atom_plugin.evaluation.training import TrainingRun
+    from atom_plugin.runtime import distributed
+
+    planned = search.planned()
+    missing = [each for each in planned if finished is None or finished.outcome_of(each.job) is None]
+    words = f"{len(search.fit)} candidates, {len(planned)} networks, {len(planned) - len(missing)} finished"
+    seconds = search.predicted_seconds(missing, TrainingRun(device=device, precision=search.precision))
+    if seconds is None:
+        return f"{words}; the time cannot be predicted: no candidate could be timed"
+    return f"{words}; predicted time: {_duration(seconds / distributed.count())}"
+
+
+def described(search: Search) -> dict[str, str]:
+    """What was searched on, and how, in words."""
+    from atom_plugin.evaluation.results import augmentation_name
+
+    held, training = search.held, search.proxies[0].training
+    words = {
+        "images": f"{held.source.name}, {len(held.rest.train):,} for training, {len(held.validation):,} for validation",
+        "proxies": f"recipe {training.recipe}, {training.epochs} epochs, batch {training.batch_size}, "
+        f"augmentation {augmentation_name(training)}",
+        "precision": search.precision,
+    }
+    if (by := search.reference) is not None:
+        who = "every candidate" if search.kind == "full" else "each proxy's best"
+        words["reference"] = (
+            f"{who} on {len(by.subject):,} images for {by.training.epochs} epochs, recipe {by.training.recipe}"
+        )
+    return words
+
+
+def train(
+    jobs: Sequence[SearchJob], finished: NetworkResultsFile | None, device: torch.device, *, quiet: bool
+) -> list[Outcome]:
+    """The outcomes of the networks, from the file or trained now."""
+    names = {id(each.job.cell): each.candidate.name for each in jobs}
+
+    def name_of(cell: EvaluationCell) -> str:
+        return names[id(cell)]
+
+    return run([each.job for each in jobs], finished, device, quiet=quiet, name_of=name_of)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
