@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import PATH, force_option, gathered, is_given, json_option, run_options, source_options
+from atom_plugin.cli.options import (
+    PATH,
+    force_option,
+    gathered,
+    is_given,
+    json_option,
+    run_options,
+    source_options,
+    validation_option,
+)
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.search_options import (
     Compared,
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 @proxy_training_options
 @result_options
 @source_options
+@validation_option
 @run_options
 @json_option
 @force_option
@@ -58,9 +68,9 @@ def search(
 ) -> None:
     """Train many architectures on each set, rank them, and compare the ranking with that of training on all real images.
 
-    Accuracies are those on a validation part of the training images; the model that a proxy finds is then trained on
-    everything, and tested on the test images. A candidate that cannot take the images, or whose loss blows up, is a row with
-    the reason (docs/search.md).
+    Accuracies are those on validation images, which the sets were best made without (distill --validation; else a tenth of the
+    training images is taken). The model that a proxy finds is then trained on everything, and tested. A candidate that cannot
+    take the images, or whose loss blows up, is a row with the reason (docs/search.md).
 
     \b
     Examples:
@@ -87,7 +97,6 @@ def search(
     from atom_plugin.runtime.files import write_bytes
     from atom_plugin.search.chart import draw_scatter
     from atom_plugin.search.tables import as_csv, search_table
-    from atom_plugin.search.validation import hold_out
     from atom_plugin.search.workloads import ProxyPlan
 
     space, space_words = search_jobs.space_of(searched, options["seed"])
@@ -95,8 +104,8 @@ def search(
     device = resolve_device(options["device"])
     sets = [store.read(file) for file in files]
     with rendezvous.leader_first():
-        source = search_jobs.one_source(files, sets, dataset if is_given(ctx, "dataset") else None, request)
-    held = hold_out(source, share=compared.validation, seed=compared.validation_seed)
+        own_dataset = dataset if is_given(ctx, "dataset") else None
+        source, unseen = search_jobs.searched_source(files, sets, own_dataset, request)
     plan = ProxyPlan(
         names=compared.proxy,
         training=training,
@@ -106,7 +115,7 @@ def search(
         precision=resolve_precision(options["precision"], device),
     )
     named_sets = list(zip(search_jobs.short_names(files), sets, strict=True))
-    work = search_jobs.prepared(space, named_sets, held, compared, plan)
+    work = search_jobs.prepared(space, named_sets, source, compared, plan)
     finished = None if outputs.results is None else NetworkResultsFile(outputs.results)
     if distributed.leads() and (outputs.dry_run or not quiet):
         click.echo(search_jobs.forecast(work, finished, device), err=not outputs.dry_run)
@@ -115,7 +124,7 @@ def search(
     result = work.run(
         partial(search_jobs.train, finished=finished, device=device, quiet=quiet),
         tops=sorted({1, outputs.top}),
-        words={"space": space_words, **search_jobs.described(work)},
+        words={"space": space_words, **search_jobs.described(work, unseen=unseen)},
     )
     if not distributed.leads():
         return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atom_plugin.cli.evaluation_jobs import run
 from atom_plugin.errors import ConfigError
+
+VALIDATION = 0.1  # of each class, where the sets were made of all training images
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from atom_plugin.search.scores import SearchJob
     from atom_plugin.search.searching import Search
     from atom_plugin.search.space import Space
-    from atom_plugin.search.validation import HeldOut
     from atom_plugin.search.workloads import ProxyPlan
     from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -44,25 +46,35 @@ def short_names(files: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else list(map(str, files))
 
 
-def one_source(
+def searched_source(
     files: Sequence[Path], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
-) -> SourceData:
-    """The source that all sets are of. Raises ConfigError where there are two."""
-    from atom_plugin.evaluation import load_test_sources
+) -> tuple[SourceData, bool]:
+    """The source of all sets, with validation images: those that the sets were made without, or else some that are held out
+    now; and whether the sets were made without them. Raises ConfigError where there are two sources or two such parts.
+    """
+    from atom_plugin.datasets.validation import hold_out
+    from atom_plugin.evaluation import check_validation_parts, load_test_sources
 
-    sources = load_test_sources(list(map(str, files)), sets, dataset, request)
-    for file, source in zip(files, sources, strict=True):
+    names = list(map(str, files))
+    sources = load_test_sources(names, sets, dataset, replace(request, validation=None))
+    if any(source.validation is not None for source in sources):
+        check_validation_parts(names, sources)
+        if request.validation is not None:
+            raise ConfigError(f"{names[0]}: was made without validation images of its own; leave --validation out")
+        return sources[0], True
+    for name, source in zip(names, sources, strict=True):
         if source.fingerprint != sources[0].fingerprint:
             raise ConfigError(
-                f"{file}: is of other images ({source.name}) than {files[0]} ({sources[0].name}); search on sets of one source"
+                f"{name}: is of other images ({source.name}) than {names[0]} ({sources[0].name}); search on sets of one source"
             )
-    return sources[0]
+    amount = VALIDATION if request.validation is None else request.validation
+    return hold_out(sources[0], amount, seed=request.seed), False
 
 
 def prepared(
     space: Space,
     sets: Sequence[tuple[str, SyntheticSet]],
-    held: HeldOut,
+    source: SourceData,
     compared: Compared,
     plan: ProxyPlan,
 ) -> Search:
@@ -72,14 +84,14 @@ def prepared(
     from atom_plugin.search.workloads import proxies, reference
 
     kind, epochs = compared.reference
-    by = reference(sets[0][1], held, epochs=epochs, ipc=compared.reference_ipc, seed=plan.seed) if epochs else None
-    operations, unfit = examine(space, held.rest.image_shape, len(held.rest.class_names))
+    by = reference(sets[0][1], source, epochs=epochs, ipc=compared.reference_ipc, seed=plan.seed) if epochs else None
+    operations, unfit = examine(space, source.image_shape, len(source.class_names))
     return Search(
         space=space,
         unfit=unfit,
         operations=operations,
-        held=held,
-        proxies=proxies(sets, held, plan),
+        source=source,
+        proxies=proxies(sets, source, plan),
         reference=by,
         kind=kind,
         halves=compared.halving,
@@ -102,13 +114,15 @@ def forecast(search: Search, finished: NetworkResultsFile | None, device: torch.
     return f"{words}; predicted time: {_duration(seconds / distributed.count())}"
 
 
-def described(search: Search) -> dict[str, str]:
-    """What was searched on, and how, in words."""
+def described(search: Search, *, unseen: bool) -> dict[str, str]:
+    """What was searched on, and how, in words; ``unseen``: whether the sets were made without the validation images."""
     from atom_plugin.evaluation.results import augmentation_name
 
-    held, training = search.held, search.proxies[0].training
+    source, training = search.source, search.proxies[0].training
+    assert source.validation is not None
     words = {
-        "images": f"{held.source.name}, {len(held.rest.train):,} for training, {len(held.validation):,} for validation",
+        "images": f"{source.name}, {len(source.train):,} for training, {len(source.validation):,} for validation"
+        f"{'' if unseen else ', which the sets were made from too'}",
         "proxies": f"recipe {training.recipe}, {training.epochs} epochs, batch {training.batch_size}, "
         f"augmentation {augmentation_name(training)}",
         "precision": search.precision,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from atom_plugin.cli.options import FRACTION, PATH, POSITIVE_INT, SEED, Command, bundle
+from atom_plugin.cli.options import PATH, POSITIVE_INT, Command, bundle
 from atom_plugin.cli.training_options import names_joined_by_commas
 
 
@@ -28,8 +28,6 @@ class Compared:
     repeats: int
     reference: tuple[str, int]
     reference_ipc: int | None
-    validation: float
-    validation_seed: int
     halving: bool
 
 
@@ -112,22 +110,6 @@ def proxy_options(command: Command) -> Command:
             metavar="N",
             type=POSITIVE_INT,
             help="Real images per class that the reference trains on.  [default: all]",
-        ),
-        click.option(
-            "--validation",
-            metavar="SHARE",
-            type=FRACTION,
-            default=0.1,
-            show_default=True,
-            help="Share of the training images that is held out, and that accuracies are measured on, 0 to 1.",
-        ),
-        click.option(
-            "--validation-seed",
-            metavar="N",
-            type=SEED,
-            default=0,
-            show_default=True,
-            help="Seed of that division.",
         ),
         click.option(
             "--halving",

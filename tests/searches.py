@@ -7,6 +7,7 @@ from functools import cache
 
 from small import coloured_source, small_selection
 
+from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.evaluation import Outcome
 from atom_plugin.evaluation.training_recipes import TrainConfig
@@ -14,7 +15,6 @@ from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.search import Candidate, Space
 from atom_plugin.search.scores import SearchJob
 from atom_plugin.search.searching import Search
-from atom_plugin.search.validation import hold_out
 from atom_plugin.search.workloads import ProxyPlan, proxies, reference
 
 SET = "a.h5"
@@ -38,7 +38,7 @@ def widths(*values: int) -> Space:
 
 def search_over(space: Space, *, names: Sequence[str] = (), epochs: int = 9, repeats: int = 1, **more) -> Search:
     """A search on a set of six images, with a reference of five epochs."""
-    held = hold_out(source(), share=0.25)
+    held = hold_out(source(), 0.25)
     how = {"training": TrainConfig(epochs=epochs), "repeats": repeats, "precision": "float32", "device": "cpu"}
     found = proxies([(SET, small_set())], held, ProxyPlan(names=names, **how))
     settings = {
@@ -47,7 +47,7 @@ def search_over(space: Space, *, names: Sequence[str] = (), epochs: int = 9, rep
         "reference": reference(small_set(), held, epochs=5),
         **more,
     }
-    return Search(space=space, held=held, proxies=found, **settings)
+    return Search(space=space, source=held, proxies=found, **settings)
 
 
 class LookedUp:

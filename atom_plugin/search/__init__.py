@@ -13,7 +13,6 @@ from atom_plugin.search.correlation import Agreement, Interval, correlate, regre
 from atom_plugin.search.forecast import examine
 from atom_plugin.search.scores import Score, plan_search, ranked, scores_of
 from atom_plugin.search.space import Candidate, Space
-from atom_plugin.search.validation import hold_out
 from atom_plugin.search.workloads import Workload
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -25,7 +24,6 @@ __all__ = [
     "Space",
     "Standing",
     "correlate",
-    "hold_out",
     "rank",
     "regret",
 ]
@@ -56,8 +54,8 @@ def rank(
 ) -> list[Standing]:
     """Train ``repeats`` networks of every candidate on the set, test them on ``test``, and order the candidates by accuracy.
 
-    ``test`` should be validation images (:func:`hold_out`): who chooses by it can't report it. Networks that ``finished`` holds
-    are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there. Candidates that cannot
+    ``test`` should be validation images (:func:`atom_plugin.datasets.validation.hold_out`), since it is chosen by. Networks
+    that ``finished`` holds are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there. Candidates that cannot
     take the images or whose loss blows up come last, with the reason.
     """
     on = resolve_device(device)

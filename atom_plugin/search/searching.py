@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from atom_plugin.datasets import SourceData
 from atom_plugin.evaluation import Outcome
 from atom_plugin.evaluation.training import TrainingRun
 from atom_plugin.search import halving
@@ -13,7 +14,6 @@ from atom_plugin.search.forecast import predicted_seconds, seconds_per_image
 from atom_plugin.search.result import SearchResult
 from atom_plugin.search.scores import Score, SearchJob, plan_search, ranked, scores_of
 from atom_plugin.search.space import Candidate, Space
-from atom_plugin.search.validation import HeldOut
 from atom_plugin.search.workloads import Workload, everything
 
 FULL, BEST, NONE = "full", "best", "none"  # who is trained on the reference: all, each proxy's best, nobody
@@ -31,7 +31,7 @@ class Search:
     space: Space
     unfit: Mapping[str, str]
     operations: Mapping[str, int]
-    held: HeldOut
+    source: SourceData
     proxies: Sequence[Workload]
     reference: Workload | None
     kind: str = FULL
@@ -128,5 +128,5 @@ class Search:
             for candidate in ranked(self.fit, own)[:1]:
                 if candidate.name in own and own[candidate.name].merit is not None:
                     best[candidate.name] = candidate
-        last = everything(self.reference, self.held.source)
+        last = everything(self.reference, self.source)
         return self._scores(train, self._jobs(best.values(), [last])).get(last.name, {})

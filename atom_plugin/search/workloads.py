@@ -14,7 +14,7 @@ from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.evaluation import Subject
 from atom_plugin.evaluation.jobs import check_distinct
 from atom_plugin.evaluation.training_recipes import TrainConfig
-from atom_plugin.search.validation import HeldOut, stratified_part
+from atom_plugin.search.parts import stratified_part, with_validation
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 EARLY_STOPPING = "early-stopping"
@@ -60,28 +60,31 @@ class ProxyPlan:
             raise ConfigError(f"{unknown('proxy', odd[0], PROXIES)}; sets are named as files")
 
 
-def proxies(sets: Sequence[tuple[str, SyntheticSet]], held: HeldOut, plan: ProxyPlan) -> list[Workload]:
+def proxies(sets: Sequence[tuple[str, SyntheticSet]], source: SourceData, plan: ProxyPlan) -> list[Workload]:
     """The sets, each under its name, and for every number of images per class among them the proxies of ``plan``.
 
-    These have the preprocessing of the first set of their size. Raises ConfigError for two sets that are the same, and as
-    :func:`~atom_plugin.distillation.selected_set.selected_set` does.
+    All are tested on the validation images of ``source``. What is chosen has the preprocessing of the first set of its size.
+    Raises ConfigError for two sets that are the same and for a source without validation images, and what
+    :func:`~atom_plugin.distillation.selected_set.selected_set` raises.
     """
-    found = [_on_set(name, held_set, held, plan) for name, held_set in sets]
+    found = [_on_set(name, held_set, source, plan) for name, held_set in sets]
     models = {each.ipc: each for _, each in reversed(sets)}
     for ipc in dict.fromkeys(each.ipc for _, each in sets):
         for name in plan.names:
-            found.append(_made(name, models[ipc], held, plan))
+            found.append(_made(name, models[ipc], source, plan))
     check_distinct([each.subject for each in found if not each.subject.full])
     return found
 
 
-def reference(like: SyntheticSet, held: HeldOut, *, epochs: int, ipc: int | None = None, seed: int = 0) -> Workload:
+def reference(
+    like: SyntheticSet, source: SourceData, *, epochs: int, ipc: int | None = None, seed: int = 0
+) -> Workload:
     """Training on all images that are left, or on ``ipc`` of each class, by the recipe ``standard``, under the preprocessing
     of ``like``. Its networks start from other weights than those on proxies, so that none of these shares its luck.
     """
-    subject, count = _on_real("all images", like, held), len(held.rest.train)
+    subject, count = _on_real("all images", like, source), len(source.train)
     if ipc is not None:
-        count = min(count, ipc * len(held.rest.class_names))
+        count = min(count, ipc * len(source.class_names))
         subject = _part_of(subject, f"{count} images", count, seed)
     training = TrainConfig.from_recipe("standard", epochs=epochs)
     return Workload(name=REFERENCE, subject=subject, training=training, stored=count, seed=seed + 1)
@@ -92,16 +95,16 @@ def everything(reference: Workload, source: SourceData) -> Workload:
     subject = replace(
         reference.subject,
         name="everything",
-        real=source.train,
+        real=with_validation(source),
         test=source.test,
-        tested_on=source.fingerprint,
-        part="",
+        on="test",
+        part="with validation images",
     )
-    return replace(reference, name="everything", subject=subject, stored=len(source.train))
+    return replace(reference, name="everything", subject=subject, stored=len(subject))
 
 
-def _on_set(name: str, held_set: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
-    subject = Subject(name=name, synthetic_set=held_set, test=held.validation, tested_on=held.name)
+def _on_set(name: str, held_set: SyntheticSet, source: SourceData, plan: ProxyPlan) -> Workload:
+    subject = _tested(name, held_set, source)
     return Workload(
         name=name,
         subject=subject,
@@ -112,25 +115,25 @@ def _on_set(name: str, held_set: SyntheticSet, held: HeldOut, plan: ProxyPlan) -
     )
 
 
-def _made(name: str, like: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
+def _made(name: str, like: SyntheticSet, source: SourceData, plan: ProxyPlan) -> Workload:
     """The proxy ``name`` with as many images, or as much training, as the set ``like`` has."""
     if name == EARLY_STOPPING:
-        return _early_stopping(like, held, plan)
-    shape = held.rest.image_shape
+        return _early_stopping(like, source, plan)
+    shape = source.image_shape
     how: dict[str, Any] = {"method": name, "seed": plan.seed, "precision": plan.precision}
     config = SelectConfig.from_recipe("atom", ipc=like.ipc, image_shape=shape, **how)
-    chosen = selected_set(config, held.rest, preprocessing=like.preprocessing, device=plan.device)
-    return _on_set(f"{name} IPC {like.ipc}", chosen, held, plan)
+    chosen = selected_set(config, source, preprocessing=like.preprocessing, device=plan.device)
+    return _on_set(f"{name} IPC {like.ipc}", chosen, source, plan)
 
 
-def _early_stopping(like: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workload:
+def _early_stopping(like: SyntheticSet, source: SourceData, plan: ProxyPlan) -> Workload:
     """Training on the real images that stops when a network has been shown as many as on the set: equal work, equal time.
 
     That may be after a part of the first epoch.
     """
-    shown, train = len(like) * plan.training.epochs, held.rest.train
-    name = f"{EARLY_STOPPING} IPC {like.ipc}"
-    subject, epochs = _on_real(name, like, held), max(1, round(shown / len(train)))
+    name, train = f"{EARLY_STOPPING} IPC {like.ipc}", source.train
+    shown = len(_tested(name, like, source)) * plan.training.epochs
+    subject, epochs = _on_real(name, like, source), max(1, round(shown / len(train)))
     if shown < len(train):
         subject = _part_of(subject, name, shown, plan.seed)
     training = TrainConfig.from_recipe("standard", epochs=epochs)
@@ -144,9 +147,15 @@ def _early_stopping(like: SyntheticSet, held: HeldOut, plan: ProxyPlan) -> Workl
     )
 
 
-def _on_real(name: str, like: SyntheticSet, held: HeldOut) -> Subject:
-    test, real = held.validation, held.rest.train
-    return Subject(name=name, synthetic_set=like, test=test, tested_on=held.name, real=real)
+def _on_real(name: str, like: SyntheticSet, source: SourceData) -> Subject:
+    return replace(_tested(name, like, source), real=source.train)
+
+
+def _tested(name: str, held_set: SyntheticSet, source: SourceData) -> Subject:
+    if source.validation is None:
+        raise ConfigError(f"{source.name}: no validation images are held out; load it with a validation part")
+    where: dict[str, Any] = {"test": source.validation, "tested_on": source.fingerprint, "on": "validation"}
+    return Subject(name=name, synthetic_set=held_set, **where)
 
 
 def _part_of(subject: Subject, name: str, count: int, seed: int) -> Subject:

@@ -31,7 +31,7 @@ TIMES = {"seconds"}
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
-    data = load_source("digits", SourceRequest())
+    data = load_source("digits", SourceRequest(validation=0.1))
     for ipc in (1, 2):
         selected_set(small_selection(ipc=ipc, method="k-center"), data).save(folder / f"{ipc}.h5")
     (folder / "small.toml").write_text(SPACE)
@@ -63,8 +63,8 @@ def test_a_search_prints_tables_and_writes_its_files(inside, capsys):
     out, err = search(capsys, "1.h5", "2.h5", "--space", "small.toml", *QUICK, *files)
     assert err == ""
     assert "space: small, 6 candidates\n" in out
-    assert "images: digits, 1,293 for training, 145 for validation" in out
-    assert "reference: every candidate on 1,293 images for 1 epochs" in out
+    assert "images: digits, 1,294 for training, 144 for validation\n" in out
+    assert "reference: every candidate on 1,294 images for 1 epochs" in out
     for name in ("1.h5", "2.h5", "random IPC 1", "herding IPC 2", "early-stopping IPC 1"):
         assert sum(line.startswith(f"| {name} ") for line in out.splitlines()) == 2, name
     assert out.count("unfit: depth=4") == 2
@@ -121,6 +121,13 @@ def test_a_model_that_cannot_take_the_images_or_be_trained_is_a_row(inside, caps
     assert "failed: depth=1,width=4 on 1.h5: " in err
 
 
+def test_sets_that_were_made_from_the_validation_images_are_told(inside, capsys):
+    selected_set(small_selection(ipc=1), load_source("digits", SourceRequest())).save("seen.h5")
+    how = ("--space", "small.toml", "--pick", "depth=1,width=4", "--proxy", "none", "--validation", "100")
+    out, _ = search(capsys, "seen.h5", *how, *QUICK)
+    assert "images: digits, 1,338 for training, 100 for validation, which the sets were made from too\n" in out
+
+
 def test_a_dry_run_says_how_much_and_how_long_and_trains_nothing(inside, capsys):
     out, err = search(capsys, "1.h5", "--space", "small.toml", *QUICK, "--dry-run", "--results", "r.jsonl")
     assert err == ""
@@ -148,7 +155,8 @@ def test_the_time_is_predicted_before_a_search(inside, capsys):
         (("--reference", "full:0"), 2, "--reference must be at least 1, not 0"),
         (("--reference", "none", "--reference-ipc", "3"), 2, "--reference-ipc is about a reference"),
         (("--reference", "best:1", "--chart", "c.png"), 2, "--chart draws proxies against a reference"),
-        (("--validation", "1"), 2, "--validation must be above 0 and below 1"),
+        (("--validation", "0.2"), 2, "1.h5: was made without validation images of its own; leave --validation out"),
+        (("seen.h5",), 2, "seen.h5: was made of all training images"),
         (("--chart", "1.h5"), 2, "1.h5: --chart is the name of 1.h5"),
         (("--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere"),
         (("copy.h5",), 2, "1.h5 and copy.h5 hold the same images"),
@@ -160,6 +168,8 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
 
     (inside / "copy.h5").write_bytes((inside / "1.h5").read_bytes())
     make_set(shape=(1, 4, 4)).save("gray.h5")
+    if "seen.h5" in args:
+        selected_set(small_selection(ipc=1), load_source("digits", SourceRequest())).save("seen.h5")
     monkeypatch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
     plain = [] if "--reference" in args else ["--reference", "full:1"]
     small = [] if {"--space", "--pick", "--sample"} & set(args) else ["--space", "small.toml"]

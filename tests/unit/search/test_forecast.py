@@ -8,13 +8,13 @@ import pytest
 import torch
 from small import coloured_source, small_selection
 
+from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.evaluation.training import TrainingRun
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.search import Space
 from atom_plugin.search.forecast import examine, predicted_seconds, seconds_per_image
 from atom_plugin.search.scores import plan_search
-from atom_plugin.search.validation import hold_out
 from atom_plugin.search.workloads import reference
 
 SHAPE = (3, 8, 8)
@@ -60,7 +60,7 @@ def test_all_candidates_have_a_time_between_those_of_the_cheapest_and_the_deares
 def test_a_search_takes_what_its_networks_take_shown_images_and_tests(tmp_path):
     space = grid(tmp_path, "[convnet]\nwidth = [4, 8]\n")
     data = coloured_source(classes=3, per_class=12)
-    held = hold_out(data, share=0.25)
+    held = hold_out(data, 0.25)
     workload = reference(selected_set(small_selection(ipc=2), data), held, epochs=5)
     planned = plan_search(space, [workload])
     predicted = predicted_seconds(planned, {"width=4": 0.01, "width=8": 0.1})

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from small import coloured_source, small_selection
 
+from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.training_recipes import TrainConfig
-from atom_plugin.search.validation import hold_out
 from atom_plugin.search.workloads import ProxyPlan, everything, proxies, reference
 
 DATA = coloured_source(classes=3, per_class=12)
-HELD = hold_out(DATA, share=0.25)  # 27 to train on, 9 to validate on
+HELD = hold_out(DATA, 0.25)  # 27 to train on, 9 to validate on
 
 
 def small_set(ipc=2, **options):
@@ -36,7 +36,7 @@ def test_every_size_of_set_gets_the_proxies_of_its_size():
         ("k-center IPC 3", 9, 9),
     ]
     assert {each.repeats for each in found} == {2}
-    assert {each.subject.tested_on for each in found} == {HELD.name}
+    assert {(each.subject.tested_on, each.subject.on) for each in found} == {(HELD.fingerprint, "validation")}
     assert all(each.subject.test is HELD.validation for each in found)
     first = found[0].subject.synthetic_set.preprocessing
     assert all(each.subject.synthetic_set.preprocessing.matches(first) for each in found[2:4])
@@ -73,10 +73,14 @@ def test_the_reference_has_all_images_or_so_many_of_each_class_and_seeds_of_its_
 
 
 def test_everything_is_all_training_images_tested_on_the_test_images():
-    last = everything(reference(small_set(), HELD, epochs=5, ipc=4), DATA)
+    last = everything(reference(small_set(), HELD, epochs=5, ipc=4), HELD)
     assert (len(last.subject), last.stored, last.training.epochs) == (36, 36, 5)
     assert last.subject.test is DATA.test
-    assert (last.subject.tested_on, last.subject.part) == (DATA.fingerprint, "")
+    assert (last.subject.on, last.seed) == ("test", 1)
+    whole = reference(small_set(), HELD, epochs=5)
+    assert last.subject.fingerprint != whole.subject.fingerprint
+    with pytest.raises(ConfigError, match="coloured: no validation images are held out"):
+        reference(small_set(), DATA, epochs=5)
 
 
 def test_the_same_set_twice_and_an_unknown_proxy_are_refused():

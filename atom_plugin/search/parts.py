@@ -1,0 +1,29 @@
+"""Parts of a source's real images, beside those that it has by itself."""
+
+from __future__ import annotations
+
+import torch
+
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.datasets.validation import part_of
+from atom_plugin.runtime.randomness import generator_for
+
+
+def stratified_part(split: Split, count: int, *, seed: int) -> Split:
+    """``count`` images, drawn without replacement, as evenly over the classes as these have images.
+
+    A smaller part is within a larger one of the same seed. All of them where there are no more than ``count``.
+    """
+    generator = generator_for(seed, "part of the training images")
+    order = torch.randperm(len(split), generator=generator)
+    order = order[split.labels[order].argsort(stable=True)]  # by class, in the drawn order
+    place = torch.cat([torch.arange(size) for size in split.labels.bincount().tolist()])  # in its class
+    return part_of(split, order[place.argsort(stable=True)[:count]].sort().values)
+
+
+def with_validation(source: SourceData) -> Split:
+    """The training images and after them those held out, in memory."""
+    if source.validation is None:
+        return source.train
+    both = source.train, source.validation
+    return Split(images=torch.cat([each.images for each in both]), labels=torch.cat([each.labels for each in both]))
