@@ -55,8 +55,8 @@ def rank(
     """Train ``repeats`` networks of every candidate on the set, test them on ``test``, and order the candidates by accuracy.
 
     ``test`` should be validation images (:func:`atom_plugin.datasets.validation.hold_out`), since it is chosen by. Networks
-    that ``finished`` holds are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there. Candidates that cannot
-    take the images or whose loss blows up come last, with the reason.
+    that ``finished`` holds are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there.
+    Candidates that cannot take the images or whose loss blows up come last, with the reason.
     """
     on = resolve_device(device)
     subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on)
