@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from atom_plugin.cli.training_options import proxy_training_options
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.evaluation.training_recipes import TrainConfig
+    from atom_plugin.search.result import SearchResult
 
 
 @click.command()
@@ -78,25 +80,13 @@ def search(
       atom-cli consume search cifar10-atom-ipc50.h5 --pick 'depth=3|4,pooling=avg' --reference best:100 --halving
       torchrun --nproc-per-node 2 $(which atom-cli) consume search set.h5 --space models.toml --results search.jsonl
     """
-    named = [("--csv", outputs.csv_file), ("--chart", outputs.chart)]
-    written = [Output(path=path, option=name, replace=force) for name, path in named if path is not None]
-    if outputs.results is not None:
-        written.append(Output(path=outputs.results, option="--results", shared=True))
-    claim(written, inputs=[*files, request.data_dir])
-    if outputs.chart is not None and compared.reference[0] != "full":
-        raise click.UsageError(
-            "--chart draws proxies against a reference of all candidates; ask for --reference full:EPOCHS"
-        )
-    if compared.reference_ipc is not None and compared.reference[0] == "none":
-        raise click.UsageError("--reference-ipc is about a reference; ask for one")
+    _claim(files, request, outputs, force=force)
+    _refuse_contradictions(compared, outputs)
     from atom_plugin import store
     from atom_plugin.cli import search_jobs
     from atom_plugin.evaluation import NetworkResultsFile
     from atom_plugin.runtime import distributed, rendezvous
     from atom_plugin.runtime.device import resolve_device, resolve_precision
-    from atom_plugin.runtime.files import write_bytes
-    from atom_plugin.search.chart import draw_scatter
-    from atom_plugin.search.tables import as_csv, search_table
     from atom_plugin.search.workloads import ProxyPlan
 
     space, space_words = search_jobs.space_of(searched, options["seed"])
@@ -126,12 +116,37 @@ def search(
         tops=sorted({1, outputs.top}),
         words={"space": space_words, **search_jobs.described(work, unseen=unseen)},
     )
-    if not distributed.leads():
-        return
+    if distributed.leads():
+        _report(result, outputs, as_json=as_json, force=force)
+    if all(each.best is None for each in result.summaries()):
+        ctx.exit(1)
+
+
+def _claim(files: Sequence[Path], request: SourceRequest, outputs: Outputs, *, force: bool) -> None:
+    named = [("--csv", outputs.csv_file), ("--chart", outputs.chart)]
+    written = [Output(path=path, option=name, replace=force) for name, path in named if path is not None]
+    if outputs.results is not None:
+        written.append(Output(path=outputs.results, option="--results", shared=True))
+    claim(written, inputs=[*files, request.data_dir])
+
+
+def _refuse_contradictions(compared: Compared, outputs: Outputs) -> None:
+    """Raises UsageError for options of which one would do nothing."""
+    if outputs.chart is not None and compared.reference[0] != "full":
+        raise click.UsageError(
+            "--chart draws proxies against a reference of all candidates; ask for --reference full:EPOCHS"
+        )
+    if compared.reference_ipc is not None and compared.reference[0] == "none":
+        raise click.UsageError("--reference-ipc is about a reference; ask for one")
+
+
+def _report(result: SearchResult, outputs: Outputs, *, as_json: bool, force: bool) -> None:
+    from atom_plugin.runtime.files import write_bytes
+    from atom_plugin.search.chart import draw_scatter
+    from atom_plugin.search.tables import as_csv, search_table
+
     click.echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
     if outputs.csv_file is not None:
         write_bytes(outputs.csv_file, as_csv(result).encode(), force=force)
-    if all(each.best is None for each in result.summaries()):
-        ctx.exit(1)
-    if outputs.chart is not None:
+    if outputs.chart is not None and any(each.best is not None for each in result.summaries()):
         draw_scatter(result, outputs.chart, force=force)

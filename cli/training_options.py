@@ -30,23 +30,13 @@ _normalisation = click.option(
 def training_options(command: Command) -> Command:
     """How networks are trained on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
 
-    @functools.wraps(command)
-    def with_training(*args: Any, **given: Any) -> Any:
-        training, others = _taken(given)
-        return command(*args, training=training, **others)
-
-    return bundle(_options(_one_augmentation), _normalisation)(cast("Command", with_training))
+    return bundle(_options(_one_augmentation), _normalisation)(_with_training(command))
 
 
 def proxy_training_options(command: Command) -> Command:
     """How networks that a search compares are trained on a proxy: as :func:`training_options`, without the normalisation."""
 
-    @functools.wraps(command)
-    def with_training(*args: Any, **given: Any) -> Any:
-        training, others = _taken(given)
-        return command(*args, training=training, **others)
-
-    return _options(_one_augmentation, recipe="search")(cast("Command", with_training))
+    return _options(_one_augmentation, recipe="search")(_with_training(command))
 
 
 def compared_training_options(command: Command) -> Command:
@@ -77,6 +67,17 @@ def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: st
     if not all(names):
         raise click.UsageError(f"{param.opts[0]} must be names joined by commas, not {given!r}", ctx)
     return names
+
+
+def _with_training(command: Command) -> Command:
+    """The command with one training in the place of its options."""
+
+    @functools.wraps(command)
+    def with_training(*args: Any, **given: Any) -> Any:
+        training, others = _taken(given)
+        return command(*args, training=training, **others)
+
+    return cast("Command", with_training)
 
 
 def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:

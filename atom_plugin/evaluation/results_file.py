@@ -98,7 +98,9 @@ class NetworkResultsFile:
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
     record = {"on": "test", **record}  # lines from before there was a choice do not say it
     whole = record.keys() >= set(_IDENTITY) and isinstance(record["network"], dict)
-    if not (whole and _is_share(record.get("accuracy"))):
+    if not (
+        whole and _is_share(record.get("accuracy")) and _is_number(seconds := record.get("seconds", 0)) and seconds >= 0
+    ):
         raise StoreError("is damaged; remove the line, and its network is trained again")
     return {**record, "network": current_names(ConvNetConfig, record["network"])}
 
@@ -112,4 +114,8 @@ def _differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

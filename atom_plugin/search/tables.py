@@ -57,7 +57,7 @@ def _agreement_table(summaries: Sequence[ProxyResult], tops: Sequence[int]) -> s
     drawn.align["proxy"] = "l"
     for each in summaries:
         whole, best = _agreement(each.all), _agreement(each.top)
-        drawn.add_row([each.name, *whole, *best, *(_points(each.regrets.get(top)) for top in tops)])
+        drawn.add_row([each.name, *whole, *best, *(_percent(each.regrets.get(top)) for top in tops)])
     return drawn.get_string()
 
 
@@ -147,10 +147,6 @@ def _interval(found: Interval) -> str:
 
 def _percent(share: float | None) -> str:
     return _NOTHING if share is None else f"{100 * share:.2f}"
-
-
-def _points(share: float | None) -> str:
-    return _percent(share)
 
 
 def as_csv(result: SearchResult) -> str:

@@ -43,6 +43,8 @@ def test_a_line_says_what_was_trained_how_and_where(path):
     assert {"torch", "timm", "atom-plugin"} <= record["versions"].keys()
     again = NetworkResultsFile(path)
     assert again.accuracy_of(job) == 0.75
+    assert again.outcome_of(job).plain() == {"accuracy": 0.75, "seconds": 1.5, "hardware": "a processor", "error": None}
+    assert again.outcome_of(jobs()[0]) is None
     assert again.accuracy_of(jobs()[0]) is None
     assert again.accuracy_of(jobs(seed=1)[1]) is None
     assert again.accuracy_of(jobs(precision="bfloat16")[1]) is None
@@ -144,6 +146,14 @@ def test_foreign_and_damaged_lines_are_named(path, line, words):
     with pytest.raises(StoreError, match=words):
         NetworkResultsFile(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("seconds", ['"long"', "-1", "NaN", "null"])
+def test_a_line_whose_seconds_are_no_time_is_damaged(path, seconds):
+    NetworkResultsFile(path).append(Outcome(job=jobs()[0], accuracy=0.5, seconds=2.0))
+    path.write_text(path.read_text().replace('"seconds": 2.0', f'"seconds": {seconds}'))
+    with pytest.raises(StoreError, match="line 1: is damaged"):
+        NetworkResultsFile(path)
 
 
 @pytest.mark.parametrize("where", ["nowhere/r.jsonl", "."])
