@@ -118,7 +118,7 @@ def search(
     )
     if distributed.leads():
         _report(result, outputs, as_json=as_json, force=force)
-    if all(each.best is None for each in result.summaries()):
+    if all(each.best is None for each in result.summaries):
         ctx.exit(1)
 
 
@@ -148,5 +148,5 @@ def _report(result: SearchResult, outputs: Outputs, *, as_json: bool, force: boo
     click.echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
     if outputs.csv_file is not None:
         write_bytes(outputs.csv_file, as_csv(result).encode(), force=force)
-    if outputs.chart is not None and any(each.best is not None for each in result.summaries()):
+    if outputs.chart is not None and any(each.best is not None for each in result.summaries):
         draw_scatter(result, outputs.chart, force=force)

@@ -33,11 +33,11 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
 
     target = Path(path)
     refuse_existing(target, force=force)
-    summaries = result.summaries()
+    summaries = result.summaries
     points = {each.name: _points(result, each.name) for each in summaries}
     if not any(points.values()):
         raise ConfigError("found no candidate with an accuracy on a proxy and on the reference; ask for a reference")
-    columns = min(_COLUMNS, len(summaries))
+    columns = 2 if len(summaries) == 4 else min(_COLUMNS, len(summaries))
     rows = -(-len(summaries) // columns)
     figure = Figure(figsize=(_SIDE * columns + 1.2, _SIDE * rows + 0.6), dpi=120, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -50,7 +50,12 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     if len(handles) > 1:
-        figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False, fontsize=9)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            title=_COLOURED_BY,
+            **{"loc": "outside right center", "frameon": False, "fontsize": 9, "title_fontsize": 9},
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from atom_plugin.search.correlation import Agreement, correlate, regret
@@ -63,6 +64,7 @@ class SearchResult:
         own = self.scores.get(workload, _NONE)
         return [own.get(each.name, Score()).merit for each in self.candidates]
 
+    @cached_property
     def summaries(self) -> list[ProxyResult]:
         """One for each proxy."""
         return [self._summary(each) for each in self.proxies]
@@ -121,6 +123,6 @@ class SearchResult:
         return {
             **self.words,
             "halving": savings,
-            "proxies": [asdict(each) for each in self.summaries()],
+            "proxies": [asdict(each) for each in self.summaries],
             "candidates": rows,
         }

@@ -15,7 +15,7 @@ _NOTHING = "-"
 
 def search_table(result: SearchResult, *, top: int) -> str:
     """How proxies agree with the reference, what they find, the ``top`` candidates, and what failed."""
-    summaries = result.summaries()
+    summaries = result.summaries
     parts = [_described(result)]
     if result.reference is not None:
         parts.append(_agreement_table(summaries, result.tops))

@@ -46,7 +46,7 @@ def test_a_halved_search_trains_fewer_for_longer_and_orders_by_how_far_they_came
         ("width=7", 9),
     ]
     assert [name for name, _ in train.trained("reference")] == [f"width={w}" for w in (1, 2, 3, 4, 5, 6, 7)]
-    (found,) = result.summaries()
+    (found,) = result.summaries
     assert (found.best, found.seconds, result.savings) == ("width=7", 7 * 1 + 3 * 3 + 9, (25, 63))
     assert found.all.spearman.value == pytest.approx(1), "who went on stands before who did not"
     assert [result.scores[SET][f"width={w}"].epochs for w in (4, 5, 6, 7)] == [1, 3, 3, 9]

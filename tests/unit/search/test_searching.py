@@ -33,7 +33,7 @@ def test_networks_come_candidate_by_candidate_each_on_every_workload():
 def test_the_best_of_each_proxy_is_trained_on_everything_and_no_other():
     train = LookedUp(tabled)
     result = search_over(widths(1, 2, 3)).run(train, tops=[1, 2])
-    (found,) = result.summaries()
+    (found,) = result.summaries
     assert (found.best, found.best_reference, found.best_test) == ("width=2", 0.8, 0.8)
     assert train.trained("everything") == [("width=2", 5)]
     assert found.all.spearman.value == pytest.approx(0.5)  # places 1, 3, 2 and 1, 2, 3
@@ -45,7 +45,7 @@ def test_the_best_of_each_proxy_is_trained_on_everything_and_no_other():
 def test_without_a_reference_of_all_candidates_only_the_best_is_trained_on_more():
     train = LookedUp(tabled)
     result = search_over(widths(1, 2, 3), kind="best").run(train)
-    (found,) = result.summaries()
+    (found,) = result.summaries
     assert train.trained("reference") == []
     assert train.trained("everything") == [("width=2", 5)]
     assert (found.best_test, found.best_reference, found.all, found.regrets) == (0.8, None, None, {})
@@ -62,7 +62,7 @@ def test_who_fails_is_a_row_with_the_reason_and_is_never_the_best():
     search = search_over(widths(1, 2, 3, 7), unfit={"width=7": "too wide"})
     train = LookedUp(reached)
     result = search.run(train)
-    (found,) = result.summaries()
+    (found,) = result.summaries
     assert "width=7" not in {each.candidate.name for each in train.jobs}
     assert (found.best, found.failed, found.all.n) == ("width=3", 1, 3)
     rows = {row["candidate"]: row for row in result.to_json()["candidates"]}
@@ -74,7 +74,7 @@ def test_who_fails_is_a_row_with_the_reason_and_is_never_the_best():
 
 def test_a_search_of_which_all_fails_has_no_best():
     result = search_over(widths(1, 2)).run(LookedUp(lambda each: "no"))
-    (found,) = result.summaries()
+    (found,) = result.summaries
     assert (found.best, found.best_test, found.failed, found.all) == (None, None, 2, None)
 
 
