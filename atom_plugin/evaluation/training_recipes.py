@@ -131,7 +131,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "cutmix": 0.5,
         "augmentation": "color_crop_flip_scale_rotate",
     },
-    # Proxies of an architecture search: docs/search.md has what was compared.
+    # Proxies of an architecture search; docs/search.md says what is known of other choices.
     "search": {"epochs": 200, "batch_size": 64},
     # Transformers from scratch, as DeiT (Touvron et al., 2021) trains them, less what is for a million images.
     "modern": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ _MARKERS = "osD^vP<X"
 _COLUMNS = 3
 _SIDE = 3.4  # inches
 _COLOURED_BY = "normalisation"
+_LEGEND: Mapping[str, Any] = {"loc": "outside right center", "frameon": False, "fontsize": 9, "title_fontsize": 9}
 
 
 def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False) -> None:
@@ -50,12 +52,7 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     if len(handles) > 1:
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            title=_COLOURED_BY,
-            **{"loc": "outside right center", "frameon": False, "fontsize": 9, "title_fontsize": 9},
-        )
+        figure.legend(list(handles.values()), list(handles), title=_COLOURED_BY, **_LEGEND)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata=MARK)
     write_bytes(target, buffer.getbuffer(), force=force)
