@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import study_tables
 from presets import Preset, load_presets
 from prettytable import PrettyTable, TableStyle
 from reproduce import read_lines
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 PAGES = {
     HERE.parent / "docs" / "results.md": HERE / "results" / "paper.jsonl",
     HERE.parent / "docs" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
+    HERE.parent / "docs" / "packing.md": HERE / "results" / "paper.jsonl",
 }
 LEAD = "ATOM, table 1", "CIFAR-10"
 SETS = 3  # of a cell, before a difference has an interval and anything is called confirmed
@@ -39,7 +41,19 @@ SOURCES = {
 
 def render(page: str, lines: Sequence[Line]) -> str:
     """The page with its tables made anew. Equal lines give equal bytes."""
-    makers = {"lead": lead, "order": order, "others": others, "choices": choices, "owed choices": owed_choices}
+    makers: dict[str, Callable[[Sequence[Line]], str]] = {
+        "lead": lead,
+        "order": order,
+        "others": others,
+        "choices": choices,
+        "owed choices": owed_choices,
+    }
+    studies = study_tables.read_studies()
+    makers |= {
+        "best": lambda _: grid(study_tables.best(studies)),
+        "packed choices": lambda _: grid(study_tables.choices(studies, "packed")),
+        "pool choices": lambda _: grid(study_tables.choices(studies, "pools")),
+    }
     block = re.compile(r"(<!-- ([a-z ]+) -->\n).*?(<!-- end -->)", re.S)
     return block.sub(lambda found: f"{found[1]}\n{makers[found[2]](lines)}\n\n{found[3]}", page)
 
