@@ -21,7 +21,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> str
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}; {hint}{see or f'known: {listed(names, most=30)}'}"
+    return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
 
 
 def listed(items: Iterable[object], *, most: int = 10) -> str:
@@ -29,6 +29,13 @@ def listed(items: Iterable[object], *, most: int = 10) -> str:
     texts = list(map(str, items))
     more = f", … ({len(texts)} in all)" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more or "none"
+
+
+def shown(value: object) -> str:
+    """``value`` as code would write it, its first 80 characters where there are more."""
+    # Python converts no whole number of thousands of digits.
+    text = f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >> 256 else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -76,6 +83,9 @@ class Interrupted(AtomError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        return type(self), (str(self), self.signum)  # what pickle would call has no signal
 
 
 class MissingExtraError(AtomError, ImportError):

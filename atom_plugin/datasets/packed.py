@@ -23,6 +23,7 @@ from atom_plugin.datasets import SourceData, SourceRequest, Split
 from atom_plugin.datasets.common import content_digest, stored_options
 from atom_plugin.datasets.mapped import MappedImages
 from atom_plugin.errors import ConfigError, SourceError
+from atom_plugin.runtime import bounded_json
 
 FORMAT, VERSION = "atom_plugin packed images", 1
 FILE_NAME = "images.h5"
@@ -157,7 +158,7 @@ def _header(path: Path, file: Any) -> Header:
         raise ValueError(f"it is cut short: {len(images)} images take more than its {path.stat().st_size} bytes")
     channels, height, width = (int(size) for size in images.shape[1:])
     contents = Contents(
-        class_names=tuple(map(str, json.loads(file["class_names"][()].tobytes()))),
+        class_names=tuple(map(str, bounded_json.parse(file["class_names"][()].tobytes()))),
         train_labels=labels[0][()],
         test_labels=labels[1][()],
         image_shape=(channels, height, width),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atom_plugin.errors import SourceError
+from atom_plugin.runtime.text import flaw
 
 if TYPE_CHECKING:
     # Not at run time: decoding processes import this package, and must not wait for torch.
@@ -99,9 +100,9 @@ class SourceData:
                 "have one shape"
             )
         for name in self.class_names:
-            # A set's file holds Unicode text; found out here rather than when the finished set is stored.
-            if "\0" in name or name != name.encode("utf-8", "ignore").decode():
-                raise SourceError(f"{self.name}: the class name {name!r} is not Unicode text; rename that class")
+            # Found out here rather than when the finished set is stored.
+            if why := flaw(name):
+                raise SourceError(f"{self.name}: no set can hold the class name {name!r}: {why}; rename that class")
         for kind, split in (("training", self.train), ("test", self.test)):
             if not len(split):
                 raise SourceError(f"{self.name}: the {kind} split holds no images")

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 
+from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import AtomError, ConfigError, StoreError, shown
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import write_bytes
+from atom_plugin.store.formats.archives import refuse_bomb
 
 _FORMAT = "atom-plugin/checkpoint"
 _VERSION = 2  # 2 has ``network``; 1 is read as before
+_ADVICE = "delete it to start over"
+_KINDS: dict[str, tuple[type, ...]] = {
+    **{"iteration": (int,), "images": (torch.Tensor,), "momentum": (torch.Tensor, NoneType), "config": (dict,)},
+    **{"fingerprint": (str,), "network": (dict, NoneType), "loss": (float, NoneType)},
+}
+_OPTIONAL = ("network", "loss")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -59,37 +72,88 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read ``path``. Raises StoreError where it is missing, damaged, or of a newer version."""
-        advice = "delete it to start over"
+        """Read ``path``, every value checked. Raises StoreError where it is missing, damaged, foreign or newer."""
+        state = _loaded(path)
+        version = state.get("version")
+        if type(version) is not int or version < 1:
+            raise StoreError(f"{path}: found checkpoint version {shown(version)}, expected 1 to {_VERSION}; {_ADVICE}")
+        if version > _VERSION:
+            raise StoreError(f"{path}: checkpoint version {version}, this release reads {_VERSION}; update")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise StoreError(f"{path}: no checkpoint there; run without --resume to start") from None
-        except Exception as error:  # torch.load raises whatever its zip and pickle readers meet
-            raise StoreError(f"{path}: not a readable checkpoint ({type(error).__name__}); {advice}") from error
-        if not isinstance(state, dict) or state.get("format") != _FORMAT:
-            raise StoreError(f"{path}: a torch file, but no checkpoint of this package; {advice}")
-        if state["version"] > _VERSION:
-            raise StoreError(f"{path}: checkpoint version {state['version']}, this release reads {_VERSION}; update")
-        return cls(
-            iteration=state["iteration"],
-            images=state["images"],
-            momentum=state["momentum"],
-            config=DistillConfig.from_json(state["config"]),
-            fingerprint=state["fingerprint"],
-            network=state.get("network"),
-            loss=state.get("loss"),
-        )
+            return cls._of(state)
+        except (AtomError, ValueError) as error:
+            raise StoreError(f"{path}: a damaged or foreign checkpoint: {error}; {_ADVICE}") from error
 
-    def check(self, config: DistillConfig, fingerprint: str, path: Path) -> None:
-        """Raises ConfigError unless this is a state of the run that ``config`` and the source describe."""
+    @classmethod
+    def _of(cls, state: Mapping[str, Any]) -> Checkpoint:
+        """Of the values in a file, each checked. Raises StoreError, ConfigError or ValueError."""
+        for name, kinds in _KINDS.items():
+            if name not in state and name not in _OPTIONAL:
+                raise StoreError(f"found no {name}")
+            if not isinstance(state.get(name), kinds) or isinstance(state.get(name), bool):
+                words = " or ".join("nothing" if kind is NoneType else kind.__name__ for kind in kinds)
+                raise StoreError(f"found {name} {shown(state[name])}, expected {words}")
+        if state["iteration"] < 0:
+            raise StoreError(f"found iteration {state['iteration']}, expected 0 or more")
+        if state.get("loss") is not None and not math.isfinite(state["loss"]):
+            raise StoreError(f"found loss {state['loss']}, expected a finite number")
+        images, momentum = state["images"], state["momentum"]
+        for name, tensor in (("images", images), ("momentum", momentum)):
+            if tensor is not None:
+                _check_images(name, tensor, images)
+        bounded_json.check(state["config"])
+        values = {name: state.get(name) for name in _KINDS}
+        return cls(**{**values, "config": DistillConfig.from_json(state["config"])})
+
+    def check(self, config: DistillConfig, data: SourceData, path: Path) -> None:
+        """Raises ConfigError unless this is a state of the run that ``config`` and ``data`` describe, StoreError where it could
+        be none of any.
+        """
         differences = config.differences(self.config)
         if differences:
             raise ConfigError(
                 f"{path}: the checkpoint was made with other options ({'; '.join(differences)}); give the same, or run "
                 "without --resume and with --force to start over"
             )
-        if fingerprint != self.fingerprint:
+        if data.fingerprint != self.fingerprint:
             raise ConfigError(
                 f"{path}: the checkpoint was made from other images; give the same data and --validation, or start over"
             )
+        if self.iteration > config.iterations:
+            raise StoreError(
+                f"{path}: found iteration {self.iteration}, but the run has {config.iterations}: it is damaged; {_ADVICE}"
+            )
+        expected = (len(data.class_names) * config.ipc, *data.image_shape)
+        if tuple(self.images.shape) != expected:
+            raise StoreError(
+                f"{path}: found images of shape {tuple(self.images.shape)}, expected {expected}: it is damaged; {_ADVICE}"
+            )
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """What the file holds. Raises StoreError where that is no checkpoint."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd but readable tensors, which are checked afterwards
+            refuse_bomb(path, file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no checkpoint there; run without --resume to start") from None
+    except AtomError:
+        raise
+    except Exception as error:  # torch.load raises whatever its zip and pickle readers meet
+        raise StoreError(f"{path}: not a readable checkpoint ({type(error).__name__}); {_ADVICE}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise StoreError(f"{path}: a torch file, but no checkpoint of this package; {_ADVICE}")
+    return state
+
+
+def _check_images(name: str, tensor: torch.Tensor, images: torch.Tensor) -> None:
+    """Raise StoreError unless ``tensor`` is float32 (N, C, H, W) like ``images``, whole in the file, and finite."""
+    if tensor.dtype != torch.float32 or tensor.ndim != 4 or tensor.shape != images.shape:
+        raise StoreError(f"found {name} of {tensor.dtype} {tuple(tensor.shape)}, expected float32 (N, C, H, W)")
+    whole = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not whole or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise StoreError(f"found {name} that declare more values than the file holds")
+    if not bool(tensor.isfinite().all()):
+        raise StoreError(f"found {name} with values that are not finite")

@@ -26,7 +26,7 @@ from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
-from atom_plugin.errors import DivergenceError
+from atom_plugin.errors import DivergenceError, StoreError
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
@@ -253,11 +253,14 @@ class Distiller:
         )
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Continue from ``checkpoint``, read from ``path``. Raises ConfigError where it belongs to another run."""
-        checkpoint.check(self.config, self.data.fingerprint, path)
+        """Continue from ``checkpoint``, read from ``path``. Raises as :meth:`Checkpoint.check` where it is of no such run."""
+        checkpoint.check(self.config, self.data, path)
+        try:
+            self._matching.restore(checkpoint.network, checkpoint.iteration)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}: it is damaged; delete it to start over") from error
         self.iteration = checkpoint.iteration
         self.loss = math.nan if checkpoint.loss is None else checkpoint.loss
-        self._matching.restore(checkpoint.network)
         self._captured_step = None  # it holds on to the images it was made with
         self._optimizer = self._optimizer_of(checkpoint.images)
         self._optimizer.velocity = None if checkpoint.momentum is None else self._part(checkpoint.momentum)

@@ -22,6 +22,7 @@ from torch import nn
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.set_config import SetConfig
+from atom_plugin.errors import StoreError, shown
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
@@ -34,6 +35,28 @@ from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 State = dict[str, Any]
+
+
+def _checked_momenta(state: State, fresh: torch.optim.Optimizer) -> State:
+    """The state of an optimiser that is made like ``fresh``, which sets its rates. Raises ValueError for another's."""
+    parameters = [parameter for group in fresh.param_groups for parameter in group["params"]]
+    for number, held in state["state"].items():
+        buffer = held["momentum_buffer"]
+        if buffer is not None and (buffer.shape != parameters[number].shape or not bool(buffer.isfinite().all())):
+            raise ValueError(f"the momentum of parameter {number} is {tuple(buffer.shape)}, or not finite")
+    return {"state": state["state"], "param_groups": fresh.state_dict()["param_groups"]}
+
+
+def _checked_weights(weights: object, network: nn.Module, *, needed: bool) -> torch.Tensor | None:
+    """``weights`` (P,) of a drawn network, None where runs have none. Raises ValueError for any others."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if weights is None and not needed:
+        return None
+    if not isinstance(weights, torch.Tensor) or weights.dtype != torch.float32 or tuple(weights.shape) != (count,):
+        raise ValueError(
+            f"its calibrating weights are {shown(getattr(weights, 'shape', weights))}, not float32 ({count},)"
+        )
+    return weights
 
 
 class NetworkTrainer:
@@ -188,15 +211,21 @@ class MatchingNetwork(NetworkTrainer):
             "calibrating": self.calibrating,
         }
 
-    def restore(self, state: State | None) -> None:
-        """Go on from what :meth:`state` gave."""
-        if state is None:
+    def restore(self, state: State | None, iteration: int) -> None:
+        """Go on from what :meth:`state` gave before ``iteration``. Raises StoreError for what it does not give."""
+        drawn = iteration % self._config.inner_loop == 0 or iteration == self._config.iterations
+        if state is None and drawn:
             return
-        self.network.load_state_dict(state["network"])
-        self.calibrating = state.get("calibrating")
-        if state["optimizer"] is not None:
-            self._optimizer = self._inner_sgd()
-            self._optimizer.load_state_dict(state["optimizer"])
+        if state is None or not state.keys() >= {"network", "optimizer"}:
+            raise StoreError(f"found no state of the network that iteration {iteration} goes on with")
+        try:
+            self.network.load_state_dict(state["network"])
+            self.calibrating = _checked_weights(state.get("calibrating"), self.network, needed=self.pool is not None)
+            if state["optimizer"] is not None:
+                self._optimizer = self._inner_sgd()
+                self._optimizer.load_state_dict(_checked_momenta(state["optimizer"], self._optimizer))
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise StoreError(f"found the state of another network ({' '.join(str(error).split())[:200]})") from error
 
     def _inner_sgd(self) -> torch.optim.Optimizer:
         config = self._config

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.runtime import bounded_json
 
 
 def check_configs(configs: Iterable[tuple[str, Mapping[str, Any]]], where: str = "") -> dict[str, Mapping[str, Any]]:
@@ -42,7 +43,7 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``config`` as JSON gives it back (tuples as lists). Raises ConfigError where JSON has no form for it."""
     try:
-        plain = json.loads(json.dumps(config, allow_nan=False))
+        plain = bounded_json.parse(json.dumps(config, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the config of a run must hold JSON values: {error}") from None
     if not isinstance(plain, dict):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.configs import differences, plain_config
 from atom_plugin.replay.results import StreamResultsFile
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import refuse_existing, temporary_beside, write_bytes
 from atom_plugin.runtime.folders import place_folder, recover
 
@@ -162,8 +163,8 @@ class ComparisonFiles:
         if not self._record.exists():
             return {}
         try:
-            held = json.loads(self._record.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            held = bounded_json.parse(self._record.read_bytes())
+        except (OSError, ValueError) as error:
             raise StoreError(f"{self._record}: cannot be read ({error}); start over with --force") from error
         if not isinstance(held, dict) or not all(isinstance(config, dict) for config in held.values()):
             raise StoreError(f"{self._record}: holds no configurations; start over with --force")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atom_plugin.errors import StoreError
-from atom_plugin.runtime import renames
+from atom_plugin.runtime import bounded_json, renames
 from atom_plugin.runtime.files import reason, temporary_beside
 
 INDEX = ".atom-export.json"
@@ -86,9 +86,9 @@ def recover(path: Path, foreign: Callable[[Path], Sequence[str]]) -> None:
 def foreign_files(folder: Path) -> list[str]:
     """The names, relative to ``folder``, of what :func:`write_folder` did not write into it, or what was changed since."""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = bounded_json.parse((folder / INDEX).read_bytes())
         written = dict(index["files"]) if index["format"] == _FORMAT else {}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         written = {}
     known = {INDEX} if written else set()
     folders = {parent.as_posix() for name in written for parent in Path(name).parents}

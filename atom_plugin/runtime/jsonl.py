@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atom_plugin.errors import AtomError, StoreError
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import append_line
 
 Record = TypeVar("Record")
@@ -78,6 +79,8 @@ def read(path: Path, lines: LineFormat, parse: Callable[[dict[str, Any]], Record
     and where the file cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path}: cannot be read: it is no regular file; name {lines.name}")
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}; name {lines.name}") from error
@@ -99,8 +102,10 @@ def _loaded(line: bytes, lines: LineFormat, where: str) -> Any:
     start = max(0, line.rfind(lines.head))
     torn = line[: start or None]
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = bounded_json.parse(line)
+    except bounded_json.OutOfBounds as error:
+        raise StoreError(f"{where}: {error}; remove the line, or name {lines.name}") from None
+    except ValueError as error:
         if not torn.startswith(lines.head[: len(torn)]):
             raise StoreError(f"{where}: is not JSON ({error}); remove the line, or name {lines.name}") from None
         return _loaded(line[start:], lines, where) if start else None

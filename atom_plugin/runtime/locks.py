@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import reason
 
 _NAME = re.compile(r"\.[0-9a-f]{16}\.lock")
@@ -106,7 +107,7 @@ def _holder(descriptor: int) -> dict[str, Any]:
     for _ in range(5):
         try:
             os.lseek(descriptor, 0, os.SEEK_SET)
-            held = json.loads(os.read(descriptor, 1 << 16))
+            held = bounded_json.parse(os.read(descriptor, 1 << 16))
         except ValueError:
             time.sleep(0.02)
         else:

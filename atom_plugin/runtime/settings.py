@@ -7,15 +7,15 @@ whose ``__post_init__`` calls :func:`check_values`.
 from __future__ import annotations
 
 import functools
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from atom_plugin.errors import ConfigError, unknown
+from atom_plugin.errors import ConfigError, shown, unknown
 
+COUNT_MAX = 2**31 - 1  # of whole numbers without a bound of their own: nothing here is counted in more
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127  # what torch can multiply float32 images by
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Mapping: "a mapping"}
 Class = TypeVar("Class", bound=type)
@@ -137,19 +137,16 @@ def check_value(name: str, value: Any, hint: Any, item: About | None = None) -> 
     (kind,) = (get_origin(each) or each for each in kinds if each is not NoneType)
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{name} must be {_WORDS.get(kind) or f'a {kind.__name__}'}, not {_shown(value)}")
+        raise ConfigError(f"{name} must be {_WORDS.get(kind) or f'a {kind.__name__}'}, not {shown(value)}")
     item = item or About(help="")
     if item.choices and value not in item.choices:
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, item.choices))}, not {_shown(value)}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, item.choices))}, not {shown(value)}")
     if kind in (int, float) and not item.bounds.hold(value):
-        raise ConfigError(f"{name} must be {item.bounds}, not {_shown(value)}")
-    if kind is float and not (math.isfinite(value) and abs(value) <= FLOAT32_MAX):
-        raise ConfigError(f"{name} must be finite in float32 (at most {FLOAT32_MAX:.3g}), not {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+        raise ConfigError(f"{name} must be {item.bounds}, not {shown(value)}")
+    if kind is int and item.bounds.at_most is None and abs(value) > COUNT_MAX:
+        raise ConfigError(f"{name} must be at most {COUNT_MAX:,}, not {shown(value)}")
+    if kind is float and not abs(value) <= FLOAT32_MAX:
+        raise ConfigError(f"{name} must be finite in float32 (at most {FLOAT32_MAX:.3g}), not {shown(value)}")
 
 
 def current_names(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:

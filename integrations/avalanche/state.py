@@ -27,6 +27,7 @@ from avalanche.models.utils import avalanche_model_adaptation
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.integrations.avalanche.plugins import TrainFromMemory
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import write_bytes
 
 _FORMAT = "atom-plugin/stream-state"
@@ -44,7 +45,7 @@ def save_stream(
     """
     target = Path(path)
     try:
-        plain = json.loads(json.dumps(dict(record or {}), allow_nan=False))
+        plain = bounded_json.parse(json.dumps(dict(record or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the record of a stream's state must hold JSON values: {error}") from None
     memory = None
@@ -87,13 +88,13 @@ def load_stream(
         policy.load(source.parent / state["memory"])
     try:
         _restore_strategy(strategy, state, list(train_stream))
-    except (RuntimeError, ValueError, KeyError) as error:
+        _restore_random(state["random"])
+        record: dict[str, Any] = state["record"]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(
             f"{source}: was saved from another strategy ({text[:200]}); make it with the same model, optimiser and plugins"
         ) from error
-    _restore_random(state["random"])
-    record: dict[str, Any] = state["record"]
     return record
 
 
@@ -200,7 +201,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: holds a stream state of version {version}, this release reads {_VERSION}; update")
     if hashlib.sha256(body).hexdigest() != digest:
         raise StoreError(f"{path}: the stream state is damaged (its checksum differs); delete it to start over")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its zip and pickle readers meet
+        raise StoreError(
+            f"{path}: no readable stream state ({type(error).__name__}); delete it to start over"
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("memory", 0), str | None):
+        raise StoreError(f"{path}: holds no stream state behind its head; delete it to start over")
     return state
 
 

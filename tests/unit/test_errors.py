@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from atom_plugin.errors import listed, shape_text, unknown
+from atom_plugin.errors import ConfigError, Interrupted, listed, require, shape_text, shown, unknown
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,24 @@ def test_listed():
     assert listed([]) == "none"
     assert listed(["cat", 2], most=2) == "cat, 2"
     assert listed(iter("abc"), most=2) == "a, b, … (3 in all)"
+
+
+def test_shown_is_short_whatever_the_value():
+    assert shown("a") == "'a'"
+    assert shown(2**64) == str(2**64)
+    assert shown("x" * 100) == f"'{'x' * 79}…"
+    assert shown(10**5000) == "a number of 16610 bits"
+
+
+def test_an_interruption_keeps_its_signal_in_another_process():
+    found = pickle.loads(pickle.dumps(Interrupted("Stopped", 15)))
+    assert (type(found), str(found), found.signum) == (Interrupted, "Stopped", 15)
+
+
+def test_a_value_of_another_type_is_named():
+    require("data", 3, int)
+    with pytest.raises(ConfigError, match="data must be a int, not NoneType; give one"):
+        require("data", None, int)
 
 
 def test_shape_text():

@@ -46,6 +46,31 @@ def test_a_missing_log_has_no_records_and_a_foreign_file_is_refused_and_kept(tmp
     assert path.read_text() == "[1, 2]\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"iteration": 0, "loss": 1}', "found iteration 0, expected a whole number from 1 on"),
+        ('{"iteration": true}', "found iteration True"),
+        ('{"iteration": 1.5}', "found iteration 1.5"),
+        ('{"iteration": 1, "loss": "low"}', "found loss 'low', expected a number"),
+        ('{"iteration": 1, "loss": null}', "found loss None, expected a number"),
+        ('{"iteration": 1, "loss": [1]}', r"found loss \[1\], expected a number"),
+        ('{"iteration": 1, "seconds": {}}', "found seconds {}, expected a number"),
+        ('{"iteration": 1, "loss": NaN}', "found the number NaN"),
+        ('{"iteration": 1' + "0" * 500 + "}", "found a whole number of 501 digits"),
+    ],
+)
+def test_wrong_types_in_a_log_are_named_and_the_log_stays(tmp_path, line, words):
+    path = tmp_path / "a.log.jsonl"
+    path.write_text(f'{{"iteration": 1, "loss": 2.5}}\n{line}\n')
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=rf"a\.log\.jsonl, line 2: {words}.*remove the line"):
+        read_log(path)
+    with pytest.raises(StoreError, match="line 2"), RunLog(path, after=1) as log:
+        log.write(iteration=2)
+    assert path.read_bytes() == before
+
+
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="there is no folder"), RunLog(tmp_path / "no" / "a.jsonl") as log:
         log.write(iteration=1)

@@ -64,7 +64,9 @@ def test_a_line_that_lacks_only_its_end_counts(path):
     [
         ("my notes", "is not JSON .*; remove the line, or name a file of trials"),
         ("\x00\x00", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "found values nested .* at most 64; remove the line"),
+        ('{"format": "test/trial", "number": NaN}', "found the number NaN, expected a finite one; remove the line"),
+        (f'{{"format": "test/trial", "number": {10**30}}}', "found a whole number of 31 digits"),
         ('{"formal": 1', "is not JSON"),
         ('{"format": "test/other", "a', "is not JSON"),
         ("null", "found format None, expected format 'test/trial'; name a file of trials"),
