@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from atom_plugin.errors import shown
 from atom_plugin.models.convnet_choices import NORMALISATIONS
-from atom_plugin.runtime.settings import Bounds
+from atom_plugin.runtime import bounded_json
+from atom_plugin.runtime.settings import COUNT_MAX, FLOAT32_MAX, Bounds
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -24,27 +24,38 @@ if TYPE_CHECKING:
 else:
     _NumberType = click.ParamType  # click 8.2 can't be asked for `ParamType[...]` at run time
 
+_MOST_DIGITS = 40
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Number(_NumberType):
-    """A finite number of ``kind`` int or float, within :class:`~atom_plugin.runtime.settings.Bounds`."""
+    """A number of ``kind`` int or float, within :class:`~atom_plugin.runtime.settings.Bounds`.
+
+    Without an upper bound of its own a whole number is at most COUNT_MAX; every other number is finite in float32.
+    """
 
     def __init__(self, kind: type[int] | type[float], **bounds: float | None) -> None:
         self.kind = kind
         self.name = "integer" if kind is int else "number"
         self.bounds = Bounds(**bounds)
+        self.most = FLOAT32_MAX if kind is float else COUNT_MAX if self.bounds.at_most is None else self.bounds.at_most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
         """Raises UsageError, in words of its own: "--ipc must be at least 1, not 0"."""
         label = "the value" if param is None else option_label(param)
         try:
-            number = self.kind(value)
+            # Python converts no whole number of thousands of digits; as a float such a one is infinite.
+            long = self.kind is int and len(str(value)) > _MOST_DIGITS
+            number = float(value) if long else self.kind(value)
         except ValueError:
             what = "a whole number" if self.kind is int else "a number"
-            raise click.UsageError(f"{label} must be {what}, not {value!r}", ctx) from None
-        if not (math.isfinite(number) and self.bounds.hold(number)):
-            raise click.UsageError(f"{label} must be {str(self.bounds) or 'finite'}, not {value}", ctx)
+            raise click.UsageError(f"{label} must be {what}, not {shown(value)}", ctx) from None
+        found = shown(value).strip("'")
+        if not self.bounds.hold(number):
+            raise click.UsageError(f"{label} must be {self.bounds}, not {found}", ctx)
+        if not abs(number) <= self.most:
+            most = f"at most {self.most:,}" if self.kind is int else "finite in float32"
+            raise click.UsageError(f"{label} must be {most}, not {found}", ctx)
         return number
 
 
@@ -371,7 +382,9 @@ def key_value_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str
         if not equals or not key:
             raise click.UsageError(f"{param.opts[0]} must be KEY=VALUE, not {item!r}", ctx)
         try:
-            pairs[key.replace("-", "_")] = json.loads(value)
+            pairs[key.replace("-", "_")] = bounded_json.parse(value)
+        except bounded_json.OutOfBounds as error:
+            raise click.UsageError(f"{param.opts[0]} {key}: {error}", ctx) from None
         except ValueError:
             pairs[key.replace("-", "_")] = value
     return pairs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.options import option_label
+from atom_plugin.errors import shown
 
 if TYPE_CHECKING:
     _SizeType = click.ParamType[int]
@@ -38,9 +39,10 @@ class Size(_SizeType):
         if unit.lower() not in known:
             given = f"unit {unit!r}" if unit else "no unit"
             raise click.UsageError(f"{label} {value!r} has {given}; units are {', '.join(UNITS)}", ctx)
-        if not (size := int(float(number) * known[unit.lower()])):
-            raise click.UsageError(f"{label} must be above 0, not {value!r}", ctx)
-        return size
+        size = float(number) * known[unit.lower()]
+        if not 1 <= size < 2**63:
+            raise click.UsageError(f"{label} must be 1 byte to {2**33} GiB, not {shown(value)}", ctx)
+        return int(size)
 
 
 SIZE = Size()

@@ -154,6 +154,6 @@ def _class_id(item: str, class_names: Sequence[str]) -> int:
         return named[0]
     if named:
         raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
-    if item.isascii() and item.isdigit() and int(item) < len(class_names):
+    if item.isascii() and item.isdigit() and len(item) < 10 and int(item) < len(class_names):
         return int(item)
     raise ConfigError(f"{unknown('class', item, class_names)}; or give an id, 0 to {len(class_names) - 1}")

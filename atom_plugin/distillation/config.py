@@ -11,6 +11,7 @@ from typing import Any
 from atom_plugin.distillation.set_config import SetConfig, trained_epochs
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.settings import about, check_value, config_class
 
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
@@ -183,6 +184,7 @@ class DistillConfig(SetConfig):
             metavar="SIZE",
             unit="bytes",
             at_least=1,
+            at_most=2**63 - 1,
             default="all classes pass together",
         ),
     )
@@ -205,8 +207,9 @@ class DistillConfig(SetConfig):
                 f"a pool holds ConvNets, not the matching model {self.matching_model!r}; leave one of them out"
             )
         try:
+            bounded_json.check(dict(self.matcher_options))
             json.dumps(dict(self.matcher_options), allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"matcher_options must be JSON values by name: {error}") from None
         if not all(isinstance(name, str) for name in self.matcher_options):
             raise ConfigError(f"matcher_options must be JSON values by name, not {dict(self.matcher_options)!r}")

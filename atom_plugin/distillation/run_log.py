@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from atom_plugin.errors import StoreError
-from atom_plugin.runtime import jsonl
+from atom_plugin.errors import StoreError, shown
+from atom_plugin.runtime import bounded_json, jsonl
 from atom_plugin.runtime.files import reason, write_bytes
 from atom_plugin.runtime.renames import rename_new
 
@@ -68,8 +67,8 @@ def is_log(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 16)
-        record = json.loads(line or b'{"iteration": 1, "loss": 0}')
-    except (OSError, ValueError, RecursionError):
+        record = bounded_json.parse(line or b'{"iteration": 1, "loss": 0}')
+    except (OSError, ValueError):
         return False
     return isinstance(record, dict) and {"iteration", "loss"} <= record.keys()
 
@@ -93,6 +92,11 @@ def set_aside(path: Path) -> Path | None:
 
 
 def _record(line: dict[str, Any]) -> dict[str, Any]:
-    if type(line["iteration"]) is not int:
-        raise StoreError(f"found iteration {line['iteration']!r}, expected a number; remove the line")
+    if type(line["iteration"]) is not int or line["iteration"] < 1:
+        raise StoreError(
+            f"found iteration {shown(line['iteration'])}, expected a whole number from 1 on; remove the line"
+        )
+    for name in ("loss", "seconds"):
+        if type(line.get(name, 0.0)) not in (int, float):
+            raise StoreError(f"found {name} {shown(line[name])}, expected a number; remove the line")
     return line

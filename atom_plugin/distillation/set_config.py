@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, shown
 from atom_plugin.runtime.settings import about, abouts, check_value, check_values, current_names, without_unknown
 
 if TYPE_CHECKING:
@@ -292,8 +292,8 @@ def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float 
 def trained_epochs(state: str, name: str) -> int:
     """EPOCHS of "trained:EPOCHS", 0 of "random". Raises ConfigError for any other ``state``, calling it ``name``."""
     kind, _, epochs = state.partition(":")
-    if kind == "trained" and epochs.isdecimal() and int(epochs) >= 1:
+    if kind == "trained" and epochs.isdecimal() and len(epochs) < 10 and int(epochs) >= 1:
         return int(epochs)
     if state != "random":
-        raise ConfigError(f"{name} must be random or trained:EPOCHS (trained:3), not {state!r}")
+        raise ConfigError(f"{name} must be random or trained:EPOCHS (trained:3), not {shown(state)}")
     return 0

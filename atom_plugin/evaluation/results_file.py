@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.evaluation.jobs import EvaluationJob, Outcome
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import jsonl
@@ -18,7 +18,10 @@ from atom_plugin.runtime.settings import current_names
 from atom_plugin.runtime.versions import package_versions
 
 _LINES = jsonl.LineFormat(name="a file of evaluation results", value="atom-plugin/network-result", version=1)
-_IDENTITY = ("trained_on", "full", "tested_on", "on", "model", "network", "training", "precision", "seed", "repeat")
+_IDENTITY: dict[str, type] = {
+    **{"trained_on": str, "full": bool, "tested_on": str, "model": str, "network": dict, "training": dict},
+    **{"precision": str, "on": str, "seed": int, "repeat": int},
+}
 
 
 class NetworkResultsFile:
@@ -97,11 +100,17 @@ class NetworkResultsFile:
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
     record = {"on": "test", **record}  # lines from before there was a choice do not say it
-    whole = record.keys() >= set(_IDENTITY) and isinstance(record["network"], dict)
-    if not (
-        whole and _is_share(record.get("accuracy")) and _is_number(seconds := record.get("seconds", 0)) and seconds >= 0
-    ):
-        raise StoreError("is damaged; remove the line, and its network is trained again")
+    again = "remove the line, and its network is trained again"
+    for name, kind in _IDENTITY.items():
+        if name not in record:
+            raise StoreError(f"is damaged, it has no {name}; {again}")
+        if type(record[name]) is not kind:
+            raise StoreError(f"is damaged, its {name} is {shown(record[name])}, expected a {kind.__name__}; {again}")
+    if not _is_share(record.get("accuracy")):
+        raise StoreError(f"is damaged, its accuracy is {shown(record.get('accuracy'))}, expected 0 to 1; {again}")
+    seconds = record.get("seconds", 0)
+    if not (_is_number(seconds) and seconds >= 0):
+        raise StoreError(f"is damaged, its seconds are {shown(seconds)}, expected 0 or more; {again}")
     return {**record, "network": current_names(ConvNetConfig, record["network"])}
 
 
@@ -110,7 +119,7 @@ def _key(record: Mapping[str, Any]) -> str:
 
 
 def _differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    return [name for name in {**asked, **held} if asked.get(name) != held.get(name)]
+    return [name for name in {**asked, **held} if asked.get(name, ...) != held.get(name, ...)]
 
 
 def _is_share(value: Any) -> bool:

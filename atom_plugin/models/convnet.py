@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.models.features import Features
+from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.runtime.settings import config_class
 
 _SMALL_MAP = 256  # places of a map up to which the written-out instance normalisation wins
@@ -122,13 +123,14 @@ class ConvNet(nn.Module):
         channels, height, width = image_shape
         depth = config.depth or default_depth(min(height, width))
         self.config = config
-        self.blocks = nn.ModuleList(ConvBlock(config, config.width if i else channels) for i in range(depth))
         if config.pooling != "none":
             height, width = _pooled(height, depth, config), _pooled(width, depth, config)
         if min(height, width) < 1:
             raise ConfigError(
                 f"{depth} pooling blocks leave nothing of {image_shape[1]}x{image_shape[2]} images; lower the depth"
             )
+        _refuse_oversized(config, channels, depth, classes * height * width)
+        self.blocks = nn.ModuleList(ConvBlock(config, config.width if i else channels) for i in range(depth))
         self.classifier = nn.Linear(config.width * height * width, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -173,6 +175,20 @@ class ConvNet(nn.Module):
                     module.bias.copy_(bias)
             elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
                 module.reset_parameters()
+
+
+def _refuse_oversized(config: ConvNetConfig, channels: int, depth: int, outputs: int) -> None:
+    """Raise ConfigError where weights, gradients and momentum alone take more memory than this machine has.
+
+    A set's file names its network: what it asks for is looked at before it is made. ``outputs`` are those of the classifier for
+    each channel of the last map.
+    """
+    weights = config.width * (9 * (channels + (depth - 1) * config.width) + outputs)
+    if weights * 12 > machine_memory():
+        raise ConfigError(
+            f"a ConvNet of width {config.width} and depth {depth} has {weights:,} weights, more than this machine's memory can "
+            "train; lower the width or the depth"
+        )
 
 
 def _pooled(side: int, depth: int, config: ConvNetConfig) -> int:

@@ -29,11 +29,17 @@ class ConvNetChoices:
     depth: int | None = field(
         default=None,
         metadata=about(
-            "Number of blocks of the ConvNet.", group=_GROUP, metavar="N", at_least=1, default="follows the image size"
+            "Number of blocks of the ConvNet.",
+            group=_GROUP,
+            metavar="N",
+            at_least=1,
+            at_most=64,
+            default="follows the image size",
         ),
     )
     width: int = field(
-        default=128, metadata=about("Channels of each block of the ConvNet.", group=_GROUP, metavar="N", at_least=1)
+        default=128,
+        metadata=about("Channels of each block of the ConvNet.", group=_GROUP, metavar="N", at_least=1, at_most=16_384),
     )
     activation: str = field(
         default="relu", metadata=about("Activation function of the ConvNet.", group=_GROUP, choices=ACTIVATIONS)

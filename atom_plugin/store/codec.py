@@ -11,6 +11,9 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
+from atom_plugin.errors import ConfigError
+from atom_plugin.runtime import bounded_json
+from atom_plugin.runtime.text import flaw
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.schema import ELEMENTS, ZCA, Array, Arrays, SchemaError
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -107,18 +110,18 @@ def decode_provenance(arrays: Arrays) -> Provenance:
             if ELEMENTS[key].holds_text:
                 value = _text(key, value)
             values[field.name] = _json(key, value) if ELEMENTS[key].dtypes == ("json",) else value
-    return Provenance(**values)
+    try:
+        return Provenance(**values)
+    except ConfigError as error:
+        raise SchemaError(f"provenance: {error}") from error
 
 
 def _texts(key: str, texts: Iterable[str]) -> Array:
     encoded = []
     for text in texts:
-        try:
-            encoded.append(text.encode())
-        except UnicodeEncodeError as error:
-            raise SchemaError(f"{key}: {text!r} is not Unicode text (it holds a lone surrogate)") from error
-        if b"\0" in encoded[-1]:
-            raise SchemaError(f"{key}: {text!r} holds a zero character")
+        if why := flaw(text):
+            raise SchemaError(f"{key}: found {text!r}: {why}")
+        encoded.append(text.encode())
     # HDF5 has no text type of length 0.
     return np.array(encoded, f"S{max([1, *map(len, encoded)])}")
 
@@ -129,6 +132,7 @@ def _scalar(key: str, value: Any) -> Array:
         if expected == ("json",):
             # ASCII with sorted keys: equal objects give equal bytes, and undecodable path names survive.
             value = json.dumps(value, sort_keys=True, allow_nan=False)
+            bounded_json.parse(value)  # as every reader will
         if ELEMENTS[key].holds_text:
             return _texts(key, [value]).reshape(())
         if expected == ("<f8",):
@@ -150,15 +154,20 @@ def _tensor(array: Array) -> torch.Tensor:
 
 def _text(key: str, value: bytes) -> str:
     try:
-        return value.decode()
+        text = value.decode()
     except UnicodeDecodeError as error:
         raise SchemaError(f"{key}: found bytes that are not UTF-8") from error
+    if why := flaw(text):
+        raise SchemaError(f"{key}: found {text!r}: {why}")
+    return text
 
 
 def _json(key: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = bounded_json.parse(text)
+    except bounded_json.OutOfBounds as error:
+        raise SchemaError(f"{key}: {error}") from error
+    except ValueError as error:
         raise SchemaError(f"{key}: found text that is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise SchemaError(f"{key}: found a JSON {type(value).__name__}, expected an object")

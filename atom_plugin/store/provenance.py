@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from atom_plugin.errors import ConfigError, shown
+from atom_plugin.runtime.text import require_text
+
+_KINDS = {"method": str, "seed": int, "config": dict, "source": dict, "versions": dict, "iterations": int}
+_WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -13,7 +19,8 @@ class Provenance:
 
     ``method`` is the matcher's or the selection's name; ``config`` everything needed to make the set again;
     ``source`` names the image source, its options and its fingerprint, so that its test split can be found again;
-    ``versions`` maps package to version; ``final_loss`` is None for selected (real) images.
+    ``versions`` maps package to version; ``final_loss`` is None for selected (real) images. Raises ConfigError for a value of
+    another type, in ``config`` and ``source`` too where something here reads it.
     """
 
     method: str
@@ -23,6 +30,41 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     iterations: int = 0
     final_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            _require(name, getattr(self, name), kind)
+        require_text("method", self.method)
+        for package, version in self.versions.items():
+            _require(f"versions[{package!r}]", version, str)
+        loss = self.final_loss
+        if loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float) or loss - loss != 0):
+            raise ConfigError(f"final_loss must be a finite number or None, not {shown(loss)}")
+        for name, kind in (("name", str), ("options", dict), ("fingerprint", str)):
+            if name in self.source:
+                _require(f"source[{name!r}]", self.source[name], kind)
+        _check_config(self.config, "config")
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    """Of what made the set: the network, and the parts that it was merged of."""
+    if config.get("network") is not None:
+        _require(f"{where}['network']", config["network"], dict)
+    if "merged" not in config:
+        return
+    _require(f"{where}['merged']", config["merged"], list)
+    if not config["merged"]:
+        raise ConfigError(f"{where}['merged'] must name the parts of a merged set, not be empty")
+    for number, part in enumerate(config["merged"]):
+        _require(f"{where}['merged'][{number}]", part, dict)
+        inner = part.get("config", {})
+        _require(f"{where}['merged'][{number}]['config']", inner, dict)
+        _check_config(inner, f"{where}['merged'][{number}]['config']")
+
+
+def _require(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be {_WORDS[kind]}, not {shown(value)}")
 
 
 def merged_provenance(parts: Sequence[Provenance]) -> Provenance:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from atom_plugin.errors import ConfigError, unknown
+from atom_plugin.errors import ConfigError, require, unknown
+from atom_plugin.runtime.text import require_text
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
@@ -40,6 +41,17 @@ class SyntheticSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for called, value, kind in (
+            *(
+                ("images", images, torch.Tensor),
+                ("labels", labels, torch.Tensor),
+                ("class_names", self.class_names, tuple),
+            ),
+            *(("preprocessing", self.preprocessing, Preprocessing), ("provenance", self.provenance, Provenance)),
+        ):
+            require(called, value, kind)
+        for label, name in enumerate(self.class_names):
+            require_text(f"the name of class {label}", name)
         for tensor in (images, labels):
             if tensor.layout != torch.strided or tensor.is_meta:
                 raise ConfigError(

@@ -42,9 +42,8 @@ class Whitening:
 
     @cached_property
     def inverse_matrix(self) -> torch.Tensor:
-        """(D, D), computed in float64 on first use: only pictures and exports need it."""
-        inverse: torch.Tensor = torch.linalg.inv(self.matrix.double())
-        return inverse.to(self.matrix)
+        """(D, D), computed in float64 on first use: only pictures and exports need it. Raises as :func:`inverted`."""
+        return inverted(self.matrix).to(self.matrix)
 
     @classmethod
     def fit(cls, images: torch.Tensor, *, eps: float) -> Whitening:
@@ -99,6 +98,20 @@ class Whitening:
 
     def __repr__(self) -> str:
         return f"Whitening({len(self.mean)} values, eps {self.eps:g})"
+
+
+def inverted(matrix: torch.Tensor) -> torch.Tensor:
+    """The inverse of a whitening's ``matrix`` (D, D), float64, finite in float32. Raises ConfigError where there is none."""
+    try:
+        inverse: torch.Tensor = torch.linalg.inv(matrix.double())
+    except torch.linalg.LinAlgError:
+        inverse = torch.full((), torch.inf)
+    if not bool(inverse.float().isfinite().all()):
+        raise ConfigError(
+            "the ZCA matrix has no inverse, so that images have no true colours; no fit gives such a one: restore a copy of "
+            "the set, or make it again"
+        )
+    return inverse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.runtime import bounded_json
 
+_IDS = 2**31
 _FORMS = 'expected lines "ID NAME", a JSON object {"0": "name", …}, or a JSON list of names'
 
 
@@ -18,14 +19,18 @@ def read_class_map(path: Path) -> dict[int, str]:
     Raises ConfigError for anything else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"--class-map {path}: is no regular file; {_FORMS}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--class-map {path}: cannot be read ({error}); {_FORMS}") from error
     try:
-        pairs = _pairs(json.loads(text))
+        pairs = _pairs(bounded_json.parse(text))
     except ValueError:
         pairs = [_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     found = dict(pairs)
+    if odd := [label for label in found if not 0 <= label < _IDS]:
+        raise ConfigError(f"--class-map {path}: found the id {odd[0]}, expected 0 to {_IDS - 1}; {_FORMS}")
     if not found or len(found) < len(pairs) or len(set(found.values())) < len(found):
         raise ConfigError(f"--class-map {path}: holds no class, or an id or a name twice; {_FORMS}")
     return found
@@ -43,7 +48,7 @@ def _pairs(value: Any) -> list[tuple[int, str]]:
 
 
 def _line(path: Path, number: int, line: str) -> tuple[int, str]:
-    found = re.fullmatch(r"\s*(\d+)[\s,:=]\s*(.*\S)\s*", line)
+    found = re.fullmatch(r"\s*(\d{1,18})[\s,:=]\s*(.*\S)\s*", line)
     if found is None:
         raise ConfigError(f"--class-map {path}, line {number}: found {line.strip()[:60]!r}; {_FORMS}")
     return int(found[1]), found[2]

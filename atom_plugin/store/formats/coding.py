@@ -10,7 +10,7 @@ import torch
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.transforms.preprocessing import Preprocessing
-from atom_plugin.transforms.whitening import DATADAM_EPS
+from atom_plugin.transforms.whitening import DATADAM_EPS, inverted
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, on the [0, 1] scale."""
@@ -128,6 +128,6 @@ def _affine(preprocessing: Preprocessing | None, *, inverse: bool) -> Any:
         return lambda images: (images.double() - mean) / std
     centre, matrix = whitening.mean.double().cpu(), whitening.matrix.double().cpu()
     if inverse:
-        back = torch.linalg.inv(matrix)
+        back = inverted(matrix)
         return lambda images: (images.double().flatten(1) @ back.T + centre).view(images.shape) * std + mean
     return lambda images: ((((images.double() - mean) / std).flatten(1) - centre) @ matrix.T).view(images.shape)

@@ -240,9 +240,9 @@ class ImportContext:
             return source.class_names
         if self.class_map is None:
             return None
-        absent = [label for label in range(max(self.class_map) + 1) if label not in self.class_map]
-        if absent:
-            raise ConfigError(f"--class-map names no class {absent[0]}; name all ids up to {max(self.class_map)}")
+        absent = next(label for label in range(len(self.class_map) + 1) if label not in self.class_map)
+        if absent < len(self.class_map):
+            raise ConfigError(f"--class-map names no class {absent}; name all ids up to {max(self.class_map)}")
         return tuple(self.class_map[label] for label in range(len(self.class_map)))
 
     def _origin(self) -> dict[str, Any]:

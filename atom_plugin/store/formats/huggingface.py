@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import StoreError
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.folders import write_folder
 from atom_plugin.runtime.versions import __version__
 from atom_plugin.store.formats import image_files
@@ -69,8 +70,8 @@ def _metadata(folder: Path, context: ImportContext) -> tuple[list[str], list[int
     path = folder / _METADATA
     with context.opened(path) as file:
         try:
-            rows: list[Any] = [json.loads(line) for line in file.read().decode().splitlines() if line.strip()]
-        except (ValueError, RecursionError) as error:
+            rows: list[Any] = [bounded_json.parse(line) for line in file.read().decode().splitlines() if line.strip()]
+        except ValueError as error:
             raise StoreError(f"{path}: holds a line that is not JSON ({error}); it is damaged") from error
     files, labels = [], []
     for number, row in enumerate(rows, start=1):

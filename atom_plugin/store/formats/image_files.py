@@ -14,6 +14,7 @@ import torch
 from atom_plugin.datasets.pixels import Pixels, decode, suffixes
 from atom_plugin.datasets.unreadable import why_unreadable
 from atom_plugin.errors import ConfigError, StoreError, shape_text
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import folder_names
@@ -83,9 +84,9 @@ def read_index(path: Path, context: ImportContext) -> list[Row]:
     """The rows of an index in the order of ids, some perhaps absent. Raises StoreError."""
     with context.opened(path) as file:
         try:
-            found = json.loads(file.read().decode())
+            found = bounded_json.parse(file.read().decode())
             rows = [Row(row["id"], row["name"], row.get("folder"), row.get("images", 0)) for row in found]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: is no list of classes with id and name ({error}); it is damaged") from error
     for row in rows:
         counted = all(type(number) is int and 0 <= number < 2**31 for number in (row.label, row.images))

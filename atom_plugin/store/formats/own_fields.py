@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.runtime import bounded_json
 from atom_plugin.store.formats.coding import convert
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.tensors import checked_images, checked_labels
@@ -63,13 +63,17 @@ def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> Synt
         raise StoreError(f"{where}: found pixels {found['pixels']!r}, expected one of {PIXELS}; it is damaged")
     if found["pixels"] == "true-colour":
         images = convert(images, None, preprocessing)
-    return SyntheticSet(
-        images=images,
-        labels=labels,
-        class_names=tuple(names),
-        preprocessing=preprocessing,
-        provenance=_provenance(found["provenance"], where),
-    )
+    provenance = _provenance(found["provenance"], where)
+    try:
+        return SyntheticSet(
+            images=images,
+            labels=labels,
+            class_names=tuple(names),
+            preprocessing=preprocessing,
+            provenance=provenance,
+        )
+    except ConfigError as error:
+        raise StoreError(f"{where}: {error}") from error
 
 
 def fitting_format(found: Any) -> str:
@@ -92,8 +96,8 @@ def provenance_field(held: SyntheticSet) -> dict[str, Any]:
 def parsed_json(text: str, where: str) -> Any:
     """JSON text as a value. Raises StoreError."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return bounded_json.parse(text)
+    except ValueError as error:
         raise StoreError(f"{where}: holds text that is not JSON ({error}); it is damaged") from error
 
 
@@ -129,12 +133,12 @@ def _floats(
 
 def _provenance(value: Any, where: str) -> Provenance:
     known = {field.name for field in fields(Provenance)}
-    types = {"method": str, "seed": int, "config": dict, "source": dict, "versions": dict, "iterations": int}
-    if not isinstance(value, dict) or not set(types) <= set(value) <= known:
+    if not isinstance(value, dict) or not known - {"final_loss"} <= set(value) <= known:
         raise StoreError(
-            f"{where}: provenance is no object with {', '.join(sorted(types))}; it is damaged, or newer: update"
+            f"{where}: provenance is no object with {', '.join(sorted(known))}; it is damaged, or newer: update"
         )
-    wrong = [key for key, kind in types.items() if not isinstance(value[key], kind)]
-    if wrong or not isinstance(value.get("final_loss"), float | int | None):
-        raise StoreError(f"{where}: provenance has a wrong type of {', '.join(wrong) or 'final_loss'}; it is damaged")
-    return Provenance(**value)
+    try:
+        bounded_json.check(value)
+        return Provenance(**value)
+    except (ConfigError, ValueError) as error:
+        raise StoreError(f"{where}: provenance: {error}; it is damaged") from error

@@ -23,6 +23,7 @@ from atom_plugin.cli.options import (
     gathered,
     is_given,
     json_option,
+    key_value_pairs,
     run_options,
     section,
     source_options,
@@ -49,13 +50,20 @@ def run(options: Any, *args: str) -> dict[str, Any]:
         (POSITIVE_INT, "", "--ipc must be a whole number, not ''"),
         (POSITIVE_FLOAT, "0", "--ipc must be above 0, not 0"),
         (POSITIVE_FLOAT, "nan", "--ipc must be above 0, not nan"),
-        (POSITIVE_FLOAT, "inf", "--ipc must be above 0, not inf"),
+        (POSITIVE_FLOAT, "inf", "--ipc must be finite in float32, not inf"),
         (POSITIVE_FLOAT, "much", "--ipc must be a number, not 'much'"),
+        (POSITIVE_FLOAT, "1e300", "--ipc must be finite in float32, not 1e300"),
+        (POSITIVE_INT, "3000000000", "--ipc must be at most 2,147,483,647, not 3000000000"),
+        (POSITIVE_INT, "9" * 400, f"--ipc must be at most 2,147,483,647, not {'9' * 79}…"),
+        (POSITIVE_INT, "9" * 5000, f"--ipc must be at most 2,147,483,647, not {'9' * 79}…"),
+        (POSITIVE_INT, "-" + "9" * 5000, f"--ipc must be at least 1, not -{'9' * 78}…"),
+        (POSITIVE_INT, "x" * 5000, f"--ipc must be a whole number, not '{'x' * 79}…"),
+        (SEED, "9" * 5000, f"--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not {'9' * 79}…"),
         (FRACTION, "1", "--ipc must be above 0 and below 1, not 1"),
         (FRACTION, "0", "--ipc must be above 0 and below 1, not 0"),
         (SEED, "-1", "--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not -1"),
         (SEED, str(2**63), f"--ipc must be at least 0 and at most 9,223,372,036,854,775,807, not {2**63}"),
-        (Number(float), "nan", "--ipc must be finite, not nan"),
+        (Number(float), "nan", "--ipc must be finite in float32, not nan"),
     ],
 )
 def test_a_number_out_of_bounds_names_option_bound_and_value(kind: Number, text: str, words: str) -> None:
@@ -193,6 +201,42 @@ def test_options_that_are_fields_come_as_one_argument() -> None:
 
     got = run(both, "--seed", "4", "--force")
     assert got == {"both": Both(seed=4, force=True), "device": "auto", "precision": "auto", "quiet": False}
+
+
+PAIRS = click.option("--option", multiple=True, callback=key_value_pairs)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("a=1", 1),
+        ("a=true", True),
+        ("a=x,y", "x,y"),
+        ('a={"b": [1]}', {"b": [1]}),
+        ("a=[", "["),
+        ("a=", ""),
+        ("a==", "="),
+    ],
+)
+def test_a_value_that_is_json_is_read_as_such_and_any_other_is_text(given: str, value: Any) -> None:
+    assert run(PAIRS, "--option", given) == {"option": {"a": value}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("a=" + "[" * 900 + "]" * 900, "--option a: found values nested"),
+        ("a=" + "[" * 100_000, "--option a: found values nested"),
+        ("a=1e999", "--option a: found the number inf"),
+        ("a=NaN", "--option a: found the number NaN"),
+        ("a=" + "9" * 5000, "--option a: found a whole number of 5000 digits"),
+        ("a", "--option must be KEY=VALUE, not 'a'"),
+        ("=1", "--option must be KEY=VALUE, not '=1'"),
+    ],
+)
+def test_a_value_that_is_out_of_bounds_is_refused(given: str, words: str) -> None:
+    with pytest.raises(click.UsageError, match=words):
+        run(PAIRS, "--option", given)
 
 
 def renamed(command: Any) -> Any:

@@ -121,7 +121,7 @@ def test_a_set_whose_name_is_taken_is_kept_beside_it(inside):
 def test_a_set_that_nothing_can_store_is_its_own_error(inside, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(inside))
     with pytest.raises(StoreError, match="not written") as caught:
-        write_set(make_set(class_names=("\ud800", "b", "c")), Path("a.h5"), force=False)
+        write_set(make_set(config={"lr": float("nan")}), Path("a.h5"), force=False)
     assert "is kept in" not in str(caught.value)
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
 

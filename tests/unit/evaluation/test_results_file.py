@@ -156,6 +156,38 @@ def test_a_line_whose_seconds_are_no_time_is_damaged(path, seconds):
         NetworkResultsFile(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("training", "standard", "its training is 'standard', expected a dict"),
+        ("training", None, "its training is None, expected a dict"),
+        ("network", ["convnet"], "its network is .'convnet'., expected a dict"),
+        ("full", "no", "its full is 'no', expected a bool"),
+        ("full", 0, "its full is 0, expected a bool"),
+        ("model", {"name": "convnet"}, "its model is .*, expected a str"),
+        ("seed", "0", "its seed is '0', expected a int"),
+        ("repeat", True, "its repeat is True, expected a int"),
+        ("tested_on", None, "its tested_on is None, expected a str"),
+        ("accuracy", "0.5", "its accuracy is '0.5', expected 0 to 1"),
+        ("accuracy", 1.5, "its accuracy is 1.5, expected 0 to 1"),
+    ],
+)
+def test_a_value_of_another_type_is_named(path, name, value, words):
+    NetworkResultsFile(path).append(Outcome(job=jobs()[0], accuracy=0.5))
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}) + "\n")
+    with pytest.raises(StoreError, match=f"line 1: is damaged, {words}; remove the line"):
+        NetworkResultsFile(path)
+
+
+def test_a_training_that_names_what_this_release_leaves_out_is_another_budget(path):
+    NetworkResultsFile(path).append(Outcome(job=jobs()[0], accuracy=0.5))
+    record = json.loads(path.read_text())
+    record["training"]["of_later"] = None
+    path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(ConfigError, match="trained with of_later None"):
+        NetworkResultsFile(path).require_budgets(jobs())
+
+
 @pytest.mark.parametrize("where", ["nowhere/r.jsonl", "."])
 def test_a_file_that_cannot_be_is_found_before_the_work(tmp_path, where):
     with pytest.raises(StoreError, match="cannot be opened"):

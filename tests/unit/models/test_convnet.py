@@ -145,3 +145,26 @@ def test_stored_choices_are_read_under_their_former_names_and_newer_ones_are_ref
     assert ConvNetConfig.from_json(stored) == ConvNetConfig(depth=2, width=8, weight_init="normal")
     with pytest.raises(ConfigError, match=r"colour.*update"):
         ConvNetConfig.from_json({"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({"depth": 10**6, "pooling": "none"}, "depth must be at least 1 and at most 64, not 1000000"),
+        ({"width": 10**9}, "width must be at least 1 and at most 16,384"),
+        ({"depth": 10**400}, "depth must be .* not a number of 1329 bits"),
+    ],
+)
+def test_a_network_that_nothing_can_hold_is_refused_when_it_is_named(network, words):
+    with pytest.raises(ConfigError, match=words):
+        ConvNetConfig.from_json(network)
+
+
+def test_a_network_larger_than_the_machine_is_refused_before_it_is_made(monkeypatch):
+    config = ConvNetConfig(width=16, depth=2)
+    config.build((3, 8, 8), 10)
+    monkeypatch.setattr(convnet, "machine_memory", lambda: 30_000)
+    with pytest.raises(
+        ConfigError, match=r"width 16 and depth 2 has 3,\d+ weights, more than this machine.*lower the width"
+    ):
+        config.build((3, 8, 8), 10)

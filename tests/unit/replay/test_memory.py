@@ -366,10 +366,12 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path, key, value, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("merged", [None, [], [{"matcher": "atom"}], "atom"])
+@pytest.mark.parametrize(
+    "merged", [{}, {"merged": [{"matcher": "atom"}]}, {"merged": [{"method": "atom", "seed": None}]}]
+)
 def test_a_memory_without_its_parts_is_damaged(tmp_path, merged):
     held = filled(Budget(ipc=2), numbered(0, 1)).images
-    config = {"replay_memory": held.provenance.config["replay_memory"], "merged": merged}
+    config = {"replay_memory": held.provenance.config["replay_memory"], **merged}
     store.write(replace(held, provenance=replace(held.provenance, config=config)), tmp_path / "memory.h5")
     with pytest.raises(StoreError, match="damaged"):
         ReplayMemory.load(tmp_path / "memory.h5")

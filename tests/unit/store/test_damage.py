@@ -138,7 +138,30 @@ def test_version_must_be_a_version(tmp_path, version):
         ({"preprocessing__zca__eps": np.float64(0)}, "preprocessing/zca/eps: found 0.0, expected values above 0"),
         ({"provenance__config": np.array(b"{")}, "provenance/config: found text that is not JSON"),
         ({"provenance__config": np.array(b"[]")}, "provenance/config: found a JSON list, expected an object"),
-        ({"provenance__config": np.array(b"[" * 100_000)}, "provenance/config: found text that is not JSON"),
+        ({"provenance__config": np.array(b"[" * 100_000)}, "provenance/config: found values nested"),
+        (
+            {"provenance__config": np.array(b'{"a":' * 900 + b"1" + b"}" * 900)},
+            "provenance/config: found values nested",
+        ),
+        (
+            {"provenance__config": np.array(b'{"lr": NaN}')},
+            "provenance/config: found the number NaN, expected a finite one",
+        ),
+        ({"provenance__source": np.array(b'{"lr": 1e999}')}, "provenance/source: found the number inf"),
+        (
+            {"provenance__config": np.array(b'{"n": 1' + b"0" * 30 + b"}")},
+            "provenance/config: found a whole number of 31",
+        ),
+        (
+            {"provenance__config": np.array(b'{"network": "convnet"}')},
+            "config['network'] must be an object, not 'convnet'",
+        ),
+        ({"provenance__config": np.array(b'{"merged": []}')}, "config['merged'] must name the parts"),
+        ({"provenance__source": np.array(b'{"name": null}')}, "source['name'] must be a text, not None"),
+        ({"provenance__source": np.array(b'{"options": []}')}, "source['options'] must be an object"),
+        ({"provenance__versions": np.array(b'{"torch": 2}')}, "versions['torch'] must be a text, not 2"),
+        ({"provenance__method": np.array(b"a\0b")}, "provenance/method: found 'a\\x00b': it holds a zero character"),
+        ({"class_names": np.array([b"a", b"b\0b", b"c"])}, "class_names: found 'b\\x00b': it holds a zero character"),
         ({"provenance__seed": np.zeros(2, "<i8")}, "provenance/seed: found shape (2,), expected ()"),
         ({"images": np.full((6, 1, 4, 4), np.inf, "<f4")}, "images: found 96 of 96 values not finite"),
     ],
@@ -147,6 +170,9 @@ def test_wrong_elements_are_named(tmp_path, changes, words):
     path = crafted(tmp_path, **changes)
     assert words in refused(path, store.read)
     assert words in refused(path, store.open_dataset)
+    assert words in refused(path, store.verify)
+    if not words.startswith("images: found 96"):  # the header reads no pixels
+        assert words in refused(path, store.read_header)
 
 
 def damaged_variants(data: bytes, count: int):

@@ -29,6 +29,7 @@ GOLDEN = TESTS / "golden" / "synthetic-set-v1.h5"
 PAGE = (TESTS.parent / "docs" / "file-format.md").read_text(encoding="utf-8")
 
 # Whatever a folder may be called, and more: everything but surrogates, which are no text, and the zero character.
+NESTED = json.loads("[" * 100 + "]" * 100)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
@@ -47,7 +48,9 @@ def from_page(block: str) -> dict[str, object]:
     zca=st.booleans(),
     seed=st.integers(-(2**63), 2**64 - 1),
     final_loss=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    config=st.dictionaries(st.text(max_size=5), st.none() | st.text(max_size=5) | st.integers() | st.booleans()),
+    config=st.dictionaries(
+        st.text(max_size=5), st.none() | st.text(max_size=5) | st.integers(-(2**63), 2**64 - 1) | st.booleans()
+    ),
     data=st.data(),
 )
 @settings(max_examples=15, deadline=None)
@@ -202,20 +205,51 @@ def test_elements_of_later_writers_are_ignored_and_covered_by_the_checksum(tmp_p
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"class_names": ("a", "b\0c", "d")}, "class_names: 'b.x00c' holds a zero character"),
-        ({"class_names": ("a", "b\udcff", "d")}, "class_names: .* is not Unicode text"),
         ({"config": {"lr": float("nan")}}, "provenance/config: .* cannot be written as json"),
         ({"config": {"path": Path("x")}}, "provenance/config: .* cannot be written as json"),
         ({"seed": 2**64}, "provenance/seed: .* cannot be written"),
-        ({"seed": 0.5}, "provenance/seed: .* cannot be written"),
-        ({"method": 3}, "provenance/method: .* cannot be written as text"),
-        ({"final_loss": float("inf")}, "provenance/final_loss: found 1 of 1 values not finite"),
+        ({"config": {"ids": [2**64]}}, "provenance/config: .* whole number beyond 64 bits"),
+        ({"config": {"deep": NESTED}}, "provenance/config: .* nested more than 64 deep"),
     ],
 )
 def test_refuses_to_write_what_it_could_not_read(tmp_path, change, words):
     with pytest.raises(StoreError, match=f"set.h5: not written: {words}"):
         make_set(**change).save(tmp_path / "set.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": ("a", "b\0c", "d")}, "name of class 1 .*'b.x00c': it holds a zero character"),
+        ({"class_names": ("a", "b\udcff", "d")}, "name of class 1 .* not Unicode text"),
+        ({"class_names": ("a", 3, "d")}, "name of class 1 must be a text, not 3"),
+        ({"class_names": ["a", "b", "c"]}, "class_names must be a tuple, not list"),
+        ({"seed": 0.5}, "seed must be a whole number, not 0.5"),
+        ({"method": 3}, "method must be a text, not 3"),
+        ({"method": "a\0"}, "method cannot be .*zero character"),
+        ({"final_loss": float("inf")}, "final_loss must be a finite number or None, not inf"),
+        ({"config": []}, "config must be an object, not \\[\\]"),
+        ({"config": {"network": "convnet"}}, "config.'network'. must be an object, not 'convnet'"),
+        ({"config": {"merged": {}}}, "config.'merged'. must be a list"),
+        ({"config": {"merged": []}}, "config.'merged'. must name the parts"),
+        ({"config": {"merged": [3]}}, "config.'merged'..0. must be an object, not 3"),
+        ({"config": {"merged": [{"config": {"network": 1}}]}}, "'network'. must be an object, not 1"),
+        ({"source": {"name": None}}, "source.'name'. must be a text, not None"),
+        ({"source": {"options": []}}, "source.'options'. must be an object"),
+        ({"source": {"fingerprint": 7}}, "source.'fingerprint'. must be a text"),
+        ({"versions": {"torch": 2.11}}, "versions.'torch'. must be a text, not 2.11"),
+    ],
+)
+def test_a_set_that_no_file_can_hold_is_refused_when_it_is_made(change, words):
+    with pytest.raises(ConfigError, match=words):
+        make_set(**change)
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "preprocessing", "provenance", "class_names"])
+def test_none_in_the_place_of_a_part_is_an_error_of_ours(name):
+    with pytest.raises(ConfigError, match=f"{name} must be a .*, not NoneType; give one"):
+        replace(make_set(), **{name: None})
 
 
 def test_refuses_to_write_bad_pixels_and_preprocessing(tmp_path):
@@ -238,7 +272,7 @@ def test_undecodable_paths_in_a_config_survive(tmp_path):
 
 
 def test_merged_config_beyond_an_attribute_fits(tmp_path):
-    held = make_set(config={"merged": ["x" * 1000] * 100})
+    held = make_set(config={"merged": [{"method": "x" * 1000}] * 100})
     held.save(tmp_path / "set.h5")
     assert len(json.dumps(store.read(tmp_path / "set.h5").provenance.config)) > 2**16
 

@@ -50,6 +50,17 @@ def test_carries_what_a_set_carries(held, path):
     assert dataset.preprocessing.matches(held.preprocessing)
 
 
+@pytest.mark.parametrize("empty", [{"classes": 0}, {"ipc": 0}])
+def test_a_set_without_classes_or_images_is_an_empty_dataset(tmp_path, empty):
+    make_set(**empty).save(tmp_path / "empty.h5")
+    dataset = store.open_dataset(tmp_path / "empty.h5")
+    assert len(dataset) == 0
+    assert list(DataLoader(dataset, batch_size=2)) == []
+    assert dataset.gather([]).shape == (0, *dataset.shape[1:])
+    with pytest.raises(IndexError):
+        dataset[0]
+
+
 def test_items_are_copies(held, path):
     dataset = store.open_dataset(path)
     dataset[0][0].zero_()

@@ -12,6 +12,15 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening, fit_plan
 
 
+@pytest.mark.parametrize(
+    "matrix", [torch.zeros(4, 4), torch.ones(4, 4), torch.eye(4) * 1e-45, torch.full((4, 4), 1e38)]
+)
+def test_a_matrix_without_an_inverse_is_one_line(matrix):
+    whitening = Whitening(mean=torch.zeros(4), matrix=matrix, eps=0.1)
+    with pytest.raises(ConfigError, match=r"the ZCA matrix has no inverse.*restore a copy"):
+        _ = whitening.inverse_matrix
+
+
 def smooth(count: int, size: int = 8) -> torch.Tensor:
     """Images whose neighbouring pixels go together, as photographs' do: float32 (count, 3, size, size), about standardised."""
     coarse = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -44,6 +44,32 @@ def test_what_is_no_class_map(tmp_path, text):
         read_class_map(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "9" * 5000 + " a",
+            f"{10**18} a",
+            '{"a": -1}',
+            f'{{"a": {2**31}}}',
+            f'{{"{2**40}": "a"}}',
+            '{"' + "9" * 5000 + '": "a"}',
+        ),
+        *("[" * 100_000, f'{{"a": {10**400}}}', '{"a": NaN}'),
+    ],
+)
+def test_ids_beyond_any_class_are_refused_at_once(tmp_path, text):
+    (tmp_path / "map").write_text(text)
+    with pytest.raises(ConfigError, match=r"--class-map .*expected"):
+        read_class_map(tmp_path / "map")
+
+
+def test_a_map_with_a_gap_is_refused_without_counting_to_its_end():
+    context = ImportContext(class_map={0: "a", 2**31 - 1: "b"})
+    with pytest.raises(ConfigError, match="names no class 1; name all ids up to 2147483647"):
+        context.names()
+
+
 def test_ids_are_mapped_by_name(tmp_path):
     torch.save({"data": [[HELD.images, HELD.labels]], "accs_all_exps": {}}, tmp_path / "res.pt")
     context = ImportContext(like=HELD, class_map={0: "1", 1: "2", 2: "10"})

@@ -236,7 +236,10 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
         ],
         "std": [(good["std"] * 0, "std must be above 0")],
         "pixels": [("raw", "found pixels 'raw'"), (None, "found pixels None")],
-        "provenance": [({}, "provenance is no object"), ({**good["provenance"], "seed": "1"}, "wrong type of seed")],
+        "provenance": [
+            ({}, "provenance is no object"),
+            ({**good["provenance"], "seed": "1"}, "provenance: seed must be a whole number, not '1'"),
+        ],
         "zca_matrix": [(torch.eye(3), "zca_matrix is torch.float32"), (None, "zca_matrix is NoneType")],
     }
     for key, cases in wrong.items():

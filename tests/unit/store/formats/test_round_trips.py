@@ -22,6 +22,7 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 HOSTS = ["datasetcondensation", "mtt", "dd-ranking", "dc-bench"]
 FLOATS = [*HOSTS, "idc"]
 PICTURES = [("folder", {}), ("folder", {"image_format": "webp"}), ("huggingface", {})]
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
 SOURCES = ["cifar10", "cifar100", "photos", None]
 
 
@@ -42,7 +43,7 @@ def any_set(draw: st.DrawFn, *, balanced: bool = False) -> SyntheticSet:
         labels=torch.tensor(labels),
         zca=draw(st.booleans()),
         pixels=draw(st.integers(0, 2**32)),
-        class_names=tuple(draw(st.lists(st.text(max_size=3), min_size=classes, max_size=classes))),
+        class_names=tuple(draw(st.lists(NAMES, min_size=classes, max_size=classes))),
         source={} if source is None else {"name": source},
     )
 
