@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_COMPARED, _TYPED = 10_000, 100
+
 
 class AtomError(Exception):
     """Base of every error this package raises on purpose."""
@@ -19,7 +21,9 @@ def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> str
     ``see`` stands in place of the list where that would be long or not the whole truth.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # Comparing takes the product of two lengths for each name; what nobody types has no nearest.
+    short = [each for each in names[:_COMPARED] if len(each) <= _TYPED]
+    near = difflib.get_close_matches(name, short, n=1, cutoff=0.5) if len(name) <= _TYPED else []
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
 

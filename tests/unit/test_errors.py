@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_with_all(name, known, 
 
 def test_many_known_names_are_cut_short():
     assert unknown("class", "?", map(str, range(100))).endswith("28, 29, … (100 in all)")
+
+
+def test_a_name_that_nobody_types_has_no_nearest_and_takes_no_time():
+    known = [f"{'x' * 5000}{number}" for number in range(2000)]
+    start = time.perf_counter()
+    assert "did you mean" not in unknown("class", "x" * 5000, known, see="see --list")
+    assert "did you mean 'a'" in unknown("class", "aa", [*known, "a"], see="see --list")
+    assert time.perf_counter() - start < 2
 
 
 def test_listed():

@@ -7,6 +7,7 @@ with the features in its header, so that labels come as a ClassLabel, and classe
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,10 +57,9 @@ def read(path: Path, context: ImportContext, *, split: str = _SPLIT) -> Syntheti
         rows = image_files.read_index(path / INDEX, context)
         names = image_files.carried_names(rows)
         if split == _SPLIT:
+            held = Counter(labels)
             lines = [
-                f"{row.images} lines of {row.name!r} in {_METADATA}"
-                for row in rows
-                if labels.count(row.label) < row.images
+                f"{row.images} lines of {row.name!r} in {_METADATA}" for row in rows if held[row.label] < row.images
             ]
             image_files.refuse_incomplete(path, lines)
     images = image_files.read_images([folder / file for file in files], context)

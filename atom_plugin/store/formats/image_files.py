@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,16 @@ def write_images(held: SyntheticSet, root: Path, image_format: str) -> tuple[lis
     true_colours = held.true_colour().detach().cpu()
     images, labels = to_uint8(true_colours), held.labels.cpu()
     names, written = folder_names(held.class_names), []
-    for label in held.classes:
-        (root / names[label]).mkdir(parents=True)
-        for number, image in enumerate(images[labels == label]):
-            pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
-            relative = f"{names[label]}/{number:05d}.{image_format}"
-            Image.fromarray(pixels).save(root / relative, **_SAVED_AS[image_format])
-            written.append((relative, label))
+    counts: Counter[int] = Counter()
+    order = labels.argsort(stable=True)
+    for label, image in zip(labels[order].tolist(), images[order], strict=True):
+        if not counts[label]:
+            (root / names[label]).mkdir(parents=True)
+        pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
+        relative = f"{names[label]}/{counts[label]:05d}.{image_format}"
+        Image.fromarray(pixels).save(root / relative, **_SAVED_AS[image_format])
+        written.append((relative, label))
+        counts[label] += 1
     outside = int(((true_colours < 0) | (true_colours > 1)).sum())
     share = (
         f"; {outside / true_colours.numel():.1%} of the values lay outside [0, 1] and were clipped" if outside else ""

@@ -1,9 +1,9 @@
-"""MTT's and DATM's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA, perhaps lr_best.pt.
+"""MTT's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA; of DATM's and TESLA's, import only.
 
 During a run the two are written as images_<iteration>.pt and labels_<iteration>.pt as well.
 Images float32 (N, channels, H, W), labels int64 (N,). The loader standardises CIFAR-100 with CIFAR-10's constants; with
 ``--zca`` it whitens plain [0, 1] images (kornia, eps 0.1), and the images are stored so. lr_best.pt is the learning rate
-learned with the images.
+learned with the images. DATM's and TESLA's evaluations read it, and soft labels: a set of ours holds neither.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def write(
     """Standardised as MTT's loader does, or whitened where the set's ZCA is MTT's, or where ``zca`` is True."""
     images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     write_files(path, {_IMAGES: dumps(images), _LABELS: dumps(labels)}, force=force)
-    return notes
+    return [
+        *notes,
+        f"for MTT's evaluation alone: those of DATM and TESLA read soft labels and {_RATE}, which no set of ours holds",
+    ]
 
 
 def read(

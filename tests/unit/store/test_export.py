@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,21 @@ from torchvision.datasets import ImageFolder
 from atom_plugin.errors import ConfigError, PluginError, StoreError
 from atom_plugin.runtime.folders import INDEX
 from atom_plugin.store.formats import export_set as export
+from atom_plugin.store.formats import import_set
+from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import folder_names
+
+
+@pytest.mark.parametrize("names", [("x",) * 100_000, tuple(f"class {label}" for label in range(100_000))])
+@pytest.mark.parametrize("format", ["folder", "huggingface"])
+def test_the_names_of_many_classes_take_seconds(tmp_path, names, format):
+    held = make_set(class_names=names, labels=torch.tensor([0, 0, 99_999]), shape=(1, 1, 1))
+    start = time.perf_counter()
+    export(held, tmp_path / "out", format=format)
+    again = import_set(tmp_path / "out", format=format, context=ImportContext())
+    assert time.perf_counter() - start < 30  # hours, where every name is compared with every other
+    assert again.class_names == names
+    assert torch.equal(again.labels, held.labels)
 
 
 @pytest.mark.parametrize("zca", [False, True])

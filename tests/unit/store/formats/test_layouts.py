@@ -13,7 +13,7 @@ from synthetic_sets import make_set
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.store.formats import export_set, import_set
+from atom_plugin.store.formats import export_set, import_set, listing
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.idc import padded_unpacked
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -148,6 +148,13 @@ def test_mtt_tells_the_learning_rate(tmp_path):
         import_set(tmp_path / "set", format="mtt", context=context)
     with pytest.raises(StoreError, match=r"holds lr_best\.pt, which no export of ours wrote"):
         export_set(held(), tmp_path / "set", format="mtt", force=True)  # its lr_best.pt would not fit the new images
+
+
+def test_an_mtt_export_says_whose_evaluation_it_is_for(tmp_path):
+    notes = export_set(make_set(), tmp_path / "mtt", format="mtt")
+    assert [note for note in notes if "DATM and TESLA read soft labels and lr_best.pt" in note]
+    (row,) = (row for row in listing() if row.name == "mtt")
+    assert "of DATM's and TESLA's, import only" in row.description
 
 
 def test_dd_ranking_without_labels(tmp_path):
