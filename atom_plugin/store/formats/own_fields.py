@@ -124,7 +124,8 @@ def _floats(
     value: Any, shape: tuple[int, ...], key: str, where: str, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
-        fits = value.dtype == dtype and tuple(value.shape) == shape and value.layout == torch.strided
+        whole = value.layout == torch.strided and value.device.type == "cpu"
+        fits = whole and value.dtype == dtype and tuple(value.shape) == shape
         if fits and bool(torch.isfinite(value).all()):
             return value.contiguous()
     kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

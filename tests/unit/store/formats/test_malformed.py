@@ -233,6 +233,8 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
             (torch.zeros(2), "mean is torch.float32"),
             ([0.5], "mean is list"),
             (good["mean"] / 0, "expected finite"),
+            (good["mean"].to("meta"), "mean is torch.float32 (1,), expected finite"),
+            (good["mean"].to_sparse(), "mean is torch.float32 (1,), expected finite"),
         ],
         "std": [(good["std"] * 0, "std must be above 0")],
         "pixels": [("raw", "found pixels 'raw'"), (None, "found pixels None")],

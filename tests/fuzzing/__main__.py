@@ -1,0 +1,79 @@
+"""Runs many cases in a process of their own, which may hang or die, and prints what was wrong and how it went by kind."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import click
+from fuzzing.runner import ALL, Found, seeds, sound_files, work
+
+_PATIENCE = 60.0  # seconds until a case counts as one without an end
+
+
+def _run(base: Path, cases: list[tuple[str, int]]) -> list[Found]:
+    """What every case came to; a process that hangs or dies is followed by another, which goes on with the next case."""
+    context = multiprocessing.get_context("spawn")
+    found: list[Found] = []
+    while len(found) < len(cases):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(base, cases[len(found) :], theirs))
+        process.start()
+        theirs.close()
+        while len(found) < len(cases):
+            try:
+                # A new process imports torch first.
+                ended = not ours.poll(_PATIENCE if found else 2 * _PATIENCE)
+                found.append(ours.recv() if not ended else _lost(cases[len(found)], "hangs"))
+            except EOFError:
+                ended = True
+                found.append(_lost(cases[len(found)], "dies"))
+            _tell(found[-1], len(found))
+            if ended:
+                break
+        process.kill()
+        process.join()
+    return found
+
+
+def _lost(case: tuple[str, int], how: str) -> Found:
+    return Found(*case, [], 99, f"the process {how}", _PATIENCE, 0)
+
+
+def _tell(found: Found, number: int) -> None:
+    if found.fault:
+        click.echo(found)
+    if number % 500 == 0:
+        click.echo(f"… {number} cases")
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzzing", description=__doc__)
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="the first; each case has the next")
+    parser.add_argument("--only", default="", help=f"kinds whose names begin so: {', '.join(ALL)}")
+    options = parser.parse_args()
+    os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atom-plugin-fuzz-home-")
+    start = time.perf_counter()
+    with sound_files() as base:
+        found = _run(base, list(seeds(options.seed, options.cases, options.only)))
+    by_kind = defaultdict(list)
+    for each in found:
+        by_kind[each.kind].append(each)
+    click.echo("\n| kind | cases | done | refused | faults | slowest, s | memory, GB |\n|---|---|---|---|---|---|---|")
+    for kind, group in sorted(by_kind.items()):
+        done, faults = sum(each.code == 0 for each in group), sum(bool(each.fault) for each in group)
+        most = f"{max(each.seconds for each in group):.1f} | {max(each.peak for each in group) / 1e9:.2f}"
+        click.echo(f"| {kind} | {len(group)} | {done} | {len(group) - done - faults} | {faults} | {most} |")
+    faults = sum(bool(each.fault) for each in found)
+    click.echo(f"{len(found)} cases, {faults} faults, {time.perf_counter() - start:.0f} s")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())
