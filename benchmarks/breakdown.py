@@ -38,7 +38,8 @@ def by_kind(run: Callable[[], object], repeats: int, device: str) -> dict[str, f
     """Mean seconds of one call by kind of operation, most first."""
     on_gpu = device != "cpu"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
+    # One cycle is all there is; torch 2.11 warns that events of others are lost unless it is told to keep them.
+    with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(repeats):
             run()
         if on_gpu:

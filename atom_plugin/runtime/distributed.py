@@ -120,17 +120,6 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def summed_together(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The sums over all processes of several tensors in one exchange, in float64; each has its own type and shape again."""
-    if _count == 1:
-        return values
-    import torch
-
-    sums = summed(torch.cat([value.detach().double().flatten() for value in values]))
-    parts = sums.split([value.numel() for value in values])
-    return tuple(part.view(value.shape).to(value.dtype) for part, value in zip(parts, values, strict=True))
-
-
 def highest(value: float) -> float:
     """The largest of all processes' values; infinite where one is not a number."""
     if _count == 1:

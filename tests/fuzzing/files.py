@@ -126,7 +126,7 @@ def _use_of_a_set(base: Path, chance: random.Random) -> Case:
         ["consume", "evaluate", "in.h5", *ONCE],
         ["consume", "evaluate", "in.h5", str(base / "set.h5"), *ONCE, "--csv", "out.csv"],
         ["consume", "score", "in.h5", *ONCE, "--full-accuracy", "0.9"],
-        ["store", "show", "in.h5", "--embedding", "pca", "--state", "random", "-o", "out.png", *PRECISION],
+        ["store", "show", "in.h5", "--embedding", "pca", "--network-state", "random", "-o", "out.png", *PRECISION],
         [*RUN, "-o", "in.h5", "--resume"],
     ]
     return chance.choice(quick if chance.random() < 0.75 else slow)

@@ -20,7 +20,6 @@ def test_alone_nothing_is_initialised_and_nothing_changes():
     with distributed.joined("cpu"):
         assert (distributed.rank(), distributed.count(), distributed.leads()) == (0, 1, True)
         assert distributed.summed(values) is values
-        assert distributed.summed_together(values, values)[1] is values
         assert distributed.gathered(values, [range(3)]) is values
         assert distributed.highest(2.5) == 2.5
         assert list(distributed.share("abc")) == ["a", "b", "c"]
@@ -41,12 +40,10 @@ def exchange():
         rank = distributed.rank()
         parts = [range(1), range(1, 4), range(4, 6)]
         own = parts[rank]
-        mine = torch.full((2, 2), float(rank))
         found = {
             "rank": rank,
             "share": list(distributed.share(range(7))),
             "summed": distributed.summed(torch.tensor([1.0 + rank])).tolist(),
-            "together": distributed.summed_together(mine, torch.tensor(2.0**24 + rank, dtype=torch.float64)),
             "highest": distributed.highest(-float(rank)),
             "not a number": distributed.highest(float("nan") if rank == 1 else 0.0),
             "gathered": distributed.gathered(torch.arange(own.start, own.stop), parts).tolist(),
@@ -63,9 +60,6 @@ def test_what_three_processes_tell_each_other():
         assert (found["rank"], found["count"]) == (rank, 3)
         assert found["share"] == list(range(7))[rank::3]
         assert found["summed"] == [6.0]
-        matrix, number = found["together"]
-        assert torch.equal(matrix, torch.full((2, 2), 3.0))
-        assert (matrix.dtype, number.dtype, float(number)) == (torch.float32, torch.float64, 3 * 2.0**24 + 3)
         assert (found["highest"], found["not a number"]) == (0.0, float("inf"))
         assert found["gathered"] == list(range(6))
         assert found["agreed"] == [0]
