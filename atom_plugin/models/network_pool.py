@@ -21,6 +21,7 @@ import torch
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 
 _FORMAT, _VERSION = "atom-plugin/network-pool", 1
@@ -118,7 +119,9 @@ class NetworkPool:
                     raise StoreError(f"{path}: is no pool of networks; make one with  atom-cli pool make")
                 if (version := int(file.attrs["format_version"])) > _VERSION:
                     raise StoreError(f"{path}: has version {version} of pools, this release reads {_VERSION}; update")
-                about, checksum = json.loads(file.attrs["about"]), file.attrs["sha256"]
+                about, checksum = bounded_json.parse(file.attrs["about"]), file.attrs["sha256"]
+                if file["weights"].nbytes > Path(path).stat().st_size:
+                    raise ValueError("its weights declare more values than the file holds")
                 weights = torch.from_numpy(np.asarray(file["weights"]))
             pool = cls(
                 network=ConvNetConfig.from_json(about["network"]),

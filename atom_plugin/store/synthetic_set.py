@@ -41,15 +41,9 @@ class SyntheticSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        for called, value, kind in (
-            *(
-                ("images", images, torch.Tensor),
-                ("labels", labels, torch.Tensor),
-                ("class_names", self.class_names, tuple),
-            ),
-            *(("preprocessing", self.preprocessing, Preprocessing), ("provenance", self.provenance, Provenance)),
-        ):
-            require(called, value, kind)
+        kinds = {"images": torch.Tensor, "labels": torch.Tensor, "class_names": tuple, "factor": int}
+        for name, kind in {**kinds, "preprocessing": Preprocessing, "provenance": Provenance}.items():
+            require(name, getattr(self, name), kind)
         for label, name in enumerate(self.class_names):
             require_text(f"the name of class {label}", name)
         for tensor in (images, labels):

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 WHITENED_TILES = (
@@ -46,10 +47,17 @@ def check_packing(factor: int, preprocessing: Preprocessing) -> None:
 def unpack(images: torch.Tensor, factor: int) -> torch.Tensor:
     """Images (N, C, H, W), float, to their tiles, enlarged: (N * factor^2, C, H, W), those of an image one after another.
 
-    Within an image they come row by row. Differentiable. Raises ConfigError as :func:`check_factor`.
+    Within an image they come row by row. Differentiable. Raises ConfigError as :func:`check_factor`, and for more than this
+    machine's memory: a small file may ask for millions of tiles.
     """
     if factor == 1:
         return images
+    needed = images.numel() * factor**2 * images.element_size()
+    if needed > machine_memory():
+        raise ConfigError(
+            f"{len(images)} images of factor {factor} unpack to {needed / 1e9:.0f} GB, more than this machine's memory; take "
+            "fewer"
+        )
     tiles = _tiles(images, factor)
     down, right = (_enlargement(side, factor, images.dtype, images.device) for side in tiles.shape[-2:])
     return down @ tiles @ right.T

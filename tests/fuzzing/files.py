@@ -39,6 +39,8 @@ REPLAY = (
 )
 FORMATS = ("datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface")
 
+SETS = ("set.h5", "white.h5", "packed.h5")
+
 Case = list[str]
 Kind = Callable[[Path, random.Random], Case]
 
@@ -47,6 +49,7 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
     """Sound files of every kind, made once; ``run`` runs a command in ``folder``."""
     run(["select", "--ipc", "1", "--method", "random", "--quiet", "-o", "set.h5", *PRECISION])
     run(["select", "--ipc", "1", "--seed", "1", "--quiet", "--zca", "-o", "white.h5", *PRECISION])
+    run(["select", "--ipc", "1", "--factor", "2", "--storage", "uint8", "--quiet", "-o", "packed.h5", *PRECISION])
     run([*RUN, "-o", "run.h5", "--checkpoint-every", "1", *LOOP])
     run(["consume", "evaluate", "set.h5", "--results", "results.jsonl", *ONCE])
     run([*REPLAY, "--policy", "random", "-o", "stream"])
@@ -59,14 +62,14 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
 
 def set_bytes(base: Path, chance: random.Random) -> Case:
     """A set with some bytes changed."""
-    data = (base / chance.choice(["set.h5", "white.h5"])).read_bytes()
+    data = (base / chance.choice(SETS)).read_bytes()
     Path("in.h5").write_bytes(changed_bytes(data, chance))
     return _use_of_a_set(base, chance)
 
 
 def set_elements(base: Path, chance: random.Random) -> Case:
     """A set with a right checksum over wrong elements."""
-    arrays = dict(encode(fields_of(SyntheticSet.load(base / chance.choice(["set.h5", "white.h5"])))))
+    arrays = dict(encode(fields_of(SyntheticSet.load(base / chance.choice(SETS)))))
     for _ in range(chance.choice((1, 1, 2))):
         key = chance.choice(list(arrays))
         if key in ("provenance/config", "provenance/source", "provenance/versions") or chance.random() < 0.4:

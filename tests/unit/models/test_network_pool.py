@@ -91,6 +91,40 @@ def test_damaged_and_foreign_files_are_refused_in_a_line(tmp_path):
         NetworkPool.load(tmp_path / "other.h5")
 
 
+def deeper(about: str) -> str:
+    return about[:-1] + ', "x": ' + "[" * 900 + "]" * 900 + "}"
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        (deeper, "found values nested"),
+        (lambda about: about.replace('"classes": 3', '"classes": 1e999'), "found the number inf"),
+        (lambda about: about.replace('"classes": 3', '"classes": 1000000000000'), "lower the width or the depth"),
+        (lambda about: about.replace('"width": 4', '"width": "x"'), "width must be a whole number"),
+        (lambda about: about.replace('"epochs": [', '"epochs": ["a", '), "weights of a pool"),
+        (lambda about: "[]", "cannot be read as a pool"),
+    ],
+)
+def test_what_a_pool_says_of_itself_is_checked(tmp_path, about, words):
+    path = tmp_path / "a.pool"
+    small_pool().save(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["about"] = about(file.attrs["about"])
+    with pytest.raises(StoreError, match=f"{words}.*make it again"):
+        NetworkPool.load(path)
+
+
+def test_a_pool_that_declares_more_than_it_holds_is_not_read(tmp_path):
+    path = tmp_path / "a.pool"
+    small_pool().save(path)
+    with h5py.File(path, "r+") as file:
+        del file["weights"]
+        file.create_dataset("weights", (2**20, 2**10, 2**10), "<f4")
+    with pytest.raises(StoreError, match="declare more values than the file holds"):
+        NetworkPool.load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -66,3 +66,9 @@ def test_pixels_are_enlarged_before_preprocessing_and_floats_need_none():
 def test_a_factor_that_does_not_divide_is_refused_with_those_that_do(factor):
     with pytest.raises(ConfigError, match=rf"factor of {factor} for images of 8x12.*1, 2, 4"):
         check_factor(factor, (3, 8, 12))
+
+
+def test_tiles_that_no_memory_holds_are_refused_before_they_are_made():
+    images = torch.zeros(1).expand(100, 1, 1024, 1024)
+    with pytest.raises(ConfigError, match=r"100 images of factor 1024 unpack to \d{6} GB, more than this machine"):
+        unpack(images, 1024)
