@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from fuzzing.values import changed_array, changed_bytes, changed_json, changed_values, json_text, text
 
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.models.network_pool import NetworkPool, flat_weights
+from atom_plugin.store import read_header
 from atom_plugin.store.codec import encode
 from atom_plugin.store.hdf5_writer import serialise
 from atom_plugin.store.synthetic_set import SyntheticSet, fields_of
@@ -53,11 +56,43 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
     run([*RUN, "-o", "run.h5", "--checkpoint-every", "1", *LOOP])
     run(["consume", "evaluate", "set.h5", "--results", "results.jsonl", *ONCE])
     run([*REPLAY, "--policy", "random", "-o", "stream"])
+    _save_pool(folder / "run.h5", folder / "net.pool")
     for format in FORMATS:
         run(["store", "export", "set.h5", "--format", format, "-o", f"theirs-{format}"])
     held = SyntheticSet.load(folder / "set.h5")
     np.savez(folder / "theirs-arrays.npz", images=held.true_colour().clamp(0, 1).numpy(), labels=held.labels.numpy())
     (folder / "map.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(held.class_names)))
+
+
+def _save_pool(made: Path, path: Path) -> None:
+    """A pool of networks, hardly trained, of the kind that made a set."""
+    held = read_header(made)
+    network = ConvNetConfig.from_json(held.provenance.config["network"])
+    shape = (held.shape[1], held.shape[2], held.shape[3])
+    count = len(flat_weights(network.build(shape, len(held.class_names))))
+    NetworkPool(
+        network=network,
+        image_shape=shape,
+        classes=len(held.class_names),
+        epochs=(0, 1),
+        weights=torch.randn(2, 2, count, generator=torch.Generator().manual_seed(0)) / 10,
+        accuracies=(0.1, 0.2),
+        fingerprint=held.provenance.source["fingerprint"],
+        made={},
+    ).save(path)
+
+
+def pool(base: Path, chance: random.Random) -> Case:
+    """A pool of networks with some bytes changed, or what it says of itself."""
+    Path("net.pool").write_bytes((base / "net.pool").read_bytes())
+    if chance.random() < 0.4:
+        Path("net.pool").write_bytes(changed_bytes(Path("net.pool").read_bytes(), chance))
+    else:
+        with h5py.File("net.pool", "r+") as file:
+            changed = json_text(changed_json(json.loads(file.attrs["about"]), chance))
+            if len(changed) < 60_000:  # an attribute holds no more
+                file.attrs["about"] = changed
+    return [*RUN, "-o", "out.h5", "--pool", "net.pool"]
 
 
 def set_bytes(base: Path, chance: random.Random) -> Case:
@@ -275,6 +310,7 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "set/elements": (set_elements, 16),
     "set/structure": (set_structure, 4),
     "checkpoint": (checkpoint, 8),
+    "pool": (pool, 3),
     "log": (log, 4),
     "results": (results, 5),
     "stream": (stream, 2),
