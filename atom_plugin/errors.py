@@ -15,7 +15,7 @@ class AtomError(Exception):
     """Base of every error this package raises on purpose."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> str:
+def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> str:
     """``"no matcher is called 'atm'; did you mean 'atom'? known: atom, dm"``.
 
     ``see`` stands in place of the list where that would be long or not the whole truth.
@@ -23,7 +23,9 @@ def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> str
     names = list(known)
     # Comparing takes the product of two lengths for each name; what nobody types has no nearest.
     short = [each for each in names[:_COMPARED] if len(each) <= _TYPED]
-    near = difflib.get_close_matches(name, short, n=1, cutoff=0.5) if len(name) <= _TYPED else []
+    near = (
+        difflib.get_close_matches(name, short, n=1, cutoff=0.5) if isinstance(name, str) and len(name) <= _TYPED else []
+    )
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
 

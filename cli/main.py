@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -105,6 +106,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line on ``args`` (default: ``sys.argv[1:]``) and return the exit code."""
     args = tuple(sys.argv[1:] if args is None else args)
     session = Session(args=args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that is no text, or that the terminal's encoding lacks, is printed escaped and ends no command.
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings(), _sigterm_raises():
         if not sys.warnoptions:
             # Libraries warn their developers; a user of the command can do nothing about it. `--debug` shows them.

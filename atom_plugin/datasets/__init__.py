@@ -10,12 +10,14 @@ from typing import Any
 from atom_plugin.datasets.class_names import CLASS_ORDERS
 from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
 from atom_plugin.datasets.source_data import SourceData, Split
-from atom_plugin.errors import ConfigError, SourceError
+from atom_plugin.errors import ConfigError, SourceError, require
 from atom_plugin.runtime.registry import Registry
+from atom_plugin.runtime.settings import check_values, config_class
 
 __all__ = ["SOURCES", "SourceData", "SourceLoader", "SourceRequest", "Split", "load_source", "reload_source"]
 
 
+@config_class
 @dataclass(frozen=True, kw_only=True)
 class SourceRequest:
     """How to load a source. A source reads what concerns it. Raises ConfigError for impossible values.
@@ -50,8 +52,9 @@ class SourceRequest:
     def __post_init__(self) -> None:
         for name in ("data_dir", "cache_dir"):
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, str | Path):
                 object.__setattr__(self, name, Path(value).expanduser())
+        check_values(self)
         for name in ("image_size", "workers", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -98,6 +101,7 @@ def load_source(name: str, request: SourceRequest) -> SourceData:
 
     Raises PluginError for an unknown name, SourceError where its images fail, ConfigError for an impossible validation part.
     """
+    require("request", request, SourceRequest)
     data = SOURCES.get(name)(request)
     if request.validation is None:
         return data

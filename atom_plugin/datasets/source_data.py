@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atom_plugin.errors import SourceError
+from atom_plugin.errors import SourceError, require
 from atom_plugin.runtime.text import flaw
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Split:
         import torch
 
         images, labels = self.images, self.labels
+        require("images", images, torch.Tensor)
+        require("labels", labels, torch.Tensor)
         if any(tensor.layout != torch.strided or tensor.is_meta for tensor in (images, labels)):
             raise SourceError(
                 f"a source's images and labels must hold every value, not {images.layout} on {images.device}; call to_dense()"
@@ -94,6 +96,8 @@ class SourceData:
     options: dict[str, Any]
 
     def __post_init__(self) -> None:
+        for name, kind in (("train", Split), ("test", Split), ("class_names", tuple), ("options", dict)):
+            require(name, getattr(self, name), kind)
         if self.train.image_shape != self.test.image_shape:
             raise SourceError(
                 f"{self.name}: training images are {self.train.image_shape}, test images {self.test.image_shape}; they must "

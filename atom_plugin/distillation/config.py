@@ -12,7 +12,7 @@ from atom_plugin.distillation.set_config import SetConfig, trained_epochs
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
-from atom_plugin.runtime.settings import about, check_value, config_class
+from atom_plugin.runtime.settings import about, check_value, config_class, current_names
 
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
@@ -289,6 +289,7 @@ class DistillConfig(SetConfig):
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DistillConfig:
         """As :meth:`SetConfig.from_json`."""
+        stored = current_names(cls, stored)
         layers = stored.get("matching_layers", ())
         return super().from_json({**stored, "matching_layers": tuple(layers) if isinstance(layers, list) else layers})
 

@@ -26,7 +26,7 @@ from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
-from atom_plugin.errors import DivergenceError, StoreError
+from atom_plugin.errors import DivergenceError, StoreError, require
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
@@ -68,6 +68,8 @@ class Distiller:
         keep_whitened: bool = True,
         fused_kernels: bool = True,
     ) -> None:
+        require("config", config, DistillConfig)
+        require("data", data, SourceData)
         self.device = resolve_device(device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, self.device))
         self.data = data

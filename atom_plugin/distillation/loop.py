@@ -21,7 +21,7 @@ from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine.cuda_step import PendingLoss
-from atom_plugin.errors import DivergenceError, Interrupted, ProcessError, StoreError, require
+from atom_plugin.errors import DivergenceError, Interrupted, ProcessError, StoreError
 from atom_plugin.runtime import distributed
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -77,8 +77,6 @@ def distill(
     Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
     the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
     """
-    require("config", config, DistillConfig)
-    require("data", data, SourceData)
     distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
     if resume and checkpoint is not None and checkpoint.exists():
         distiller.restore(Checkpoint.load(checkpoint), checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atom_plugin.datasets import Split
+from atom_plugin.errors import require
 from atom_plugin.evaluation.architectures import CONVNET, NamedModel, Network, network_for, network_of
 from atom_plugin.evaluation.jobs import (
     EvaluationCell,
@@ -78,6 +79,9 @@ def evaluate(
     those are (:class:`Subject`), which tell them apart there. Raises ConfigError where the model cannot take the images,
     DivergenceError where a loss blows up.
     """
+    require("synthetic_set", synthetic_set, SyntheticSet)
+    require("test", test, Split)
+    require("config", config, TrainConfig)
     where = resolve_device(device)
     subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on, on=on)
     jobs = plan_jobs(

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, StepLR
 
 from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.models.fitting import BATCH_SIZE, SGD
+from atom_plugin.runtime.settings import check_values, config_class
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.transforms.policies import POLICIES
 
@@ -20,6 +21,7 @@ SCHEDULES = ("half", "multistep", "step", "cosine")
 SIAMESE = "siamese"  # all siamese operations, whatever their names
 
 
+@config_class
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """All that decides a training; equal configs are equal budgets. The defaults are the recipe ``standard``.
@@ -49,6 +51,7 @@ class TrainConfig:
     augmentation: str = DEFAULT_STRATEGY
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in ("epochs", "batch_size", "step_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from atom_plugin.errors import ConfigError, ModelError, shape_text, unknown
+from atom_plugin.errors import ConfigError, ModelError, require, shape_text, unknown
 
 if TYPE_CHECKING:
     # Not at run time: a command's help imports the ConvNet's choices, and must not wait for torch.
@@ -63,6 +63,7 @@ def build_model(
     from atom_plugin.models.liveness import blank_logits
     from atom_plugin.runtime.randomness import global_draws_from
 
+    require("the model's name", name, str)
     if min(*image_shape, classes) < 1:
         raise ModelError(f"{name} needs images and classes, not {shape_text(image_shape)} and {classes}")
     options = dict(options or {})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from atom_plugin import store
-from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.errors import ConfigError, StoreError, require
 from atom_plugin.store.provenance import Provenance, merged_provenance
 from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet, concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -79,6 +79,7 @@ class ReplayMemory:
     """
 
     def __init__(self, budget: Budget) -> None:
+        require("budget", budget, Budget)
         self.budget = budget
         self._held: SyntheticSet | None = None
         self._sightings: dict[int, int] = {}
@@ -130,6 +131,7 @@ class ReplayMemory:
         stream that does not know its later classes. Raises ConfigError where class names, preprocessing, image size or
         tasks contradict those held, naming both.
         """
+        require("the set to add", new, SyntheticSet)
         if not len(new):
             return
         tasks = self._tasks_with(new.classes, task)

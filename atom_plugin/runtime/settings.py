@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from atom_plugin.errors import ConfigError, shown, unknown
+from atom_plugin.errors import ConfigError, require, shown, unknown
 
 COUNT_MAX = 2**31 - 1  # of whole numbers without a bound of their own: nothing here is counted in more
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127  # what torch can multiply float32 images by
@@ -71,6 +71,9 @@ class About:
     fallback: Any = None
 
 
+_NOTHING = About(help="")  # of a field that only has a type
+
+
 def about(help: str, **known: Any) -> Mapping[str, About]:
     """The metadata of a field: ``field(default=1, metadata=about("Images per class.", at_least=1))``.
 
@@ -81,8 +84,8 @@ def about(help: str, **known: Any) -> Mapping[str, About]:
 
 
 def abouts(config: type) -> dict[str, About]:
-    """What is known of each field of a config."""
-    return {each.name: each.metadata["about"] for each in fields(config)}
+    """What is known of each field of a config; no more than its type of one without a declaration."""
+    return {each.name: each.metadata.get("about", _NOTHING) for each in fields(config)}
 
 
 def config_class(cls: Class) -> Class:
@@ -129,7 +132,7 @@ def _hints(cls: type, late: tuple[tuple[str, type], ...]) -> dict[str, Any]:
     return get_type_hints(cls, globalns=names, localns=dict(late))
 
 
-def check_value(name: str, value: Any, hint: Any, item: About | None = None) -> None:
+def check_value(name: str, value: Any, hint: Any, item: About = _NOTHING) -> None:
     """Raise ConfigError unless ``value`` is of the type ``hint``, and within what ``item`` says."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in kinds:
@@ -138,19 +141,19 @@ def check_value(name: str, value: Any, hint: Any, item: About | None = None) -> 
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name} must be {_WORDS.get(kind) or f'a {kind.__name__}'}, not {shown(value)}")
-    item = item or About(help="")
     if item.choices and value not in item.choices:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, item.choices))}, not {shown(value)}")
     if kind in (int, float) and not item.bounds.hold(value):
         raise ConfigError(f"{name} must be {item.bounds}, not {shown(value)}")
-    if kind is int and item.bounds.at_most is None and abs(value) > COUNT_MAX:
+    if kind is int and item is not _NOTHING and item.bounds.at_most is None and abs(value) > COUNT_MAX:
         raise ConfigError(f"{name} must be at most {COUNT_MAX:,}, not {shown(value)}")
     if kind is float and not abs(value) <= FLOAT32_MAX:
         raise ConfigError(f"{name} must be finite in float32 (at most {FLOAT32_MAX:.3g}), not {shown(value)}")
 
 
 def current_names(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's stored JSON with today's names in the place of former ones."""
+    """A config's stored JSON with today's names in the place of former ones. Raises ConfigError for what is no mapping."""
+    require(f"the stored {config.__name__}", stored, Mapping)
     former = {item.was: name for name, item in abouts(config).items() if item.was}
     return {former.get(name, name): value for name, value in stored.items()}
 

@@ -179,6 +179,8 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
     """
     if not sets:
         raise ConfigError("found no sets to concatenate, expected at least one")
+    for part in sets:
+        require("a set to concatenate", part, SyntheticSet)
     first, called = sets[0], names or [f"set {number}" for number in range(1, len(sets) + 1)]
     for other, name in zip(sets[1:], called[1:], strict=True):
         if other.class_names != first.class_names:

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 
 from atom_plugin.datasets import Split
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, require
 from atom_plugin.transforms.whitening import Whitening, fit_plan
 
 _PART = 512  # images at a time
@@ -56,6 +56,8 @@ class Preprocessing:
         fitted as :func:`~atom_plugin.transforms.whitening.fit_plan` says. Raises ConfigError for a whitening of fewer than two
         images, or of images too large for this machine.
         """
+        if not isinstance(images, Split):
+            require("images", images, torch.Tensor)
         split = images if isinstance(images, Split) else Split(images=images, labels=torch.zeros(len(images)).long())
         shape = split.image_shape
         channels = shape[0]
@@ -143,6 +145,7 @@ class Preprocessing:
         return ", then ".join(steps) or "none (images in [0, 1])"
 
     def _check(self, images: torch.Tensor) -> None:
+        require("images", images, torch.Tensor)
         if images.layout != torch.strided or images.is_meta:
             kind = "meta" if images.is_meta else str(images.layout).removeprefix("torch.")
             raise ConfigError(

@@ -92,7 +92,9 @@ def _spelt(option: click.Option, path: tuple[str, ...], chance: random.Random) -
     name = chance.choice([*option.opts, *option.secondary_opts, *getattr(option, "old", ())])
     if option.is_flag:
         return [name]
-    return [name, _value(option, path, chance)]
+    # Else a network is trained on all real images first, for as long as that takes.
+    untrained = ["--network-state", "random"] if option.name == "embedding" else []
+    return [name, _value(option, path, chance), *untrained]
 
 
 def _value(option: click.Option, path: tuple[str, ...], chance: random.Random) -> str:

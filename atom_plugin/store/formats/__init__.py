@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atom_plugin.errors import AtomError, ConfigError, PluginError
+from atom_plugin.errors import AtomError, ConfigError, PluginError, require
 from atom_plugin.runtime.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def export_set(
     Raises PluginError for an unknown format, ConfigError for options that do not fit or a set that the format cannot
     hold, StoreError where writing fails or ``path`` exists and ``force`` is not given.
     """
+    from atom_plugin.store.synthetic_set import SyntheticSet
+
+    require("synthetic_set", synthetic_set, SyntheticSet)
     write = _direction(format, "write")
     packed = synthetic_set.factor > 1
     if packed and getattr(_loaded(format), "TAKES_PACKED", False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 import pytest
+from synthetic_sets import make_set
 
 from atom_plugin import __version__, errors
 from atom_plugin.cli import main as cli
@@ -312,3 +314,18 @@ def test_the_table_says_where_each_command_is() -> None:
     for name, (target, line) in cli.COMMANDS.items():
         assert target == f"atom_plugin.cli.{name}:{name}"
         assert line.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("utf-8", b"\\udcff\xc4\x85.h5: OK"), ("latin-1", b"\\udcff\\u0105.h5: OK")]
+)
+def test_a_name_that_no_terminal_can_show_is_printed_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, printed: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_set().save("\udcffą.h5")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli.main(["store", "verify", "\udcffą.h5"]) == 0
+    stdout.flush()
+    assert stdout.buffer.getvalue().startswith(printed)
