@@ -58,9 +58,9 @@ def _main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first; each case has the next")
     parser.add_argument("--only", default="", help=f"kinds whose names begin so: {', '.join(ALL)}")
     options = parser.parse_args()
-    os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atom-plugin-fuzz-home-")
     start = time.perf_counter()
-    with sound_files() as base:
+    with tempfile.TemporaryDirectory(prefix="atom-plugin-fuzz-home-") as home, sound_files() as base:
+        os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = home
         found = _run(base, list(seeds(options.seed, options.cases, options.only)))
     by_kind = defaultdict(list)
     for each in found:
