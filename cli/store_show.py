@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,19 +139,17 @@ def _embedded(
 def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
     """The ids that ``--classes`` means. Raises ConfigError for what is neither a name nor an id, or not one class."""
     wanted = []
-    ids: defaultdict[str, list[int]] = defaultdict(list)
-    for label, name in enumerate(class_names):
-        # As typed on one system and stored on another, a name may differ in how its characters are composed.
-        ids[unicodedata.normalize("NFC", name)].append(label)
     for text in given:
         # A whole value that is a name may hold commas.
         for item in [text] if text in class_names else [part.strip() for part in text.split(",")]:
-            wanted.append(_class_id(unicodedata.normalize("NFC", item), class_names, ids))
+            wanted.append(_class_id(item, class_names))
     return wanted
 
 
-def _class_id(item: str, class_names: Sequence[str], ids: Mapping[str, list[int]]) -> int:
-    named = ids.get(item, [])
+def _class_id(item: str, class_names: Sequence[str]) -> int:
+    # As typed on one system and stored on another, a name may differ in how its characters are composed.
+    item = unicodedata.normalize("NFC", item)
+    named = [label for label, name in enumerate(class_names) if unicodedata.normalize("NFC", name) == item]
     if len(named) == 1:
         return named[0]
     if named:

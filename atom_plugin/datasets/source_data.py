@@ -96,8 +96,9 @@ class SourceData:
     options: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for name, kind in (("train", Split), ("test", Split), ("class_names", tuple), ("options", dict)):
-            require(name, getattr(self, name), kind)
+        kinds: dict[str, type] = {"train": Split, "test": Split, "class_names": tuple, "options": dict}
+        for field, kind in kinds.items():
+            require(field, getattr(self, field), kind)
         if self.train.image_shape != self.test.image_shape:
             raise SourceError(
                 f"{self.name}: training images are {self.train.image_shape}, test images {self.test.image_shape}; they must "

@@ -102,7 +102,7 @@ class Checkpoint:
             if tensor is not None:
                 _check_images(name, tensor, images)
         bounded_json.check(state["config"])
-        values = {name: state.get(name) for name in _KINDS}
+        values: dict[str, Any] = {name: state.get(name) for name in _KINDS}
         return cls(**{**values, "config": DistillConfig.from_json(state["config"])})
 
     def check(self, config: DistillConfig, data: SourceData, path: Path) -> None:

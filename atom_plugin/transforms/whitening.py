@@ -104,7 +104,7 @@ def inverted(matrix: torch.Tensor) -> torch.Tensor:
     """The inverse of a whitening's ``matrix`` (D, D), float64, finite in float32. Raises ConfigError where there is none."""
     try:
         inverse: torch.Tensor = torch.linalg.inv(matrix.double())
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # LinAlgError, of which torch tells type checkers nothing
         inverse = torch.full((), torch.inf)
     if not bool(inverse.float().isfinite().all()):
         raise ConfigError(
