@@ -21,6 +21,7 @@ def _run(base: Path, cases: list[tuple[str, int]]) -> list[Found]:
     context = multiprocessing.get_context("spawn")
     found: list[Found] = []
     while len(found) < len(cases):
+        ended = False
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=work, args=(base, cases[len(found) :], theirs))
         process.start()
@@ -36,6 +37,8 @@ def _run(base: Path, cases: list[tuple[str, int]]) -> list[Found]:
             _tell(found[-1], len(found))
             if ended:
                 break
+        if not ended:
+            process.join(_PATIENCE)
         process.kill()
         process.join()
     return found

@@ -166,6 +166,8 @@ def _use_of_a_set(base: Path, chance: random.Random) -> Case:
         ["consume", "score", "in.h5", *ONCE, "--full-accuracy", "0.9"],
         ["store", "show", "in.h5", "--embedding", "pca", "--network-state", "random", "-o", "out.png", *PRECISION],
         [*RUN, "-o", "in.h5", "--resume"],
+        [*RUN, "-o", "out.h5", "--image-init", "in.h5"],
+        [*REPLAY, "--memory", "in.h5", "-o", "out"],
     ]
     return chance.choice(quick if chance.random() < 0.75 else slow)
 

@@ -10,14 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.npz import load_arrays
-from atom_plugin.store.formats.tensors import checked_images, checked_labels, class_by_class, load, one_array
+from atom_plugin.store.formats.tensors import (
+    checked_images,
+    checked_labels,
+    class_by_class,
+    load,
+    one_array,
+    plain_tensor,
+)
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -54,7 +60,7 @@ def read(
     if pixels not in (None, *PIXELS):
         raise ConfigError(f"pixels must be one of {', '.join(PIXELS)}, not {pixels!r}")
     found = _arrays(path, context, trust_pickle=trust_pickle)
-    values = _as_tensor(found[_name(path, found, images, IMAGE_NAMES, "images")])
+    values = plain_tensor(found[_name(path, found, images, IMAGE_NAMES, "images")], str(path), "(N, C, H, W)")
     held = _channels_first(values, str(path), context)
     chosen = pixels or _pixels_of(held, path, context)
     if chosen == "bytes":
@@ -65,7 +71,7 @@ def read(
         classes = class_by_class(len(held), len(context.names()), str(path))
         context.note("found no labels: images were taken class by class, as many of each")
     else:
-        given = _as_tensor(found[name])
+        given = plain_tensor(found[name], str(path), "(N,)")
         flat = given.flatten() if given.ndim == 2 and given.shape[1] == 1 else given
         classes = checked_labels(flat, len(held), str(path), context, soft_labels=soft_labels)
     return context.assemble(held, classes, _coding(chosen, held, context))
@@ -117,16 +123,10 @@ def _listed(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {shape}" if shape else key for key, shape in shapes.items()) or "nothing"
 
 
-def _as_tensor(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
-    return value
-
-
-def _channels_first(images: Any, where: str, context: ImportContext) -> torch.Tensor:
+def _channels_first(images: torch.Tensor, where: str, context: ImportContext) -> torch.Tensor:
     """(N, C, H, W) of that, of (N, H, W, C) or of (N, H, W). Raises StoreError for other shapes."""
-    if not isinstance(images, torch.Tensor) or images.layout != torch.strided:
-        raise StoreError(f"{where}: found images as a {type(images).__name__}, expected a plain array of numbers")
+    if images.is_complex() or images.dtype == torch.bool:
+        raise StoreError(f"{where}: found images of type {images.dtype}, expected numbers; another array?")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):

@@ -21,6 +21,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats.archives import refuse_bomb
 from atom_plugin.store.formats.context import ImportContext
 
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _LAYOUTS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
 
 
@@ -124,7 +125,7 @@ def checked_pair(
 
 def checked_images(value: Any, where: str) -> torch.Tensor:
     """``value`` as finite float32 images (N, C, H, W). Raises StoreError, naming ``where``."""
-    images = _plain_tensor(value, where, "(N, C, H, W)")
+    images = plain_tensor(value, where, "(N, C, H, W)")
     if not images.is_floating_point():
         raise StoreError(
             f"{where}: found images of type {_name(images)}, expected floating-point numbers; not this format?"
@@ -151,7 +152,7 @@ def checked_labels(
     """
     if soft_labels not in ("refuse", "argmax"):
         raise ConfigError(f"soft_labels must be refuse or argmax, not {soft_labels!r}")
-    labels = _plain_tensor(value, where, "(N,)")
+    labels = plain_tensor(value, where, "(N,)")
     if labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1:
         if soft_labels == "refuse":
             raise StoreError(
@@ -180,7 +181,11 @@ def checked_labels(
     return whole.contiguous()
 
 
-def _plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
+def plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
+    """``value``, an array or a tensor of numbers, as a tensor that holds all of them. Raises StoreError, naming ``where``.
+
+    Unsigned types of more than 8 bits, which torch can hardly compute with, come as int64.
+    """
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     if (
@@ -195,7 +200,7 @@ def _plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
         raise StoreError(
             f"{where}: a tensor {tuple(tensor.shape)} declares more values than the file holds; it is damaged"
         )
-    return tensor
+    return tensor.to(torch.int64) if tensor.dtype in _WIDE_UNSIGNED else tensor
 
 
 def _reason(error: Exception, *, trusted: bool) -> str:
@@ -215,6 +220,8 @@ def _reason(error: Exception, *, trusted: bool) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"a {value.layout} tensor on {value.device}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
     return f"a {type(value).__name__}" if value is not None else "nothing"
 
 

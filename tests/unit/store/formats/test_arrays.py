@@ -118,6 +118,37 @@ def test_other_shapes_are_named(tmp_path, shape):
         imported(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+@pytest.mark.parametrize("ending", ["npz", "pt"])
+def test_unsigned_numbers_of_any_width(tmp_path, kind, ending):
+    arrays = {"x": (COLOURS.numpy() * 255).round().astype(kind), "y": LABELS.numpy().astype(kind)}
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    found = imported(path, pixels="bytes")
+    assert torch.equal(found.labels, LABELS)
+    torch.testing.assert_close(found.true_colour(), COLOURS, rtol=0, atol=0.5 / 255 + 1e-6)
+    with pytest.raises(ConfigError, match="--option pixels=bytes"):
+        imported(path)
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.complex64, "complex64"), (np.bool_, "bool"), ("S3", "S3")])
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_what_is_no_number_is_named(tmp_path, kind, words, name):
+    arrays = {"x": COLOURS.numpy(), "y": LABELS.numpy()}
+    np.savez(tmp_path / "a.npz", **{**arrays, name: arrays[name].astype(kind)})
+    with pytest.raises(StoreError, match=f"found .*{words}"):
+        imported(tmp_path / "a.npz")
+
+
+def test_a_tensor_that_is_far_larger_than_its_file_is_not_looked_through(tmp_path):
+    torch.save({"x": torch.zeros(1).expand(10**9, 3, 32, 32), "y": LABELS}, tmp_path / "a.pt")
+    with pytest.raises(StoreError, match="declares more values than the file holds"):
+        imported(tmp_path / "a.pt")
+
+
 def test_what_holds_no_arrays(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.npy").write_bytes(b"nothing")
@@ -131,7 +162,7 @@ def test_what_holds_no_arrays(tmp_path):
         with pytest.raises(StoreError, match=r"cannot be read as \.npy"):
             imported(tmp_path / f"{name}.npy")
     torch.save({"images": COLOURS.to_sparse(), "labels": LABELS}, tmp_path / "c.pt")
-    with pytest.raises(StoreError, match="expected a plain array"):
+    with pytest.raises(StoreError, match="expected a tensor"):
         imported(tmp_path / "c.pt")
     with pytest.raises(ConfigError, match="pixels must be one of"):
         imported(tmp_path / "empty", pixels="raw")
