@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from atom_plugin.cli.command import Command, bundle, gathered, section
 from atom_plugin.cli.field_options import field_options, given_fields
-from atom_plugin.cli.options import POSITIVE_INT, Command, bundle, force_option, gathered, key_value_pairs, section
+from atom_plugin.cli.options import POSITIVE_INT, force_option, key_value_pairs
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime.settings import about, abouts

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from atom_plugin.cli.command import Command, bundle, is_given
 from atom_plugin.cli.evaluation_jobs import plan, run
-from atom_plugin.cli.options import (
-    PATH,
-    POSITIVE_INT,
-    Command,
-    bundle,
-    force_option,
-    is_given,
-    json_option,
-    run_options,
-    source_options,
-)
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:

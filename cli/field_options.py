@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import Command, Number, RenamedOption, bundle, section
+from atom_plugin.cli.command import Command, RenamedOption, bundle, section
+from atom_plugin.cli.options import Number
 from atom_plugin.cli.sizes import SIZE
 from atom_plugin.runtime.settings import About, abouts
 

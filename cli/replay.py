@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.command import gathered
 from atom_plugin.cli.interrupts import explaining_how_to_resume
-from atom_plugin.cli.options import force_option, gathered, json_option, run_options, source_options
+from atom_plugin.cli.options import force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
@@ -23,6 +24,7 @@ from atom_plugin.cli.replay_options import (
     stream_options,
     training_options,
 )
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.runtime import distributed, rendezvous
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT, Command, bundle
+from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
 NETWORK = ("normalisation", "width")

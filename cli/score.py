@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import (
-    PATH,
-    POSITIVE_INT,
-    Number,
-    RenamedOption,
-    is_given,
-    json_option,
-    run_options,
-    source_options,
-)
+from atom_plugin.cli.command import RenamedOption, is_given
+from atom_plugin.cli.options import PATH, POSITIVE_INT, Number, json_option, run_options
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:

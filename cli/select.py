@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.command import SectionedCommand, section
 from atom_plugin.cli.distill_options import zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
-from atom_plugin.cli.options import (
-    PATH,
-    SectionedCommand,
-    device_option,
-    force_option,
-    json_option,
-    output_option,
-    quiet_option,
-    section,
-    source_options,
-    validation_option,
-)
+from atom_plugin.cli.options import PATH, device_option, force_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
+from atom_plugin.cli.source_options import source_options, validation_option
 from atom_plugin.distillation.select_config import SelectConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import option_label
+from atom_plugin.cli.command import option_label
 from atom_plugin.errors import shown
 
 if TYPE_CHECKING:

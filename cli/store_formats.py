@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import (
-    PATH,
-    Command,
-    Number,
-    bundle,
-    force_option,
-    gathered,
-    is_given,
-    key_value_pairs,
-    source_options,
-)
+from atom_plugin.cli.command import Command, bundle, gathered, is_given
+from atom_plugin.cli.options import PATH, Number, force_option, key_value_pairs
 from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.errors import PluginError
 
 if TYPE_CHECKING:

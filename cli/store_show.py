@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import PATH, POSITIVE_INT, Command, force_option, run_options, source_options
+from atom_plugin.cli.command import Command
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.errors import ConfigError, unknown
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, SHARE, Command, bundle
+from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, SHARE
 
 if TYPE_CHECKING:
     from atom_plugin.evaluation.training_recipes import TrainConfig

@@ -11,23 +11,19 @@ import click
 import click.testing
 import pytest
 
+from atom_plugin.cli.command import RenamedOption, SectionedCommand, gathered, is_given, section
 from atom_plugin.cli.options import (
     FRACTION,
     POSITIVE_FLOAT,
     POSITIVE_INT,
     SEED,
     Number,
-    RenamedOption,
-    SectionedCommand,
     force_option,
-    gathered,
-    is_given,
     json_option,
     key_value_pairs,
     run_options,
-    section,
-    source_options,
 )
+from atom_plugin.cli.source_options import source_options
 from atom_plugin.cli.training_options import compared_training_options, training_options
 from atom_plugin.datasets import SourceRequest
 from atom_plugin.evaluation.training_recipes import RECIPES, SCHEDULES, TrainConfig

@@ -1,0 +1,146 @@
+"""A distillation while it runs, with its log, pictures and progress; and the set of one that has run before."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atom_plugin.cli.distill_files import RunFiles
+from atom_plugin.cli.distill_options import Recording
+from atom_plugin.runtime import distributed
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceData
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.distillation.loop import Progress
+    from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run and its records: called, it distils, while a log is written, pictures are drawn and progress is shown."""
+
+    paths: RunFiles
+    recording: Recording
+    device: str
+    engine: str
+    quiet: bool
+
+    def __call__(self, config: DistillConfig, data: SourceData) -> SyntheticSet:
+        """The finished set. Raises what the loop raises, Interrupted with a checkpoint written among it."""
+        from tqdm import tqdm
+
+        from atom_plugin.cli.interrupts import stop_requests
+        from atom_plugin.distillation.checkpoint import Checkpoint
+        from atom_plugin.distillation.loop import distill as run
+        from atom_plugin.distillation.run_log import RunLog
+        from atom_plugin.errors import StoreError
+
+        leads, resume, checkpoint = distributed.leads(), self.recording.resume, self.paths.checkpoint
+        continued = resume and checkpoint.exists()
+        if not continued and leads:
+            checkpoint.unlink(missing_ok=True)  # of a run that --force starts over
+            if not self.recording.force:
+                _keep_log(self.paths.log, quiet=self.quiet)
+        done = Checkpoint.load(checkpoint).iteration if continued else 0
+        hidden = self.quiet or not leads
+        with ExitStack() as stack:
+            log = (
+                stack.enter_context(RunLog(self.paths.log, after=done, earlier=self.paths.log_so_far))
+                if leads
+                else None
+            )
+            bar = stack.enter_context(
+                tqdm(total=config.iterations, initial=done, disable=hidden, unit="step", desc=config.matcher)
+            )
+            stop_signal = stack.enter_context(stop_requests())
+            unlogged: deque[Progress] = deque()
+
+            def write_log(*, wait: bool) -> None:
+                while unlogged and (wait or unlogged[0].ready):
+                    done = unlogged.popleft()
+                    if not math.isfinite(done.loss):
+                        continue  # the run ends with an error that says so
+                    if log is not None:
+                        try:
+                            log.write(iteration=done.iteration, loss=done.loss, seconds=round(done.seconds, 6))
+                        except StoreError:
+                            unlogged.clear()  # the run ends with this error, not with that of the next line
+                            raise
+                    bar.set_postfix(loss=f"{done.loss:.4g}", refresh=False)
+
+            stack.callback(write_log, wait=True)
+
+            def on_progress(progress: Progress) -> None:
+                unlogged.append(progress)
+                write_log(wait=False)  # a device may still be at work on the last steps; nothing waits for it here
+                bar.update()
+                self._draw(progress, config)
+
+            return run(
+                config,
+                data,
+                device=self.device,
+                engine=self.engine,
+                checkpoint=checkpoint,
+                checkpoint_every=self.recording.checkpoint_every,
+                resume=resume,
+                on_progress=on_progress,
+                stop_signal=stop_signal,
+            )
+
+    def _draw(self, progress: Progress, config: DistillConfig) -> None:
+        """The picture of the set as it stands, where one is due."""
+        from atom_plugin.store.pictures import grid
+
+        every = self.recording.preview_every
+        if not every or progress.iteration % every:
+            return
+        seen = progress.snapshot()  # in all processes of a run
+        title = f"{config.matcher}, step {progress.iteration}"
+        path = self.paths.preview(progress.iteration)
+        if distributed.leads():
+            grid(seen, seen.labels, seen.class_names, path, title=title, force=self.recording.replaces)
+
+
+def _keep_log(path: Path, *, quiet: bool) -> None:
+    """Rename the log of an earlier run, which this one does not go on with."""
+    from atom_plugin.distillation.run_log import set_aside
+
+    kept = set_aside(path)
+    if kept is not None and not quiet:
+        click.echo(f"note: the log of an earlier run is kept as {kept}", err=True)
+
+
+def finished_set(paths: RunFiles, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:
+    """The set of a run that was stopped after storing it. Raises StoreError if another run made the file."""
+    from atom_plugin import store
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.errors import ConfigError, StoreError
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
+
+    synthetic_set = store.read(paths.output)
+    provenance = synthetic_set.provenance
+    expected = replace(config, precision=resolve_precision(config.precision, resolve_device(device)))
+    try:
+        held = DistillConfig.from_json(provenance.config)
+    except ConfigError as error:
+        raise StoreError(
+            f"{paths.output}: already exists, and is no set that this release distils ({error}); choose another name, or "
+            "replace it with --force"
+        ) from None
+    differing = [line.partition(":")[0] for line in expected.differences(held)]
+    if provenance.source.get("fingerprint") != data.fingerprint:
+        differing.append("--validation or source of images")
+    if differing:
+        raise StoreError(
+            f"{paths.output}: already exists, and was made with another {', '.join(differing)}; choose another name, or "
+            "replace it with --force"
+        )
+    return synthetic_set

@@ -1,0 +1,141 @@
+"""The options that say which real images, and how they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.options import FOLDER, FRACTION, POSITIVE_INT, SEED, Number
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceRequest
+
+
+def source_options(command: Command) -> Command:
+    """The options that say which real images: the command gets ``dataset`` (str) and ``request`` (SourceRequest)."""
+
+    @functools.wraps(command)
+    def with_request(
+        *args: Any,
+        data_dir: Path | None,
+        image_size: int | None,
+        download: bool,
+        test_fraction: float,
+        split_seed: int,
+        cache_dir: Path | None,
+        workers: int | None,
+        class_order: str | None,
+        bit_depth: int | None,
+        max_pixels: int | None,
+        follow_links: bool,
+        **others: Any,
+    ) -> Any:
+        from atom_plugin.datasets import SourceRequest
+
+        request = SourceRequest(
+            data_dir=data_dir,
+            image_size=image_size,
+            download=download,
+            seed=split_seed,
+            test_fraction=test_fraction,
+            cache_dir=cache_dir,
+            workers=workers,
+            class_order=class_order,
+            bit_depth=bit_depth,
+            max_pixels=max_pixels,
+            follow_links=follow_links,
+            progress=not others.get("quiet", False),
+        )
+        return command(*args, request=request, **others)
+
+    return bundle(
+        click.option(
+            "--dataset",
+            metavar="NAME",
+            default="digits",
+            show_default=True,
+            help="Image source: digits (embedded), mnist, fashion-mnist, svhn, cifar10, cifar100, "
+            "folder (your own images, with --data-dir), packed (a folder with decoded images, images.h5), or a plugin's.",
+        ),
+        click.option(
+            "--data-dir",
+            metavar="FOLDER",
+            type=FOLDER,
+            help="Where the source's files are, or go.  [default: the source's own place]",
+        ),
+        click.option(
+            "--image-size",
+            metavar="PIXELS",
+            type=POSITIVE_INT,
+            help="Resize images to this side, square.  [default: the source's own size]",
+        ),
+        click.option("--download", is_flag=True, help="Fetch the source's files even where they are present."),
+        click.option(
+            "--test-fraction",
+            metavar="SHARE",
+            type=FRACTION,
+            default=0.2,
+            show_default=True,
+            help="Share of a folder without test/ or val/ that is kept for testing, 0 to 1.",
+        ),
+        click.option(
+            "--split-seed",
+            metavar="N",
+            type=SEED,
+            default=0,
+            show_default=True,
+            # Apart from --seed, so that sets made with different seeds are tested on the same images.
+            help="Seed of the split of a folder without test/ or val/, and of the images that --validation holds out.",
+        ),
+        click.option(
+            "--cache-dir",
+            metavar="FOLDER",
+            type=FOLDER,
+            help="Where decoded images are kept.  [default: the user's cache folder]",
+        ),
+        click.option(
+            "--workers",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Processes that decode images.  [default: one per core]",
+        ),
+        click.option(
+            "--class-order",
+            type=click.Choice(["name", "natural"]),  # written out: importing them takes Pillow
+            help="Of a folder: class ids in the order of names, or with numbers by value, 2 before 10.  [default: name]",
+        ),
+        click.option(
+            "--bit-depth",
+            metavar="BITS",
+            type=Number(int, at_least=8, at_most=16),
+            help="Of a folder: how many bits its 16-bit grey images use, such as 12.  [default: 16]",
+        ),
+        click.option(
+            "--max-pixels",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Of a folder: refuse image files of more pixels than that.  [default: 89,478,485]",
+        ),
+        click.option("--follow-links", is_flag=True, help="Of a folder: follow links that lead out of it as well."),
+    )(cast("Command", with_request))
+
+
+def validation_option(command: Command) -> Command:
+    """``--validation``, below :func:`source_options`: the command's ``request`` holds it."""
+
+    @functools.wraps(command)
+    def with_validation(*args: Any, validation: float | None, request: SourceRequest, **others: Any) -> Any:
+        return command(*args, request=dataclasses.replace(request, validation=validation), **others)
+
+    return click.option(
+        "--validation",
+        metavar="FRACTION|N",
+        type=Number(float, above=0),
+        help="Hold out a part of each class's training images, a share below 1 or their number, for `consume evaluate --on "
+        "validation`.",
+    )(cast("Command", with_validation))
