@@ -1,4 +1,4 @@
-"""What commands are made of: options in bundles and under headings, options by a former name, and the help."""
+"""What commands are made of: options in bundles and under headings, by a former name, or of effect beside others alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import click
@@ -102,7 +103,42 @@ def _options(command: Any) -> list[click.Parameter]:
     return list(getattr(command, "__click_params__", ()))
 
 
-class SectionedCommand(click.Command):
+@dataclass(frozen=True)
+class OnlyWith:
+    """Options, by their parameters' names, that have an effect only where ``holds`` says so of the values of all parameters.
+
+    ``remedy`` says what to give with them: "--full", or how else the values must be.
+    """
+
+    remedy: str
+    options: Sequence[str]
+    holds: Callable[[Mapping[str, Any]], object]
+
+    def refuse_idle(self, ctx: click.Context) -> None:
+        """Raises UsageError for the first that was given and has no effect."""
+        idle = [param for param in ctx.command.params if param.name in self.options and is_given(ctx, param.name)]
+        if idle and not self.holds(ctx.params):
+            label = option_label(idle[0])
+            raise click.UsageError(
+                f"{label} has no effect without {self.remedy}; give that as well, or leave {label} out", ctx
+            )
+
+
+class CheckedCommand(click.Command):
+    """A command that refuses options without effect before it begins."""
+
+    def __init__(self, *args: Any, only_with: Sequence[OnlyWith] = (), **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.only_with = only_with
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it, after that check."""
+        for rule in self.only_with:
+            rule.refuse_idle(ctx)
+        return super().invoke(ctx)
+
+
+class SectionedCommand(CheckedCommand):
     """A command whose help lists its options under headings, in the order in which these first come up."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import RenamedOption, SectionedCommand, section
+from atom_plugin.cli.command import OnlyWith, RenamedOption, SectionedCommand, section
 from atom_plugin.cli.distill_files import RunFiles
 from atom_plugin.cli.distill_options import Chosen, Recording, config_options, recording_options
 from atom_plugin.cli.distill_run import Run, finished_set
@@ -29,7 +29,10 @@ class _Engine(click.Choice[str]):
         return super().convert("cuda" if value == "captured" else value, param, ctx)
 
 
-@click.command(cls=SectionedCommand)
+@click.command(
+    cls=SectionedCommand,
+    only_with=(OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none"),),
+)
 @section("Source", source_options, validation_option)
 @config_options
 @section(
@@ -92,6 +95,10 @@ def distill(
     with rendezvous.leader_first():
         data = load_source(dataset, request)
     config = chosen.config(data)
+    if (recording.preview_every or 0) > config.iterations:
+        raise click.UsageError(
+            f"--preview-every {recording.preview_every} has no effect on a run of {config.iterations} steps; leave it out"
+        )
     if finished:
         synthetic_set = finished_set(paths, config, data, device)
     else:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.command import Command, bundle, is_given
+from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith, bundle
 from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim
-from atom_plugin.cli.source_options import source_options
+from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:
@@ -112,12 +112,19 @@ def _claiming_outputs(command: Command) -> Command:
     return cast("Command", claiming)
 
 
-@click.command()
+@click.command(
+    cls=CheckedCommand,
+    only_with=(
+        WITH_DATASET,
+        OnlyWith("--full", ("full_epochs", "full_repeats"), lambda values: values["full"]),
+        OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
+    ),
+)
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @_evaluation_options
 @_claiming_outputs
 @compared_training_options
-@source_options
+@other_source_options(default="the one that the set names")
 @run_options
 @json_option
 @force_option
@@ -127,7 +134,7 @@ def evaluate(
     /,
     *,
     files: tuple[Path, ...],
-    dataset: str,
+    dataset: str | None,
     request: SourceRequest,
     trainings: list[TrainConfig],
     results: Path | None,
@@ -152,9 +159,7 @@ def evaluate(
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
       torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
-    if not options["full"] and (idle := [n for n in ("full_epochs", "full_repeats") if is_given(ctx, n)]):
-        raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --full; add that")
-    if options["on"] == "validation" and is_given(ctx, "dataset"):
+    if options["on"] == "validation" and dataset is not None:
         raise click.UsageError(
             "--on validation takes the images that the sets were made without; leave --dataset out (--data-dir says where "
             "the source's files are now)"
@@ -171,7 +176,7 @@ def evaluate(
     device = resolve_device(options["device"])
     options["precision"] = resolve_precision(options["precision"], device)
     with rendezvous.leader_first():
-        jobs = plan(files, dataset if is_given(ctx, "dataset") else None, request, trainings, options)
+        jobs = plan(files, dataset, request, trainings, options)
     finished = None if results is None else NetworkResultsFile(results)
     if finished is not None:
         finished.require_budgets(jobs)

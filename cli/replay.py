@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import gathered
+from atom_plugin.cli.command import CheckedCommand, gathered
 from atom_plugin.cli.interrupts import explaining_how_to_resume
 from atom_plugin.cli.options import force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
     NETWORK,
+    ONLY_WITH,
     RUN,
     Compared,
     Outputs,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-@click.command()
+@click.command(cls=CheckedCommand, only_with=ONLY_WITH)
 @source_options
 @stream_options
 @training_options
@@ -73,7 +74,7 @@ def replay(
     """
     if ipc is None:
         raise click.UsageError("--ipc is missing; say how many memory images per class you want, e.g. --ipc 10")
-    _refuse_contradictions(compared, outputs, options["stream_augmentation"])
+    _refuse_contradictions(outputs)
     from atom_plugin.replay.plan import ComparisonFiles, plan_runs
 
     files = ComparisonFiles(outputs.output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
@@ -158,16 +159,12 @@ def _of_all_processes(
     return sorted(found, key=lambda result: place.get(result.key, len(place)))
 
 
-def _refuse_contradictions(compared: Compared, outputs: Outputs, stream_augmentation: str | None) -> None:
+def _refuse_contradictions(outputs: Outputs) -> None:
     """Raises UsageError for options of which one would do nothing."""
     if outputs.resume and outputs.force:
         raise click.UsageError("--resume and --force contradict each other; give one of the two")
     if outputs.as_json and outputs.markdown:
         raise click.UsageError("--json and --markdown contradict each other; give one of the two")
-    if stream_augmentation is not None and "replay" not in compared.modes:
-        raise click.UsageError(
-            "--stream-augmentation is for --mode replay; from memory nothing of the stream is trained on"
-        )
 
 
 def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> ReplayConfig:

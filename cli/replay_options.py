@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.command import Command, OnlyWith, bundle
 from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
@@ -38,6 +39,22 @@ class Outputs:
     force: bool
     markdown: bool
     as_json: bool
+
+
+def _has_modes(values: Mapping[str, Any]) -> bool:
+    """Whether any policy runs in the modes that are named; each baseline has one of its own."""
+    from atom_plugin.replay.plan import BASELINES
+
+    named = set(values["policies"])
+    return bool(named - set(BASELINES) or not named or values["baselines"] or values["distill"] or values["memory"])
+
+
+# Other options that a policy makes nothing of are the comparison's all the same: its file has them, and a policy that is added
+# with --resume keeps to them.
+ONLY_WITH = (
+    OnlyWith("--mode replay", ("stream_augmentation",), lambda values: "replay" in values["modes"]),
+    OnlyWith("a --policy that is no baseline", ("modes",), _has_modes),
+)
 
 
 def given(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import RenamedOption, is_given
+from atom_plugin.cli.command import CheckedCommand, OnlyWith, RenamedOption
 from atom_plugin.cli.options import PATH, POSITIVE_INT, Number, json_option, run_options
-from atom_plugin.cli.source_options import source_options
+from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     Scored = list[tuple[SyntheticSet, SourceData, Scores]]
 
 
-@click.command()
+@click.command(
+    cls=CheckedCommand,
+    only_with=(
+        WITH_DATASET,
+        OnlyWith(
+            "training, which --full-accuracy excludes",
+            ("full_epochs", "full_repeats"),
+            lambda values: values["full_accuracy"] is None,
+        ),
+    ),
+)
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @click.option(
     "--repeats",
@@ -68,16 +78,13 @@ if TYPE_CHECKING:
     help="Weight of IOR in LRS, 0 to 1; HLR gets the rest.",
 )
 @training_options
-@source_options
+@other_source_options(default="the one that the set names")
 @run_options
 @json_option
-@click.pass_context
 def score(
-    ctx: click.Context,
-    /,
     *,
     files: tuple[Path, ...],
-    dataset: str,
+    dataset: str | None,
     request: SourceRequest,
     training: TrainConfig,
     full_accuracy: float | None,
@@ -101,11 +108,8 @@ def score(
     from atom_plugin.evaluation.dd_ranking import FullData, ScoreConfig
     from atom_plugin.evaluation.dd_ranking import score as run
 
-    given = {name for name in ("dataset", "full_epochs", "full_repeats") if is_given(ctx, name)}
-    if full_accuracy is not None and given & {"full_epochs", "full_repeats"}:
-        raise click.UsageError("--full-accuracy excludes --full-epochs and --full-repeats: there is nothing to train")
     sets = [store.read(file) for file in files]
-    sources = load_test_sources(list(map(str, files)), sets, dataset if "dataset" in given else None, request)
+    sources = load_test_sources(list(map(str, files)), sets, dataset, request)
     if full_accuracy is not None and len({source.fingerprint for source in sources}) > 1:
         raise click.UsageError("--full-accuracy belongs to one image source, the files name several; score them apart")
     known = None if full_accuracy is None else FullData(accuracies=(full_accuracy,))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import SectionedCommand, section
+from atom_plugin.cli.command import OnlyWith, SectionedCommand, section
 from atom_plugin.cli.distill_options import zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, device_option, force_option, json_option, output_option, quiet_option
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
 
 
-@click.command(cls=SectionedCommand)
+def _computes(values: Mapping[str, Any]) -> bool:
+    return values["method"] not in (None, "random")
+
+
+@click.command(
+    cls=SectionedCommand,
+    only_with=(OnlyWith("a --method that computes, such as herding", ("device",), _computes),),
+)
 @section("Source", source_options, validation_option)
 @field_options(SelectConfig, first=("ipc", "method"), default="the atom recipe's")
 @zca_option

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.command import Command, OnlyWith, bundle
 from atom_plugin.cli.options import FOLDER, FRACTION, POSITIVE_INT, SEED, Number
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
+# What says which images of a source, beside its name and its place: the file of a set knows it of the set's own source.
+_OF_DATASET = ("image_size", "test_fraction", "split_seed", "class_order", "bit_depth", "max_pixels", "follow_links")
+_OF_SOURCE = ("data_dir", "download", "cache_dir", "workers")
+
+WITH_DATASET = OnlyWith("--dataset", _OF_DATASET, lambda values: values["dataset"])
+"""For commands that take the source of a set unless another is named."""
+
+WITH_SOURCE = OnlyWith("--dataset", (*_OF_DATASET, *_OF_SOURCE), lambda values: values["dataset"])
+"""For commands that need no source unless one is named."""
+
+OF_SOURCE = ("dataset", *_OF_DATASET, *_OF_SOURCE)
+"""The parameters of all source options."""
 
 
 def source_options(command: Command) -> Command:
     """The options that say which real images: the command gets ``dataset`` (str) and ``request`` (SourceRequest)."""
+    return _options(click.option("--dataset", default="digits", show_default=True, **_DATASET))(command)
+
+
+def other_source_options(*, default: str) -> Callable[[Command], Command]:
+    """As :func:`source_options`, but ``dataset`` is None where it is not given; ``default`` says what holds then."""
+    words = f"{_DATASET['help']}  [default: {default}]"
+    return _options(click.option("--dataset", **{**_DATASET, "help": words}))
+
+
+_DATASET: dict[str, Any] = {
+    "metavar": "NAME",
+    "help": "Image source: digits (embedded), mnist, fashion-mnist, svhn, cifar10, cifar100, "
+    "folder (your own images, with --data-dir), packed (a folder with decoded images, images.h5), or a plugin's.",
+}
+
+
+def _with_request(command: Command) -> Command:
+    """The options as one SourceRequest."""
 
     @functools.wraps(command)
     def with_request(
@@ -25,8 +56,8 @@ def source_options(command: Command) -> Command:
         data_dir: Path | None,
         image_size: int | None,
         download: bool,
-        test_fraction: float,
-        split_seed: int,
+        test_fraction: float | None,
+        split_seed: int | None,
         cache_dir: Path | None,
         workers: int | None,
         class_order: str | None,
@@ -53,15 +84,13 @@ def source_options(command: Command) -> Command:
         )
         return command(*args, request=request, **others)
 
+    return cast("Command", with_request)
+
+
+def _options(dataset: Callable[..., Any]) -> Callable[[Command], Command]:
+    """All options, in the order of the help."""
     return bundle(
-        click.option(
-            "--dataset",
-            metavar="NAME",
-            default="digits",
-            show_default=True,
-            help="Image source: digits (embedded), mnist, fashion-mnist, svhn, cifar10, cifar100, "
-            "folder (your own images, with --data-dir), packed (a folder with decoded images, images.h5), or a plugin's.",
-        ),
+        dataset,
         click.option(
             "--data-dir",
             metavar="FOLDER",
@@ -79,18 +108,15 @@ def source_options(command: Command) -> Command:
             "--test-fraction",
             metavar="SHARE",
             type=FRACTION,
-            default=0.2,
-            show_default=True,
-            help="Share of a folder without test/ or val/ that is kept for testing, 0 to 1.",
+            help="Share of a folder without test/ or val/ that is kept for testing, 0 to 1.  [default: 0.2]",
         ),
         click.option(
             "--split-seed",
             metavar="N",
             type=SEED,
-            default=0,
-            show_default=True,
             # Apart from --seed, so that sets made with different seeds are tested on the same images.
-            help="Seed of the split of a folder without test/ or val/, and of the images that --validation holds out.",
+            help="Seed of the split of a folder without test/ or val/, and of the images that --validation holds out.  "
+            "[default: 0]",
         ),
         click.option(
             "--cache-dir",
@@ -122,7 +148,8 @@ def source_options(command: Command) -> Command:
             help="Of a folder: refuse image files of more pixels than that.  [default: 89,478,485]",
         ),
         click.option("--follow-links", is_flag=True, help="Of a folder: follow links that lead out of it as well."),
-    )(cast("Command", with_request))
+        _with_request,
+    )
 
 
 def validation_option(command: Command) -> Command:

@@ -10,20 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import Command, bundle, gathered, is_given
+from atom_plugin.cli.command import CheckedCommand, Command, bundle, gathered
 from atom_plugin.cli.options import PATH, Number, force_option, key_value_pairs
 from atom_plugin.cli.outputs import Output, claim
-from atom_plugin.cli.source_options import source_options
+from atom_plugin.cli.source_options import WITH_SOURCE, other_source_options
 from atom_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.store.formats.context import ImportContext
-
-_SOURCE_PARAMETERS = (
-    *("data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir", "workers"),
-    *("class_order", "bit_depth", "max_pixels", "follow_links"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +115,11 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
     click.echo(output)
 
 
-@click.command("import")
+@click.command("import", cls=CheckedCommand, only_with=(WITH_SOURCE,))
 @click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @_format_options
 @click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")
-@source_options
+@other_source_options(default="none")
 @click.option(
     "--classes",
     metavar="NAMES",
@@ -146,11 +141,8 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
 @click.option(
     "--trust-pickle", is_flag=True, help="Let the file run code as it is read. Only for files of people you trust."
 )
-@click.pass_context
 @gathered("beside", Beside)
 def import_(
-    ctx: click.Context,
-    /,
     *,
     paths: tuple[Path, ...],
     format_: str,
@@ -176,11 +168,6 @@ def import_(
     from atom_plugin.store.formats import import_set
     from atom_plugin.store.synthetic_set import concatenate
 
-    named = is_given(ctx, "dataset")
-    if not named and (idle := [name for name in _SOURCE_PARAMETERS if is_given(ctx, name)]):
-        raise click.UsageError(
-            f"--{idle[0].replace('_', '-')} is about the source of --dataset; name that as well", ctx
-        )
     options = dict(option)
     if experiment is not None:
         options["experiment"] = experiment
@@ -195,11 +182,6 @@ def import_(
     held.save(output, force=force)
     _say(list(dict.fromkeys(note for context in contexts for note in context.notes)))
     click.echo(output)
-
-
-for _option in import_.params:
-    if _option.name == "dataset":  # other commands default to digits; here none is meant unless it is named
-        _option.default, _option.show_default = None, False  # type: ignore[attr-defined]
 
 
 def _contexts(beside: Beside, request: SourceRequest, count: int) -> list[ImportContext]:

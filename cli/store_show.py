@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import Command
+from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim
-from atom_plugin.cli.source_options import source_options
+from atom_plugin.cli.source_options import OF_SOURCE, WITH_DATASET, other_source_options
 from atom_plugin.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 _IMAGES_PER_ROW = 10
-# What only --embedding needs; given without it, an option would do nothing.
-_OF_EMBEDDING = (
-    *("network_state", "dataset", "data_dir", "image_size", "download", "test_fraction", "split_seed", "cache_dir"),
-    *("class_order", "bit_depth", "max_pixels", "follow_links"),
-    *("workers", "seed", "device", "precision", "quiet"),
-)
+_OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "quiet")
 
 
 def classes_option(*, required: bool) -> Callable[[Command], Command]:
@@ -41,7 +36,10 @@ def classes_option(*, required: bool) -> Callable[[Command], Command]:
     )
 
 
-@click.command()
+@click.command(
+    cls=CheckedCommand,
+    only_with=(OnlyWith("--embedding", _OF_EMBEDDING, lambda values: values["embedding"]), WITH_DATASET),
+)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", metavar="PNG", type=PATH, help="The picture to write.  [default: FILE with .png]")
 @classes_option(required=False)
@@ -65,18 +63,16 @@ def classes_option(*, required: bool) -> Callable[[Command], Command]:
     show_default=True,
     help="That network: random, or trained:EPOCHS on the real images before.",
 )
-@source_options
+@other_source_options(default="the one that the set names")
 @run_options
 @force_option
-@click.pass_context
 def show(
-    ctx: click.Context,
-    /,
     *,
     file: Path,
     output: Path | None,
     classes: tuple[str, ...],
     embedding: str | None,
+    dataset: str | None,
     request: SourceRequest,
     force: bool,
     **options: Any,
@@ -92,10 +88,6 @@ def show(
       atom-cli store show set.h5
       atom-cli store show set.h5 --embedding tsne --classes cat,dog
     """
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
-    idle = [name for name in _OF_EMBEDDING if name in given]
-    if embedding is None and idle:
-        raise click.UsageError(f"--{idle[0].replace('_', '-')} is about --embedding; give that as well", ctx)
     from atom_plugin.evaluation.embedding_map import draw_embedding_map
     from atom_plugin.store.pictures import grid
     from atom_plugin.store.synthetic_set import SyntheticSet
@@ -110,7 +102,6 @@ def show(
         rows = options["per_class"] or _IMAGES_PER_ROW
         grid(held, held.labels, held.class_names, target, per_class=rows, title=title, force=force)
     else:
-        dataset = options["dataset"] if "dataset" in given else None
         points = _embedded(held, file, dataset, request, {**options, "method": embedding})
         draw_embedding_map(points, target, title=title, force=force)
     click.echo(target)

@@ -9,22 +9,28 @@ from typing import Any
 
 from atom_plugin.datasets.class_names import CLASS_ORDERS
 from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
+from atom_plugin.datasets.request_fields import refuse_unread, takes
 from atom_plugin.datasets.source_data import SourceData, Split
 from atom_plugin.errors import ConfigError, SourceError, require
 from atom_plugin.runtime.registry import Registry
 from atom_plugin.runtime.settings import check_values, config_class
 
-__all__ = ["SOURCES", "SourceData", "SourceLoader", "SourceRequest", "Split", "load_source", "reload_source"]
+__all__ = ["SOURCES", "SourceData", "SourceLoader", "SourceRequest", "Split", "load_source", "reload_source", "takes"]
+
+TEST_FRACTION = 0.2  # of an unsplit folder
+SPLIT = ("seed", "test_fraction")
+"""The options that say how an unsplit folder is split."""
 
 
 @config_class
 @dataclass(frozen=True, kw_only=True)
 class SourceRequest:
-    """How to load a source. A source reads what concerns it. Raises ConfigError for impossible values.
+    """How to load a source, which refuses what does not concern it (:func:`takes`). Raises ConfigError for impossible values.
 
     ``data_dir``: where the files are, or go; None means the source's default place.
     ``image_size``: side to resize to (square), None for the source's own.
-    ``download``: fetch even where files are present. ``seed`` and ``test_fraction``: the split of an unsplit folder.
+    ``download``: fetch even where files are present. ``offline``: fetch nothing, and create nothing in ``data_dir``.
+    ``seed`` and ``test_fraction``: the split of an unsplit folder, None for 0 and :data:`TEST_FRACTION`.
     ``validation``: a share of the training images below 1, or their number, to be held out of them, drawn by ``seed``
     (:func:`~atom_plugin.datasets.validation.hold_out`).
     ``cache_dir``: where decoded images are kept, None for the user's cache folder. ``workers``: decoding processes,
@@ -38,8 +44,9 @@ class SourceRequest:
     data_dir: Path | None = None
     image_size: int | None = None
     download: bool = False
-    seed: int = 0
-    test_fraction: float = 0.2
+    offline: bool = False
+    seed: int | None = None
+    test_fraction: float | None = None
     validation: float | None = None
     cache_dir: Path | None = None
     workers: int | None = None
@@ -59,11 +66,13 @@ class SourceRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
-        if not 0 < self.test_fraction < 1:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}; 0.2 is usual")
         amount = self.validation
         if amount is not None and not (0 < amount < 1 or (amount >= 1 and float(amount).is_integer())):
             raise ConfigError(f"validation must be a share between 0 and 1 or a number of images, not {amount}")
+        if self.download and self.offline:
+            raise ConfigError("found both download and offline, expected one of them at most")
         if self.class_order not in (None, *CLASS_ORDERS):
             raise ConfigError(f"class_order must be {' or '.join(CLASS_ORDERS)}, not {self.class_order!r}")
         if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
@@ -99,26 +108,30 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
 def load_source(name: str, request: SourceRequest) -> SourceData:
     """Load the source ``name``, without its validation images where some are to be held out.
 
-    Raises PluginError for an unknown name, SourceError where its images fail, ConfigError for an impossible validation part.
+    Raises PluginError for an unknown name, SourceError where its images fail, ConfigError for an impossible validation part and
+    for a field of the request that has no effect on this source.
     """
     require("request", request, SourceRequest)
-    data = SOURCES.get(name)(request)
+    loader = SOURCES.get(name)
+    refuse_unread(name, loader, request)
+    data = loader(request)
     if request.validation is None:
         return data
     from atom_plugin.datasets.validation import hold_out
 
-    return hold_out(data, request.validation, seed=request.seed)
+    return hold_out(data, request.validation, seed=request.seed or 0)
 
 
-def reload_source(
-    name: str, options: Mapping[str, Any], *, data_dir: Path | None = None, progress: bool = False
-) -> SourceData:
-    """Load a source again from the ``options`` that its :class:`SourceData` carried.
+def reload_source(name: str, options: Mapping[str, Any], request: SourceRequest | None = None) -> SourceData:
+    """Load a source again from the ``options`` that its :class:`SourceData` carried: they say which images.
 
-    ``data_dir`` overrides the stored one, for a set that came from another machine. Raises what
-    :func:`load_source` raises, and SourceError for options it does not understand.
+    ``request`` says where these are, for a set that came from another machine, and how to read them: its other fields do not
+    count. The options may come from somebody else's file, so they name no place to write to: without ``data_dir`` or
+    ``download`` in the request nothing is fetched at all. Raises what :func:`load_source` raises, and SourceError for options
+    it does not understand.
     """
-    fields: dict[str, Any] = {}
+    asked = request or SourceRequest()
+    fields: dict[str, Any] = {"offline": asked.data_dir is None and not asked.download}
     for key, value in options.items():
         if key not in _STORED_OPTIONS:
             known = ", ".join(_STORED_OPTIONS)
@@ -128,6 +141,7 @@ def reload_source(
         if not isinstance(value, _STORED_OPTIONS[key]) or isinstance(value, bool) != (_STORED_OPTIONS[key] is bool):
             raise SourceError(f"the source {name!r} was stored with {key} = {value!r}, which is no {key}")
         fields[key] = value
-    if data_dir is not None:
-        fields["data_dir"] = data_dir
-    return load_source(name, SourceRequest(**fields, progress=progress))
+    fields |= {name: getattr(asked, name) for name in ("download", "cache_dir", "workers", "progress")}
+    if not fields["offline"]:
+        fields["data_dir"] = asked.data_dir
+    return load_source(name, SourceRequest(**fields))

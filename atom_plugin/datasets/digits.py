@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from atom_plugin.datasets import SourceData, SourceRequest, Split
+from atom_plugin.datasets import SourceData, SourceRequest, Split, takes
 from atom_plugin.datasets.common import content_digest, stored_options, stratified_holdout
 from atom_plugin.datasets.pixels import resize_all
 
@@ -14,12 +14,13 @@ _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
 
 
+@takes("image_size")
 def load_digits(request: SourceRequest) -> SourceData:
     """8x8 handwritten digits of scikit-learn: 10 classes, embedded, offline.
 
     The set comes without a split. Here about 20 % of each class, drawn once and for all (see
     :func:`~atom_plugin.datasets.common.stratified_holdout`; the key is the image's index), are the test split,
-    whatever ``request.seed`` says: everybody tests on the same images. Levels 0..16 are scaled to 0..255.
+    and no request moves them: everybody tests on the same images. Levels 0..16 are scaled to 0..255.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from atom_plugin.datasets import SourceData, SourceRequest, Split, cache, packed
+from atom_plugin.datasets import TEST_FRACTION, SourceData, SourceRequest, Split, cache, packed, takes
 from atom_plugin.datasets.common import cache_home, content_digest, stored_options
 from atom_plugin.datasets.decoding import decode_all, decode_into, sides_of
 from atom_plugin.datasets.layouts import Layout, find_layout
 from atom_plugin.datasets.packed import Contents, Packed
 from atom_plugin.datasets.pixels import Decoding, Pixels, sixteen_bit_maximum
+from atom_plugin.datasets.request_fields import flag
 from atom_plugin.datasets.unreadable import captured_stderr
 from atom_plugin.errors import ConfigError
 
@@ -25,6 +26,10 @@ _LOOKED_AT = 16
 _logger = logging.getLogger("atom_plugin")
 
 
+@takes(
+    *("data_dir", "image_size", "seed", "test_fraction", "cache_dir", "workers"),
+    *("class_order", "bit_depth", "max_pixels", "follow_links"),
+)
 def load_folder(request: SourceRequest) -> SourceData:
     """Your own images: DIR/train/<class>/ with DIR/test/ or DIR/val/, DIR/<class>/, or Tiny-ImageNet's layout.
 
@@ -37,13 +42,21 @@ def load_folder(request: SourceRequest) -> SourceData:
     if request.data_dir is None:
         raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
     root = request.data_dir.absolute()
+    split = {
+        "seed": request.seed or 0,
+        "test_fraction": TEST_FRACTION if request.test_fraction is None else request.test_fraction,
+    }
     layout = find_layout(
         root,
-        seed=request.seed,
-        test_fraction=request.test_fraction,
+        **split,
         class_order=request.class_order,
         follow_links=request.follow_links,
     )
+    idle = [name for name in split if getattr(request, name) is not None]
+    if idle and not layout.seeded and (request.validation is None or "test_fraction" in idle):
+        raise ConfigError(
+            f"{flag(idle[-1])} ({idle[-1]}=) has no effect: {root} has test images of its own; leave it out"
+        )
     _logger.info(
         "%s: %d training and %d test images of %d classes",
         root,
@@ -54,14 +67,15 @@ def load_folder(request: SourceRequest) -> SourceData:
     decoding = request.decoding
     _tell_unused_bits([str(root / file.path) for file in layout.train], decoding)
     found = cache.read(_cache_path(layout, request)) or _decoded(layout, request)
-    split = {"seed": request.seed, "test_fraction": request.test_fraction} if layout.seeded else {}
     return SourceData(
         name="folder",
         train=found.train,
         test=found.test,
         class_names=layout.class_names,
         fingerprint=found.digest,
-        options=stored_options(request, data_dir=str(root), **split, **_reading_options(request)),
+        options=stored_options(
+            request, data_dir=str(root), **(split if layout.seeded else {}), **_reading_options(request)
+        ),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from h5py import h5d, h5p, h5s, h5t
 
-from atom_plugin.datasets import SourceData, SourceRequest, Split
+from atom_plugin.datasets import SourceData, SourceRequest, Split, takes
 from atom_plugin.datasets.common import content_digest, stored_options
 from atom_plugin.datasets.mapped import MappedImages
 from atom_plugin.errors import ConfigError, SourceError
@@ -76,6 +76,7 @@ class Packed:
     digest: str
 
 
+@takes("data_dir", "image_size")
 def load_packed(request: SourceRequest) -> SourceData:
     """A folder with a packed source, images.h5: decoded images of any number, read from disk as they are needed.
 

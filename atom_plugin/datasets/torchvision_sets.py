@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atom_plugin.datasets import SourceData, SourceRequest, Split
+from atom_plugin.datasets import SourceData, SourceRequest, Split, takes
 from atom_plugin.datasets.common import content_digest, downloads_dir, stored_options
 from atom_plugin.datasets.pixels import resize_all
 from atom_plugin.errors import SourceError
@@ -55,6 +55,7 @@ class _Known:
             return reader(str(root), **train, download=download), reader(str(root), **test, download=download)
 
 
+@takes("data_dir", "download", "image_size")
 def load_mnist(request: SourceRequest) -> SourceData:
     """MNIST: 28x28 grey handwritten digits, 10 classes, 60,000 + 10,000 images."""
     return _load(
@@ -70,6 +71,7 @@ def load_mnist(request: SourceRequest) -> SourceData:
     )
 
 
+@takes("data_dir", "download", "image_size")
 def load_fashion_mnist(request: SourceRequest) -> SourceData:
     """Fashion-MNIST: 28x28 grey pictures of clothes, 10 classes, 60,000 + 10,000 images."""
     return _load(
@@ -84,6 +86,7 @@ def load_fashion_mnist(request: SourceRequest) -> SourceData:
     )
 
 
+@takes("data_dir", "download", "image_size")
 def load_svhn(request: SourceRequest) -> SourceData:
     """SVHN: 32x32 colour house numbers, 10 classes, 73,257 + 26,032 images."""
     return _load(
@@ -100,6 +103,7 @@ def load_svhn(request: SourceRequest) -> SourceData:
     )
 
 
+@takes("data_dir", "download", "image_size")
 def load_cifar10(request: SourceRequest) -> SourceData:
     """CIFAR-10: 32x32 colour photographs, 10 classes, 50,000 + 10,000 images."""
     return _load(
@@ -114,6 +118,7 @@ def load_cifar10(request: SourceRequest) -> SourceData:
     )
 
 
+@takes("data_dir", "download", "image_size")
 def load_cifar100(request: SourceRequest) -> SourceData:
     """CIFAR-100: 32x32 colour photographs, 100 classes, 50,000 + 10,000 images."""
     return _load(
@@ -130,7 +135,7 @@ def load_cifar100(request: SourceRequest) -> SourceData:
 
 def _load(request: SourceRequest, known: _Known) -> SourceData:
     root = (request.data_dir or downloads_dir()).absolute()
-    train_set, test_set = _present_or_downloaded(known, root, download=request.download)
+    train_set, test_set = _present_or_downloaded(known, root, request)
     train, test = _split(train_set, request.image_size), _split(test_set, request.image_size)
     class_names = known.class_names or tuple(train_set.classes)
     return SourceData(
@@ -145,14 +150,19 @@ def _load(request: SourceRequest, known: _Known) -> SourceData:
     )
 
 
-def _present_or_downloaded(known: _Known, root: Path, *, download: bool) -> tuple[Any, Any]:
+def _present_or_downloaded(known: _Known, root: Path, request: SourceRequest) -> tuple[Any, Any]:
     # The readers raise RuntimeError for absent files, and whatever their parser trips over for damaged ones.
-    if not download:
+    if not request.download:
         with contextlib.suppress(Exception):
             return known.read(root, download=False)
+    if request.offline:
+        raise SourceError(
+            f"{known.name} is not in {root}, or damaged there, and nothing is fetched unasked: name its folder with "
+            "--data-dir (data_dir=), or fetch it with --download"
+        )
     try:
         # In place, torchvision also unpacks an archive that the user has put there.
-        return _downloaded_anew(known, root) if download else known.read(root, download=True)
+        return _downloaded_anew(known, root) if request.download else known.read(root, download=True)
     except Exception as error:
         raise SourceError(
             f"{known.name} is missing or damaged in {root}, and it could not be downloaded ({_one_line(error)}). "

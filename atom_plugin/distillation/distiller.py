@@ -24,7 +24,7 @@ from atom_plugin.distillation.engine.image_sgd import ImageSGD, Rate
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.image_init import initial_images
-from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.distillation.matching_network import MatchingNetwork, refuse_unmatched
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.errors import DivergenceError, StoreError, require
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
@@ -77,6 +77,7 @@ class Distiller:
         self.iteration = 0
         self.loss = math.nan
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
+        refuse_unmatched(config, self.matcher)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory

@@ -22,7 +22,8 @@ from torch import nn
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.set_config import SetConfig
-from atom_plugin.errors import StoreError, shown
+from atom_plugin.errors import ConfigError, StoreError, shown
+from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
@@ -235,3 +236,19 @@ class MatchingNetwork(NetworkTrainer):
         """The state of pool network ``index``, trained on the real images, kept on the CPU."""
         self.pretrain(self._config.pretraining_epochs, generator_for(self._config.seed, "pool", index))
         return {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+
+
+def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
+    """Raise ConfigError for choices about networks and their layers that ``matcher`` would make nothing of."""
+    maps = isinstance(matcher, MeanMatcher) and matcher.matched_maps(2) > 0
+    if config.matching_layers and not maps and isinstance(matcher, MeanMatcher | ImageMatcher):
+        raise ConfigError(
+            f"matching_layers have no effect on the matcher {config.matcher!r}, which compares no maps; leave them out"
+        )
+    if getattr(matcher, "uses_network", True):
+        return
+    for name, usual in (("matching_model", "convnet"), ("network_state", "random")):
+        if (given := getattr(config, name)) != usual:
+            raise ConfigError(
+                f"{name} ({given}) has no effect on the matcher {config.matcher!r}, which uses no network; leave it out"
+            )

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from atom_plugin.datasets import SourceData, Split
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, listed
 from atom_plugin.evaluation.architectures import Network, network_for, network_of
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -176,7 +176,7 @@ def plan_jobs(
 
     Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
     subjects would train alike are trained once. Raises ConfigError for less than one repeat, an unknown model, a model or
-    training named twice, a subject without images, or two sets that are the same.
+    training named twice, a normalisation that no model has, a subject without images, or two sets that are the same.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
@@ -201,6 +201,10 @@ def plan_jobs(
         for model in models
         for each in trainings
     ]
+    if normalisation is not None and all(cell.network.normalisation is None for cell in cells):
+        raise ConfigError(
+            f"normalisation ({normalisation}) has no effect: {listed(models)} offer no choice; leave it out"
+        )
     distinct: dict[str, EvaluationCell] = {}
     for cell in cells:
         distinct.setdefault(json.dumps([cell.identity, not cell.subject.full and cell.subject.name]), cell)

@@ -5,9 +5,12 @@ part, those of the source that the set names alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from atom_plugin.datasets import SourceData, SourceRequest, load_source, reload_source
+from atom_plugin.datasets import SPLIT, SourceData, SourceRequest, load_source, reload_source
+from atom_plugin.datasets.request_fields import flag
 from atom_plugin.errors import AtomError, ConfigError, SourceError, listed, shape_text
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -15,8 +18,8 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequest) -> SourceData:
     """The source that the set (called ``name``) was made from, as its file tells.
 
-    ``request`` may say where its files are now, and whether to show progress. Raises SourceError where it is not found, or
-    holds other images than the set was made from.
+    ``request`` may say where its files are now, and how to read them; without that nothing is fetched. Raises
+    SourceError where it is not found, or holds other images than the set was made from.
     """
     source = synthetic_set.provenance.source
     if "name" not in source:
@@ -24,9 +27,7 @@ def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequ
             f"{name}: names no image source to test on; give --dataset, and --data-dir where it is a folder"
         )
     try:
-        data = reload_source(
-            source["name"], source.get("options", {}), data_dir=request.data_dir, progress=request.progress
-        )
+        data = reload_source(source["name"], source.get("options", {}), request)
     except AtomError as error:
         raise SourceError(f"{name}: its test images cannot be read: {error} (or name others with --dataset)") from error
     if data.fingerprint != source.get("fingerprint"):
@@ -76,7 +77,10 @@ def _held_out(data: SourceData) -> str:
 
 
 def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:
-    """Raises ConfigError unless the test images have the set's shape and classes."""
+    """Raises ConfigError unless the test images have the set's shape and classes, and are none of its training images.
+
+    The latter as far as its file tells: by the split of a folder into training and test images.
+    """
     shape = synthetic_set.preprocessing.image_shape
     if data.image_shape != shape:
         raise ConfigError(
@@ -90,3 +94,31 @@ def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) 
             f"{name}: its classes ({listed(synthetic_set.class_names, most=3)}) are not those of {data.name!r} "
             f"({listed(data.class_names, most=3)}); {remedy}"
         )
+    _refuse_other_split(synthetic_set, name, data)
+
+
+def _refuse_other_split(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:
+    """Raises ConfigError where ``data`` splits what the set was made of in another way: its tests would be training images."""
+    source = synthetic_set.provenance.source
+    if data.name != source.get("name") or data.fingerprint == source.get("fingerprint"):
+        return
+    made_of: Mapping[str, Any] = source.get("options", {})
+    own, other = _split_text(made_of), _split_text(data.options)
+    seeded = "test_fraction" in made_of and "test_fraction" in data.options
+    if own != other and (seeded or _is_inside(data.options.get("data_dir"), made_of.get("data_dir"))):
+        raise ConfigError(
+            f"{name}: was made of the training images of {own}, and the test images are those of {other}: some would be "
+            "images that it was made of; give the split of the set, or leave --dataset out"
+        )
+
+
+def _split_text(options: Mapping[str, Any]) -> str:
+    """How a folder with these options is split, in words."""
+    if "test_fraction" not in options:  # a seed may be that of the validation images
+        return "a folder with test images of its own"
+    return " ".join(f"{flag(name)} {options[name]}" for name in SPLIT if name in options)
+
+
+def _is_inside(folder: Any, other: Any) -> bool:
+    """Whether ``folder`` is ``other``, or lies in it; not where one of them is unknown."""
+    return isinstance(folder, str) and isinstance(other, str) and Path(folder).is_relative_to(other)

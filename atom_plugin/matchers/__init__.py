@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -121,6 +121,9 @@ class ImageMatcher(ABC):
 
     The loop calls :meth:`loss` with its own network; so may any other loop, with any ``nn.Module`` that gives logits.
     """
+
+    uses_network: ClassVar[bool] = True
+    """Whether the loss depends on the network at all."""
 
     @property
     def separates(self) -> bool:

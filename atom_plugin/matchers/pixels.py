@@ -27,6 +27,8 @@ class PixelMatching(ImageMatcher):
     kernel: str = "linear"
     bandwidths: Sequence[float] | None = None
 
+    uses_network: ClassVar[bool] = False
+
     # The linear loss's curvature is 2 / IPC per pixel, nine times that under the strongest contrast: 1 is too far a step.
     loop_defaults: ClassVar[Mapping[str, Any]] = {"image_lr": 0.1}
 

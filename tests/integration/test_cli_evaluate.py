@@ -319,7 +319,7 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--augmentation", "none,"), 2, "--augmentation must be names joined by commas, not 'none,'"),
         (("a.h5", "--augmentation", "none,none"), 2, "augmentation 'none' twice"),
         (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1, not 0"),
-        (("a.h5", "--full-epochs", "3"), 2, "--full-epochs is about --full; add that"),
+        (("a.h5", "--full-epochs", "3"), 2, "--full-epochs has no effect without --full"),
         (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 hold the same images"),
         (("a.h5", "--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--results", "rgba.h5"), 1, "rgba.h5, line 1: is not JSON"),

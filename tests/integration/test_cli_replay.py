@@ -385,7 +385,7 @@ CASES = [
     (1, "has 139 training image(s), fewer than the 140", ("consume", "replay", "--ipc", "140", *TINY)),
     (2, "blur", (*REPLAY, "--memory-augmentation", "blur")),
     (2, "blur", (*REPLAY, "--stream-augmentation", "blur")),
-    (2, "is for --mode replay", (*REPLAY, "--mode", "from-memory", "--stream-augmentation", "flip")),
+    (2, "without --mode replay", (*REPLAY, "--mode", "from-memory", "--stream-augmentation", "flip")),
     (2, "multiple of 4", (*REPLAY, "--width", "6", "--normalisation", "group")),
     (2, "--resume and --force", (*REPLAY, "--resume", "--force")),
     (2, "--json and --markdown", (*REPLAY, "--json", "--markdown")),

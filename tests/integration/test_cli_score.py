@@ -79,7 +79,11 @@ def test_sets_that_share_their_preprocessing_share_the_networks_on_full_data(set
         (("a.h5", "--full-accuracy", "98"), 2, "--full-accuracy must be above 0 and at most 1, not 98"),
         (("a.h5", "--weight", "2"), 2, "--ior-weight must be at least 0 and at most 1"),
         (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1"),
-        (("a.h5", "--full-accuracy", "0.9", "--full-epochs", "3"), 2, "excludes --full-epochs"),
+        (
+            ("a.h5", "--full-accuracy", "0.9", "--full-epochs", "3"),
+            2,
+            "which --full-accuracy excludes",
+        ),
         (("a.h5", "--augmentation", "blur"), 2, "unknown augmentation 'blur'"),
         (("a.h5", "--dataset", "no-such"), 1, "no-such"),
         (("a.h5", "--lr", "1e12", "--epochs", "30", "--full-accuracy", "0.9"), 1, "lower --lr"),

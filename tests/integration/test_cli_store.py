@@ -211,7 +211,7 @@ def test_import_of_a_named_dataset_can_be_evaluated(tmp_path):
     held = SyntheticSet.load(tmp_path / "i.h5")
     assert find_test_source(held, "i.h5", SourceRequest()).fingerprint == data.fingerprint
     line = run("import", tmp_path / "data.pt", "--format", "idc", "--image-size", "8", "-o", tmp_path / "j.h5")
-    assert "--image-size is about the source of --dataset" in line.stderr
+    assert "--image-size has no effect without --dataset" in line.stderr
     both = ("--dataset", "digits", "--like", tmp_path / "i.h5")
     line = fails(ConfigError, "import", tmp_path / "data.pt", "--format", "idc", *both, "-o", tmp_path / "j.h5")
     assert "both --like and --dataset" in line
@@ -425,7 +425,7 @@ def test_show_embedding_of_what_does_not_fit(path, selected, tmp_path):
     for idle in (("--seed", "1"), ("--dataset", "digits"), ("--network-state", "random"), ("--device", "cpu"), ("-q",)):
         result = run("show", selected, *idle, *out)
         assert result.exit_code == 2
-        assert "is about --embedding; give that as well" in result.stderr
+        assert "has no effect without --embedding; give that as well" in result.stderr
     embedded = ("--embedding", "pca", "--precision", "float32", *out)
     assert run("show", selected, "--embedding", "umap", *out).exit_code == 2
     assert "--network-state must be random or trained:EPOCHS" in fails(

@@ -193,7 +193,7 @@ def test_reloaded_from_what_a_set_stores(tree: Path, cache: Path, monkeypatch: p
     moved = tree.rename(tree.parent / "moved")
     with pytest.raises(SourceError, match="does not exist"):
         reload_source("folder", stored)
-    assert same(reload_source("folder", stored, data_dir=moved), data)
+    assert same(reload_source("folder", stored, SourceRequest(data_dir=moved)), data)
 
 
 def test_sets_made_before_a_class_order_could_be_chosen_keep_theirs(tmp_path: Path, cache: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_set_that_names_followed_links_is_reloaded_with_them(tree: Path, cache
 def test_a_ready_split_stores_no_seed(tree: Path, cache: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "split" / "train")
     shutil.copytree(tree, tmp_path / "split" / "val")
-    data = load(tmp_path / "split", cache, seed=3)
+    data = load(tmp_path / "split", cache)
     assert data.options == {"data_dir": str(tmp_path / "split")}
     assert torch.equal(data.train.images, data.test.images) and len(data.train) == 10
 

@@ -79,12 +79,21 @@ def test_a_third_party_adds_a_source_by_entry_point(monkeypatch: pytest.MonkeyPa
 def test_reload_passes_on_what_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = recording(monkeypatch)
     stored = {"data_dir": "/there", "image_size": 32, "seed": 5, "test_fraction": 0.25}
-    reload_source("mine", json.loads(json.dumps(stored)), progress=True)
-    assert seen[-1] == SourceRequest(data_dir=Path("/there"), image_size=32, seed=5, test_fraction=0.25, progress=True)
-    reload_source("mine", stored, data_dir=Path("/here"))
-    assert seen[-1].data_dir == Path("/here")
+    reload_source("mine", json.loads(json.dumps(stored)), SourceRequest(progress=True, workers=2))
+    images = {"image_size": 32, "seed": 5, "test_fraction": 0.25}
+    assert seen[-1] == SourceRequest(data_dir=Path("/there"), offline=True, progress=True, workers=2, **images)
     reload_source("mine", {"image_size": None})
-    assert seen[-1] == SourceRequest()
+    assert seen[-1] == SourceRequest(offline=True)
+
+
+def test_a_stored_folder_is_never_fetched_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = recording(monkeypatch)
+    reload_source("mine", {"data_dir": "/there"})
+    assert (seen[-1].data_dir, seen[-1].offline) == (Path("/there"), True)
+    reload_source("mine", {"data_dir": "/there"}, SourceRequest(data_dir=Path("/here")))
+    assert (seen[-1].data_dir, seen[-1].offline) == (Path("/here"), False)
+    reload_source("mine", {"data_dir": "/there"}, SourceRequest(download=True))
+    assert (seen[-1].data_dir, seen[-1].offline) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -187,9 +187,19 @@ def test_resized_and_reloaded_elsewhere(tmp_path: Path) -> None:
     data = load_source("mnist", SourceRequest(data_dir=tmp_path / "here", image_size=32))
     assert data.image_shape == (1, 32, 32)
     assert data.options == {"data_dir": str(tmp_path / "here"), "image_size": 32}
-    again = reload_source("mnist", data.options, data_dir=tmp_path / "there")
+    again = reload_source("mnist", data.options, SourceRequest(data_dir=tmp_path / "there"))
     assert again.fingerprint == data.fingerprint
     assert torch.equal(again.test.images, data.test.images)
+
+
+def test_what_a_set_names_is_neither_created_nor_fetched(tmp_path: Path, network: list[str]) -> None:
+    named = tmp_path / "of-somebody-else"
+    with pytest.raises(SourceError, match=r"--data-dir.*--download"):
+        reload_source("cifar10", {"data_dir": str(named)})
+    assert not named.exists() and not network
+    with pytest.raises(SourceError, match="could not be downloaded"):
+        reload_source("cifar10", {"data_dir": str(named)}, SourceRequest(data_dir=tmp_path / "mine"))
+    assert not named.exists() and network
 
 
 def test_a_damaged_file_is_an_error_that_names_the_files(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import torch
 
-from atom_plugin.datasets import SourceData, SourceRequest, Split
+from atom_plugin.datasets import SourceData, SourceRequest, Split, takes
 from atom_plugin.datasets.common import content_digest, stored_options
 
 CLASS_NAMES = ("level", "upright", "slanted")
 
 
+@takes("image_size")
 def load_stripes(request: SourceRequest) -> SourceData:
     """Grey stripes in three directions, 32 images of each, of 8x8 pixels unless asked for another side."""
     size = request.image_size or 8
