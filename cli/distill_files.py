@@ -67,6 +67,6 @@ def _is_log(path: Path) -> bool:
 
 
 def _is_picture(path: Path) -> bool:
-    from atom_plugin.store.pictures import is_picture
+    from atom_plugin.runtime.picture_files import is_picture
 
     return is_picture(path)

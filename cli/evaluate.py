@@ -93,7 +93,12 @@ def _evaluation_options(command: Command) -> Command:
             help="Add each finished network to this file, and skip those that stand in it: a stopped evaluation goes on.",
         ),
         click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write the table as CSV."),
-        click.option("--chart", metavar="FILE.png", type=PATH, help="Draw the table as bars with error bars."),
+        click.option(
+            "--chart",
+            metavar="FILE",
+            type=PATH,
+            help="Draw the table as bars with error bars: .png, .jpg, .svg or .pdf.",
+        ),
     )(command)
 
 
@@ -103,7 +108,11 @@ def _claiming_outputs(command: Command) -> Command:
     @functools.wraps(command)
     def claiming(*args: Any, **given: Any) -> Any:
         named = [("--csv", given["csv_file"]), ("--chart", given["chart"])]
-        outputs = [Output(path=path, option=name, replace=given["force"]) for name, path in named if path is not None]
+        outputs = [
+            Output(path=path, option=name, replace=given["force"], picture=name == "--chart")
+            for name, path in named
+            if path is not None
+        ]
         if given["results"] is not None:
             outputs.append(Output(path=given["results"], option="--results", shared=True))
         claim(outputs, inputs=[*given["files"], given["data_dir"]])

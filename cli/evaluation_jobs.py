@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -107,8 +106,9 @@ def run(
             outcomes[outcome.job.key] = outcome
             reached.append((outcome.job.key, outcome.plain()))
             if outcome.error is not None:
-                cell = outcome.job.cell
-                tqdm.write(f"failed: {where(cell, cell.subject.name)}: {outcome.error}", file=sys.stderr)
+                # Why stands in what the command prints in the end, and is not said twice.
+                failed = sum(each.error is not None for each in outcomes.values())
+                bar.set_postfix_str(f"{failed} failed")
             elif finished is not None:
                 finished.append(outcome)
         for key, values in rendezvous.collected(reached):

@@ -18,6 +18,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.files import reason, refuse_existing
 from atom_plugin.runtime.locks import locked, remove_stale_locks
+from atom_plugin.runtime.picture_files import is_picture, picture_format
 
 if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
@@ -30,7 +31,7 @@ class Output:
     ``replace``: one that exists may be replaced. ``ours`` recognises a file of this kind and of this package; it is given
     where the command makes up the name, and a file that it does not know is kept, whatever ``replace`` says. ``kept`` says
     what to do about one that may not be replaced. ``shared``: the command adds to it, as other processes may at the same
-    time.
+    time. ``picture``: its ending says what is drawn.
     """
 
     path: Path
@@ -39,14 +40,16 @@ class Output:
     ours: Callable[[Path], bool] | None = None
     kept: str = "already exists and is kept; choose another name, or allow replacing it with --force"
     shared: bool = False
+    picture: bool = False
 
 
 def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock: bool = True) -> None:
     """Take the names of ``outputs`` until the command ends; call it before any work.
 
     Raises ConfigError where two outputs are one file (by path, link or case), or where one is among the ``inputs``, files or
-    folders; StoreError where another process writes one, where one exists and must not be replaced, or cannot be written.
-    ``lock`` False leaves other processes out of it, where the last move of the writing itself decides.
+    folders, or where a picture has an ending that none is drawn for; StoreError where another process writes one, where one
+    exists and must not be replaced, or cannot be written. ``lock`` False leaves other processes out of it, where the last move
+    of the writing itself decides.
     """
     for one, other in itertools.combinations(outputs, 2):
         if _same(one.path, other.path):
@@ -55,6 +58,9 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
             )
     for output, read in itertools.product(outputs, [path for path in inputs if path is not None]):
         _refuse_input(output, read)
+    for output in outputs:
+        if output.picture:
+            picture_format(output.path)
     if lock and _leads():
         context = click.get_current_context()
         for folder in {output.path.parent for output in outputs}:
@@ -144,7 +150,6 @@ def _refuse_output(output: Output) -> None:
 
 def _of_this_package(output: Output) -> bool:
     from atom_plugin.store import read_header
-    from atom_plugin.store.pictures import is_picture
 
     if output.ours is not None or is_picture(output.path):
         return True

@@ -122,7 +122,7 @@ def replay(
 
 def _claim(files: ComparisonFiles, inputs: list[Path | None], *, resume: bool, force: bool) -> None:
     from atom_plugin.replay.results import is_results
-    from atom_plugin.store.pictures import is_picture
+    from atom_plugin.runtime.picture_files import is_picture
 
     again = resume or force
     kept = "already exists and is kept; go on with --resume, or start over with --force"

@@ -41,7 +41,13 @@ def classes_option(*, required: bool) -> Callable[[Command], Command]:
     only_with=(OnlyWith("--embedding", _OF_EMBEDDING, lambda values: values["embedding"]), WITH_DATASET),
 )
 @click.argument("file", type=PATH)
-@click.option("-o", "--output", metavar="PNG", type=PATH, help="The picture to write.  [default: FILE with .png]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PICTURE",
+    type=PATH,
+    help="The .png, .jpg, .svg or .pdf to write.  [default: FILE with .png]",
+)
 @classes_option(required=False)
 @click.option(
     "--per-class",
@@ -92,9 +98,9 @@ def show(
     from atom_plugin.store.pictures import grid
     from atom_plugin.store.synthetic_set import SyntheticSet
 
-    held = SyntheticSet.load(file)
     target = output or file.with_suffix(".png" if embedding is None else f".{embedding}.png")
-    claim([Output(path=target, option="-o", replace=force)], inputs=[file, request.data_dir])
+    claim([Output(path=target, option="-o", replace=force, picture=True)], inputs=[file, request.data_dir])
+    held = SyntheticSet.load(file)
     if classes:
         held = held.subset(class_ids(classes, held.class_names))
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"

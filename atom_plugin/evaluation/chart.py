@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.results import Evaluation
 from atom_plugin.evaluation.tables import differing_settings, shared_settings
 from atom_plugin.evaluation.training_recipes import TrainConfig
-from atom_plugin.runtime.files import refuse_existing, write_bytes
-from atom_plugin.store.pictures import MARK
+from atom_plugin.runtime.files import refuse_existing
+from atom_plugin.runtime.picture_files import picture_format, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +24,7 @@ _Place: TypeAlias = tuple[tuple[str, ...], TrainConfig]  # what stands together:
 
 
 def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bool = False) -> None:
-    """Draw accuracies to a PNG file: a group of bars per set and training, a bar per model, mean ± standard deviation.
+    """Draw accuracies to a picture file: a group of bars per set and training, a bar per model, mean ± standard deviation.
 
     A pooled result stands in for its sets; what failed is left out. The settings that all share are the title, others stand
     with the group that has them. Raises ConfigError where nothing is left, StoreError
@@ -36,6 +35,7 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
     from matplotlib.patches import Patch
 
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     shown = _shown(evaluations)
     if not shown:
@@ -63,9 +63,7 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
     if len(models) > 1:
         handles = [Patch(color=colour) for colour in colours.values()]
         figure.legend(handles, models, loc="outside right center", frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=MARK)
-    write_bytes(target, buffer.getbuffer(), force=force)
+    write_figure(figure, target, force=force)
 
 
 def _draw_bars(
@@ -81,8 +79,8 @@ def _draw_bars(
         words = [Path(group[0].label).name, *own]
         labels.append("\n".join(line for text in words for line in textwrap.wrap(text, _LONGEST)))
         for evaluation in group:
-            assert evaluation.mean is not None and evaluation.std is not None
-            mean, error = 100 * evaluation.mean, 100 * evaluation.std if len(evaluation.accuracies) > 1 else None
+            assert evaluation.mean is not None
+            mean, error = 100 * evaluation.mean, None if evaluation.std is None else 100 * evaluation.std
             axes.barh(place, mean, height=0.85, color=colours[evaluation.architecture], xerr=error, capsize=2.5)
             axes.annotate(
                 f"{mean:.1f}", (mean + (error or 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8

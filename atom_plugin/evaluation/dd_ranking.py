@@ -230,4 +230,5 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 def _spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
     mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {scale * sample_std(values):.{digits}f}" if len(values) > 1 else mean
+    std = sample_std(values)
+    return mean if std is None else f"{mean} ± {scale * std:.{digits}f}"

@@ -5,7 +5,6 @@ DataDAM embeds in a ResNet-18 and projects with t-SNE; here the network is the s
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import math
@@ -24,10 +23,11 @@ from atom_plugin.distillation.set_config import trained_epochs
 from atom_plugin.errors import ConfigError, SourceError, unknown
 from atom_plugin.evaluation import network_of
 from atom_plugin.runtime.device import resolve_device, resolve_precision
-from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.runtime.files import refuse_existing
+from atom_plugin.runtime.picture_files import picture_format, write_figure
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.fonts import font_with, without_font
-from atom_plugin.store.pictures import MARK, legible
+from atom_plugin.store.pictures import legible
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 if TYPE_CHECKING:
@@ -153,13 +153,14 @@ def project(real: Points, synthetic: Points, method: str, *, seed: int) -> Point
 
 
 def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "", force: bool = False) -> None:
-    """Draw real images as small faint points and synthetic ones as large marks, a colour per class, to a PNG file.
+    """Draw real images as small faint points and synthetic ones as large marks, a colour per class, to a picture file.
 
     Beyond 20 classes colours come again with another mark; the legend names up to 100. Raises StoreError where writing fails.
     """
     from matplotlib.figure import Figure
 
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     columns = math.ceil(min(len(points.classes), _NAMED) / _PER_COLUMN)
     # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
@@ -171,11 +172,9 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
     heading = [line for line in (legible(title, longest=100), made) if line]
     axes.set_title("\n".join(heading), loc="left", parse_math=False, fontproperties=_font_for("".join(heading), 10))
     _add_legend(figure, handles, names, columns)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=MARK)
     if told := without_font([points.class_names[label] for label in points.classes[:_NAMED]]):
         _logger.warning("%s: %s", target, told)
-    write_bytes(target, buffer.getbuffer(), force=force)
+    write_figure(figure, target, force=force)
 
 
 def _font_for(text: str, size: float) -> FontProperties:

@@ -11,7 +11,7 @@ from typing import Any
 
 from atom_plugin.distillation.select_config import current_json
 from atom_plugin.evaluation.architectures import Network
-from atom_plugin.evaluation.jobs import EvaluationCell, Outcome
+from atom_plugin.evaluation.jobs import EvaluationCell, Outcome, Subject
 from atom_plugin.evaluation.spread import sample_std
 from atom_plugin.evaluation.training_recipes import SIAMESE, TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
@@ -27,9 +27,9 @@ class Evaluation:
     """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
 
     ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
-    ``ipc``. ``images`` is how many a network saw, ``test_images`` on how many of its source it was tested, ``on`` which of them
-    (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended the networks early, None where all were
-    trained.
+    ``ipc``. ``images`` is how many a network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how many
+    of its source it was tested, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what
+    ended the networks early, None where all were trained.
     """
 
     names: tuple[str, ...]
@@ -43,6 +43,7 @@ class Evaluation:
     images: int
     test_images: int
     on: str = "test"
+    preprocessing: str = ""
     error: str | None = None
 
     @property
@@ -52,7 +53,7 @@ class Evaluation:
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation over networks; 0 for a single one, None where there is no mean."""
+        """The sample standard deviation over networks; None for a single one, and where there is no mean."""
         return None if self.mean is None else sample_std(self.accuracies)
 
     @property
@@ -98,12 +99,13 @@ class Evaluation:
 
     def describe(self) -> str:
         """One line for people."""
-        if self.mean is None or self.std is None:
+        if self.mean is None:
             return f"failed: {self.error}"
         count = len(self.accuracies)
         networks = f"{count} networks" if count > 1 else "1 network"
+        spread = "" if self.std is None else f" ± {100 * self.std:.2f}"
         return (
-            f"{100 * self.mean:.2f} % ± {100 * self.std:.2f} ({networks}, {self.network.normalisation or 'its own'} "
+            f"{100 * self.mean:.2f} %{spread} ({networks}, {self.network.normalisation or 'its own'} "
             f"normalisation, {self.training.epochs} epochs, {self.steps} steps; last epoch, {self.measured_on})"
         )
 
@@ -130,6 +132,7 @@ class Evaluation:
             "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
             "measured on": self.measured_on,
+            "preprocessing": self.preprocessing or "not told",
         }
 
 
@@ -149,7 +152,12 @@ def summarise_networks(outcomes: Iterable[Outcome]) -> list[Evaluation]:
     by_cell: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
         by_cell.setdefault(id(outcome.job.cell), []).append(outcome)
-    single = [(group[0].job.cell, _of_cell(group)) for group in by_cell.values()]
+    cells = [group[0].job.cell for group in by_cell.values()]
+    words = _preprocessing_words([cell.subject for cell in cells])
+    single = [
+        (cell, replace(_of_cell(group), preprocessing=told))
+        for cell, group, told in zip(cells, by_cell.values(), words, strict=True)
+    ]
     kinds: dict[str, list[tuple[Preprocessing, list[Evaluation]]]] = {}
     for cell, evaluation in single:
         if not cell.subject.full:
@@ -162,6 +170,22 @@ def summarise_networks(outcomes: Iterable[Outcome]) -> list[Evaluation]:
     alike = [group for groups in kinds.values() for _, group in groups]
     pooled = [_pooled(group) for group in alike if len(group) > 1 and all(each.mean is not None for each in group)]
     return [*(evaluation for _, evaluation in single), *pooled]
+
+
+def _preprocessing_words(subjects: Sequence[Subject]) -> list[str]:
+    """Each one's preprocessing in words that are equal for equal ones alone; one that reads like another's names its set."""
+    kinds: list[tuple[Preprocessing, str]] = []
+    told = []
+    for subject in subjects:
+        own = subject.synthetic_set.preprocessing
+        words = next((words for held, words in kinds if _same_preprocessing(held, own)), None)
+        if words is None:
+            words = own.describe()
+            if any(words == others for _, others in kinds):
+                words = f"{words}, as of {subject.name}"
+            kinds.append((own, words))
+        told.append(words)
+    return told
 
 
 def _of_cell(outcomes: Sequence[Outcome]) -> Evaluation:

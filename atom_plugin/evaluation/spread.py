@@ -6,6 +6,6 @@ import statistics
 from collections.abc import Sequence
 
 
-def sample_std(values: Sequence[float]) -> float:
-    """The sample standard deviation (divisor n - 1); 0 for a single value, which tells of no spread."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def sample_std(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (divisor n - 1); None for a single value, which tells of no spread."""
+    return statistics.stdev(values) if len(values) > 1 else None

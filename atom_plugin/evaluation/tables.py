@@ -42,14 +42,31 @@ def differing_settings(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _percent(evaluation: Evaluation) -> str:
-    if evaluation.mean is None or evaluation.std is None:
+    if evaluation.mean is None:
         return "failed"
     mean = f"{100 * evaluation.mean:.2f}"
-    return f"{mean} ± {100 * evaluation.std:.2f}" if len(evaluation.accuracies) > 1 else mean
+    return mean if evaluation.std is None else f"{mean} ± {100 * evaluation.std:.2f}"
 
 
 def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    told = "augmentation" in differing_settings(evaluations)  # else one model on one set might fail in several rows
+    differing = differing_settings(evaluations)
+    told = "augmentation" in differing  # else one model on one set might fail in several rows
+    return [
+        *([_preprocessing_note(evaluations)] if "preprocessing" in differing else []),
+        *_failures(evaluations, told),
+    ]
+
+
+def _preprocessing_note(evaluations: Sequence[Evaluation]) -> str:
+    """Names every preprocessing among the results, with the first set that has it."""
+    first: dict[str, str] = {}
+    for each in evaluations:
+        first.setdefault(each.preprocessing, each.label)
+    named = "; ".join(f"{label}: {words}" for words, label in first.items())
+    return f"Sets differ in their preprocessing, so that more than their images is compared ({named})."
+
+
+def _failures(evaluations: Sequence[Evaluation], told: bool) -> list[str]:
     return [
         f"failed: {each.model} on {each.label}"
         f"{f', augmentation {augmentation_name(each.training)}' if told else ''}: {each.error}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom_plugin.replay.summaries import ClassesPerStep, Summary, classes_seen, comparable
-from atom_plugin.runtime.files import refuse_existing, write_bytes
-from atom_plugin.store.pictures import MARK
+from atom_plugin.runtime.files import refuse_existing
+from atom_plugin.runtime.picture_files import picture_format, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +37,7 @@ def draw_curves(
     title: str = "",
     force: bool = False,
 ) -> None:
-    """Draw accuracy against classes seen to a PNG file: a line per summary, and mean ± standard deviation as a region.
+    """Draw accuracy against classes seen to a picture file: a line per summary, and mean ± standard deviation as a region.
 
     A policy keeps colour and marker in both modes. Raises ConfigError where summaries do not fit together, or there is none,
     StoreError where writing fails.
@@ -46,6 +45,7 @@ def draw_curves(
     from matplotlib.figure import Figure
 
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     seen = classes_seen(classes_per_step, comparable(summaries))
     # A Figure of its own, without pyplot: neither the global backend nor the list of open figures is touched.
@@ -66,9 +66,7 @@ def draw_curves(
         title="mean ± standard deviation\nover class orders" if any(s.orders > 1 for s in summaries) else None,
         **_LEGEND,
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=MARK)
-    write_bytes(target, buffer.getbuffer(), force=force)
+    write_figure(figure, target, force=force)
 
 
 def _draw_lines(axes: Axes, summaries: Sequence[Summary], seen: Sequence[int]) -> list[Any]:
@@ -81,7 +79,7 @@ def _draw_lines(axes: Axes, summaries: Sequence[Summary], seen: Sequence[int]) -
         number = policies.index(summary.policy)
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         if summary.orders > 1:
-            low, high = ([100 * (v.mean + sign * v.std) for v in summary.curve] for sign in (-1, 1))
+            low, high = ([100 * (v.mean + sign * (v.std or 0)) for v in summary.curve] for sign in (-1, 1))
             axes.fill_between(seen, low, high, color=colour, alpha=0.15, linewidth=0)
         means = [100 * value.mean for value in summary.curve]
         lines += axes.plot(

@@ -22,10 +22,10 @@ ClassesPerStep = int | Sequence[int]
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean and sample standard deviation over class orders; the deviation is 0 for a single order."""
+    """Mean and sample standard deviation over class orders; the deviation is None for a single order."""
 
     mean: float
-    std: float
+    std: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def stream_table(
     drawn.align["policy"] = drawn.align["mode"] = "l"
     for summary in summaries:
         values = [*summary.curve, summary.forgetting, summary.backward_transfer]
-        numbers = [_percent(value, summary.orders) for value in values]
+        numbers = [_percent(value) for value in values]
         drawn.add_row([summary.policy, summary.mode, _memory(summary), _runs(summary), *numbers])
     return f"{_caption(summaries)}\n\n{drawn.get_string()}"
 
@@ -175,9 +175,9 @@ def _show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _percent(value: Spread, orders: int) -> str:
+def _percent(value: Spread) -> str:
     mean = round(100 * value.mean, 1) + 0.0  # no "-0.0"
-    return f"{mean:.1f} ± {100 * value.std:.1f}" if orders > 1 else f"{mean:.1f}"
+    return f"{mean:.1f}" if value.std is None else f"{mean:.1f} ± {100 * value.std:.1f}"
 
 
 def _runs(summary: Summary) -> str:

@@ -1,8 +1,7 @@
-"""Pictures of a set and of a run: a labelled grid in true colours, and the loss curve. Both are PNG files."""
+"""Pictures of a set and of a run: a labelled grid in true colours, and the loss curve."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.runtime.files import refuse_existing
+from atom_plugin.runtime.picture_files import picture_format, write_figure, write_image
 from atom_plugin.store.fonts import font_with, shortened, without_font
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 
 if TYPE_CHECKING:
-    from PIL import ImageFont
+    from PIL import Image, ImageFont
 
 Pixels = np.ndarray[Any, Any]
 
@@ -33,17 +33,6 @@ _ROWS = 100
 _INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
 
 
-MARK = {"Software": "atom-plugin"}
-"""What a PNG of ours says of itself, so that no other picture is taken for one."""
-
-
-def is_picture(path: Path) -> bool:
-    """Whether ``path`` is a PNG file that this package drew."""
-    with path.open("rb") as file:
-        head = file.read(1 << 12)
-    return head.startswith(b"\x89PNG") and b"Software\0atom-plugin" in head
-
-
 def grid(
     images: SyntheticSet | torch.Tensor,
     labels: torch.Tensor,
@@ -54,7 +43,7 @@ def grid(
     title: str | None = None,
     force: bool = True,
 ) -> None:
-    """Write a row of images per class, its name at the left, to a PNG file, atomically.
+    """Write a row of images per class, its name at the left, to a picture file, atomically.
 
     ``images``: a set, whose true colours are drawn, or true colours (N, C, H, W) on the [0, 1] scale; values outside
     are clamped, channels other than 1 or 3 averaged. ``labels``: (N,) class ids, indices into ``class_names``.
@@ -62,6 +51,7 @@ def grid(
     more there are. Raises ConfigError if there is nothing to draw, StoreError where writing fails.
     """
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     if per_class < 1:
         raise ConfigError(f"found {per_class} images per class to draw, expected at least 1")
@@ -78,11 +68,11 @@ def grid(
     rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
     if told := without_font([name for _, name, _ in rows]):
         _logger.warning("%s: %s", target, told)
-    write_bytes(target, _grid_png(rows, layout, _notes(held, layout.rows, per_class), title or ""), force=force)
+    write_image(_grid_image(rows, layout, _notes(held, layout.rows, per_class), title or ""), target, force=force)
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
-    """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a PNG file.
+    """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a picture file.
 
     Records without a positive, finite loss are left out. Raises ConfigError if none is left, StoreError where
     writing fails.
@@ -91,6 +81,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     from matplotlib.ticker import LogFormatter, MaxNLocator
 
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     points = [(int(record["iteration"]), float(record["loss"])) for record in records if "loss" in record]
     points = [(iteration, loss) for iteration, loss in points if math.isfinite(loss) and loss > 0]
@@ -115,9 +106,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     axes.grid(which="both", linewidth=0.3, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=MARK)
-    write_bytes(target, buffer.getbuffer(), force=force)
+    write_figure(figure, target, force=force)
 
 
 def running_median(
@@ -157,12 +146,11 @@ def _layout(classes: int, height: int, width: int) -> _Layout:
     return _Layout(factor=factor, width=factor * width, height=factor * height, row=row, rows=rows, text=text)
 
 
-def _grid_png(
+def _grid_image(
     rows: Sequence[tuple[int, str, list[Pixels]]], layout: _Layout, notes: list[str], title: str
-) -> memoryview:
-    """The PNG file of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
+) -> Image.Image:
+    """The picture of ``rows``: class id, class name, and its images, uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw
-    from PIL.PngImagePlugin import PngInfo
 
     heading, small = shortened(title, 100), _font(12)
     large = _font(16, font_with(heading))
@@ -185,12 +173,7 @@ def _grid_png(
             canvas.paste(enlarged, (left + column * (layout.width + _GAP), middle - layout.height // 2))
     for number, note in enumerate(notes):
         draw.text((_MARGIN, bottom + 4 + 18 * number), note, fill=_FAINT, font=small)
-    buffer = io.BytesIO()
-    mark = PngInfo()
-    for key, value in MARK.items():
-        mark.add_text(key, value)
-    canvas.save(buffer, "PNG", pnginfo=mark)
-    return buffer.getbuffer()
+    return canvas
 
 
 def _notes(held: Mapping[int, list[int]], rows: int, per_class: int) -> list[str]:

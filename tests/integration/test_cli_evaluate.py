@@ -171,14 +171,15 @@ def test_a_model_that_fails_stands_in_the_results_and_the_others_go_on(inside, c
 
     monkeypatch.setattr(NamedModel, "build", refuse)
     out, err = evaluate(capsys, "a.h5", *QUICK, "--models", "vit,convnet", "--json", "--results", "r.jsonl")
-    assert err == "failed: vit on a.h5: vit cannot take 1x8x8 images\n"
+    assert err == ""
     failed, done = json.loads(out)
     assert (failed["model"], failed["error"], failed["mean"]) == ("vit", "vit cannot take 1x8x8 images", None)
     assert (done["model"], done["error"], done["n"]) == ("convnet", None, 2)
     assert Path("r.jsonl").read_text().count("\n") == 2, "what failed is tried again"
     out, err = evaluate(capsys, "a.h5", *QUICK, "--model", "vit", "--chart", "r.png", code=1)
-    assert err.count("\n") == 1
-    assert "failed: vit on a.h5" in out
+    assert err == ""
+    assert out.count("vit cannot take 1x8x8 images") == 1
+    assert out.endswith("failed: vit on a.h5: vit cannot take 1x8x8 images\n")
     assert not Path("r.png").exists()
 
 
@@ -224,9 +225,8 @@ def test_a_model_that_fails_in_training_stands_in_the_results_and_the_others_go_
         "timm:resnet10t cannot be trained and tested on 10 images of 1x8x8, 9 a batch (ValueError: Expected more than 1 "
     )
     assert (failed["mean"], done["n"], done["error"]) == (None, 2, None)
-    assert err.endswith(f"failed: timm:resnet10t on a.h5: {failed['error']}\n")
     assert ("Traceback" in err) == bool(debug)
-    assert debug or err.count("\n") == 1
+    assert debug or err == ""
 
 
 def test_augmentations_are_compared_row_by_row_from_one_results_file(inside, capsys):
@@ -324,9 +324,10 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--results", "rgba.h5"), 1, "rgba.h5, line 1: is not JSON"),
         (("a.h5", "--results", "other.jsonl"), 2, "holds networks trained with epochs 9, this evaluation asks for 1"),
+        (("a.h5", "--chart", "r.gif"), 2, "r.gif: ends in '.gif', expected .png"),
         (("a.h5", "--chart", "nowhere/r.png"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--csv", "rgba.h5"), 1, "rgba.h5: already exists and is kept"),
-        (("a.h5", "--chart", "rgba.h5"), 1, "rgba.h5: already exists and is kept"),
+        (("a.h5", "--chart", "there.png"), 1, "there.png: already exists and is kept"),
         (("rgba.h5", "--dataset", "digits"), 2, "holds images of 4x8x8"),
     ],
 )
@@ -335,6 +336,7 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
 
     (inside / "copy.h5").write_bytes((inside / "a.h5").read_bytes())
     make_set(shape=(4, 8, 8)).save("rgba.h5")
+    Path("there.png").touch()
     if "other.jsonl" in args:
         evaluate(capsys, "a.h5", *QUICK, "--results", "other.jsonl")
         text = Path("other.jsonl").read_text()

@@ -53,5 +53,5 @@ def test_a_model_that_fails_in_one_process_stands_in_the_table_of_all(sets):
     models = ("--models", "convnet,timm:inception_v4", "--repeats", "1")
     (code, out, errors), (other_code, _, other_errors) = in_processes(2, evaluate, sets, *models)
     assert (code, other_code) == (0, 0)
-    assert (errors + other_errors).count("failed: timm:inception_v4") == 2
+    assert "inception" not in errors + other_errors
     assert sorted(row["error"] is None for row in json.loads(out)) == [False, False, True, True]

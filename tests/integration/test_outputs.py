@@ -93,7 +93,7 @@ CASES = [
     (2, READ, (*EVALUATE, "--chart", "s.h5")),
     (2, READ, (*EVALUATE, "--csv", "link.h5")),
     (2, READ, (*EVALUATE, "--chart", "S.H5")),
-    (2, READ, (*EVALUATE, "--results", "s.h5")),
+    (2, READ, (*EVALUATE, "--csv", "r.csv", "--results", "s.h5")),
     (2, "are one file", (*EVALUATE, "--csv", "x", "--chart", "x")),
     (2, "are one file", (*EVALUATE, "--csv", "x", "--results", "./x")),
     (
@@ -118,7 +118,7 @@ CASES = [
     (1, "r.png: exists, is not the picture", (*REPLAY, "-o", "r", "--force")),
     (1, "t.jsonl: exists, is not the file of results", (*REPLAY, "-o", "t", "--force")),
     (1, "holds notes.txt, which no replay wrote", (*REPLAY, "-o", "u", "--force")),
-    (1, "found a line of a distillation's log", (*EVALUATE, "--results", "s.log.jsonl")),
+    (1, "found a line of a distillation's log", (*EVALUATE, "--csv", "r.csv", "--results", "s.log.jsonl")),
 ]
 
 
@@ -217,16 +217,16 @@ def test_the_second_run_is_refused_at_once_and_names_the_first(inside, capsys, n
 
 @pytest.mark.parametrize("option", ["--csv", "--chart"])
 def test_a_taken_name_is_found_out_before_torch_is_loaded(inside, option):
-    with locked(Path("r"), "another"):
+    with locked(Path("r.png"), "another"):
         code = f"{START.rpartition(';')[0]}; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
         done = subprocess.run(
-            [sys.executable, "-c", code, "consume", "evaluate", "s.h5", option, "r"],
+            [sys.executable, "-c", code, "consume", "evaluate", "s.h5", option, "r.png"],
             capture_output=True,
             text=True,
             check=False,
         )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: r: process {os.getpid()} on ")
+    assert done.stderr.startswith(f"Error: r.png: process {os.getpid()} on ")
 
 
 # The last step.

@@ -21,7 +21,7 @@ from atom_plugin.evaluation.embedding_map import (
     embedding_map,
     project,
 )
-from atom_plugin.store.pictures import is_picture
+from atom_plugin.runtime.picture_files import is_picture
 
 
 def rows(count: int, seed: int, size: int = 6) -> np.ndarray:

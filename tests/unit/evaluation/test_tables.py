@@ -150,6 +150,33 @@ def test_what_failed_stands_in_the_table_with_its_reason():
     assert told.endswith("failed: vit on a.h5: it cannot take 1x4x4 images")
 
 
+def test_different_preprocessing_has_a_column_and_a_line_that_names_both():
+    white = subject("white.h5", 1, zca=True)
+    other = replace(white.synthetic_set.preprocessing, std=white.synthetic_set.preprocessing.std * 1.0002)
+    alike = changed(subject("alike.h5", 2, zca=True), preprocessing=other)
+    found = results([subject("plain.h5", 0), white, alike], ("convnet", "vit"))
+    told = evaluation_table(found)
+    standardised, whitened = found[0].preprocessing, found[2].preprocessing
+    assert standardised.startswith("standardised (mean ") and whitened.endswith("ZCA whitened (eps 0.1)")
+    assert found[4].preprocessing == f"{whitened}, as of alike.h5", "what reads alike is told apart"
+    assert told.count(f"| {standardised} ") == 2 and "preprocessing" not in told.partition("\n")[0]
+    (line,) = [line for line in told.splitlines() if line.startswith("Sets differ in their preprocessing")]
+    assert f"plain.h5: {standardised}; white.h5: {whitened}; alike.h5: " in line
+    assert json.loads(json.dumps(found[0].to_json()))["preprocessing"] == standardised
+    same = evaluation_table(results([subject("a.h5", 0), subject("b.h5", 1)]))
+    assert f"preprocessing {standardised}" in same.partition("\n")[0] and "Sets differ" not in same
+
+
+def test_one_network_has_no_deviation_in_any_form():
+    (found,) = results([subject("a.h5", 0)])
+    one = replace(found, accuracies=(0.5,))
+    assert (one.std, one.to_json()["std"]) == (None, None)
+    (row,) = csv.DictReader(io.StringIO(as_csv([one])))
+    assert (row["n"], row["mean"], row["std"]) == ("1", "0.5", "")
+    assert "| 50.00 |" in " ".join(evaluation_table([one]).split())
+    assert one.describe().startswith("50.00 % (1 network")
+
+
 AUGMENTED = [TrainConfig(augmentation="none"), TrainConfig()]
 
 

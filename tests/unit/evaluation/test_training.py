@@ -104,7 +104,7 @@ def test_evaluation_reports_each_network_and_its_budget():
         chosen, data.test, TrainConfig(epochs=4), repeats=1, normalisation="batch", device="cpu", precision="float32"
     )
     assert other.network.normalisation == "batch"
-    assert other.std == 0
+    assert other.std is None
 
 
 def test_network_of_a_merged_or_foreign_set():

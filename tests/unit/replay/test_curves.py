@@ -14,7 +14,7 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.replay.curves import _COLOURS, draw_curves
 from atom_plugin.replay.results import StreamResult
 from atom_plugin.replay.summaries import stream_table, summarise_streams
-from atom_plugin.store.pictures import is_picture
+from atom_plugin.runtime.picture_files import is_picture
 
 
 def result(policy="atom", mode="replay", order=0, network=0, level=0.9, steps=3, **changes) -> StreamResult:

@@ -10,7 +10,8 @@ from PIL import Image
 from synthetic_sets import make_set
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.store.pictures import grid, is_picture, loss_curve, running_median
+from atom_plugin.runtime.picture_files import is_picture
+from atom_plugin.store.pictures import grid, loss_curve, running_median
 
 
 def pixels(path) -> np.ndarray:
