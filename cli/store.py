@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.class_options import ChosenClasses, classes_options
 from atom_plugin.cli.options import PATH, force_option, json_option
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
-from atom_plugin.cli.store_show import class_ids, classes_option, show
+from atom_plugin.cli.store_show import show
 from atom_plugin.errors import StoreError, listed
 
 if TYPE_CHECKING:
@@ -93,19 +94,21 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
 @store.command()
 @_file_argument
-@classes_option(required=True)
+@classes_options
 @_output_option
 @force_option
-def subset(file: Path, classes: tuple[str, ...], output: Path, force: bool) -> None:
-    """Keep only some classes of FILE.
+def subset(file: Path, chosen: ChosenClasses, output: Path, force: bool) -> None:
+    """Keep only some classes of FILE, in the order given.
 
-    A class is given by its name, or else by its id. Images keep the ids of their classes.
+    Images stand class by class in that order, and keep the ids of their classes.
     """
+    if not chosen:
+        raise click.UsageError("no class is chosen; give --classes NAMES or --class-ids IDS")
     claim([Output(path=output, option="-o", replace=force)], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)
-    held.subset(class_ids(classes, held.class_names)).save(output, force=force)
+    chosen.of(held).save(output, force=force)
     click.echo(output)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith
+from atom_plugin.cli.class_options import ChosenClasses, classes_options
+from atom_plugin.cli.command import CheckedCommand, OnlyWith
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import OF_SOURCE, WITH_DATASET, other_source_options
-from atom_plugin.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -22,18 +20,6 @@ if TYPE_CHECKING:
 
 _IMAGES_PER_ROW = 10
 _OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "quiet")
-
-
-def classes_option(*, required: bool) -> Callable[[Command], Command]:
-    """``--classes``: the command gets ``classes``, texts for :func:`class_ids`."""
-    return click.option(
-        "--classes",
-        metavar="NAMES_OR_IDS",
-        required=required,
-        multiple=True,
-        help="Comma separated; may be given several times, so that a name may hold a comma."
-        + ("" if required else "  [default: all]"),
-    )
 
 
 @click.command(
@@ -48,7 +34,7 @@ def classes_option(*, required: bool) -> Callable[[Command], Command]:
     type=PATH,
     help="The .png, .jpg, .svg or .pdf to write.  [default: FILE with .png]",
 )
-@classes_option(required=False)
+@classes_options
 @click.option(
     "--per-class",
     metavar="N",
@@ -76,7 +62,7 @@ def show(
     *,
     file: Path,
     output: Path | None,
-    classes: tuple[str, ...],
+    chosen: ChosenClasses,
     embedding: str | None,
     dataset: str | None,
     request: SourceRequest,
@@ -98,11 +84,10 @@ def show(
     from atom_plugin.store.pictures import grid
     from atom_plugin.store.synthetic_set import SyntheticSet
 
+    held = SyntheticSet.load(file)
     target = output or file.with_suffix(".png" if embedding is None else f".{embedding}.png")
     claim([Output(path=target, option="-o", replace=force, picture=True)], inputs=[file, request.data_dir])
-    held = SyntheticSet.load(file)
-    if classes:
-        held = held.subset(class_ids(classes, held.class_names))
+    held = chosen.of(held)
     title = f"{file.name}: {held.provenance.method}, {len(held.classes)} classes, {len(held)} images"
     if embedding is None:
         rows = options["per_class"] or _IMAGES_PER_ROW
@@ -133,26 +118,3 @@ def _embedded(
         total=images, disable=quiet or not images, unit="image", unit_scale=True, desc="training", delay=0.5
     ) as bar:
         return embedding_map(held, data, config, on_images=bar.update)
-
-
-def class_ids(given: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """The ids that ``--classes`` means. Raises ConfigError for what is neither a name nor an id, or not one class."""
-    wanted = []
-    for text in given:
-        # A whole value that is a name may hold commas.
-        for item in [text] if text in class_names else [part.strip() for part in text.split(",")]:
-            wanted.append(_class_id(item, class_names))
-    return wanted
-
-
-def _class_id(item: str, class_names: Sequence[str]) -> int:
-    # As typed on one system and stored on another, a name may differ in how its characters are composed.
-    item = unicodedata.normalize("NFC", item)
-    named = [label for label, name in enumerate(class_names) if unicodedata.normalize("NFC", name) == item]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise ConfigError(f"the class name {item!r} stands for the ids {named}; give an id")
-    if item.isascii() and item.isdigit() and len(item) < 10 and int(item) < len(class_names):
-        return int(item)
-    raise ConfigError(f"{unknown('class', item, class_names)}; or give an id, 0 to {len(class_names) - 1}")

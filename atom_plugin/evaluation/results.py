@@ -27,9 +27,9 @@ class Evaluation:
     """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
 
     ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
-    ``ipc``. ``images`` is how many a network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how many
-    of its source it was tested, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what
-    ended the networks early, None where all were trained.
+    ``ipc``. ``images`` is how many a network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how
+    many of its source it was tested, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is
+    what ended the networks early, None where all were trained.
     """
 
     names: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -45,9 +46,9 @@ def grid(
 ) -> None:
     """Write a row of images per class, its name at the left, to a picture file, atomically.
 
-    ``images``: a set, whose true colours are drawn, or true colours (N, C, H, W) on the [0, 1] scale; values outside
-    are clamped, channels other than 1 or 3 averaged. ``labels``: (N,) class ids, indices into ``class_names``.
-    Classes without images have no row; where there are too many, and beyond ``per_class`` images, it says how many
+    Classes come in the order of the set, or by id where it mixes them. ``images``: a set, whose true colours are drawn, or
+    true colours (N, C, H, W) on the [0, 1] scale; values outside are clamped, channels other than 1 or 3 averaged. ``labels``:
+    (N,) class ids, indices into ``class_names``. Classes without images have no row; where there are too many, and beyond ``per_class`` images, it says how many
     more there are. Raises ConfigError if there is nothing to draw, StoreError where writing fails.
     """
     target = Path(path)
@@ -57,7 +58,7 @@ def grid(
         raise ConfigError(f"found {per_class} images per class to draw, expected at least 1")
     if not len(labels):
         raise ConfigError("found no images to draw, expected at least one; is the set empty?")
-    held: dict[int, list[int]] = {label: [] for label in sorted(set(labels.tolist()))}
+    held: dict[int, list[int]] = {label: [] for label in _class_order(labels.tolist())}
     for position, label in enumerate(labels.tolist()):
         held[label].append(position)
     # Only what is drawn is converted: to undo ZCA takes a D x D product per image.
@@ -69,6 +70,12 @@ def grid(
     if told := without_font([name for _, name, _ in rows]):
         _logger.warning("%s: %s", target, told)
     write_image(_grid_image(rows, layout, _notes(held, layout.rows, per_class), title or ""), target, force=force)
+
+
+def _class_order(labels: Sequence[int]) -> list[int]:
+    """Class ids as they stand, where the images of each are together; else sorted."""
+    runs = [label for label, _ in itertools.groupby(labels)]
+    return runs if len(set(runs)) == len(runs) else sorted(set(runs))
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:

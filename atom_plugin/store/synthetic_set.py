@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from atom_plugin.errors import ConfigError, require, unknown
+from atom_plugin.errors import ConfigError, listed, require, unknown
 from atom_plugin.runtime.text import require_text
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
@@ -125,12 +125,17 @@ class SyntheticSet:
         return images.float() / 255 if self.storage == "uint8" else self.preprocessing.inverse(images.float())
 
     def subset(self, classes: Sequence[int]) -> SyntheticSet:
-        """Only the images of the given class ids; labels keep their ids. Raises ConfigError for an absent class."""
+        """Only the images of the given class ids, class by class in their order; labels keep their ids.
+
+        Raises ConfigError for an absent class, or one that is given twice.
+        """
+        if len(set(classes)) < len(classes):
+            raise ConfigError(f"classes must be different ones, not {listed(classes)}")
         absent = sorted(set(classes) - set(self.classes))
         if absent:
             raise ConfigError(f"the set holds no images of class {absent}; it holds {self.classes}")
-        keep = torch.isin(self.labels, torch.tensor(sorted(set(classes))))
-        return replace(self, images=self.images[keep], labels=self.labels[keep])
+        kept = torch.cat([(self.labels == label).nonzero().flatten() for label in classes] or [self.labels[:0]])
+        return replace(self, images=self.images[kept], labels=self.labels[kept])
 
     def as_dataset(self) -> LabelledImages:
         """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""

@@ -135,7 +135,7 @@ CASES = [
     (("store", "export", "good.h5", "--format", "png", "-o", "a"), 2, "png"),
     (("store", "export", "good.h5", "--format", "npz", "-o", "text.h5"), 1, "already exists"),
     (("store", "merge", "good.h5", "other.h5", "-o", "both.h5"), 2, "preprocessing"),
-    (("store", "subset", "good.h5", "--classes", "9", "-o", "a.h5"), 2, "9"),
+    (("store", "subset", "good.h5", "--class-ids", "9", "-o", "a.h5"), 2, "9"),
     ((*EVALUATE, "nowhere.h5"), 1, "nowhere.h5"),
     ((*EVALUATE, "empty.h5"), 1, "empty.h5"),
     ((*EVALUATE, "text.h5"), 1, "text.h5"),

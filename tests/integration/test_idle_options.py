@@ -44,11 +44,11 @@ ALWAYS: dict[str, set[str]] = {
     | {"dataset", "ipc", "method", "standardise", "zca", "preprocessing_of", "output", "force"},
     "store info": {"as_json"},
     "store verify": set(),
-    "store show": {"embedding", "classes", "per_class", "output", "force"},
+    "store show": {"embedding", "classes", "class_ids", "per_class", "output", "force"},
     "store export": {"format_", "output", "option", "force"},
     "store import": {"format_", "output", "option", "force", "like", "dataset", "class_map", "mean", "std"},
     "store merge": {"output", "force"},
-    "store subset": {"classes", "output", "force"},
+    "store subset": {"classes", "class_ids", "output", "force"},
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "results", "csv_file", "chart"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.

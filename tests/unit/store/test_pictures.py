@@ -67,6 +67,10 @@ def test_grid_has_a_row_per_class_in_order_whatever_the_labels(tmp_path):
     assert [holds(picture, colour) for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0))] == [4096, 4096, 0]
     rows = [np.argwhere((picture == colour).all(-1))[:, 0].min() for colour in ((255, 0, 0), (0, 0, 255))]
     assert rows[0] < rows[1]
+    grid(images[[2, 0, 1]], torch.tensor([2, 2, 0]), ("a", "none", "c"), tmp_path / "b.png", per_class=1)
+    picture = pixels(tmp_path / "b.png")
+    rows = [np.argwhere((picture == colour).all(-1))[:, 0].min() for colour in ((255, 0, 0), (0, 0, 255))]
+    assert rows[0] > rows[1], "class by class in the set, so in its order"
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,11 @@ def test_refuses_what_does_not_fit(change, words):
 
 def test_subset_keeps_ids_and_names():
     held = make_set(classes=4)
-    part = held.subset([3, 1, 1])
-    assert part.labels.tolist() == [1, 1, 3, 3]
-    assert torch.equal(part.images, held.images[[2, 3, 6, 7]])
+    part = held.subset([3, 1])
+    assert part.labels.tolist() == [3, 3, 1, 1]
+    assert torch.equal(part.images, held.images[[6, 7, 2, 3]])
+    with pytest.raises(ConfigError, match="must be different ones, not 3, 1, 1"):
+        held.subset([3, 1, 1])
     assert part.class_names == held.class_names
     with pytest.raises(ConfigError, match=r"no images of class \[2\]; it holds \[1, 3\]"):
         part.subset([2, 3])
