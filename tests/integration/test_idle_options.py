@@ -18,7 +18,7 @@ from atom_plugin.cli.source_options import OF_SOURCE
 
 SOURCE = set(OF_SOURCE) - {"dataset"}
 RUN = {"seed", "device", "precision", "quiet", "as_json"}
-TRAINING = {"training_recipe", "epochs", "batch_size", "lr", "augmentation"}
+TRAINING = {"training_recipe", "epochs", "batch_size", "lr", "schedule", "cutmix", "augmentation"}
 NEEDED = {
     "distill": ("--ipc", "1"),
     "select": ("--ipc", "1"),
@@ -37,11 +37,36 @@ ALWAYS: dict[str, set[str]] = {
     "distill": RUN
     | {"dataset", "ipc", "recipe", "matcher", "iterations", "real_batch", "augmentation", "matcher_option"}
     | {"image_lr", "image_momentum", "image_schedule", "image_init", "inner_loop", "memory_budget"}
-    | {"standardise", "zca", "depth", "width", "activation", "normalisation", "pooling", "weight_init"}
+    | {
+        "standardise",
+        "zca",
+        "depth",
+        "width",
+        "factor",
+        "storage",
+        "pool",
+        "validation",
+        "activation",
+        "normalisation",
+        "pooling",
+        "weight_init",
+    }
     | {"engine", "loss_scale", "output", "checkpoint_every", "resume", "plot", "force"},
     # The precision stands in the set, also where nothing is computed in it.
     "select": (RUN - {"device"})
-    | {"dataset", "ipc", "method", "standardise", "zca", "preprocessing_of", "output", "force"},
+    | {
+        "dataset",
+        "validation",
+        "factor",
+        "storage",
+        "ipc",
+        "method",
+        "standardise",
+        "zca",
+        "preprocessing_of",
+        "output",
+        "force",
+    },
     "store info": {"as_json"},
     "store verify": set(),
     "store show": {"embedding", "classes", "class_ids", "per_class", "output", "force"},
@@ -49,7 +74,7 @@ ALWAYS: dict[str, set[str]] = {
     "store import": {"format_", "output", "option", "force", "like", "dataset", "class_map", "mean", "std"},
     "store merge": {"output", "force"},
     "store subset": {"classes", "class_ids", "output", "force"},
-    "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "results", "csv_file", "chart"},
+    "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.
     "consume replay": RUN
@@ -73,6 +98,8 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("distill", "network_pool"): (("--network-pool", "3"), "network_pool"),
     ("distill", "network_epochs"): (("--network-epochs", "3"), "network_epochs"),
     ("distill", "network_lr"): (("--network-lr", "0.1"), "network_lr"),
+    ("distill", "network_momentum"): (("--network-momentum", "0.1"), "network_momentum"),
+    ("distill", "calibration"): (("--calibration", "0.1"), "calibration"),
     ("distill", "matching_layers"): (("--matching-layers", "blocks.0", "--matcher", "dm"), "matching_layers"),
     ("distill", "matching_model"): (("--matching-model", "resnet10", "--matcher", "mmd-pixel"), "matching_model"),
     ("distill", "network_state"): (("--network-state", "trained:1", "--matcher", "mmd-pixel"), "network_state"),

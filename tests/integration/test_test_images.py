@@ -90,6 +90,17 @@ def test_a_file_neither_makes_a_folder_nor_starts_a_download(
     assert not (photos / "made").exists() and not asked
 
 
+def test_another_seed_of_the_validation_images_is_no_other_split(photos: Path) -> None:
+    (photos / "photos").rename(photos / "train")
+    (photos / "ready").mkdir()
+    (photos / "train").rename(photos / "ready" / "train")
+    (photos / "ready" / "test").symlink_to("train")
+    ready = ("--dataset", "folder", "--data-dir", "ready", "--cache-dir", "cache")
+    held_out = ("--validation", "0.2", "--split-seed", "3", "--ipc", "1", "--precision", "float32")
+    assert main(["select", *ready, *held_out, "-o", "set.h5", "--quiet", "--force"]) == 0
+    assert main([*READERS["evaluate"], *ready]) == 0
+
+
 def test_a_replay_reads_no_source_but_the_one_that_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = SyntheticSet.load("set.h5")
     source = {"name": "cifar10", "options": {"data_dir": str(photos / "made")}, "fingerprint": "0"}
