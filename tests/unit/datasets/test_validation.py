@@ -119,7 +119,7 @@ def test_every_source_loads_without_its_validation_images_and_again_by_its_optio
     again = reload_source(name, data.options)
     assert again.fingerprint == data.fingerprint
     assert torch.equal(part(again).images, part(data).images) and torch.equal(again.train.images, data.train.images)
-    with pytest.raises(ConfigError, match="--split-seed .* has no effect"):
+    with pytest.raises(ConfigError, match=r"--split-seed .* has no effect"):
         load_source(name, replace(request, seed=7))
 
 
