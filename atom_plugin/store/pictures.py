@@ -47,9 +47,10 @@ def grid(
     """Write a row of images per class, its name at the left, to a picture file, atomically.
 
     Classes come in the order of the set, or by id where it mixes them. ``images``: a set, whose true colours are drawn, or
-    true colours (N, C, H, W) on the [0, 1] scale; values outside are clamped, channels other than 1 or 3 averaged. ``labels``:
-    (N,) class ids, indices into ``class_names``. Classes without images have no row; where there are too many, and beyond ``per_class`` images, it says how many
-    more there are. Raises ConfigError if there is nothing to draw, StoreError where writing fails.
+    true colours (N, C, H, W) on the [0, 1] scale; values outside are clamped, channels other than 1 or 3 averaged.
+    ``labels``: (N,) class ids, indices into ``class_names``. Classes without images have no row; where there are too many, and
+    beyond ``per_class`` images, it says how many more there are. Raises ConfigError if there is nothing to draw, StoreError
+    where writing fails.
     """
     target = Path(path)
     picture_format(target)
