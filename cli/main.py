@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("atom_plugin.cli.distill:distill", "Distil a source into a few synthetic images per class."),
     "select": ("atom_plugin.cli.select:select", "Select real images into a set of the same format: the baseline."),
     "store": ("atom_plugin.cli.store:store", "Look at, verify, export, import, merge and subset stored sets."),
+    "pool": ("atom_plugin.cli.pool:pool", "Train networks for distillations to match under."),
     "consume": ("atom_plugin.cli.consume:consume", "Use stored sets: train networks on them, score them, replay them."),
 }
 """Name to where its click command is, and its line in the listing, so that the listing imports no command."""

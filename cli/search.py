@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.options import (
-    PATH,
-    force_option,
-    gathered,
-    is_given,
-    json_option,
-    run_options,
-    source_options,
-    validation_option,
-)
+from atom_plugin.cli.command import gathered, is_given
+from atom_plugin.cli.options import PATH, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.search_options import (
     Compared,
@@ -29,6 +21,7 @@ from atom_plugin.cli.search_options import (
     result_options,
     space_options,
 )
+from atom_plugin.cli.source_options import source_options, validation_option
 from atom_plugin.cli.training_options import proxy_training_options
 
 if TYPE_CHECKING:
@@ -124,7 +117,11 @@ def search(
 
 def _claim(files: Sequence[Path], request: SourceRequest, outputs: Outputs, *, force: bool) -> None:
     named = [("--csv", outputs.csv_file), ("--chart", outputs.chart)]
-    written = [Output(path=path, option=name, replace=force) for name, path in named if path is not None]
+    written = [
+        Output(path=path, option=name, replace=force, picture=name == "--chart")
+        for name, path in named
+        if path is not None
+    ]
     if outputs.results is not None:
         written.append(Output(path=outputs.results, option="--results", shared=True))
     claim(written, inputs=[*files, request.data_dir])

@@ -68,7 +68,7 @@ def searched_source(
                 f"{name}: is of other images ({source.name}) than {names[0]} ({sources[0].name}); search on sets of one source"
             )
     amount = VALIDATION if request.validation is None else request.validation
-    return hold_out(sources[0], amount, seed=request.seed), False
+    return hold_out(sources[0], amount, seed=request.seed or 0), False
 
 
 def prepared(

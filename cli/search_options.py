@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from atom_plugin.cli.options import PATH, POSITIVE_INT, Command, bundle
+from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.options import PATH, POSITIVE_INT
 from atom_plugin.cli.training_options import names_joined_by_commas
 
 

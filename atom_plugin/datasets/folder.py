@@ -42,17 +42,16 @@ def load_folder(request: SourceRequest) -> SourceData:
     if request.data_dir is None:
         raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
     root = request.data_dir.absolute()
-    split = {
-        "seed": request.seed or 0,
-        "test_fraction": TEST_FRACTION if request.test_fraction is None else request.test_fraction,
-    }
+    seed = request.seed or 0
+    test_fraction = TEST_FRACTION if request.test_fraction is None else request.test_fraction
     layout = find_layout(
         root,
-        **split,
+        seed=seed,
+        test_fraction=test_fraction,
         class_order=request.class_order,
         follow_links=request.follow_links,
     )
-    idle = [name for name in split if getattr(request, name) is not None]
+    idle = [name for name in ("seed", "test_fraction") if getattr(request, name) is not None]
     if idle and not layout.seeded and (request.validation is None or "test_fraction" in idle):
         raise ConfigError(
             f"{flag(idle[-1])} ({idle[-1]}=) has no effect: {root} has test images of its own; leave it out"
@@ -74,7 +73,10 @@ def load_folder(request: SourceRequest) -> SourceData:
         class_names=layout.class_names,
         fingerprint=found.digest,
         options=stored_options(
-            request, data_dir=str(root), **(split if layout.seeded else {}), **_reading_options(request)
+            request,
+            data_dir=str(root),
+            **({"seed": seed, "test_fraction": test_fraction} if layout.seeded else {}),
+            **_reading_options(request),
         ),
     )
 

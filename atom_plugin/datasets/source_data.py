@@ -108,13 +108,13 @@ class SourceData:
             # Found out here rather than when the finished set is stored.
             if why := flaw(name):
                 raise SourceError(f"{self.name}: no set can hold the class name {name!r}: {why}; rename that class")
-        for kind, split in (("training", self.train), ("test", self.test)):
+        for called, split in (("training", self.train), ("test", self.test)):
             if not len(split):
-                raise SourceError(f"{self.name}: the {kind} split holds no images")
+                raise SourceError(f"{self.name}: the {called} split holds no images")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.class_names):
                 raise SourceError(
-                    f"{self.name}: {kind} labels run from {low} to {high}, but there are "
+                    f"{self.name}: {called} labels run from {low} to {high}, but there are "
                     f"{len(self.class_names)} class names"
                 )
 

@@ -147,7 +147,11 @@ class MatchingNetwork(NetworkTrainer):
         self._config = config
         self.pool = None if config.pool is None else NetworkPool.load(config.pool)
         if self.pool is not None:
-            self.pool.check(config.network, data.image_shape, len(data.class_names), data.fingerprint)
+            self.pool.check(
+                *(config.network, data.image_shape, len(data.class_names)),
+                fingerprint=data.fingerprint,
+                preprocessing=preprocessing.describe(),
+            )
         self._trained_here: dict[int, State] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self.calibrating: torch.Tensor | None = None

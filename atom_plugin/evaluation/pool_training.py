@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,67 +21,139 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """What a pool is made of: ``networks`` of one kind, kept at the start, each ``every``-th epoch and the end.
+
+    Network r starts and trains as the seed ``seed + r`` says. Raises ConfigError for counts below 1.
+    """
+
+    network: ConvNetConfig
+    training: TrainConfig
+    networks: int = 5
+    every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("networks", "every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a pool must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """At which the networks are kept."""
+        last = self.training.epochs
+        return (0, *(done for done in range(1, last + 1) if done % self.every == 0 or done == last))
+
+
 def make_pool(
     data: SourceData,
-    network: ConvNetConfig,
     preprocessing: Preprocessing,
-    training: TrainConfig,
+    config: PoolConfig,
     *,
-    networks: int,
-    every: int = 1,
-    judged_on: Split | None = None,
-    seed: int = 0,
     run: TrainingRun,
+    begun: NetworkPool | None = None,
+    on_networks: Callable[[NetworkPool], object] | None = None,
 ) -> NetworkPool:
-    """``networks`` ConvNets trained on the training images of ``data``, kept at the start, each ``every``-th epoch and the end.
+    """Networks trained on the training images of ``data``, and tested on its validation images, or its test images.
 
-    ``judged_on`` are the images that the trained networks' accuracies are of, by default the test images of ``data``. Network r
-    starts and trains as the seed ``seed + r`` says. On a GPU they train together. Raises ConfigError for counts below 1,
-    DivergenceError where a network's loss blows up.
+    On a GPU several train together. ``begun`` is a pool of the same making with fewer networks, which are taken over;
+    ``on_networks`` is handed the pool as it grows. Raises ConfigError for a pool that was not begun so, DivergenceError where a
+    network's loss blows up.
     """
-    for name, value in (("networks", networks), ("every", every)):
-        if value < 1:
-            raise ConfigError(f"{name} of a pool must be at least 1, not {value}")
     real = SyntheticSet(
         images=data.train.images,
         labels=data.train.labels,
         class_names=data.class_names,
         preprocessing=preprocessing,
-        provenance=Provenance(method="all images", seed=seed),
+        provenance=Provenance(method="all images", seed=config.seed),
     )
-    kept: list[list[torch.Tensor]] = [[] for _ in range(networks)]
-    seeds = list(range(seed, seed + networks))
-    for own, each in zip(kept, seeds, strict=True):
-        fresh = network.build(data.image_shape, len(data.class_names), generator=generator_for(each, "network"))
-        own.append(flat_weights(fresh))
+    together = suits(config.network, config.training, run.device)
+    at_once = most_at_once(config.network, config.training, real, run.device) if together else 1
+    pool = _begun(begun, data, preprocessing, config)
+    seeds = list(range(config.seed, config.seed + config.networks))
+    for first in range(len(pool), config.networks, at_once):
+        group = seeds[first : first + at_once]
+        pool = _grown(pool, real, config, group, judged_on=data.validation or data.test, run=run)
+        if on_networks is not None:
+            on_networks(pool)
+    return pool
 
-    def keep(first: int, done: int, trained: Sequence[nn.Module]) -> None:
-        if done % every == 0 or done == training.epochs:
-            for own, one in zip(kept[first:], trained, strict=False):
-                assert isinstance(one, ConvNet)
-                own.append(flat_weights(one))
 
-    at_once = most_at_once(network, training, real, run.device) if suits(network, training, run.device) else 1
-    accuracies = []
-    for first in range(0, networks, at_once):
-        own_seeds = seeds[first : first + at_once]
-        watched = dataclasses.replace(run, on_networks=lambda done, trained, first=first: keep(first, done, trained))
-        if at_once > 1:
-            trained = train_together([real] * len(own_seeds), network, training, seeds=own_seeds, run=watched)
-        else:
-            trained = [train(real, network, training, seed=own_seeds[0], run=watched)]
-        for one in trained:
-            if isinstance(one, DivergenceError):
-                raise one
-            accuracies.append(accuracy(one, preprocessing, judged_on or data.test, device=run.device))
-    epochs = [0, *(done for done in range(1, training.epochs + 1) if done % every == 0 or done == training.epochs)]
-    return NetworkPool(
-        network=network,
+def _begun(
+    begun: NetworkPool | None, data: SourceData, preprocessing: Preprocessing, config: PoolConfig
+) -> NetworkPool:
+    """``begun``, checked, or a pool of no network yet."""
+    fresh = NetworkPool(
+        network=config.network,
         image_shape=data.image_shape,
         classes=len(data.class_names),
-        epochs=tuple(epochs),
-        weights=torch.stack([torch.stack(own) for own in kept]),
-        accuracies=tuple(accuracies),
+        epochs=config.epochs,
+        weights=torch.zeros(0, len(config.epochs), _count(config.network, data)),
+        accuracies=(),
         fingerprint=data.fingerprint,
-        made={"training": dataclasses.asdict(training), "seed": seed, "preprocessing": preprocessing.describe()},
+        preprocessing=preprocessing.describe(),
+        made={"training": dataclasses.asdict(config.training), "seed": config.seed},
     )
+    if begun is None:
+        return fresh
+    for name in ("network", "image_shape", "classes", "epochs", "fingerprint", "preprocessing", "made"):
+        found, expected = getattr(begun, name), getattr(fresh, name)
+        if found != expected:
+            raise ConfigError(
+                f"the pool was begun with other choices ({name}: {found}, not {expected}); give the same, or start over with "
+                "--force"
+            )
+    return begun
+
+
+def _count(network: ConvNetConfig, data: SourceData) -> int:
+    return sum(each.numel() for each in network.build(data.image_shape, len(data.class_names)).parameters())
+
+
+def _grown(
+    pool: NetworkPool,
+    real: SyntheticSet,
+    config: PoolConfig,
+    seeds: Sequence[int],
+    *,
+    judged_on: Split,
+    run: TrainingRun,
+) -> NetworkPool:
+    """The pool with a network more for each of ``seeds``, trained together where there are several."""
+    shape, classes = pool.image_shape, pool.classes
+    starts = [config.network.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
+    kept = [[flat_weights(network)] for network in starts]
+    watched = dataclasses.replace(run, on_networks=partial(_keep, kept, config.epochs, run.on_networks))
+    if len(seeds) > 1:
+        trained: Sequence[nn.Module | DivergenceError] = train_together(
+            [real] * len(seeds), config.network, config.training, seeds=seeds, run=watched
+        )
+    else:
+        trained = [train(real, config.network, config.training, seed=seeds[0], run=watched)]
+    accuracies = []
+    for one in trained:
+        if isinstance(one, DivergenceError):
+            raise one
+        accuracies.append(accuracy(one, real.preprocessing, judged_on, device=run.device))
+    return dataclasses.replace(
+        pool,
+        weights=torch.cat([pool.weights, torch.stack([torch.stack(own) for own in kept])]),
+        accuracies=(*pool.accuracies, *accuracies),
+    )
+
+
+def _keep(
+    kept: Sequence[list[torch.Tensor]],
+    epochs: Sequence[int],
+    tell: Callable[[int, Sequence[nn.Module]], object] | None,
+    done: int,
+    trained: Sequence[nn.Module],
+) -> None:
+    """Keep the weights of ``trained`` at those ``epochs``, and tell whoever else watches."""
+    if tell is not None:
+        tell(done, trained)
+    if done in epochs:
+        for own, network in zip(kept, trained, strict=True):
+            assert isinstance(network, ConvNet)
+            own.append(flat_weights(network))

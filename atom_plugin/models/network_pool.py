@@ -32,7 +32,8 @@ class NetworkPool:
     """``weights`` are float32 (networks, ages, P): all parameters of each network at each of the ``epochs``, 0 first.
 
     P are the parameters of ``network`` for ``image_shape`` (C, H, W) and ``classes``, in its own order. ``accuracies`` (in
-    [0, 1]) are the trained networks' on held-out images, ``made`` how they were trained, ``fingerprint`` that of the source.
+    [0, 1]) are the trained networks' on held-out images, ``made`` how they were trained, ``fingerprint`` that of the source,
+    ``preprocessing`` in words what they saw of it.
     """
 
     network: ConvNetConfig
@@ -42,16 +43,17 @@ class NetworkPool:
     weights: torch.Tensor
     accuracies: tuple[float, ...]
     fingerprint: str
+    preprocessing: str
     made: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         count = sum(each.numel() for each in self.network.build(self.image_shape, self.classes).parameters())
         expected = (len(self.accuracies), len(self.epochs), count)
-        if tuple(self.weights.shape) != expected or self.weights.dtype != torch.float32 or 0 in expected:
+        if tuple(self.weights.shape) != expected or self.weights.dtype != torch.float32:
             raise ConfigError(
                 f"found weights of a pool {self.weights.dtype} {tuple(self.weights.shape)}, expected float32 {expected}"
             )
-        if self.epochs[0] != 0 or sorted(set(self.epochs)) != list(self.epochs):
+        if not self.epochs or self.epochs[0] != 0 or sorted(set(self.epochs)) != list(self.epochs):
             raise ConfigError(f"found epochs {self.epochs} of a pool, expected ascending ones from 0 on")
 
     def __len__(self) -> int:
@@ -74,19 +76,31 @@ class NetworkPool:
         """The weights (P,) of network ``index`` at the end of its training."""
         return self.weights[index, -1]
 
-    def check(self, network: ConvNetConfig, image_shape: tuple[int, int, int], classes: int, fingerprint: str) -> None:
+    def check(
+        self,
+        network: ConvNetConfig,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        fingerprint: str,
+        preprocessing: str,
+    ) -> None:
         """Raise ConfigError unless a run with these may draw from it."""
+        if not len(self):
+            raise ConfigError("found a pool of no networks, expected one or more; make one with  atom-cli pool make")
         pairs: tuple[tuple[str, object, object], ...] = (
             ("networks", dataclasses.asdict(self.network), dataclasses.asdict(network)),
             ("images", self.image_shape, tuple(image_shape)),
             ("number of classes", self.classes, classes),
             ("source", self.fingerprint, fingerprint),
+            ("preprocessing", self.preprocessing, preprocessing),
         )
         for what, found, expected in pairs:
             if found != expected:
                 raise ConfigError(
                     f"the pool's {what} do not fit this run: found {_short(found, expected)}, expected "
-                    f"{_short(expected, found)}; make a pool from the same training images with the same network options"
+                    f"{_short(expected, found)}; make a pool of the same training images, with the same network and "
+                    "preprocessing options"
                 )
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
@@ -100,6 +114,7 @@ class NetworkPool:
             "epochs": list(self.epochs),
             "accuracies": list(self.accuracies),
             "fingerprint": self.fingerprint,
+            "preprocessing": self.preprocessing,
             "made": dict(self.made),
         }
         buffer = io.BytesIO()
@@ -131,6 +146,7 @@ class NetworkPool:
                 weights=weights,
                 accuracies=tuple(about["accuracies"]),
                 fingerprint=about["fingerprint"],
+                preprocessing=about["preprocessing"],
                 made=about["made"],
             )
             if pool.sha256 != checksum:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.runtime.files import refuse_existing, write_bytes
+from atom_plugin.runtime.files import refuse_existing
+from atom_plugin.runtime.picture_files import picture_format, write_figure
 from atom_plugin.search.result import ProxyResult, SearchResult
-from atom_plugin.store.pictures import MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +25,7 @@ _LEGEND: Mapping[str, Any] = {"loc": "outside right center", "frameon": False, "
 
 
 def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False) -> None:
-    """Draw a panel per proxy to a PNG file: a point per candidate, its accuracy on the proxy and on the reference.
+    """Draw a panel per proxy to a picture file: a point per candidate, its accuracy on the proxy and on the reference.
 
     ConvNets are coloured by their normalisation where the space has several. What failed on either side is left out, and so is
     what a halving stopped. Raises ConfigError without a reference or without any point, StoreError where writing fails.
@@ -34,6 +33,7 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
     from matplotlib.figure import Figure
 
     target = Path(path)
+    picture_format(target)
     refuse_existing(target, force=force)
     summaries = result.summaries
     points = {each.name: _points(result, each.name) for each in summaries}
@@ -53,9 +53,7 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
     }
     if len(handles) > 1:
         figure.legend(list(handles.values()), list(handles), title=_COLOURED_BY, **_LEGEND)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=MARK)
-    write_bytes(target, buffer.getbuffer(), force=force)
+    write_figure(figure, target, force=force)
 
 
 def _points(result: SearchResult, proxy: str) -> dict[str, list[tuple[float, float]]]:

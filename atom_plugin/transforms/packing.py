@@ -60,7 +60,8 @@ def unpack(images: torch.Tensor, factor: int) -> torch.Tensor:
         )
     tiles = _tiles(images, factor)
     down, right = (_enlargement(side, factor, images.dtype, images.device) for side in tiles.shape[-2:])
-    return down @ tiles @ right.T
+    enlarged: torch.Tensor = down @ tiles @ right.T
+    return enlarged
 
 
 def pack(images: torch.Tensor, factor: int) -> torch.Tensor:

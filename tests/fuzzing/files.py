@@ -78,6 +78,7 @@ def _save_pool(made: Path, path: Path) -> None:
         weights=torch.randn(2, 2, count, generator=torch.Generator().manual_seed(0)) / 10,
         accuracies=(0.1, 0.2),
         fingerprint=held.provenance.source["fingerprint"],
+        preprocessing=SyntheticSet.load(made).preprocessing.describe(),
         made={},
     ).save(path)
 

@@ -15,7 +15,7 @@ from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.cuda_engine import CudaEngine
 from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError
-from atom_plugin.evaluation.pool_training import make_pool
+from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun
 from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.randomness import generator_for
@@ -26,12 +26,8 @@ DATA = coloured_source(per_class=40)
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     config = small_config()
-    made = make_pool(
-        *(DATA, config.network, config.fit_preprocessing(DATA), TrainConfig(epochs=6, batch_size=16)),
-        networks=2,
-        every=4,
-        run=TrainingRun(),
-    )
+    chosen = PoolConfig(network=config.network, training=TrainConfig(epochs=6, batch_size=16), networks=2, every=4)
+    made = make_pool(DATA, config.fit_preprocessing(DATA), chosen, run=TrainingRun())
     path = tmp_path_factory.mktemp("pool") / "two.pool"
     made.save(path)
     return path, made

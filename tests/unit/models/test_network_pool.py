@@ -25,6 +25,7 @@ def small_pool(**overrides):
         "weights": weights,
         "accuracies": (0.5, 0.25),
         "fingerprint": "0123456789abcdef",
+        "preprocessing": "standardised",
         "made": {"seed": 0},
     }
     return NetworkPool(**{**known, **overrides})
@@ -132,12 +133,27 @@ def test_a_pool_that_declares_more_than_it_holds_is_not_read(tmp_path):
         ({"image_shape": (3, 16, 16)}, "images"),
         ({"classes": 4}, "number of classes"),
         ({"fingerprint": "other"}, "source"),
+        ({"preprocessing": "none"}, "preprocessing"),
     ],
 )
 def test_a_run_that_it_does_not_fit_is_refused(change, words):
-    run = {"network": CONFIG, "image_shape": (3, 8, 8), "classes": 3, "fingerprint": "0123456789abcdef", **change}
+    run = {
+        "network": CONFIG,
+        "image_shape": (3, 8, 8),
+        "classes": 3,
+        "fingerprint": "0123456789abcdef",
+        "preprocessing": "standardised",
+    }
+    small_pool().check(**run)
     with pytest.raises(ConfigError, match=words):
-        small_pool().check(**run)
+        small_pool().check(**{**run, **change})
+
+
+def test_a_pool_of_no_networks_is_no_pool_for_a_run():
+    pool = small_pool()
+    none = replace(pool, weights=pool.weights[:0], accuracies=())
+    with pytest.raises(ConfigError, match="pool of no networks"):
+        none.check(CONFIG, (3, 8, 8), 3, fingerprint=pool.fingerprint, preprocessing="standardised")
 
 
 def test_weights_that_do_not_fit_are_refused():

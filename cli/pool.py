@@ -1,0 +1,139 @@
+"""``atom-cli pool``: trained networks that distillations share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atom_plugin.cli.command import SectionedCommand, section
+from atom_plugin.cli.distill_options import zca_option
+from atom_plugin.cli.field_options import field_options, given_fields
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
+from atom_plugin.cli.outputs import Output, claim, default_name, quoted
+from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.models.convnet_choices import ConvNetChoices
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.models.network_pool import NetworkPool
+
+
+@click.group()
+def pool() -> None:
+    """Train networks for distillations to match under."""
+
+
+@pool.command(cls=SectionedCommand)
+@section("Source", source_options, validation_option)
+@section(
+    "Networks",
+    click.option("--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="How many to train."),
+    click.option(
+        "--epochs", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="Passes over the images."
+    ),
+    click.option(
+        "--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per step."
+    ),
+    click.option(
+        "--every",
+        metavar="N",
+        type=POSITIVE_INT,
+        help="Keep the networks after every so many epochs too, for --network-state random-epoch.  [default: start and end]",
+    ),
+)
+@field_options(ConvNetChoices, default="the atom recipe's")
+@zca_option
+@section("Computation", run_options)
+@section(
+    "Files",
+    click.option("-o", "--output", metavar="FILE", type=PATH, help="The pool to write.  [default: DATASET.pool]"),
+    click.option("--resume", is_flag=True, help="Go on with a pool that was stopped: networks that it holds are kept."),
+    force_option,
+)
+@json_option
+def make(
+    *,
+    dataset: str,
+    request: SourceRequest,
+    networks: int,
+    epochs: int,
+    batch_size: int,
+    every: int | None,
+    zca: bool | None,
+    seed: int,
+    device: str,
+    precision: str,
+    output: Path | None,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train networks on the real images, and keep them in one file for `atom-cli distill --pool`.
+
+    The file is written after each network, and is a pool from the first one on. Images are standardised, as those of packed
+    sets are; --zca whitens them, for sets that are whitened. docs/packing.md says what a pool gains.
+
+    \b
+    Example:
+      atom-cli pool make --dataset cifar10 --networks 5 --epochs 10
+      atom-cli distill --dataset cifar10 --recipe best --ipc 10 --pool cifar10.pool
+    """
+    output = output or default_name(dataset, seed=seed, suffix=".pool")
+    claim([Output(path=output, option="-o", replace=force or resume)], inputs=[request.data_dir])
+    from tqdm import tqdm
+
+    from atom_plugin.datasets import load_source
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
+    from atom_plugin.evaluation.training import TrainConfig, TrainingRun
+    from atom_plugin.models.network_pool import NetworkPool
+    from atom_plugin.runtime.device import resolve_device, resolve_precision
+
+    data = load_source(dataset, request)
+    run = DistillConfig.from_recipe(
+        "atom", ipc=10, image_shape=data.image_shape, network=given_fields(ConvNetChoices, options), zca=bool(zca)
+    )
+    config = PoolConfig(
+        network=run.network,
+        training=TrainConfig(epochs=epochs, batch_size=batch_size),
+        networks=networks,
+        every=every or epochs,
+        seed=seed,
+    )
+    begun = NetworkPool.load(output) if resume and output.exists() else None
+    where = resolve_device(device)
+    with tqdm(
+        total=networks * epochs, initial=len(begun or ()) * epochs, disable=quiet, unit="epoch", desc="networks"
+    ) as bar:
+        watched = TrainingRun(
+            device=where,
+            precision=resolve_precision(precision, where),
+            on_networks=lambda done, trained: bar.update(len(trained)),
+        )
+        made = make_pool(
+            data,
+            run.fit_preprocessing(data),
+            config,
+            run=watched,
+            begun=begun,
+            on_networks=lambda grown: grown.save(output, force=force or resume or len(grown) > 1),
+        )
+    _report(made, output, "validation" if data.validation is not None else "test", as_json=as_json)
+
+
+def _report(made: NetworkPool, path: Path, on: str, *, as_json: bool) -> None:
+    if as_json:
+        about = {"file": str(path), "networks": len(made), "epochs": list(made.epochs), "sha256": made.sha256}
+        click.echo(json.dumps({**about, "tested_on": on, "accuracies": list(made.accuracies)}))
+        return
+    low, high = (100 * function(made.accuracies) for function in (min, max))
+    click.echo(
+        f"{path}: {len(made)} networks of {made.epochs[-1]} epochs, kept at {len(made.epochs)} ages; {low:.1f} to {high:.1f} % "
+        f"of the {on} images right"
+    )
+    click.echo(f"match under them: atom-cli distill --recipe best --pool {quoted(path)}")
