@@ -29,7 +29,7 @@ from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.augmentation import Augmentation, augment
+from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation, augment
 from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
 from atom_plugin.transforms.policies import POLICIES
 
@@ -168,8 +168,8 @@ class _Learner:
         given = batch.layout.views(block)
         draws = [self._augmentation.draw(size, generator) for generator in generators]
         torch.stack(list(chosen), out=given["indices"])
-        torch.stack([draw.choice for draw in draws], out=given["choice"])
-        torch.stack([draw.uniforms for draw in draws], out=given["uniforms"])
+        drawn = (torch.cat([draw.choice for draw in draws]), torch.cat([draw.uniforms for draw in draws]))
+        given["plan"].copy_(self._augmentation.plan(*drawn, self._size).view_as(given["plan"]))
         if self._config.cutmix:
             boxes = [draw_box(self._config.cutmix, self._size, generator) for generator in generators]
             torch.stack(boxes, out=given["box"])
@@ -183,8 +183,7 @@ class _Learner:
         layout = Layout(
             sections=(
                 ("indices", torch.int64, each),
-                ("choice", torch.int64, each),
-                ("uniforms", torch.float32, (*each, 4)),
+                ("plan", torch.float32, (*each, PLAN_COLUMNS)),
                 *box,
                 ("rate", torch.float32, (1,)),
             )
@@ -204,8 +203,8 @@ class _Learner:
         indices, config, device = given["indices"].flatten(), self._config, self._images.device
         with torch.no_grad():
             images = self._images.index_select(0, indices).unsqueeze(1)
-            uniforms = given["uniforms"].flatten(0, 1).to(images.dtype)
-            images = augment(self._augmentation, images, given["choice"].flatten(), uniforms).squeeze(1)
+            plan = given["plan"].flatten(0, 1).to(images.dtype)
+            images = augment(self._augmentation, images, plan).squeeze(1)
             images = images.unflatten(0, given["indices"].shape)
             targets = self._labels.index_select(0, indices)
             if config.cutmix:

@@ -10,7 +10,8 @@ resample bilinearly with ``align_corners=False`` and zeros outside; and each cla
 released codes, which loop over classes, do the same by drawing a seed per class.
 
 Parameters are drawn on the CPU, so that one seed gives the same draw on every device and no operation waits for a device.
-Crop, flip, scale and rotate are one affine map per class. Where the host knows the draw (:meth:`Draw.apply`), each class
+There too they become a *plan*: a class's kind of operation, its affine map (crop, flip, scale and rotate are one each), its
+colour factors and the borders of its hole, as a row of numbers. Where the host knows the plan (:meth:`Draw.apply`), each class
 passes through what it drew; where only the device does, as in a captured graph (:func:`augment`), every class passes through
 all of it, and keeps what it drew.
 """
@@ -18,10 +19,8 @@ all of it, and keeps what it drew.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import torch
 
@@ -31,6 +30,10 @@ from atom_plugin.transforms.resampling import resample
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 DEFAULT_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 _UNIFORMS = 4  # the most random numbers that any one operation needs
+PLAN_COLUMNS = (
+    14  # the kind; the map by rows; shift, saturation, contrast; top, bottom, left, right (augmentation_kernels)
+)
+_MOVE, _COLOR, _CUTOUT = 1, 2, 3  # kinds; 0 is nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,34 @@ class Augmentation:
         choice = torch.randint(max(1, len(self.operations)), (groups,), generator=generator)
         return Draw(augmentation=self, choice=choice, uniforms=torch.rand(groups, _UNIFORMS, generator=generator))
 
+    def plan(self, choice: torch.Tensor, uniforms: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """What is done to each class's images of ``size`` pixels, (K, :data:`PLAN_COLUMNS`) of the type of ``uniforms``.
+
+        ``choice`` (K,) and ``uniforms`` (K, 4) are those of a :class:`Draw`, on any device.
+        """
+        kinds = torch.tensor([_KINDS[name] for name in self.operations] or [0], device=choice.device)[choice]
+        cut = kinds == _CUTOUT
+        columns: list[torch.Tensor | float] = [
+            kinds.to(uniforms.dtype),
+            *_map(self, choice, uniforms, size),
+            (uniforms[:, 0] - 0.5) * self.brightness,
+            uniforms[:, 1] * self.saturation,
+            uniforms[:, 2] + self.contrast,
+            *(border * cut for border in _hole(uniforms[:, 0], size[0], self.cutout)),
+            *(border * cut for border in _hole(uniforms[:, 1], size[1], self.cutout)),
+        ]
+        return torch.stack([_column(entry, uniforms) for entry in columns], dim=1)
+
+    def reach(self, size: tuple[int, int]) -> int:
+        """How many pixels of the result a source pixel's footprint reaches, rounded up: row sums of the inverse maps."""
+        aspect, half = size[0] / size[1], 1.0
+        if "scale" in self.operations:
+            half = max(half, self.scale, 1 / self.scale)
+        if "rotate" in self.operations:
+            angle = math.radians(self.rotate)
+            half = max(half, math.cos(angle) + math.sin(angle) * max(aspect, 1 / aspect))
+        return math.ceil(half)
+
     def per_sample(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Images (N, C, H, W), each with an operation and parameters of its own."""
         return self.draw(len(images), generator).apply(images.unsqueeze(1)).squeeze(1)
@@ -83,104 +114,106 @@ class Draw:
         rows = slice(classes.start, classes.stop)
         return replace(self, choice=self.choice[rows], uniforms=self.uniforms[rows])
 
+    def plan(self, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The :meth:`Augmentation.plan` of this draw, on the CPU."""
+        return self.augmentation.plan(self.choice, self.uniforms.to(dtype), size)
+
     def apply(self, images: torch.Tensor) -> torch.Tensor:
         """Augment (K, n, C, H, W), differentiably. The same draw does the same to another batch of these classes."""
+        plan = self.plan((images.shape[-2], images.shape[-1]), images.dtype)
         order, parts = [], []
-        for operation, drawn in _drawn_operations(self.augmentation, self.choice):
-            rows = drawn.nonzero().flatten()
+        for kind, operation in _OPERATIONS.items():
+            rows = (plan[:, 0] == kind).nonzero().flatten()
             if len(rows):
                 order.append(rows)
                 chosen = images.index_select(0, rows.to(images.device, non_blocking=True))
-                choice = self.choice[rows].to(images.device, non_blocking=True)
-                uniforms = self.uniforms[rows].to(images, non_blocking=True)
-                parts.append(operation(self.augmentation, chosen, choice, uniforms))
+                parts.append(operation(self.augmentation, chosen, plan[rows].to(images.device, non_blocking=True)))
         if not parts:
             return images
         back = torch.cat(order).argsort().to(images.device, non_blocking=True)
         return torch.cat(parts).index_select(0, back)
 
 
-def augment(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """As ``Draw(settings, choice, uniforms).apply(images)``, with static shapes and nothing that the host waits for.
+def augment(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+    """As :meth:`Draw.apply` of the draw that ``settings`` made ``plan`` of, with static shapes and nothing to wait for.
 
-    ``choice`` is int64 (K,), ``uniforms`` (K, 4) of the images' type, both on their device.
+    ``plan`` (K, :data:`PLAN_COLUMNS`) has the type of the images (K, n, C, H, W), and lies on their device.
     """
-    for operation, drawn in _drawn_operations(settings, choice):
-        images = torch.where(_per_class(drawn), operation(settings, images, choice, uniforms), images)
+    drawable = {_KINDS[name] for name in settings.operations}
+    for kind, operation in _OPERATIONS.items():
+        if kind in drawable:
+            images = torch.where(_per_class(plan[:, 0] == kind), operation(settings, images, plan), images)
     return images
 
 
-_Operation = Callable[[Augmentation, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+def _move(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+    """Each class under its affine map."""
+    height, width = images.shape[-2:]
+    return resample(images, plan[:, 1:7].unflatten(1, (2, 3)), settings.reach((height, width)))
 
 
-def _drawn_operations(settings: Augmentation, choice: torch.Tensor) -> Iterator[tuple[_Operation, torch.Tensor]]:
-    """What classes pass through, and which of them, bool (K,); each class passes through one."""
-    operations: tuple[tuple[tuple[str, ...], _Operation], ...] = (
-        (tuple(_MAPS), _move),
-        (("color",), _color),
-        (("cutout",), _cutout),
-    )
-    for names, operation in operations:
-        if any(name in settings.operations for name in names):
-            yield operation, _drew(settings, choice, *names)
-
-
-def _drew(settings: Augmentation, choice: torch.Tensor, *names: str) -> torch.Tensor:
-    """Which classes drew one of the operations ``names``, bool (K,). A strategy may say a name twice."""
-    return reduce(operator.or_, (choice == index for index, name in enumerate(settings.operations) if name in names))
-
-
-def _color(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Brightness, saturation and contrast, by three of each class's uniforms."""
-    shift, saturation, contrast = (_per_class(uniforms[:, i]) for i in range(3))
-    images = images + (shift - 0.5) * settings.brightness
+def _color(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+    """Brightness, saturation and contrast."""
+    shift, saturation, contrast = (_per_class(column) for column in plan[:, 7:10].unbind(1))
+    images = images + shift
     grey = images.mean(2, keepdim=True)
-    images = (images - grey) * (saturation * settings.saturation) + grey
+    images = (images - grey) * saturation + grey
     level = images.mean((2, 3, 4), keepdim=True)
-    return (images - level) * (contrast + settings.contrast) + level
+    return (images - level) * contrast + level
 
 
-def _cutout(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+def _cutout(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
     """Zero a square whose centre may lie anywhere in the image."""
-    rows = _covered(uniforms[:, 0], images.shape[-2], settings.cutout)
-    columns = _covered(uniforms[:, 1], images.shape[-1], settings.cutout)
+    rows, columns = (
+        _covered(plan[:, first : first + 2], side) for first, side in zip((10, 12), images.shape[-2:], strict=True)
+    )
     hole = rows[:, :, None] & columns[:, None, :]
     return images.masked_fill(hole[:, None, None], 0.0)
 
 
-def _covered(uniform: torch.Tensor, side: int, ratio: float) -> torch.Tensor:
-    """(K, side), true where a stretch of ``ratio`` of the side, centred at a drawn pixel, covers."""
+def _covered(borders: torch.Tensor, side: int) -> torch.Tensor:
+    """(K, side), true between the two ``borders`` (K, 2)."""
+    pixel = torch.arange(side, device=borders.device)
+    return (pixel >= borders[:, :1]) & (pixel < borders[:, 1:])
+
+
+_OPERATIONS: dict[int, Callable[[Augmentation, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    _MOVE: _move,
+    _COLOR: _color,
+    _CUTOUT: _cutout,
+}
+
+_Entry = torch.Tensor | float  # of each class, or of all
+_Entries = tuple["_Entry", "_Entry", "_Entry", "_Entry", "_Entry", "_Entry"]
+
+
+def _hole(uniform: torch.Tensor, side: int, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a stretch of ``ratio`` of the side, centred at a drawn pixel, begins and ends."""
     size = int(side * ratio + 0.5)
     first = (uniform * (side + (1 - size % 2))).long() - size // 2
-    distance = torch.arange(side, device=uniform.device) - first[:, None]
-    return (distance >= 0) & (distance < size)
+    return first.to(uniform.dtype), (first + size).to(uniform.dtype)
 
 
-def _move(settings: Augmentation, images: torch.Tensor, choice: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Each class under the affine map of the geometric operation that it drew; of any of them where it drew another."""
-    size = images.shape[-2:]
-    maps: torch.Tensor | None = None
-    for name, maps_of in _MAPS.items():
-        if name in settings.operations:
-            found = _affine(uniforms, *maps_of(settings, uniforms, size))
-            maps = found if maps is None else torch.where(_drew(settings, choice, name).view(-1, 1, 1), found, maps)
-    assert maps is not None  # one of them can be drawn, or nobody asks
-    return resample(images, maps, _reach(settings, size[0] / size[1]))
-
-
-def _affine(like: torch.Tensor, *entries: torch.Tensor | float) -> torch.Tensor:
-    """(K, 2, 3) from six entries (K,) or numbers, by rows: from places in the result to places in the source.
+def _map(settings: Augmentation, choice: torch.Tensor, uniforms: torch.Tensor, size: tuple[int, int]) -> list[_Entry]:
+    """Of the geometric operation that each class drew, six entries by rows: from places in the result to the source's.
 
     Places run from -1 to 1, x before y, as ``torch.nn.functional.affine_grid`` has them.
     """
-    one = torch.ones_like(like[:, 0])
-    return torch.stack([entry * one for entry in entries], dim=1).view(-1, 2, 3)
+    found: list[_Entry] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    for index, name in enumerate(settings.operations):
+        if name in _MAPS:
+            drew = choice == index
+            entries = zip(_MAPS[name](settings, uniforms, size), found, strict=True)
+            found = [torch.where(drew, _column(new, uniforms), _column(old, uniforms)) for new, old in entries]
+    return found
 
 
-_Entries = tuple["torch.Tensor | float", ...]
+def _column(entry: _Entry, like: torch.Tensor) -> torch.Tensor:
+    """(K,) of the type of ``like`` (K, n)."""
+    return entry if isinstance(entry, torch.Tensor) else like.new_full((len(like),), entry)
 
 
-def _crop(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+def _crop(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
     """Shift by whole pixels, up to the padding either way, with zeros moving in."""
     shifts = []
     for axis, side in enumerate(size):
@@ -189,41 +222,31 @@ def _crop(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _
     return 1.0, 0.0, shifts[1], 0.0, 1.0, shifts[0]
 
 
-def _flip(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+def _flip(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
     """Left and right exchanged, or nothing."""
-    return 1.0 - 2.0 * (uniforms[:, 0] < settings.flip), 0.0, 0.0, 0.0, 1.0, 0.0
+    return 1.0 - 2.0 * (uniforms[:, 0] < settings.flip).to(uniforms.dtype), 0.0, 0.0, 0.0, 1.0, 0.0
 
 
-def _scale(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+def _scale(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
     """Each axis by a factor of its own."""
     low = 1.0 / settings.scale
     x, y = (low + uniforms[:, axis] * (settings.scale - low) for axis in range(2))
     return x, 0.0, 0.0, 0.0, y, 0.0
 
 
-def _rotate(settings: Augmentation, uniforms: torch.Tensor, size: torch.Size) -> _Entries:
+def _rotate(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
     """About the centre."""
     angle = (uniforms[:, 0] - 0.5) * 2 * settings.rotate * math.pi / 180
     return angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0
 
 
-_MAPS: dict[str, Callable[[Augmentation, torch.Tensor, torch.Size], _Entries]] = {
+_MAPS: dict[str, Callable[[Augmentation, torch.Tensor, tuple[int, int]], _Entries]] = {
     "crop": _crop,
     "flip": _flip,
     "scale": _scale,
     "rotate": _rotate,
 }
-
-
-def _reach(settings: Augmentation, aspect: float) -> int:
-    """How many pixels a source pixel's footprint reaches in the result, rounded up: the row sums of the inverse maps."""
-    half = 1.0
-    if "scale" in settings.operations:
-        half = max(half, settings.scale, 1 / settings.scale)
-    if "rotate" in settings.operations:
-        angle = math.radians(settings.rotate)
-        half = max(half, math.cos(angle) + math.sin(angle) * max(aspect, 1 / aspect))
-    return math.ceil(half)
+_KINDS = {**dict.fromkeys(_MAPS, _MOVE), "color": _COLOR, "cutout": _CUTOUT}
 
 
 def _per_class(values: torch.Tensor) -> torch.Tensor:

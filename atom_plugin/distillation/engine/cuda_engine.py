@@ -9,7 +9,7 @@ With ``fused`` what follows a convolution is one pass of kernels of our own wher
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,8 +20,8 @@ from atom_plugin.matchers import MeanMatcher, Statistics, class_means, powers_of
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvBlock, ConvNet
 from atom_plugin.runtime.device import autocast, full_precision
+from atom_plugin.runtime.kernels import usable
 
-_logger = logging.getLogger("atom_plugin")
 _ROUNDING = 0.3  # of their size, between results in bfloat16: their gradients differ by some 5 %; wrong ones by 100
 _REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, where normalisation allows parts
 
@@ -77,17 +77,9 @@ def fuses(network: ConvNet, matcher: MeanMatcher, image_shape: tuple[int, int, i
     Two images (C, H, W) of each of two classes are tried, so that every kernel is compiled after this. To be asked before a
     step is recorded.
     """
-    try:
-        ours, theirs = (
-            _tried(CudaEngine(network, fused=fused), matcher, image_shape, precision) for fused in (True, False)
-        )
-        differences = [_difference(*pair) for pair in zip(ours, theirs, strict=True)]
-        if not all(difference < _ROUNDING for difference in differences):
-            raise RuntimeError(f"they differ from torch's results by {max(differences):.2g} of their size")
-    except Exception as error:  # whatever a missing or unfit compiler raises: the same can be had without it
-        _logger.warning("no fused kernels (%s); going on without them", str(error).partition("\n")[0])
-        return False
-    return True
+    engines = (CudaEngine(network, fused=fused) for fused in (True, False))
+    ours, theirs = (partial(_tried, engine, matcher, image_shape, precision) for engine in engines)
+    return usable("blocks", ours, theirs, rounding=_ROUNDING)
 
 
 def _tried(
@@ -101,11 +93,6 @@ def _tried(
         real = engine.real(matcher, images, groups=2)
         loss = torch.stack([item.square().sum() for item in engine.synthetic(matcher, leaf, groups=2)]).sum()
     return [*real, *torch.autograd.grad(loss, leaf)]
-
-
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Relative to the size of ``theirs``."""
-    return float(torch.linalg.vector_norm((ours - theirs).double()) / torch.linalg.vector_norm(theirs.double()))
 
 
 def _convolved(block: ConvBlock, images: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.device import copies_from_pinned
 from atom_plugin.runtime.randomness import generator_for
-from atom_plugin.transforms.augmentation import Augmentation
+from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation
 
 DrawInto = Callable[[ConvNet, torch.Generator], torch.Tensor | None]
 """Gives a network the parameters of a draw; returns the weights of a trained one beside it, or None."""
@@ -102,8 +102,7 @@ class StepInputs:
         self.layout = Layout(
             sections=(
                 by_index[batches.pixels is None],
-                ("choice", torch.int64, (classes,)),
-                ("uniforms", torch.float32, augmentation.draw(classes, torch.Generator()).uniforms.shape),
+                ("plan", torch.float32, (classes, PLAN_COLUMNS)),
                 ("parameters", torch.float32, (parameters,)),
                 *([("calibration", torch.float32, (parameters,))] if calibrates else []),
                 ("rate", torch.float32, (1,)),
@@ -137,9 +136,7 @@ class StepInputs:
         if self._calibrates and trained is not None:
             point_at(self._local.trained, views["calibration"])
             set_weights(self._local.trained, trained)
-        draw = self.augmentation.draw(batches.classes, generator)
-        views["choice"].copy_(draw.choice)
-        views["uniforms"].copy_(draw.uniforms)
+        views["plan"].copy_(self.augmentation.draw(batches.classes, generator).plan(batches.image_shape[1:]))
         if "indices" in views:
             views["indices"].copy_(batches.drawn(iteration).flatten())
         else:

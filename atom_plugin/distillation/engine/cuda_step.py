@@ -27,6 +27,7 @@ from atom_plugin.distillation.engine.step import Decode, image_gradient
 from atom_plugin.matchers import Matcher, MeanMatcher
 from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast
+from atom_plugin.transforms import fused_augmentation
 from atom_plugin.transforms.augmentation import augment
 
 _AHEAD = 16  # steps that the host may be ahead of the device
@@ -99,7 +100,13 @@ class CapturedStep:
         self._block = torch.empty(inputs.layout.size, dtype=torch.uint8, device=self._device)
         self._given = inputs.layout.views(self._block)
         network = copy.deepcopy(inputs.network).to(self._device)
-        fused = fused and self._device.type == "cuda" and fuses(network, matcher, batches.image_shape, precision)
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        fused = fused and self._device.type == "cuda"
+        shape = batches.image_shape
+        self._fuses_augmentation = fused and fused_augmentation.fuses(
+            inputs.augmentation, shape, self._device, self._dtype
+        )
+        fused = fused and fuses(network, matcher, shape, precision)
         point_at(network, self._given["parameters"])
         if self._calibration is not None:
             point_at(self._calibration.network, self._given["calibration"])
@@ -126,9 +133,9 @@ class CapturedStep:
         return self._run is not None and self._run != self.compute
 
     @property
-    def fused(self) -> bool:
-        """Whether it runs kernels of our own."""
-        return self._engine.fused
+    def fused(self) -> tuple[str, ...]:
+        """What of it runs in kernels of our own: "blocks" of the network, "augmentation", both or nothing."""
+        return ("blocks",) * self._engine.fused + ("augmentation",) * self._fuses_augmentation
 
     def again(self) -> None:
         """The device's work of the last step once more, with nothing from the host: for measurements."""
@@ -177,5 +184,7 @@ class CapturedStep:
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
         by_class = images.unflatten(0, (self._batches.classes, -1))
-        given = self._given
-        return augment(self._inputs.augmentation, by_class, given["choice"], given["uniforms"]).flatten(0, 1)
+        settings, plan = self._inputs.augmentation, self._given["plan"]
+        if self._fuses_augmentation:
+            return fused_augmentation.augment_fused(settings, by_class, plan, self._dtype)
+        return augment(settings, by_class, plan).flatten(0, 1)

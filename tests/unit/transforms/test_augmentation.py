@@ -83,7 +83,7 @@ def known_to_the_host(step, given):
 
 
 def known_to_the_device(step, given):
-    return augment(step.augmentation, given, step.choice, step.uniforms.to(given.dtype))
+    return augment(step.augmentation, given, step.plan(given.shape[-2:], given.dtype))
 
 
 @pytest.mark.parametrize("applied", [known_to_the_host, known_to_the_device])

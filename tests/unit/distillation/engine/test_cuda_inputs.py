@@ -45,8 +45,7 @@ def test_a_block_holds_what_the_plain_step_draws():
     for one, other in zip(ours.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
     assert ours.blocks[1].convolution.weight.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(views["choice"], draw.choice)
-    assert torch.equal(views["uniforms"], draw.uniforms)
+    assert torch.equal(views["plan"], draw.plan((1, 1)))
     assert torch.equal(views["indices"], torch.randint(20, (10,), generator=generator_for(4, 7)))
     assert views["rate"].item() == pytest.approx(0.7)
 

@@ -149,8 +149,8 @@ def test_a_captured_run_repeats_to_the_byte_and_is_captured():
     run = Distiller(small_config(), coloured_source(), device="cuda")
     run.launch()
     assert run.captured_step.recorded
-    assert run.captured_step.fused
+    assert run.captured_step.fused == ("blocks", "augmentation")
     run = Distiller(small_config(), coloured_source(), device="cuda", fused_kernels=False)
     run.launch()
     assert run.captured_step.recorded
-    assert not run.captured_step.fused
+    assert run.captured_step.fused == ()

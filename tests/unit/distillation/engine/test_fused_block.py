@@ -184,7 +184,7 @@ def test_without_triton_a_line_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "triton", None)
     with caplog.at_level(logging.WARNING, "atom_plugin"):
         assert not fuses(a_network(torch.float32).to(DEVICE), make_matcher("atom"), (3, 16, 16), "float32")
-    assert "no fused kernels" in caplog.text
+    assert "no fused blocks" in caplog.text
     assert "triton" in caplog.text
 
 
