@@ -3,8 +3,9 @@
 In this order, one JSON line to --out after each piece, so that an interruption loses nothing of what was done:
 
 1. ceilings: the bandwidth of a copy and the rate of a bfloat16 matrix product;
-2. the step at IPC 1, 10 and 50, and at 128 real images per class: ours captured, ours plain, the baseline of step.py; device
-   events and the host's clock, peak memory of each, how far the captured losses are from the plain ones;
+2. the step at IPC 1, 10 and 50, and at 128 real images per class: ours captured, with kernels of our own and without, ours
+   plain and compiled, the baseline of step.py; device events and the host's clock, peak memory of each, how far the captured
+   losses are from the plain ones;
 3. where a captured step's time goes, by kernel;
 4. 20 evaluation networks together, 1,000 epochs on an IPC 10 selection, one of them in turn as well;
 5. sets by atom, atom-channel, datadam and dm at IPC 10, 8,000 iterations, 5 networks of 1,000 epochs each; then atom and dm at

@@ -66,7 +66,7 @@ def device_alone(run: Distiller, steps: int) -> dict[str, Any]:
     with run.running():
         run.launch()
         step = run.captured_step
-        return {"recorded": step.recorded, **measured(lambda: step.again, steps, warm_up=3)}
+        return {"recorded": step.recorded, "fused": step.fused, **measured(lambda: step.again, steps, warm_up=3)}
 
 
 def step_config(ipc: int, real_batch: int, normalisation: str, **overrides: Any) -> DistillConfig:
@@ -86,8 +86,8 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
     config = step_config(ipc, real_batch, normalisation)
     steps = 5 if quick else 200
 
-    def ours(engine: str) -> Distiller:
-        return Distiller(config, data, device=DEVICE, engine=engine, preprocessing=preprocessing)
+    def ours(engine: str, *, fused: bool = True) -> Distiller:
+        return Distiller(config, data, device=DEVICE, engine=engine, preprocessing=preprocessing, fused_kernels=fused)
 
     def compiled() -> Callable[[], object]:
         """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
@@ -98,25 +98,33 @@ def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> di
 
     with repeatable_convolutions():  # as a run has them
         result: dict[str, Any] = {
-            "captured": measured(lambda: ours("cuda").launch, steps, warm_up=20),
+            "captured, fused": measured(lambda: ours("cuda").launch, steps, warm_up=20),
+            "captured": measured(lambda: ours("cuda", fused=False).launch, steps, warm_up=20),
             "plain": measured(lambda: ours("plain").launch, max(2, steps // 10), warm_up=3),
             "plain, compiled": measured(compiled, max(2, steps // 10), warm_up=10),
-            "device alone": device_alone(ours("cuda"), steps),
+            "device alone, fused": device_alone(ours("cuda"), steps),
+            "device alone": device_alone(ours("cuda", fused=False), steps),
         }
     result["baseline"] = measured(
         lambda: PlainStep(config, data, preprocessing, DEVICE), max(2, steps // 20), warm_up=2
     )
-    result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured"]["host_ms"]
+    result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured, fused"]["host_ms"]
     result["gflop"] = count(config)
     for precision in ("bfloat16", "float32"):
         fixed = step_config(ipc, real_batch, normalisation, precision=precision)
         losses = {}
-        for kind, engine in (("plain", "plain"), ("captured", "cuda")):
-            run = Distiller(fixed, data, device=DEVICE, engine=engine, preprocessing=preprocessing)
+        for kind, engine, fused in (
+            ("plain", "plain", False),
+            ("captured", "cuda", False),
+            ("captured, fused", "cuda", True),
+        ):
+            run = Distiller(fixed, data, device=DEVICE, engine=engine, preprocessing=preprocessing, fused_kernels=fused)
             with run.running():
                 losses[kind] = [run.launch()() for _ in range(10)]
-        pairs = zip(losses["plain"], losses["captured"], strict=True)
-        result[f"largest relative difference of 10 losses, {precision}"] = max(abs(a - b) / abs(a) for a, b in pairs)
+        plain = losses.pop("plain")
+        result[f"largest relative difference of 10 losses, {precision}"] = {
+            kind: max(abs(a - b) / abs(a) for a, b in zip(plain, found, strict=True)) for kind, found in losses.items()
+        }
     return result
 
 
@@ -130,9 +138,14 @@ def ceilings() -> dict[str, Any]:
 
 
 def kernels(steps: int = 5) -> dict[str, Any]:
-    """The 25 kernels that take most of a captured step, and how many launches a step has."""
+    """The 25 kernels that take most of a captured step, and how many launches a step has; without kernels of our own too."""
+    return {"fused": _kernels(steps, fused=True), "torch alone": _kernels(steps, fused=False)}
+
+
+def _kernels(steps: int, *, fused: bool) -> dict[str, Any]:
     data, preprocessing = random_source(), whitening_of_cifars_size()
-    run = Distiller(step_config(10, 64, "batch"), data, device=DEVICE, engine="cuda", preprocessing=preprocessing)
+    config = step_config(10, 64, "batch")
+    run = Distiller(config, data, device=DEVICE, engine="cuda", preprocessing=preprocessing, fused_kernels=fused)
     with run.running():
         for _ in range(20):
             run.launch()
