@@ -144,6 +144,12 @@ def test_trainings_of_equal_epochs_and_other_steps_are_told_apart():
     assert "x0.2 at 2/3 and 5/6" in evaluation_table(results([subject("a.h5", 0)], training=PACKED))
 
 
+def test_a_packed_set_counts_the_images_that_a_network_sees():
+    packed = Subject(name="a.h5", synthetic_set=make_set(factor=2), test=TEST, tested_on="f")
+    (found,) = results([packed], training=TrainConfig(epochs=3, batch_size=5))
+    assert (len(packed), found.images, found.steps) == (24, 24, 15)
+
+
 def test_what_failed_stands_in_the_table_with_its_reason():
     told = evaluation_table(results([subject("a.h5", 0)], ("convnet", "vit"), failing=("a.h5", "vit")))
     assert "| vit     | own           | 0 |      failed |" in told
