@@ -8,12 +8,13 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
 from fuzzing.runner import ALL, Found, seeds, sound_files, work
 
-_PATIENCE = 60.0  # seconds until a case counts as one without an end
+_PATIENCE = 180.0  # seconds until a case counts as one without an end
 
 
 def _run(base: Path, cases: list[tuple[str, int]]) -> list[Found]:
@@ -21,27 +22,29 @@ def _run(base: Path, cases: list[tuple[str, int]]) -> list[Found]:
     context = multiprocessing.get_context("spawn")
     found: list[Found] = []
     while len(found) < len(cases):
-        ended = False
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=work, args=(base, cases[len(found) :], theirs))
         process.start()
         theirs.close()
+        ours.recv()  # it has imported what it needs
         while len(found) < len(cases):
-            try:
-                # A new process imports torch first.
-                ended = not ours.poll(_PATIENCE if found else 2 * _PATIENCE)
-                found.append(ours.recv() if not ended else _lost(cases[len(found)], "hangs"))
-            except EOFError:
-                ended = True
-                found.append(_lost(cases[len(found)], "dies"))
-            _tell(found[-1], len(found))
-            if ended:
+            result = _next(ours, cases[len(found)])
+            found.append(result)
+            _tell(result, len(found))
+            if not result.arguments:
                 break
-        if not ended:
+        else:
             process.join(_PATIENCE)
         process.kill()
         process.join()
     return found
+
+
+def _next(results: Connection, case: tuple[str, int]) -> Found:
+    try:
+        return results.recv() if results.poll(_PATIENCE) else _lost(case, "hangs")
+    except EOFError:
+        return _lost(case, "dies")
 
 
 def _lost(case: tuple[str, int], how: str) -> Found:

@@ -106,17 +106,15 @@ def set_bytes(base: Path, chance: random.Random) -> Case:
 def set_elements(base: Path, chance: random.Random) -> Case:
     """A set with a right checksum over wrong elements."""
     arrays = dict(encode(fields_of(SyntheticSet.load(base / chance.choice(SETS)))))
-    for _ in range(chance.choice((1, 1, 2))):
-        key = chance.choice(list(arrays))
-        if key in ("provenance/config", "provenance/source", "provenance/versions") or chance.random() < 0.4:
-            key = chance.choice(["provenance/config", "provenance/source", "provenance/versions"])
-            arrays[key] = np.array(json_text(changed_json(json.loads(arrays[key].item()), chance)).encode())
+    texts = ["provenance/config", "provenance/source", "provenance/versions"]
+    for key in chance.sample(list(arrays), chance.choice((1, 1, 2))):
+        if key in texts or (texts and chance.random() < 0.4):
+            chosen = texts.pop(chance.randrange(len(texts)))
+            arrays[chosen] = np.array(json_text(changed_json(json.loads(arrays[chosen].item()), chance)).encode())
         elif chance.random() < 0.1:
             del arrays[key]
         else:
             arrays[key] = changed_array(arrays[key], chance)
-        if not arrays.keys() >= {"provenance/config", "provenance/source", "provenance/versions"}:
-            break
     Path("in.h5").write_bytes(serialise(arrays))
     return _use_of_a_set(base, chance)
 

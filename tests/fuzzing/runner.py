@@ -96,10 +96,11 @@ def run_case(kind: str, seed: int, base: Path) -> Found:
 
 
 def work(base: Path, cases: list[tuple[str, int]], results: Connection) -> None:
-    """A process's part: what each case comes to, sent as it is known."""
+    """A process's part: None when it begins, and then what each case comes to, sent as it is known."""
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESSES, _MOST_ADDRESSES))
     for kind in ("log", "results", "stream"):  # what these import is no case's time
         run_case(kind, 0, base)
+    results.send(None)
     for kind, seed in cases:
         results.send(run_case(kind, seed, base))
 
