@@ -47,7 +47,8 @@ def augment_fused(settings: Augmentation, images: torch.Tensor, plan: torch.Tens
 
     ``images`` are float32 (K, n, C, H, W), ``plan`` float32 (K, columns), both on one device. Differentiable once, for images.
     """
-    result: torch.Tensor = _Augmented.apply(images, plan, settings.reach(images.shape[-2:]), dtype)
+    height, width = images.shape[-2:]
+    result: torch.Tensor = _Augmented.apply(images, plan, settings.reach((height, width)), dtype)
     return result
 
 

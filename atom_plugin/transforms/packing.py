@@ -70,7 +70,8 @@ def pack(images: torch.Tensor, factor: int) -> torch.Tensor:
         return images
     check_factor(factor, _shape(images))
     small = F.avg_pool2d(images, factor).unflatten(0, (-1, factor, factor))
-    return small.permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4).contiguous()
+    packed: torch.Tensor = small.permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+    return packed.contiguous()
 
 
 def decode(images: torch.Tensor, preprocessing: Preprocessing, factor: int) -> torch.Tensor:
