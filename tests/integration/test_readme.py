@@ -19,6 +19,7 @@ TINIEST = {"distill": "--no-zca", "consume evaluate": "--models convnet"}
 TINY = {
     "distill": "--iterations 2 --width 8 --real-batch 2 --quiet",
     "select": "--quiet",
+    "pool make": "--networks 1 --epochs 1 --width 8 --quiet",
     "consume evaluate": "--epochs 1 --repeats 1 --quiet",
     "consume search": "--epochs 1 --pick width=32,depth=1 --sample 2 --reference best:1 --quiet",
     "consume replay": "--iterations 1 --epochs 1 --orders 1 --steps 2 --width 8 --real-batch 2 --quiet",
@@ -72,14 +73,14 @@ def test_its_commands_run_one_after_another_in_one_folder(photos, capsys, more):
     ran = commands()
     assert len(ran) >= 9
     for words in ran:
-        verb = " ".join(words[:2] if words[0] in ("store", "consume") else words[:1])
+        verb = " ".join(words[:2] if words[0] in ("store", "consume", "pool") else words[:1])
         if main([*words, *TINY[verb].split(), *more.get(verb, "").split()]) != 0:
             raise AssertionError(f"{shlex.join(words)}: {capsys.readouterr().err}")
     capsys.readouterr()
     names = {path.name for path in photos.iterdir()}
     assert names >= {
         *("digits-atom-ipc10.h5", "digits-atom-ipc10.png", "digits.npz", "digits-random-ipc10.h5"),
-        *("photos.h5", "photos.log.jsonl", "photos.jsonl", "photos.png", "photos.tsne.png"),
+        *("photos.h5", "photos.log.jsonl", "photos.jsonl", "photos.png", "photos.tsne.png", "photos.pool", "best.h5"),
         *("digits-replay-ipc10.jsonl", "digits-replay-ipc10.png", "digits-replay-ipc10.memory"),
     }
 
