@@ -167,9 +167,8 @@ def _storage(header: SetHeader) -> str:
     tiles = header.factor**2
     real = math.prod(header.shape) * tiles
     packed = f", each of {tiles} tiles: {header.shape[0] * tiles} images" if tiles > 1 else ""
-    return (
-        f"{header.storage}{packed}; {header.image_bytes:,} bytes, {header.image_bytes / real:.3g} of as many real ones"
-    )
+    share = f", {header.image_bytes / real:.3g} of as many real ones" if real else ""
+    return f"{header.storage}{packed}; {header.image_bytes:,} bytes{share}"
 
 
 def _short(values: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from atom_plugin.evaluation.architectures import named_model
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.toml import read_toml
 
+_MOST = 100_000  # candidates of a grid, which are all made
 MODEL = "model"  # the field of candidates that are models by name
 
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -119,7 +121,7 @@ def _described(table: Mapping[str, Any]) -> tuple[Candidate, ...]:
     candidates = [] if choices is None else list(_grid(choices))
     candidates += [Candidate(fields={MODEL: name}, network=named_model(name)) for name in names]
     found = [candidate.name for candidate in candidates]
-    if twice := [name for name in found if found.count(name) > 1]:
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise ConfigError(f"{twice[0]} stands there twice; name it once")
     if not candidates:
         raise ConfigError(f"describes no candidate; give a table [{CONVNET}], or a list of models")
@@ -132,7 +134,9 @@ def _grid(choices: Mapping[str, Any]) -> Iterator[Candidate]:
     if odd := [name for name in choices if name not in known]:
         raise ConfigError(unknown("field of a ConvNet", odd[0], known))
     values = [tuple(each) if isinstance(each, (list, tuple)) else (each,) for each in choices.values()]
-    if not math.prod(map(len, values)):
+    if (count := math.prod(map(len, values))) > _MOST:
+        raise ConfigError(f"describes {count:,} ConvNets, expected at most {_MOST:,}; leave values out")
+    if not count:
         raise ConfigError("found a field without a value, expected at least one; leave the field out for its default")
     for combination in itertools.product(*values):
         chosen = dict(zip(choices, combination, strict=True))

@@ -40,6 +40,7 @@ REPLAY = (
     "1",
     *SMALL,
 )
+SEARCH = ("--proxy", "none", "--reference", "none", *ONCE)
 FORMATS = ("datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface")
 
 SETS = ("set.h5", "white.h5", "packed.h5")
@@ -61,6 +62,10 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
         run(["store", "export", "set.h5", "--format", format, "-o", f"theirs-{format}"])
     held = SyntheticSet.load(folder / "set.h5")
     np.savez(folder / "theirs-arrays.npz", images=held.true_colour().clamp(0, 1).numpy(), labels=held.labels.numpy())
+    (folder / "space.toml").write_text(
+        'models = ["vgg11"]\n[convnet]\nwidth = [4, 8]\ndepth = 1\nnormalisation = "batch"\n'
+    )
+    run(["consume", "search", "set.h5", "--space", "space.toml", "--results", "search.jsonl", *SEARCH])
     (folder / "map.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(held.class_names)))
 
 
@@ -194,6 +199,25 @@ def results(base: Path, chance: random.Random) -> Case:
     return ["consume", "evaluate", str(base / "set.h5"), "--results", "results.jsonl", *ONCE]
 
 
+def searched(base: Path, chance: random.Random) -> Case:
+    """A search's space or its file of results, changed."""
+    Path("space.toml").write_bytes((base / "space.toml").read_bytes())
+    Path("search.jsonl").write_bytes(_changed_lines(base / "search.jsonl", chance))
+    if chance.random() < 0.6:
+        Path("search.jsonl").unlink()
+        written = Path("space.toml").read_text()
+        value = chance.choice(
+            ["-1", "[[1]]", "9" * 400, "9" * 5000, "nan", "inf", "{}", '"x"', "[]", "[" * 900 + "]" * 900, "1e300"]
+        )
+        field = chance.choice(["width = ", "depth = ", "normalisation = ", "models = "])
+        start = written.index(field)
+        end = written.index("\n", start)
+        Path("space.toml").write_text(written[:start] + field + value + written[end:])
+        if chance.random() < 0.3:
+            Path("space.toml").write_bytes(changed_bytes(written.encode(), chance))
+    return ["consume", "search", str(base / "set.h5"), "--space", "space.toml", "--results", "search.jsonl", *SEARCH]
+
+
 def stream(base: Path, chance: random.Random) -> Case:
     """A file of replay results, or the record beside its memories, changed."""
     Path("stream.memory").mkdir()
@@ -314,6 +338,7 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "pool": (pool, 3),
     "log": (log, 4),
     "results": (results, 5),
+    "search": (searched, 3),
     "stream": (stream, 2),
     "class map": (class_map, 3),
     **{f"import/{format}": (imported(format), 2) for format in (*FORMATS, "arrays")},

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from fuzzing.files import ONCE, PRECISION, REPLAY, RUN, Case
+from fuzzing.files import ONCE, PRECISION, REPLAY, RUN, SEARCH, Case
 from fuzzing.values import TEXTS
 
 from atom_plugin.cli.main import COMMANDS, LazyGroup, atom_cli
@@ -71,6 +71,21 @@ def base_of(path: tuple[str, ...], base: Path) -> Case:
         ("store", "subset"): ["store", "subset", held, "--classes", "0", "-o", "out.h5"],
         ("consume", "evaluate"): ["consume", "evaluate", held, *ONCE],
         ("consume", "score"): ["consume", "score", held, *ONCE, "--full-accuracy", "0.9"],
+        ("consume", "search"): ["consume", "search", held, "--space", str(base / "space.toml"), *SEARCH],
+        ("pool", "make"): [
+            "pool",
+            "make",
+            "--networks",
+            "1",
+            "--epochs",
+            "1",
+            "--width",
+            "4",
+            "--quiet",
+            "-o",
+            "out",
+            *PRECISION,
+        ],
         ("consume", "replay"): [*REPLAY, "--policy", "random", "-o", "out"],
     }
     return list(sound[path])

@@ -63,7 +63,7 @@ def test_real_images_of_every_class_and_the_same_bytes_again(inside, capsys, pho
     asked = {"herding": {"embedding"}, "k-center": {"embedding"}, "forgetting": {"forgetting_epochs"}}.get(
         method, set()
     )
-    used = {"ipc", "method", "seed", "standardise", "zca_eps", "network", "precision"}
+    used = {"ipc", "factor", "storage", "method", "seed", "standardise", "zca_eps", "network", "precision"}
     assert set(made.config) == used | asked | trained
     assert made.config.get("embedding", "random") == (options[1] if options[:1] == ("--embedding",) else "random")
     assert made.config.get("forgetting_epochs", 2) == 2

@@ -63,7 +63,7 @@ def fails(kind, *arguments) -> str:
 def test_info_for_people(path):
     lines = dict(line.split(":", 1) for line in done("info", path).splitlines())
     facts = {name: value.strip() for name, value in lines.items()}
-    assert facts["images"] == "6 of 1 x 4 x 4, float32"
+    assert facts["images"] == "6 of 1 x 4 x 4, float32; 384 bytes, 4 of as many real ones"
     assert facts["classes"] == "3 of 3, 2 each: cat, dog, żółw"
     assert facts["method"] == "atom, 7 iterations, seed 0, final loss 0.25"
     assert facts["source"] == "digits, fingerprint none"

@@ -22,6 +22,25 @@ def test_what_is_no_toml_is_named(tmp_path, content):
         read_toml(file)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a = " + "[" * 900 + "]" * 900, "nested"),
+        ("a = " + "[" * 100_000, "nested"),
+        ("a = nan", "found the number nan"),
+        ("a = 1" + "0" * 400, "a whole number beyond 64 bits"),
+        ("a = " + "9" * 5000, "is no TOML"),
+    ],
+)
+def test_values_that_nothing_could_stand_are_named(tmp_path, content, words):
+    file = tmp_path / "a.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"a\.toml: .*{words}"):
+        read_toml(file)
+    with pytest.raises(ConfigError, match=r"no regular file.*name a TOML file"):
+        read_toml(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         read_toml(tmp_path / "none.toml")

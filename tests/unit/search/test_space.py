@@ -119,6 +119,10 @@ def test_a_file_describes_a_grid_and_models(tmp_path):
         ('models = ["convnet"]\n', "describe it in a table [convnet]"),
         ('models = ["resnet19"]\n', "no model is called 'resnet19'; did you mean 'resnet18'"),
         ("depth = [1,\n", "is no TOML"),
+        (
+            f"[convnet]\nwidth = {list(range(1, 401))}\ndepth = {[1] * 400}\n",
+            "describes 160,000 ConvNets, expected at most",
+        ),
     ],
 )
 def test_a_file_that_describes_no_space_is_one_line_with_its_name(tmp_path, text, words):
