@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from atom_plugin.cli.terminal import phases_shown
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -132,9 +134,11 @@ class CheckedCommand(click.Command):
         self.only_with = only_with
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does it, after that check."""
+        """As click does it, after that check; a command that may be quiet says what goes on where it is not."""
         for rule in self.only_with:
             rule.refuse_idle(ctx)
+        if ctx.params.get("quiet") is False:
+            ctx.with_resource(phases_shown())
         return super().invoke(ctx)
 
 

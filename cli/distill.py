@@ -15,6 +15,7 @@ from atom_plugin.cli.options import device_option, json_option, output_option, q
 from atom_plugin.cli.outputs import claim, default_name, write_set
 from atom_plugin.cli.report import report
 from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.terminal import load_torch
 from atom_plugin.runtime import distributed, rendezvous
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def distill(
     finished = recording.resume and output.is_file() and not recording.force
     pictures = paths.pictures(plot=recording.plot, previews=recording.preview_every is not None)
     claim(paths.outputs(pictures, recording, finished=finished), inputs=[request.data_dir])
+    load_torch()
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.run_log import read_log
     from atom_plugin.store.pictures import loss_curve

@@ -11,6 +11,7 @@ import click
 from atom_plugin.cli.command import Command, bundle, gathered, section
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import POSITIVE_INT, force_option, key_value_pairs
+from atom_plugin.cli.terminal import echo
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime.settings import about, abouts
@@ -105,7 +106,7 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
         rows = [(name, (recipe.__doc__ or "").partition("\n")[0]) for name, recipe in RECIPES.items()]
     width = max(len(name) for name, _ in rows)
     for name, line in rows:
-        click.echo(f"{name:<{width}}  {line}")
+        echo(f"{name:<{width}}  {line}")
     ctx.exit()
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from atom_plugin.cli.distill_files import RunFiles
 from atom_plugin.cli.distill_options import Recording
+from atom_plugin.cli.terminal import echo
 from atom_plugin.runtime import distributed
+from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceData
@@ -34,8 +34,6 @@ class Run:
 
     def __call__(self, config: DistillConfig, data: SourceData) -> SyntheticSet:
         """The finished set. Raises what the loop raises, Interrupted with a checkpoint written among it."""
-        from tqdm import tqdm
-
         from atom_plugin.cli.interrupts import stop_requests
         from atom_plugin.distillation.checkpoint import Checkpoint
         from atom_plugin.distillation.loop import distill as run
@@ -57,7 +55,7 @@ class Run:
                 else None
             )
             bar = stack.enter_context(
-                tqdm(total=config.iterations, initial=done, disable=hidden, unit="step", desc=config.matcher)
+                progress_bar(config.iterations, initial=done, hidden=hidden, unit="step", desc=config.matcher)
             )
             stop_signal = stack.enter_context(stop_requests())
             unlogged: deque[Progress] = deque()
@@ -115,7 +113,7 @@ def _keep_log(path: Path, *, quiet: bool) -> None:
 
     kept = set_aside(path)
     if kept is not None and not quiet:
-        click.echo(f"note: the log of an earlier run is kept as {kept}", err=True)
+        echo(f"note: the log of an earlier run is kept as {kept}", err=True)
 
 
 def finished_set(paths: RunFiles, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:

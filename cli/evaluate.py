@@ -14,6 +14,7 @@ from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
+from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _print_models(ctx: click.Context, param: click.Parameter, pattern: str | Non
     from atom_plugin.models import list_models
 
     for name in list_models(pattern):
-        click.echo(name)
+        echo(name)
     ctx.exit()
 
 
@@ -116,6 +117,7 @@ def _claiming_outputs(command: Command) -> Command:
         if given["results"] is not None:
             outputs.append(Output(path=given["results"], option="--results", shared=True))
         claim(outputs, inputs=[*given["files"], given["data_dir"]])
+        load_torch()
         return command(*args, **given)
 
     return cast("Command", claiming)
@@ -192,7 +194,7 @@ def evaluate(
     evaluations = summarise_networks(run(jobs, finished, device, quiet=quiet))
     if not distributed.leads():
         return
-    click.echo(json.dumps([each.to_json() for each in evaluations]) if as_json else evaluation_table(evaluations))
+    echo(json.dumps([each.to_json() for each in evaluations]) if as_json else evaluation_table(evaluations))
     if csv_file is not None:
         write_bytes(csv_file, as_csv(evaluations).encode(), force=force)
     if all(each.mean is None for each in evaluations):

@@ -37,9 +37,11 @@ def plan(
     """
     from atom_plugin import store
     from atom_plugin.evaluation import Subject, check_validation_parts, full_subjects, load_test_sources, plan_jobs
+    from atom_plugin.runtime.progress import phase
 
     names, on = list(map(str, files)), options["on"]
-    sets = [store.read(file) for file in files]
+    with phase(f"reading {len(files)} set(s)"):
+        sets = [store.read(file) for file in files]
     sources = load_test_sources(names, sets, dataset, request)
     if on == "validation":
         check_validation_parts(names, sources)
@@ -71,10 +73,9 @@ def run(
     Processes deal the others out among themselves, and have all outcomes in the end. With a file networks train one at a time
     on any device, so that a kill loses the one under way and no more.
     """
-    from tqdm import tqdm
-
     from atom_plugin.evaluation import Outcome, run_jobs
     from atom_plugin.runtime import distributed, rendezvous
+    from atom_plugin.runtime.progress import progress_bar
 
     outcomes: dict[str, Outcome] = {}
     pending: dict[str, EvaluationJob] = {}
@@ -93,7 +94,7 @@ def run(
     resumable = (
         nullcontext() if finished is None else explaining_how_to_resume(partial(_resume_hint, finished.path, jobs))
     )
-    with resumable, tqdm(total=total, disable=quiet or not distributed.leads(), unit="epoch") as bar:
+    with resumable, progress_bar(total, hidden=quiet or not distributed.leads(), unit="epoch") as bar:
         each = run_jobs(
             own,
             device=device,

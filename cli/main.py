@@ -23,8 +23,10 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from atom_plugin.cli.terminal import echo, messages_shown
 from atom_plugin.errors import AtomError, ConfigError, Interrupted, unknown
 from atom_plugin.runtime import rendezvous
+from atom_plugin.runtime.text import printable
 from atom_plugin.runtime.versions import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -111,7 +113,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A name that is no text, or that the terminal's encoding lacks, is printed escaped and ends no command.
             stream.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings(), _sigterm_raises():
+    with warnings.catch_warnings(), _sigterm_raises(), messages_shown():
         if not sys.warnoptions:
             # Libraries warn their developers; a user of the command can do nothing about it. `--debug` shows them.
             warnings.simplefilter("ignore")
@@ -126,7 +128,7 @@ def main(args: Sequence[str] | None = None) -> int:
             line, code = _explain(error, session.path)
             # Under torchrun all processes meet the same error, or are stopped for one that another has explained.
             if rendezvous.first_to_say(line, unless_explained=isinstance(error, Terminated)):
-                click.echo(_one_line(line), err=True)
+                echo(_one_line(line), err=True)
             _drop_unwritten_output()
             return code
     return result if isinstance(result, int) else 0
@@ -198,8 +200,7 @@ def _shortened(error: BaseException) -> str:
 
 def _one_line(text: str) -> str:
     """Lines folded into one; what would not print (an escape code in a file name, say) escaped."""
-    folded = " ".join(line.strip() for line in text.splitlines() if line.strip())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in folded)
+    return printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def _drop_unwritten_output() -> None:

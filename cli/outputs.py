@@ -61,7 +61,7 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
     for output in outputs:
         if output.picture:
             picture_format(output.path)
-    if lock and _leads():
+    if lock and distributed.launched_first():  # those that torchrun starts are one run
         context = click.get_current_context()
         for folder in {output.path.parent for output in outputs}:
             remove_stale_locks(folder)
@@ -158,11 +158,6 @@ def _of_this_package(output: Output) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _leads() -> bool:
-    """Whether this process takes the names: the first of those that torchrun starts, which are one run."""
-    return not distributed.launched() or os.environ["RANK"] == "0"
 
 
 def _command(context: click.Context) -> str:

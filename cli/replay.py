@@ -26,7 +26,9 @@ from atom_plugin.cli.replay_options import (
     training_options,
 )
 from atom_plugin.cli.source_options import source_options
+from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.runtime import distributed, rendezvous
+from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceData, SourceRequest
@@ -79,6 +81,7 @@ def replay(
 
     files = ComparisonFiles(outputs.output or default_name(dataset, "replay", f"ipc{ipc}", seed=options["seed"]))
     _claim(files, [*compared.memory, request.data_dir], resume=outputs.resume, force=outputs.force)
+    load_torch()
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
@@ -211,10 +214,8 @@ def _check_sets(sets: list[SyntheticSet], paths: tuple[Path, ...], data: SourceD
 def _run_all(
     experiments: dict[str, Experiment], runs: list[ReplayRun], results: StreamResultsFile, *, quiet: bool
 ) -> None:
-    from tqdm import tqdm
-
     epochs = {mode: experiment.config.epochs * experiment.config.steps for mode, experiment in experiments.items()}
-    with tqdm(total=sum(epochs[run.mode] for run in runs), disable=quiet, unit="epoch") as bar:
+    with progress_bar(sum(epochs[run.mode] for run in runs), hidden=quiet, unit="epoch") as bar:
         for run in runs:
             bar.set_description(f"{run.policy} {run.mode}, order {run.order}")
             experiment = experiments[run.mode]
@@ -261,7 +262,7 @@ def _report(
             "summaries": [summary.to_json() for summary in summaries],
             "picture": str(files.picture),
         }
-        click.echo(json.dumps(record))
+        echo(json.dumps(record))
         return
-    click.echo(stream_table(summaries, classes_per_step=per_step, markdown=outputs.markdown))
-    click.echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")
+    echo(stream_table(summaries, classes_per_step=per_step, markdown=outputs.markdown))
+    echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")

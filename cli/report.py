@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from atom_plugin.cli.outputs import quoted
+from atom_plugin.cli.terminal import echo
 
 if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
@@ -29,12 +28,12 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
             "precision": precision,
             "final_loss": provenance.final_loss,
         }
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
         return
     steps = f", {provenance.iterations} steps" if provenance.iterations else ""
-    click.echo(
+    echo(
         f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
         f"precision {precision}, {synthetic_set.preprocessing.describe()}"
     )
     name = quoted(path)
-    click.echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}")
+    echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}")

@@ -12,6 +12,7 @@ import click
 from atom_plugin.cli.command import CheckedCommand, OnlyWith, RenamedOption
 from atom_plugin.cli.options import PATH, POSITIVE_INT, Number, json_option, run_options
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
+from atom_plugin.cli.terminal import echo
 from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
@@ -101,12 +102,11 @@ def score(
     Example:
       atom-cli consume score digits-atom-ipc20.h5 --epochs 200 --full-epochs 30
     """
-    from tqdm import tqdm
-
     from atom_plugin import store
     from atom_plugin.evaluation import load_test_sources, network_of
     from atom_plugin.evaluation.dd_ranking import FullData, ScoreConfig
     from atom_plugin.evaluation.dd_ranking import score as run
+    from atom_plugin.runtime.progress import progress_bar
 
     sets = [store.read(file) for file in files]
     sources = load_test_sources(list(map(str, files)), sets, dataset, request)
@@ -123,15 +123,15 @@ def score(
         total += options["full_repeats"] * options["full_epochs"] if full is None else 0
         others = ("full_epochs", "full_repeats", "weight", "repeats", "seed", "device", "precision")
         settings = {name: options[name] for name in others}
-        with tqdm(total=total, disable=quiet, unit="epoch", desc=file.name) as bar:
+        with progress_bar(total, hidden=quiet, unit="epoch", desc=file.name) as bar:
             config = ScoreConfig(training=training, network=network, full=full, **settings)
             result = run(synthetic_set, data, config, on_epoch=bar.update)
         scored.append((synthetic_set, data, result))
         if not as_json:
-            click.echo(f"{file}: {result.describe()}")
+            echo(f"{file}: {result.describe()}")
     if as_json:
         results = zip(files, scored, strict=True)
-        click.echo(json.dumps([{"file": str(file), **result.to_json()} for file, (*_, result) in results]))
+        echo(json.dumps([{"file": str(file), **result.to_json()} for file, (*_, result) in results]))
 
 
 def _trained_before(

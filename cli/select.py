@@ -15,7 +15,9 @@ from atom_plugin.cli.options import PATH, device_option, force_option, json_opti
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
 from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.terminal import load_torch
 from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -76,8 +78,7 @@ def select(
     method, seed = given.get("method", "random"), given.get("seed", 0)
     output = output or default_name(dataset, method, f"ipc{given['ipc']}", seed=seed, suffix=".h5")
     claim([Output(path=output, option="-o", replace=force)], inputs=[preprocessing_of, request.data_dir])
-    from tqdm import tqdm
-
+    load_torch()
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.selected_set import selected_set
@@ -93,7 +94,7 @@ def select(
         )
     config = SelectConfig.from_recipe("atom", image_shape=data.image_shape, zca=zca, **given)
     images = config.choosing_epochs * len(data.train)
-    with tqdm(total=images, disable=quiet or not images, unit="image", unit_scale=True, desc=method, delay=0.5) as bar:
+    with progress_bar(images, hidden=quiet or not images, unit="image", desc=method, unit_scale=True, delay=0.5) as bar:
         preprocessing = None if fitted is None else fitted.preprocessing
         selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
     write_set(selected, output, force=force)

@@ -15,7 +15,9 @@ from atom_plugin.cli.options import PATH, force_option, json_option
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
 from atom_plugin.cli.store_show import show
+from atom_plugin.cli.terminal import echo
 from atom_plugin.errors import StoreError, listed
+from atom_plugin.runtime.text import printable
 
 if TYPE_CHECKING:
     from atom_plugin.store import SetHeader
@@ -43,7 +45,7 @@ def info(file: Path, as_json: bool) -> None:
     from atom_plugin.store import read_header
 
     header = read_header(file)
-    click.echo(json.dumps(_as_json(header), indent=2) if as_json else _as_text(header))
+    echo(json.dumps(_as_json(header), indent=2) if as_json else _as_text(header))
 
 
 @store.command()
@@ -62,10 +64,10 @@ def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
             header = verify_file(file)
         except StoreError as error:
             failed = True
-            click.echo(str(error))
+            echo(str(error))
         else:
             held = f"{header.shape[0]} images of {len(header.counts)} classes"
-            click.echo(f"{file}: OK ({held}, version {header.version}, sha256 {header.checksum[:16]}…)")
+            echo(f"{file}: OK ({held}, version {header.version}, sha256 {header.checksum[:16]}…)")
     if failed:
         ctx.exit(1)
 
@@ -89,7 +91,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
     merged.save(output, force=force)
-    click.echo(output)
+    echo(output)
 
 
 @store.command()
@@ -109,7 +111,7 @@ def subset(file: Path, chosen: ChosenClasses, output: Path, force: bool) -> None
 
     held = SyntheticSet.load(file)
     chosen.of(held).save(output, force=force)
-    click.echo(output)
+    echo(output)
 
 
 def _as_json(header: SetHeader) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def _as_text(header: SetHeader) -> str:
         "made with": ", ".join(f"{package} {version}" for package, version in made.versions.items()) or "not said",
         "sha256": f"{header.checksum} (not checked; see verify)",
     }
-    return "\n".join(f"{name + ':':<12}{value}" for name, value in rows.items())
+    return "\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows.items())
 
 
 def _storage(header: SetHeader) -> str:

@@ -14,6 +14,7 @@ from atom_plugin.cli.command import CheckedCommand, Command, bundle, gathered
 from atom_plugin.cli.options import PATH, Number, force_option, key_value_pairs
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import WITH_SOURCE, other_source_options
+from atom_plugin.cli.terminal import echo
 from atom_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _list_formats(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     rows = listing()
     width = max(len(row.name) for row in rows)
     for row in rows:
-        click.echo(f"{row.name:<{width}}  {', '.join(row.directions) or 'unusable':<14}  {row.description}")
+        echo(f"{row.name:<{width}}  {', '.join(row.directions) or 'unusable':<14}  {row.description}")
     ctx.exit()
 
 
@@ -112,7 +113,7 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
 
     options = {**option, **({} if pixels is None else {"pixels": pixels})}
     _say(export_set(SyntheticSet.load(file), output, format=format_, force=force, **options))
-    click.echo(output)
+    echo(output)
 
 
 @click.command("import", cls=CheckedCommand, only_with=(WITH_SOURCE,))
@@ -181,7 +182,7 @@ def import_(
     held = parts[0] if len(parts) == 1 else concatenate(parts, names=list(map(str, paths)))
     held.save(output, force=force)
     _say(list(dict.fromkeys(note for context in contexts for note in context.notes)))
-    click.echo(output)
+    echo(output)
 
 
 def _contexts(beside: Beside, request: SourceRequest, count: int) -> list[ImportContext]:
@@ -213,4 +214,4 @@ def _contexts(beside: Beside, request: SourceRequest, count: int) -> list[Import
 
 def _say(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)

@@ -12,6 +12,8 @@ from atom_plugin.cli.command import CheckedCommand, OnlyWith
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import OF_SOURCE, WITH_DATASET, other_source_options
+from atom_plugin.cli.terminal import echo
+from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -95,15 +97,13 @@ def show(
     else:
         points = _embedded(held, file, dataset, request, {**options, "method": embedding})
         draw_embedding_map(points, target, title=title, force=force)
-    click.echo(target)
+    echo(target)
 
 
 def _embedded(
     held: SyntheticSet, file: Path, dataset: str | None, request: SourceRequest, options: dict[str, Any]
 ) -> EmbeddingMap:
     """The set's points among those of its source, or of ``dataset``."""
-    from tqdm import tqdm
-
     from atom_plugin.distillation.set_config import trained_epochs
     from atom_plugin.evaluation import load_test_sources
     from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig, embedding_map
@@ -114,7 +114,7 @@ def _embedded(
     config = EmbeddingMapConfig(state=state, **{name: options[name] for name in names})
     (data,) = load_test_sources([str(file)], [held], dataset, request)
     images = epochs * len(data.train)
-    with tqdm(
-        total=images, disable=quiet or not images, unit="image", unit_scale=True, desc="training", delay=0.5
+    with progress_bar(
+        images, hidden=quiet or not images, unit="image", desc="training", unit_scale=True, delay=0.5
     ) as bar:
         return embedding_map(held, data, config, on_images=bar.update)

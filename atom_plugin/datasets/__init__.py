@@ -12,6 +12,7 @@ from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
 from atom_plugin.datasets.request_fields import refuse_unread, takes
 from atom_plugin.datasets.source_data import SourceData, Split
 from atom_plugin.errors import ConfigError, SourceError, require
+from atom_plugin.runtime.progress import phase
 from atom_plugin.runtime.registry import Registry
 from atom_plugin.runtime.settings import check_values, config_class
 
@@ -114,7 +115,8 @@ def load_source(name: str, request: SourceRequest) -> SourceData:
     require("request", request, SourceRequest)
     loader = SOURCES.get(name)
     refuse_unread(name, loader, request)
-    data = loader(request)
+    with phase(f"reading {name}"):
+        data = loader(request)
     if request.validation is None:
         return data
     from atom_plugin.datasets.validation import hold_out

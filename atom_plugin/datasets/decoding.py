@@ -24,6 +24,7 @@ from atom_plugin.datasets.pixels import Decoding, Pixels, decode, size_of
 from atom_plugin.datasets.unreadable import captured_stderr, why_unreadable
 from atom_plugin.errors import SourceError
 from atom_plugin.runtime.memory import machine_memory
+from atom_plugin.runtime.progress import progress_bar
 
 _CHUNK, _CHUNK_BYTES = 64, 2**24
 # Rough cost of decoding, to tell when processes (0.3 s to start one) pay: 0.12 ms a file, 10 ns a byte.
@@ -87,8 +88,6 @@ def decode_into(
     few images per process, whatever the number of files. Raises SourceError for unreadable files (all are looked at, the
     first few named), and for differing sizes without an ``image_size``. Warns once of what libtiff remarked.
     """
-    from tqdm import tqdm
-
     chunk_size = _chunk_size(paths, decoding.image_size)
     tasks = [(paths[start : start + chunk_size], decoding) for start in range(skip, len(paths), chunk_size)]
     failures: list[str] = []
@@ -96,7 +95,7 @@ def decode_into(
     sizes: dict[tuple[int, int], str] = {}
     done = skip
     chunks = _run(tasks, _worker_count(len(tasks), len(paths) - skip, total_bytes, workers))
-    bar = tqdm(total=len(paths), initial=skip, desc="decoding", unit="image", disable=not progress)
+    bar = progress_bar(len(paths), initial=skip, desc="decoding", unit="image", hidden=not progress)
     with bar, contextlib.closing(chunks):
         for (names, _), chunk in zip(tasks, chunks, strict=True):
             failures += chunk.failures

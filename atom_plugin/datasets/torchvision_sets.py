@@ -19,6 +19,7 @@ from atom_plugin.datasets import SourceData, SourceRequest, Split, takes
 from atom_plugin.datasets.common import content_digest, downloads_dir, stored_options
 from atom_plugin.datasets.pixels import resize_all
 from atom_plugin.errors import SourceError
+from atom_plugin.runtime.progress import bars_of_terminals
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 _IDX_FILES = (
@@ -51,7 +52,7 @@ class _Known:
         reader = getattr(torchvision.datasets, self.reader)
         train, test = self.splits
         # Some versions print "Files already downloaded and verified"; stdout is for results.
-        with contextlib.redirect_stdout(sys.stderr), _impatient_sockets():
+        with contextlib.redirect_stdout(sys.stderr), bars_of_terminals(), _impatient_sockets():
             return reader(str(root), **train, download=download), reader(str(root), **test, download=download)
 
 

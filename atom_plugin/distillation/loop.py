@@ -23,6 +23,7 @@ from atom_plugin.distillation.distiller import Distiller
 from atom_plugin.distillation.engine.cuda_step import PendingLoss
 from atom_plugin.errors import DivergenceError, Interrupted, ProcessError, StoreError
 from atom_plugin.runtime import distributed
+from atom_plugin.runtime.progress import phase
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -77,7 +78,8 @@ def distill(
     Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
     the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
     """
-    distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
+    with phase("preparing the run"):
+        distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
     if resume and checkpoint is not None and checkpoint.exists():
         distiller.restore(Checkpoint.load(checkpoint), checkpoint)
     with distiller.running(), _naming_what_is_kept(distiller, checkpoint):

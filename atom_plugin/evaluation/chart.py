@@ -13,6 +13,7 @@ from atom_plugin.evaluation.tables import differing_settings, shared_settings
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.runtime.files import refuse_existing
 from atom_plugin.runtime.picture_files import picture_format, write_figure
+from atom_plugin.runtime.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,13 +57,13 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
     several = any(len(evaluation.accuracies) > 1 for evaluation in shown)
     parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in shown))
     axes.set_xlabel(f"{parts} accuracy, %" + (" (mean ± standard deviation over networks)" if several else ""))
-    axes.set_title(shared_settings(shown), fontsize=9, loc="left", parse_math=False, wrap=True)
+    axes.set_title(printable(shared_settings(shown)), fontsize=9, loc="left", parse_math=False, wrap=True)
     axes.grid(axis="x", linewidth=0.3, alpha=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(models) > 1:
         handles = [Patch(color=colour) for colour in colours.values()]
-        figure.legend(handles, models, loc="outside right center", frameon=False, fontsize=9)
+        figure.legend(handles, map(printable, models), loc="outside right center", frameon=False, fontsize=9)
     write_figure(figure, target, force=force)
 
 
@@ -76,7 +77,7 @@ def _draw_bars(
         middles.append(place + (len(group) - 1) / 2)
         settings = [evaluation.settings() for evaluation in group]
         own = [f"{name} {', '.join(dict.fromkeys(each[name] for each in settings))}" for name in differing]
-        words = [Path(group[0].label).name, *own]
+        words = map(printable, [Path(group[0].label).name, *own])
         labels.append("\n".join(line for text in words for line in textwrap.wrap(text, _LONGEST)))
         for evaluation in group:
             assert evaluation.mean is not None

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from atom_plugin.evaluation.results import Evaluation, augmentation_name
+from atom_plugin.runtime.text import printable
 
 
 def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
@@ -23,7 +24,8 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
         ipc = "all" if evaluation.ipc is None else str(evaluation.ipc)
         own = [each[name] for name in differing]
         count = len(evaluation.accuracies)
-        drawn.add_row([evaluation.label, ipc, evaluation.architecture, *own, count, _percent(evaluation)])
+        cells = [evaluation.label, ipc, evaluation.architecture, *own, count, _percent(evaluation)]
+        drawn.add_row([printable(cell) for cell in cells])
     parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
     told = f"{parts.capitalize()} accuracy after the last epoch: mean ± sample standard deviation over n networks."
     return "\n".join([f"{shared_settings(evaluations)}.", told, "", drawn.get_string(), *_notes(evaluations)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from atom_plugin.replay.summaries import ClassesPerStep, Summary, classes_seen, comparable
 from atom_plugin.runtime.files import refuse_existing
 from atom_plugin.runtime.picture_files import picture_format, write_figure
+from atom_plugin.runtime.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def draw_curves(
     lines = _draw_lines(axes, summaries, seen)
     axes.set_xlabel("classes seen")
     axes.set_ylabel("accuracy on the classes seen, %")
-    axes.set_title(title, fontsize=11, loc="left", parse_math=False, wrap=True)
+    axes.set_title(printable(title), fontsize=11, loc="left", parse_math=False, wrap=True)
     axes.grid(linewidth=0.3, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     # In the order of the lines' ends, so that the eye finds a line's name at its height.
@@ -62,7 +63,7 @@ def draw_curves(
     one_mode = len({summary.mode for summary in summaries}) == 1
     figure.legend(
         [line for _, line in ranked],
-        [summary.policy if one_mode else f"{summary.policy}, {summary.mode}" for summary, _ in ranked],
+        [printable(summary.policy if one_mode else f"{summary.policy}, {summary.mode}") for summary, _ in ranked],
         title="mean ± standard deviation\nover class orders" if any(s.orders > 1 for s in summaries) else None,
         **_LEGEND,
     )

@@ -14,6 +14,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.spread import sample_std
 from atom_plugin.replay.configs import check_configs, flat_config
 from atom_plugin.replay.results import Key, StreamResult
+from atom_plugin.runtime.text import printable
 
 _UNTOLD = "details."  # settings that stand in the file, but not above every table
 
@@ -97,7 +98,8 @@ def stream_table(
     for summary in summaries:
         values = [*summary.curve, summary.forgetting, summary.backward_transfer]
         numbers = [_percent(value) for value in values]
-        drawn.add_row([summary.policy, summary.mode, _memory(summary), _runs(summary), *numbers])
+        cells = [summary.policy, summary.mode, _memory(summary), _runs(summary), *numbers]
+        drawn.add_row([printable(cell) for cell in cells])
     return f"{_caption(summaries)}\n\n{drawn.get_string()}"
 
 
@@ -172,7 +174,7 @@ def _caption(summaries: Sequence[Summary]) -> str:
 
 
 def _show(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _percent(value: Spread) -> str:

@@ -55,6 +55,11 @@ def launched() -> bool:
     return all(name in os.environ for name in _ENVIRONMENT) and os.environ["WORLD_SIZE"] not in ("", "0", "1")
 
 
+def launched_first() -> bool:
+    """Whether this process is the first of those that torchrun started, or the only one."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[None]:
     """Within: the processes that torchrun started are one group, for work on ``device``, a name as in :mod:`.device`.

@@ -16,7 +16,8 @@ from functools import cached_property
 import torch
 
 from atom_plugin.datasets import Split
-from atom_plugin.errors import ConfigError, require
+from atom_plugin.errors import ConfigError, require, shape_text
+from atom_plugin.runtime.progress import phase
 from atom_plugin.transforms.whitening import Whitening, fit_plan
 
 _PART = 512  # images at a time
@@ -72,7 +73,8 @@ class Preprocessing:
             return plain
         plan = fit_plan(len(split), math.prod(shape), zca_eps)
         rows = torch.arange(plan.images) * len(split) // plan.images
-        whitening = plan.fit(lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)))
+        with phase(f"fitting ZCA on {plan.images:,} images of {shape_text(shape)}"):
+            whitening = plan.fit(lambda: (plain.forward(split.rows(part)) for part in rows.split(_PART)))
         return cls(mean=used_mean, std=used_std, image_shape=shape, whitening=whitening)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

@@ -123,7 +123,7 @@ CASES = [
     ((*DISTILL, "--dataset", "folder", "--data-dir", "odd"), 1, "--image-size"),
     (("distill", "--ipc", "3", *QUICK, "--dataset", "folder", "--data-dir", "photos"), 1, "dog"),
     (("select", "--ipc", "0"), 2, "--ipc must be at least 1"),
-    (("select", "--ipc", "9999", "--precision", "float32"), 1, "--ipc"),
+    (("select", "--ipc", "9999", "--precision", "float32", "-q"), 1, "--ipc"),
     (("select", "--ipc", "1", "--method", "best"), 2, "best"),
     (("select", "--ipc", "1", "--preprocessing-of", "nowhere.h5"), 1, "nowhere.h5"),
     (("select", "--ipc", "1", "--preprocessing-of", "good.h5", "--zca"), 2, "excludes"),

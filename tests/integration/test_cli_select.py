@@ -88,10 +88,10 @@ def test_consumers_take_a_selection_by_forgetting(inside, capsys, photos):
 
 
 def test_json(inside, capsys):
-    assert select("--method", "k-center", "--ipc", 2, "--json") == 0
+    assert select("--method", "k-center", "--ipc", 2, "--json", "-q") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["method"] == "k-center"
-    assert err == ""  # nothing was trained
+    assert err == ""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_json(inside, capsys):
     ],
 )
 def test_one_line_for_what_does_not_fit(inside, capsys, arguments, code, part):
-    assert select("--ipc", 1, *arguments) == code
+    assert select("--ipc", 1, "-q", *arguments) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
