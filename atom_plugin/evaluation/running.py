@@ -126,17 +126,31 @@ def _trained(
     subject, seeds = cell.subject, [network_seed(job.seed, job.repeat) for job in jobs]
     run = TrainingRun(device=device, precision=cell.precision, on_epoch=on_epoch)
     if isinstance(cell.network, ConvNetConfig) and _stacks(cell, device):
-        together = replace(run, on_epoch=_times(on_epoch, len(jobs)))
-        sets = [subject.synthetic_set] * len(jobs)
-        try:
-            return cuda_training.train_together(sets, cell.network, cell.training, seeds=seeds, run=together)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # not every cuDNN has the grouped convolutions that this needs
-            _logger.warning("networks train in turn, not together (%s)", str(error).partition("\n")[0])
+        # Not every cuDNN has the grouped convolutions that several at once need; one alone has none, and still its graph.
+        for size, instead in ((len(seeds), "each in a graph of its own"), (1, "in turn")):
+            together = replace(run, on_epoch=_times(on_epoch, size))
+            try:
+                return _trained_in_graphs(cell.network, cell, seeds, size, together)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                _logger.warning("networks train %s, not %d together (%s)", instead, size, reason)
     if subject.real is None:
         return [train(subject.synthetic_set, cell.network, cell.training, seed=seed, run=run) for seed in seeds]
     return [train_on_real(subject.real, subject.synthetic_set, cell.network, cell.training, seed=seeds[0], run=run)]
+
+
+def _trained_in_graphs(
+    network: ConvNetConfig, cell: EvaluationCell, seeds: Sequence[int], size: int, run: TrainingRun
+) -> Sequence[nn.Module | DivergenceError]:
+    """``size`` networks at once."""
+    trained: list[nn.Module | DivergenceError] = []
+    for first in range(0, len(seeds), size):
+        own = seeds[first : first + size]
+        sets = [cell.subject.synthetic_set] * len(own)
+        trained += cuda_training.train_together(sets, network, cell.training, seeds=own, run=run)
+    return trained
 
 
 def _times(on_epoch: Callable[[int], object] | None, networks: int) -> Callable[[int], object] | None:

@@ -38,6 +38,10 @@ Powers = tuple["float | None", "float | None"]
 """Of a map's absolute values: of those summed over channels, (N, H * W), and over places, (N, C). None leaves a sum out."""
 
 
+ClassRows = tuple["torch.Tensor | slice", "torch.Tensor | slice"]
+"""Where a class stands on the real and on the synthetic side."""
+
+
 class Matcher(Protocol):
     """Compares two grouped feature lists; returns a scalar to be minimised over the synthetic images."""
 
@@ -145,6 +149,23 @@ class ImageMatcher(ABC):
         images alone. ``network`` is used as it is, each layer in its own mode, and left as it is.
         """
 
+    def grouped_loss(
+        self,
+        network: nn.Module,
+        real_images: torch.Tensor,
+        synthetic_images: torch.Tensor,
+        *,
+        groups: int,
+        first_class: int = 0,
+    ) -> torch.Tensor:
+        """:meth:`loss` of class-major images, equally many of each of the ``groups`` classes from ``first_class`` on.
+
+        What a loop calls that knows so much. An override can do without looking at labels, which a GPU is waited for.
+        """
+        sides = real_images, synthetic_images
+        labels = (class_labels(len(side), groups, first_class, side.device) for side in sides)
+        return self.loss(network, real_images, synthetic_images, *labels)
+
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
         """Raises ConfigError: so that a loop which knows features only says what is amiss."""
         raise ConfigError(
@@ -168,6 +189,19 @@ def class_rows(
         )
     for label in classes:
         yield (real_labels == label).nonzero().flatten(), (synthetic_labels == label).nonzero().flatten()
+
+
+def class_labels(count: int, groups: int, first_class: int, device: torch.device) -> torch.Tensor:
+    """The labels, int64 (count,), of class-major images of the ``groups`` classes from ``first_class`` on."""
+    classes = torch.arange(first_class, first_class + groups, device=device)
+    return classes.repeat_interleave(count // groups, output_size=count)
+
+
+def class_slices(real: int, synthetic: int, groups: int) -> Iterator[tuple[slice, slice]]:
+    """As :func:`class_rows` of ``real`` and ``synthetic`` class-major images of ``groups`` classes; nothing is waited for."""
+    theirs, own = real // groups, synthetic // groups
+    for k in range(groups):
+        yield slice(k * theirs, (k + 1) * theirs), slice(k * own, (k + 1) * own)
 
 
 def _ids(labels: torch.Tensor) -> str:

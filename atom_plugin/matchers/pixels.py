@@ -7,14 +7,14 @@ Other kernels as for the embedding (:mod:`.kernels`). No network takes part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from atom_plugin.matchers import ImageMatcher, class_rows
+from atom_plugin.matchers import ClassRows, ImageMatcher, class_rows, class_slices
 from atom_plugin.matchers.distances import check_weights
 from atom_plugin.matchers.kernels import Kernel, class_distance
 
@@ -50,9 +50,27 @@ class PixelMatching(ImageMatcher):
         synthetic_labels: torch.Tensor,
     ) -> torch.Tensor:
         """The distance of the images of each class, summed over classes; see :meth:`ImageMatcher.loss`."""
+        return self._over_classes(real_images, synthetic_images, class_rows(real_labels, synthetic_labels))
+
+    def grouped_loss(
+        self,
+        network: nn.Module,
+        real_images: torch.Tensor,
+        synthetic_images: torch.Tensor,
+        *,
+        groups: int,
+        first_class: int = 0,
+    ) -> torch.Tensor:
+        """The same, of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
+        rows = class_slices(len(real_images), len(synthetic_images), groups)
+        return self._over_classes(real_images, synthetic_images, rows)
+
+    def _over_classes(
+        self, real_images: torch.Tensor, synthetic_images: torch.Tensor, rows: Iterable[ClassRows]
+    ) -> torch.Tensor:
         kernel = Kernel(self.kernel, self.bandwidths)
         total = synthetic_images.new_zeros(())
-        for theirs, own in class_rows(real_labels, synthetic_labels):
+        for theirs, own in rows:
             real, synthetic = real_images.detach()[theirs], synthetic_images[own]
             total = total + class_distance(kernel, real.flatten(1), synthetic.flatten(1), groups=1)
         return self.loss_scale * total

@@ -19,7 +19,7 @@ all of it, and keeps what it drew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,7 +86,7 @@ class Augmentation:
         ]
         return torch.stack([_column(entry, uniforms) for entry in columns], dim=1)
 
-    def reach(self, size: tuple[int, int]) -> int:
+    def reach(self, size: Sequence[int]) -> int:
         """How many pixels of the result a source pixel's footprint reaches, rounded up: row sums of the inverse maps."""
         aspect, half = size[0] / size[1], 1.0
         if "scale" in self.operations:
@@ -148,8 +148,7 @@ def augment(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) ->
 
 def _move(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
     """Each class under its affine map."""
-    height, width = images.shape[-2:]
-    return resample(images, plan[:, 1:7].unflatten(1, (2, 3)), settings.reach((height, width)))
+    return resample(images, plan[:, 1:7].unflatten(1, (2, 3)), settings.reach(images.shape[-2:]))
 
 
 def _color(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:

@@ -119,16 +119,21 @@ def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
 
 
 def _group_normalised(norm: nn.GroupNorm, output: torch.Tensor) -> torch.Tensor:
-    """Two reductions and one pass, which read the map in its own type and reckon in float32; without gradient."""
-    rows = output.permute(0, 2, 3, 1).flatten(1, 2)
-    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    mean = _over_groups(norm, rows.mean(1, dtype=wide))
+    """Two reductions and two passes, which read the map in its own type and reckon in float32; without gradient.
+
+    The squares are those of the centred map: of a large mean's square nothing would be left beside a small deviation's. The
+    mean is rounded to the type of the map first, so that taking it off rounds little, and what that leaves is taken off too.
+    """
+    wide = torch.float64 if output.dtype == torch.float64 else torch.float32
+    mean = _over_groups(norm, output.permute(0, 2, 3, 1).flatten(1, 2).mean(1, dtype=wide))
+    rounded = mean.to(output.dtype)
+    centred = output - rounded[:, :, None, None]
+    rows, left = centred.permute(0, 2, 3, 1).flatten(1, 2), mean - rounded
     square = torch.linalg.vector_norm(rows, 2, dim=1, dtype=wide).square() / rows.shape[1]
-    variance = (_over_groups(norm, square) - mean.square()).clamp(min=0)
+    variance = (_over_groups(norm, square) - left.square()).clamp(min=0)
     scale = (variance + norm.eps).rsqrt() * norm.weight
-    shift = norm.bias - mean * scale
-    result = torch.empty_like(output)
-    return torch.addcmul(shift[:, :, None, None], output, scale[:, :, None, None], out=result)
+    shift = norm.bias - left * scale
+    return torch.addcmul(shift[:, :, None, None], centred, scale[:, :, None, None], out=centred)
 
 
 def _over_groups(norm: nn.GroupNorm, values: torch.Tensor) -> torch.Tensor:

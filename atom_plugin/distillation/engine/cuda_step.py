@@ -103,14 +103,14 @@ class CapturedStep:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         fused = fused and self._device.type == "cuda"
         shape = batches.image_shape
-        self._fuses_augmentation = fused and fused_augmentation.fuses(
+        self.fuses_augmentation = fused and fused_augmentation.fuses(
             inputs.augmentation, shape, self._device, self._dtype
         )
         fused = fused and fuses(network, matcher, shape, precision)
         point_at(network, self._given["parameters"])
         if self._calibration is not None:
             point_at(self._calibration.network, self._given["calibration"])
-        self._engine = CudaEngine(network, fused=fused)
+        self.engine = CudaEngine(network, fused=fused)
         self._loss = torch.zeros((), device=self._device)
         self._run: Callable[[], object] | None = None if self._device.type == "cuda" else self.compute
         self._pending: deque[PendingLoss] = deque()
@@ -135,7 +135,7 @@ class CapturedStep:
     @property
     def fused(self) -> tuple[str, ...]:
         """What of it runs in kernels of our own: "blocks" of the network, "augmentation", both or nothing."""
-        return ("blocks",) * self._engine.fused + ("augmentation",) * self._fuses_augmentation
+        return ("blocks",) * self.engine.fused + ("augmentation",) * self.fuses_augmentation
 
     def again(self) -> None:
         """The device's work of the last step once more, with nothing from the host: for measurements."""
@@ -173,8 +173,8 @@ class CapturedStep:
         leaf = self._images.detach().requires_grad_()
         synthetic = self._augmented(self._decode(leaf))
         with autocast(self._device, self._precision):
-            target = self._engine.real(self._matcher, real, groups=classes)
-            loss = self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=classes))
+            target = self.engine.real(self._matcher, real, groups=classes)
+            loss = self._matcher.compare(target, self.engine.synthetic(self._matcher, synthetic, groups=classes))
             if self._calibration is not None:
                 loss = loss + self._calibration.loss(synthetic, groups=classes)
         gradient = image_gradient(loss, leaf, self._matcher)
@@ -185,6 +185,6 @@ class CapturedStep:
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
         by_class = images.unflatten(0, (self._batches.classes, -1))
         settings, plan = self._inputs.augmentation, self._given["plan"]
-        if self._fuses_augmentation:
+        if self.fuses_augmentation:
             return fused_augmentation.augment_fused(settings, by_class, plan, self._dtype)
         return augment(settings, by_class, plan).flatten(0, 1)

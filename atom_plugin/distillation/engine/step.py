@@ -110,11 +110,9 @@ def compare(
         target = engine.real(matcher, real, groups=groups)
         return matcher.compare(target, engine.synthetic(matcher, synthetic, groups=groups))
     if isinstance(matcher, ImageMatcher):
-        labels = torch.arange(first_class, first_class + groups, device=real.device)
-        each = (labels.repeat_interleave(len(images) // groups) for images in (real, synthetic))
         fixing = real.unflatten(0, (groups, -1))[:, :_FIXING_IMAGES].flatten(0, 1)
         with fixed_batch_normalisation(engine.network, fixing):
-            return matcher.loss(engine.network, real, synthetic, *each)
+            return matcher.grouped_loss(engine.network, real, synthetic, groups=groups, first_class=first_class)
     with torch.no_grad():
         seen = engine.features(real, groups=groups)
     return matcher(seen, engine.features(synthetic, groups=groups))

@@ -256,4 +256,27 @@ def test_where_networks_cannot_train_together_they_train_in_turn(monkeypatch, ca
     monkeypatch.setattr(cuda_training, "most_at_once", lambda *given: 2)
     monkeypatch.setattr(cuda_training, "train_together", refused)
     assert [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)] == in_turn
-    assert "in turn, not together (GET was unable" in caplog.text
+    assert "each in a graph of its own, not 2 together (GET was unable" in caplog.text
+    assert "in turn, not 1 together (GET was unable" in caplog.text
+
+
+def test_where_grouped_convolutions_are_refused_each_network_has_a_graph_of_its_own(monkeypatch, caplog):
+    _, one = subjects(0)
+    jobs = plan_jobs(one, ["convnet"], QUICK, repeats=3)
+    in_turn = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU)]
+    together, sizes, epochs = cuda_training.train_together, [], []
+
+    def alone(sets, *given, **how):
+        sizes.append(len(sets))
+        if len(sets) > 1:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return together(sets, *given, **how)
+
+    monkeypatch.setattr(cuda_training, "suits", lambda *given: True)
+    monkeypatch.setattr(cuda_training, "most_at_once", lambda *given: 3)
+    monkeypatch.setattr(cuda_training, "train_together", alone)
+    found = [outcome.accuracy for outcome in run_jobs(jobs, device=CPU, on_epoch=epochs.append)]
+    assert found == pytest.approx(in_turn, abs=0.06)
+    assert sizes == [3, 1, 1, 1]
+    assert len(epochs) == 3 * QUICK.epochs
+    assert "graph of its own" in caplog.text

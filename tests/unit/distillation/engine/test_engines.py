@@ -1,5 +1,6 @@
 """Every engine takes the statistics, and hands back the gradient, of the plain one."""
 
+import copy
 import itertools
 
 import pytest
@@ -87,6 +88,19 @@ def test_every_activation_and_pooling(maker, activation, pooling):
 def test_in_float32(maker, normalisation):
     network = a_network(torch.float32, normalisation=normalisation)
     assert_plain(maker, network, make_matcher("atom"), torch.float32, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalisation", ["group", "layer", "instance"])
+def test_a_mean_of_a_hundred_deviations_costs_no_digits(normalisation):
+    network = a_network(torch.float32, normalisation=normalisation, depth=2)
+    for block in network.conv_blocks():
+        block.convolution.bias.fill_(300.0)
+    exact, images = copy.deepcopy(network).double(), some_images("real", 2).float()
+    ours = CudaEngine(network).real(make_matcher("atom"), images, groups=CLASSES)
+    theirs = PlainEngine(exact, exact.features).real(make_matcher("atom"), images.double(), groups=CLASSES)
+    for one, other in zip(ours, theirs, strict=True):
+        distance = torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other)
+        assert distance < 1e-3
 
 
 @pytest.mark.parametrize("normalisation", ["instance", "layer", "batch"])
