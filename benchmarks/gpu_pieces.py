@@ -1,8 +1,12 @@
-"""What benchmarks/gpu.py measures on one GPU, a function a piece; each gives what stands in its JSON line."""
+"""What benchmarks/gpu.py measures on one GPU, a method a piece; each gives what stands in its JSON line.
+
+On a CPU they go through the same code with the host's clock, so that a test can see that they do.
+"""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -25,196 +29,256 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
-from atom_plugin.runtime.device import repeatable_convolutions
+from atom_plugin.runtime.device import repeatable_convolutions, resolve_device, resolve_precision
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-DEVICE = "cuda"
-
-
-def on_device(run: Callable[[], object], steps: int) -> dict[str, float]:
-    """Milliseconds per step over ``steps`` in a row: by device events, and by the host's clock until all is done."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    start.record()
-    for _ in range(steps):
-        run()
-    end.record()
-    torch.cuda.synchronize()
-    return {"device_ms": start.elapsed_time(end) / steps, "host_ms": 1e3 * (time.perf_counter() - began) / steps}
-
-
-def measured(make: Callable[[], Callable[[], object]], steps: int, *, warm_up: int) -> dict[str, Any]:
-    """The step that ``make`` makes: three rounds of ``steps``, their median and spread, and the memory it took at most."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    run = make()
-    for _ in range(warm_up):
-        run()
-    rounds = [on_device(run, steps) for _ in range(3)]
-    found: dict[str, Any] = {"steps": steps, "rounds": rounds}
-    for clock in ("device_ms", "host_ms"):
-        found[clock] = statistics.median(entry[clock] for entry in rounds)
-    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    found["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
-    return found
-
-
-def device_alone(run: Distiller, steps: int) -> dict[str, Any]:
-    """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
-    with run.running():
-        run.launch()
-        step = run.captured_step
-        return {"recorded": step.recorded, "fused": step.fused, **measured(lambda: step.again, steps, warm_up=3)}
-
-
-def step_config(ipc: int, real_batch: int, normalisation: str, **overrides: Any) -> DistillConfig:
-    return DistillConfig.from_recipe(
-        "atom",
-        ipc=ipc,
-        image_shape=SHAPE,
-        real_batch=real_batch,
-        iterations=100_000,
-        network={"normalisation": normalisation},
-        **overrides,
-    )
-
-
-def step_piece(ipc: int, real_batch: int, normalisation: str, quick: bool) -> dict[str, Any]:
-    data, preprocessing = random_source(), whitening_of_cifars_size()
-    config = step_config(ipc, real_batch, normalisation)
-    steps = 5 if quick else 200
-
-    def ours(engine: str, *, fused: bool = True) -> Distiller:
-        return Distiller(config, data, device=DEVICE, engine=engine, preprocessing=preprocessing, fused_kernels=fused)
-
-    def compiled() -> Callable[[], object]:
-        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
-        run = ours("plain")
-        assert isinstance(run.engine, PlainEngine)
-        run.engine.features = torch.compile(run.engine.features, mode="reduce-overhead")
-        return run.launch
-
-    with repeatable_convolutions():  # as a run has them
-        result: dict[str, Any] = {
-            "captured, fused": measured(lambda: ours("cuda").launch, steps, warm_up=20),
-            "captured": measured(lambda: ours("cuda", fused=False).launch, steps, warm_up=20),
-            "plain": measured(lambda: ours("plain").launch, max(2, steps // 10), warm_up=3),
-            "plain, compiled": measured(compiled, max(2, steps // 10), warm_up=10),
-            "device alone, fused": device_alone(ours("cuda"), steps),
-            "device alone": device_alone(ours("cuda", fused=False), steps),
-        }
-    result["baseline"] = measured(
-        lambda: PlainStep(config, data, preprocessing, DEVICE), max(2, steps // 20), warm_up=2
-    )
-    result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured, fused"]["host_ms"]
-    result["gflop"] = count(config)
-    for precision in ("bfloat16", "float32"):
-        fixed = step_config(ipc, real_batch, normalisation, precision=precision)
-        losses = {}
-        for kind, engine, fused in (
-            ("plain", "plain", False),
-            ("captured", "cuda", False),
-            ("captured, fused", "cuda", True),
-        ):
-            run = Distiller(fixed, data, device=DEVICE, engine=engine, preprocessing=preprocessing, fused_kernels=fused)
-            with run.running():
-                losses[kind] = [run.launch()() for _ in range(10)]
-        plain = losses.pop("plain")
-        result[f"largest relative difference of 10 losses, {precision}"] = {
-            kind: max(abs(a - b) / abs(a) for a, b in zip(plain, found, strict=True)) for kind, found in losses.items()
-        }
-    return result
-
-
-def ceilings() -> dict[str, Any]:
-    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
-    product = measured(lambda: lambda: a @ a, 20, warm_up=3)["device_ms"]
-    source = torch.empty(2**32, dtype=torch.uint8, device=DEVICE)
-    target = torch.empty_like(source)
-    copy = measured(lambda: lambda: target.copy_(source), 10, warm_up=2)["device_ms"]
-    return {"tflop_per_s": 2 * 8192**3 / product / 1e9, "gb_per_s": 2 * 2**32 / copy / 1e6}
-
-
-def kernels(steps: int = 5) -> dict[str, Any]:
-    """The 25 kernels that take most of a captured step, and how many launches a step has; without kernels of our own too."""
-    return {"fused": _kernels(steps, fused=True), "torch alone": _kernels(steps, fused=False)}
-
-
-def _kernels(steps: int, *, fused: bool) -> dict[str, Any]:
-    data, preprocessing = random_source(), whitening_of_cifars_size()
-    config = step_config(10, 64, "batch")
-    run = Distiller(config, data, device=DEVICE, engine="cuda", preprocessing=preprocessing, fused_kernels=fused)
-    with run.running():
-        for _ in range(20):
-            run.launch()
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in range(steps):
-                run.launch()
-            torch.cuda.synchronize()
-    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
-    rows = [[event.key[:120], event.count / steps, event.self_device_time_total / steps] for event in events[:25]]
-    launches = sum(event.count for event in events if event.self_device_time_total) / steps
-    return {"kernel, launches a step, microseconds a step": rows, "launches": launches}
-
-
-def together_piece(data: SourceData, quick: bool) -> dict[str, Any]:
-    selection = SelectConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, zca=False)
-    config = TrainConfig(epochs=4 if quick else 1000)
-    networks = 3 if quick else 20
-    return compare(selected_set(selection, data), data, config, networks, torch.device(DEVICE), turns=1)
+# The step, by who computes it: the engine and whether kernels of our own take part.
+WAYS = {"plain": ("plain", False), "captured": ("cuda", False), "captured, fused": ("cuda", True)}
+# Settings of the step, by name: fields of DistillConfig.
+STEPS: dict[str, dict[str, Any]] = {
+    "ipc10": {},
+    "packed-ipc10": {"factor": 2, "storage": "uint8"},
+    "ipc10-real128-instance": {"real_batch": 128, "network": {"normalisation": "instance"}},
+    "ipc1": {"ipc": 1},
+    "ipc50": {"ipc": 50},
+}
 
 
 class Images:
-    """The real images and their preprocessing, loaded when first asked for: fitting ZCA takes a while."""
+    """The real images, loaded when first asked for, and the preprocessing of each kind of run, fitted once."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._data: SourceData | None = None
-        self._preprocessing: Preprocessing | None = None
+        self._preprocessing: dict[tuple[bool, float | None], Preprocessing] = {}
 
     def data(self) -> SourceData:
         self._data = self._data or load_images(self._path)
         return self._data
 
     def preprocessing(self, config: DistillConfig) -> Preprocessing:
-        self._preprocessing = self._preprocessing or config.fit_preprocessing(self.data())
-        return self._preprocessing
+        key = config.standardise, config.zca_eps
+        if key not in self._preprocessing:
+            self._preprocessing[key] = config.fit_preprocessing(self.data())
+        return self._preprocessing[key]
 
 
-def set_piece(images: Images, matcher: str, ipc: int, folder: Path, quick: bool) -> dict[str, Any]:
-    data = images.data()
-    config = DistillConfig.from_recipe(
-        "atom", ipc=ipc, image_shape=data.image_shape, matcher=matcher, iterations=20 if quick else 8000
-    )
-    preprocessing = images.preprocessing(config)
-    losses: list[Progress] = []
-    gc.collect()  # runs are cycles of references
-    torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    made = distill(config, data, device=DEVICE, preprocessing=preprocessing, on_progress=losses.append)
-    seconds, peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
-    store.write(made, folder / f"{matcher}-ipc{ipc}.h5", force=True)
-    training = TrainConfig(epochs=2 if quick else 1000)
-    began = time.perf_counter()
-    networks = train_together(
-        [made] * 5,
-        config.network,
-        training,
-        seeds=[network_seed(0, repeat) for repeat in range(5)],
-        run=TrainingRun(device=torch.device(DEVICE), precision="bfloat16"),
-    )
-    reached = [accuracy(raised_or(one), preprocessing, data.test, device=torch.device(DEVICE)) for one in networks]
-    values = [progress.loss for progress in losses]
-    return {
-        "config": config.to_json(),
-        "seconds": seconds,
-        "peak_gb": peak / 1e9,
-        "loss, first and last hundred": [statistics.fmean(values[:100]), statistics.fmean(values[-100:])],
-        "training seconds": time.perf_counter() - began,
-        "accuracies": reached,
-        "mean": statistics.fmean(reached),
-        "std": statistics.stdev(reached),
-    }
+class Bench:
+    """Pieces on ``device``; ``quick`` makes everything tiny."""
+
+    def __init__(self, device: str, *, quick: bool) -> None:
+        self.device = resolve_device(device)
+        self._cuda = self.device.type == "cuda"
+        self._quick = quick
+        self._source = random_source(20 if quick else 5000)
+
+    def correctness(self) -> dict[str, Any]:
+        """How far captured losses are from plain ones, and whether a run's bytes repeat, in both precisions."""
+        found: dict[str, Any] = {}
+        for name, precision in itertools.product(("ipc10", "packed-ipc10"), ("bfloat16", "float32")):
+            losses, images = {}, {}
+            for way in (*WAYS, "captured, fused again"):
+                run = self._run(name, way.removesuffix(" again"), precision=precision)
+                with run.running():
+                    step = self._stepping(run, way)
+                    losses[way] = [step()() for _ in range(3 if self._quick else 10)]
+                images[way] = run.images.clone()
+            plain = losses.pop("plain")
+            found[f"{name}, {precision}"] = {
+                "largest relative difference of losses": {
+                    way: max(abs(a - b) / abs(a) for a, b in zip(plain, other, strict=True))
+                    for way, other in losses.items()
+                },
+                "bytes repeat": torch.equal(images["captured, fused"], images["captured, fused again"]),
+            }
+        return found
+
+    def step(self, name: str) -> dict[str, Any]:
+        """Times of the step ``name`` of :data:`STEPS` by every contender."""
+        steps = 3 if self._quick else 200
+        few = max(2, steps // 10)
+        config = self._config(name)
+        with repeatable_convolutions():  # as a run has them
+            result: dict[str, Any] = {
+                way: self._measured(lambda way=way: self._stepping(self._run(name, way), way), steps, warm_up=few)  # type: ignore[misc]
+                for way in ("captured, fused", "captured")
+            }
+            result["plain"] = self._measured(lambda: self._run(name, "plain").launch, few, warm_up=3)
+            if self._cuda:  # a CPU's compiler takes minutes, and proves nothing here
+                result["plain, compiled"] = self._measured(lambda: self._compiled(name), few, warm_up=10)
+            for way in ("captured, fused", "captured"):
+                result[f"device alone, {way}"] = self._device_alone(self._run(name, way), steps)
+        if config.factor == 1:
+            plain = (config, self._source, whitening_of_cifars_size(), self.device.type)
+            result["baseline"] = self._measured(lambda: PlainStep(*plain), max(2, steps // 20), warm_up=2)
+            result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured, fused"]["host_ms"]
+        result["gflop"] = count(config)
+        return result
+
+    def ceilings(self) -> dict[str, Any]:
+        """The bandwidth of a copy, and the rate of a matrix product."""
+        side, size = (256, 2**20) if self._quick else (8192, 2**32)
+        a = torch.randn(side, side, device=self.device, dtype=torch.bfloat16)
+        product = self._measured(lambda: lambda: a @ a, 20, warm_up=3)["device_ms"]
+        source = torch.empty(size, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        copy = self._measured(lambda: lambda: target.copy_(source), 10, warm_up=2)["device_ms"]
+        return {"tflop_per_s": 2 * side**3 / product / 1e9, "gb_per_s": 2 * size / copy / 1e6}
+
+    def kernels(self, steps: int = 5) -> dict[str, Any]:
+        """The 25 kernels that take most of a captured step, and how many launches it has; without our own kernels too."""
+        return {way: self._kernels(way, steps) for way in ("captured, fused", "captured")}
+
+    def together(self, data: SourceData) -> dict[str, Any]:
+        """Evaluation networks trained together, and one in turn."""
+        selection = SelectConfig.from_recipe(
+            "atom", ipc=1 if self._quick else 10, image_shape=data.image_shape, zca=False
+        )
+        config = TrainConfig(epochs=2 if self._quick else 1000)
+        chosen = selected_set(selection, data, device=str(self.device))
+        return compare(chosen, data, config, 2 if self._quick else 20, self.device, turns=1)
+
+    def make_set(self, images: Images, folder: Path, *, recipe: str, ipc: int, matcher: str = "atom") -> dict[str, Any]:
+        """A set at the papers' length, stored in ``folder``, and what five networks reach that are trained on it."""
+        data = images.data()
+        config = DistillConfig.from_recipe(
+            recipe,
+            ipc=ipc,
+            image_shape=data.image_shape,
+            matcher=matcher,
+            iterations=3 if self._quick else 8000,
+            **({"real_batch": 4} if self._quick else {}),
+        )
+        preprocessing = images.preprocessing(config)
+        losses: list[Progress] = []
+        self._forget()
+        began = time.perf_counter()
+        made = distill(config, data, device=str(self.device), preprocessing=preprocessing, on_progress=losses.append)
+        seconds, peak = time.perf_counter() - began, self._peak()
+        store.write(made, folder / f"{recipe}-{matcher}-ipc{ipc}.h5", force=True)
+        training = TrainConfig.from_recipe(
+            "packed" if config.factor > 1 else "standard", epochs=1 if self._quick else 1000
+        )
+        began = time.perf_counter()
+        networks = train_together(
+            [made] * (2 if self._quick else 5),
+            config.network,
+            training,
+            seeds=[network_seed(0, repeat) for repeat in range(2 if self._quick else 5)],
+            run=TrainingRun(device=self.device, precision=resolve_precision("auto", self.device)),
+        )
+        reached = [accuracy(raised_or(one), preprocessing, data.test, device=self.device) for one in networks]
+        values = [progress.loss for progress in losses]
+        return {
+            "config": config.to_json(),
+            "seconds": seconds,
+            "peak_gb": peak,
+            "loss, first and last hundred": [statistics.fmean(values[:100]), statistics.fmean(values[-100:])],
+            "training seconds": time.perf_counter() - began,
+            "accuracies": reached,
+            "mean": statistics.fmean(reached),
+            "std": statistics.stdev(reached),
+        }
+
+    def _config(self, name: str, **overrides: Any) -> DistillConfig:
+        """The atom recipe's at the sizes of CIFAR-10, with batch normalisation unless the setting says otherwise."""
+        chosen = {"ipc": 10, "network": {"normalisation": "batch"}, **STEPS[name], **overrides}
+        if self._quick:
+            chosen |= {"ipc": 1, "real_batch": 2, "network": {**chosen["network"], "width": 8}}
+        return DistillConfig.from_recipe("atom", image_shape=SHAPE, iterations=100_000, **chosen)
+
+    def _run(self, name: str, way: str, **overrides: Any) -> Distiller:
+        config = self._config(name, **overrides)
+        engine, fused = WAYS[way]
+        return Distiller(
+            *(config, self._source),
+            device=str(self.device),
+            engine=engine if self._cuda else "plain",
+            preprocessing=whitening_of_cifars_size() if config.zca_eps else None,
+            fused_kernels=fused,
+        )
+
+    def _stepping(self, run: Distiller, way: str) -> Callable[[], Any]:
+        """One step of ``run``; on a CPU, which chooses no captured step by itself, that is asked for by hand."""
+        if self._cuda or way == "plain":
+            return run.launch
+        iterations = itertools.count()
+        return lambda: run.captured_step.launch(next(iterations))
+
+    def _compiled(self, name: str) -> Callable[[], object]:
+        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
+        run = self._run(name, "plain")
+        assert isinstance(run.engine, PlainEngine)
+        run.engine.features = torch.compile(run.engine.features, mode="reduce-overhead")
+        return run.launch
+
+    def _device_alone(self, run: Distiller, steps: int) -> dict[str, Any]:
+        """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
+        with run.running():
+            self._stepping(run, "captured")()
+            step = run.captured_step
+            return {
+                "recorded": step.recorded,
+                "fused": step.fused,
+                **self._measured(lambda: step.again, steps, warm_up=3),
+            }
+
+    def _kernels(self, way: str, steps: int) -> dict[str, Any]:
+        run = self._run("ipc10", way)
+        kind = torch.profiler.ProfilerActivity.CUDA if self._cuda else torch.profiler.ProfilerActivity.CPU
+        with run.running():
+            step = self._stepping(run, way)
+            for _ in range(2 if self._quick else 20):
+                step()
+            self._wait()
+            with torch.profiler.profile(activities=[kind], acc_events=True) as profile:
+                for _ in range(steps):
+                    step()
+                self._wait()
+        clock = "self_device_time_total" if self._cuda else "self_cpu_time_total"
+        events = sorted(profile.key_averages(), key=lambda event: -getattr(event, clock))
+        rows = [[event.key[:120], event.count / steps, getattr(event, clock) / steps] for event in events[:25]]
+        launches = sum(event.count for event in events if getattr(event, clock)) / steps
+        return {"kernel, launches a step, microseconds a step": rows, "launches": launches}
+
+    def _measured(self, make: Callable[[], Callable[[], object]], steps: int, *, warm_up: int) -> dict[str, Any]:
+        """The step that ``make`` makes: three rounds of ``steps``, their median and spread, and the memory it took at most."""
+        self._forget()
+        run = make()
+        for _ in range(warm_up):
+            run()
+        rounds = [self._timed(run, steps) for _ in range(3)]
+        found: dict[str, Any] = {"steps": steps, "rounds": rounds}
+        for clock in ("device_ms", "host_ms"):
+            found[clock] = statistics.median(entry[clock] for entry in rounds)
+        found["peak_gb"] = self._peak()
+        return found
+
+    def _timed(self, run: Callable[[], object], steps: int) -> dict[str, float]:
+        """Milliseconds per step over ``steps`` in a row: by device events, and by the host's clock until all is done."""
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if self._cuda else []
+        self._wait()
+        began = time.perf_counter()
+        for event in events[:1]:
+            event.record()
+        for _ in range(steps):
+            run()
+        for event in events[1:]:
+            event.record()
+        self._wait()
+        host = 1e3 * (time.perf_counter() - began) / steps
+        return {"device_ms": events[0].elapsed_time(events[1]) / steps if events else host, "host_ms": host}
+
+    def _wait(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self.device)
+
+    def _forget(self) -> None:
+        gc.collect()  # runs are cycles of references
+        if self._cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _peak(self) -> float:
+        """Gigabytes that torch took on the GPU at most."""
+        return torch.cuda.max_memory_allocated(self.device) / 1e9 if self._cuda else 0.0

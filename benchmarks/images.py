@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,7 +20,8 @@ def load_images(path: str | None) -> SourceData:
     """The images at ``path``; the embedded digits without one.
 
     A folder has train/<class>/ and test/<class>/; an archive (.tar.xz, .zip) holds such a folder's content, and is unpacked
-    beside the temporary files; an .npz holds uint8 trainx and testx (N, C, H, W), and their labels trainy and testy.
+    beside the temporary files until this process ends; an .npz holds uint8 trainx and testx (N, C, H, W), and their labels
+    trainy and testy.
     """
     if path is None:
         return load_source("digits", SourceRequest())
@@ -31,6 +33,7 @@ def load_images(path: str | None) -> SourceData:
     if where.is_dir():
         return load_source("folder", SourceRequest(data_dir=where))
     unpacked = tempfile.mkdtemp(prefix="atom-plugin-images-")
+    atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
     try:
         shutil.unpack_archive(where, unpacked)
     except (shutil.ReadError, ValueError) as error:

@@ -6,6 +6,8 @@ import json
 
 import breakdown
 import common
+import gpu
+import gpu_pieces
 import pieces
 import pytest
 import render
@@ -82,3 +84,29 @@ def test_figures_of_two_machines_do_not_stand_in_one_file(tmp_path):
     out.write_text(json.dumps({"cpu": {**where, "machine": {"device": "other"}, "parts": {}}}))
     with pytest.raises(ConfigError, match="figures of another machine"):
         run.results_so_far(out, "cpu", where, keep=True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["correctness", "ceilings", "kernels", "step-packed-ipc10", "together", "set-best-ipc1"]
+)
+def test_every_kind_of_piece_for_a_gpu_goes_through_on_a_cpu(tmp_path, kind):
+    bench = gpu_pieces.Bench("cpu", quick=True)
+    found = gpu.pieces(gpu_pieces.Images(None), tmp_path, bench)
+    assert set(gpu_pieces.STEPS) == {name.removeprefix("step-") for name in found if name.startswith("step-")}
+    assert gpu.run_all({kind: found[kind]}, tmp_path / "gpu.jsonl", 5.0, bench.device)
+    (line,) = gpu.records(tmp_path / "gpu.jsonl")
+    assert line["piece"] == kind
+    if kind == "correctness":
+        for piece in (line[name] for name in line if name.endswith("float32")):
+            assert max(piece["largest relative difference of losses"].values()) < 1e-4
+            assert piece["bytes repeat"]
+
+
+def test_a_failing_piece_is_a_line_and_ends_its_process(tmp_path):
+    def fails():
+        raise RuntimeError("no room")
+
+    out = tmp_path / "gpu.jsonl"
+    assert not gpu.run_all({"a": lambda: {"x": 1}, "b": fails, "c": lambda: {}}, out, 5.0, torch.device("cpu"))
+    assert [line.get("error") for line in gpu.records(out)] == [None, "RuntimeError: no room"]
+    assert gpu.finished(out) == {"a"}
