@@ -14,7 +14,7 @@ from atom_plugin.cli.distill_run import Run, finished_set
 from atom_plugin.cli.options import device_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import claim, default_name, write_set
 from atom_plugin.cli.report import report
-from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.source_options import WITH_DATA_DIR, keep_paths_option, source_options, validation_option
 from atom_plugin.cli.terminal import load_torch
 from atom_plugin.runtime import distributed, rendezvous
 
@@ -32,7 +32,7 @@ class _Engine(click.Choice[str]):
 
 @click.command(
     cls=SectionedCommand,
-    only_with=(OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none"),),
+    only_with=(OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none"), WITH_DATA_DIR),
 )
 @section("Source", source_options, validation_option)
 @config_options
@@ -50,7 +50,7 @@ class _Engine(click.Choice[str]):
         "takes the fastest that suits.",
     ),
 )
-@section("Files", output_option("DATASET-MATCHER-ipcN.h5"))
+@section("Files", output_option("DATASET-MATCHER-ipcN.h5"), keep_paths_option)
 @recording_options
 @quiet_option
 @json_option
@@ -62,6 +62,7 @@ def distill(
     device: str,
     engine: str,
     output: Path | None,
+    keep_paths: bool,
     recording: Recording,
     quiet: bool,
     as_json: bool,
@@ -108,10 +109,10 @@ def distill(
         run = Run(paths=paths, recording=recording, device=device, engine=engine, quiet=quiet)
         synthetic_set = run(config, data)
         if distributed.leads():
-            write_set(synthetic_set, output, force=recording.force)
+            write_set(synthetic_set, output, force=recording.force, keep_paths=keep_paths)
     if not distributed.leads():
         return
     paths.checkpoint.unlink(missing_ok=True)
     if recording.plot:
         loss_curve(read_log(paths.log_so_far), paths.plot, force=recording.replaces)
-    report(synthetic_set, paths.output, as_json=as_json)
+    report(synthetic_set, paths.output, as_json=as_json, keep_paths=keep_paths)

@@ -72,14 +72,14 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
         _refuse_output(output)
 
 
-def write_set(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> None:
+def write_set(synthetic_set: SyntheticSet, path: Path, *, force: bool, keep_paths: bool) -> None:
     """Write the result of long work; where that fails, keep it under another name, and say so in the StoreError."""
     from atom_plugin import store
 
     try:
-        store.write(synthetic_set, path, force=force)
+        store.write(synthetic_set, path, force=force, keep_paths=keep_paths)
     except StoreError as error:
-        kept = _kept_elsewhere(synthetic_set, path)
+        kept = _kept_elsewhere(synthetic_set, path, keep_paths)
         if kept is None:
             raise
         where = f"{error}; the finished set is kept in {kept}"
@@ -93,7 +93,7 @@ def default_name(*parts: str, seed: int, suffix: str = "") -> Path:
     return Path("-".join([*parts, *([f"seed{seed}"] if seed else [])]) + suffix)
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """``path`` as a shell takes it: for commands that a message suggests."""
     return shlex.quote(str(path))
 
@@ -167,20 +167,20 @@ def _command(context: click.Context) -> str:
     return shlex.join(["atom-cli", *session.args]) if session is not None else context.command_path
 
 
-def _kept_elsewhere(synthetic_set: SyntheticSet, path: Path) -> Path | None:
+def _kept_elsewhere(synthetic_set: SyntheticSet, path: Path, keep_paths: bool) -> Path | None:
     """Where the set could be written after all: beside ``path``, else in a new folder among temporary files, else at home."""
     from atom_plugin import store
 
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     beside = next(place for place in numbered if not os.path.lexists(place))
     with contextlib.suppress(StoreError):
-        store.write(synthetic_set, beside)
+        store.write(synthetic_set, beside, keep_paths=keep_paths)
         return beside
     for root in (None, "~"):
         with contextlib.suppress(OSError):
             folder = Path(tempfile.mkdtemp(prefix="atom-plugin-", dir=root and os.path.expanduser(root)))  # noqa: PTH111 (as in options)
             with contextlib.suppress(StoreError):
-                store.write(synthetic_set, folder / path.name)
+                store.write(synthetic_set, folder / path.name, keep_paths=keep_paths)
                 return folder / path.name
             folder.rmdir()
     return None

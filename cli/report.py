@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
+def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool, keep_paths: bool) -> None:
     """One line on the set, and what to do with it next; or one JSON object."""
     provenance = synthetic_set.provenance
     precision = provenance.config["precision"]  # what "auto" took here; elsewhere it may take another
@@ -36,4 +36,14 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool) -> None:
         f"precision {precision}, {synthetic_set.preprocessing.describe()}"
     )
     name = quoted(path)
-    echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}")
+    where = "" if keep_paths else _folder_to_name(synthetic_set, path)
+    echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}{where}")
+
+
+def _folder_to_name(synthetic_set: SyntheticSet, path: Path) -> str:
+    """The option that names the folder of the images, where the file at ``path`` does not."""
+    from atom_plugin.store.paths import portable
+
+    made = synthetic_set.provenance
+    own, stored = (each.source["options"].get("data_dir") for each in (made, portable(made, path.parent)))
+    return f" --data-dir {quoted(own)}" if own and not stored else ""

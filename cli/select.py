@@ -14,7 +14,7 @@ from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, device_option, force_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
 from atom_plugin.cli.report import report
-from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.source_options import WITH_DATA_DIR, keep_paths_option, source_options, validation_option
 from atom_plugin.cli.terminal import load_torch
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.runtime.progress import progress_bar
@@ -29,7 +29,7 @@ def _computes(values: Mapping[str, Any]) -> bool:
 
 @click.command(
     cls=SectionedCommand,
-    only_with=(OnlyWith("a --method that computes, such as herding", ("device",), _computes),),
+    only_with=(OnlyWith("a --method that computes, such as herding", ("device",), _computes), WITH_DATA_DIR),
 )
 @section("Source", source_options, validation_option)
 @field_options(SelectConfig, first=("ipc", "method"), default="the atom recipe's")
@@ -44,7 +44,7 @@ def _computes(values: Mapping[str, Any]) -> bool:
     ),
 )
 @section("Computation", device_option)
-@section("Files", output_option("DATASET-METHOD-ipcN.h5"), force_option)
+@section("Files", output_option("DATASET-METHOD-ipcN.h5"), keep_paths_option, force_option)
 @quiet_option
 @json_option
 def select(
@@ -55,6 +55,7 @@ def select(
     preprocessing_of: Path | None,
     device: str,
     output: Path | None,
+    keep_paths: bool,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -97,5 +98,5 @@ def select(
     with progress_bar(images, hidden=quiet or not images, unit="image", desc=method, unit_scale=True, delay=0.5) as bar:
         preprocessing = None if fitted is None else fitted.preprocessing
         selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
-    write_set(selected, output, force=force)
-    report(selected, output, as_json=as_json)
+    write_set(selected, output, force=force, keep_paths=keep_paths)
+    report(selected, output, as_json=as_json, keep_paths=keep_paths)

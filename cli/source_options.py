@@ -15,6 +15,7 @@ from atom_plugin.cli.options import FOLDER, FRACTION, POSITIVE_INT, SEED, Number
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
+
 # What says which images of a source, beside its name and its place: the file of a set knows it of the set's own source.
 _OF_DATASET = ("image_size", "test_fraction", "split_seed", "class_order", "bit_depth", "max_pixels", "follow_links")
 _OF_SOURCE = ("data_dir", "download", "cache_dir", "workers")
@@ -24,6 +25,9 @@ WITH_DATASET = OnlyWith("--dataset", _OF_DATASET, lambda values: values["dataset
 
 WITH_SOURCE = OnlyWith("--dataset", (*_OF_DATASET, *_OF_SOURCE), lambda values: values["dataset"])
 """For commands that need no source unless one is named."""
+
+WITH_DATA_DIR = OnlyWith("--data-dir", ("keep_paths",), lambda values: values["data_dir"])
+"""For commands that make a set of a source."""
 
 OF_SOURCE = ("dataset", *_OF_DATASET, *_OF_SOURCE)
 """The parameters of all source options."""
@@ -166,3 +170,13 @@ def validation_option(command: Command) -> Command:
         help="Hold out a part of each class's training images, a share below 1 or their number, for `consume evaluate --on "
         "validation`.",
     )(cast("Command", with_validation))
+
+
+def keep_paths_option(command: Command) -> Command:
+    """``--keep-paths``: the command gets ``keep_paths``."""
+    return click.option(
+        "--keep-paths",
+        is_flag=True,
+        help="Store the absolute path of --data-dir in the set.  [default: relative to the set, or not at all where the two "
+        "share no folder but the root]",
+    )(command)

@@ -13,7 +13,7 @@ import click
 from atom_plugin.cli.command import CheckedCommand, Command, bundle, gathered
 from atom_plugin.cli.options import PATH, Number, force_option, key_value_pairs
 from atom_plugin.cli.outputs import Output, claim
-from atom_plugin.cli.source_options import WITH_SOURCE, other_source_options
+from atom_plugin.cli.source_options import WITH_DATA_DIR, WITH_SOURCE, keep_paths_option, other_source_options
 from atom_plugin.cli.terminal import echo
 from atom_plugin.errors import PluginError
 
@@ -116,11 +116,12 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
     echo(output)
 
 
-@click.command("import", cls=CheckedCommand, only_with=(WITH_SOURCE,))
+@click.command("import", cls=CheckedCommand, only_with=(WITH_SOURCE, WITH_DATA_DIR))
 @click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @_format_options
 @click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")
 @other_source_options(default="none")
+@keep_paths_option
 @click.option(
     "--classes",
     metavar="NAMES",
@@ -152,6 +153,7 @@ def import_(
     force: bool,
     beside: Beside,
     request: SourceRequest,
+    keep_paths: bool,
     experiment: int | None,
     trust_pickle: bool,
 ) -> None:
@@ -180,7 +182,7 @@ def import_(
         for path, context in zip(paths, contexts, strict=True)
     ]
     held = parts[0] if len(parts) == 1 else concatenate(parts, names=list(map(str, paths)))
-    held.save(output, force=force)
+    held.save(output, force=force, keep_paths=keep_paths)
     _say(list(dict.fromkeys(note for context in contexts for note in context.notes)))
     echo(output)
 

@@ -16,19 +16,24 @@ from atom_plugin.store import codec
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.hdf5_reader import StoreFile, open_checked
 from atom_plugin.store.hdf5_writer import serialise
+from atom_plugin.store.paths import located, portable
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.schema import ZCA, Arrays, SchemaError, check_shapes, check_values
 from atom_plugin.store.torch_dataset import StoredImages
 
 
-def write_fields(fields: SetFields, path: str | Path, *, force: bool = False) -> None:
+def write_fields(fields: SetFields, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
     """Write a set to ``path``, atomically; equal sets give equal bytes. Takes the set's size in memory once more.
+
+    The folder of the set's images is told as :mod:`atom_plugin.store.paths` says, or with ``keep_paths`` by its absolute path.
 
     Raises StoreError if the file exists (unless ``force``), cannot be written, or the set cannot be stored: pixels
     that are not finite, class names that are not Unicode, a config that is not JSON. Then nothing is written.
     """
     target = Path(path)
     refuse_existing(target, force=force)
+    if not keep_paths:
+        fields = {**fields, "provenance": portable(fields["provenance"], target.parent)}
     try:
         arrays = codec.encode(fields)
         check_shapes({key: (array.dtype.str, array.shape) for key, array in arrays.items()})
@@ -45,7 +50,8 @@ def read_fields(path: str | Path) -> SetFields:
         arrays = file.arrays()
         file.verify_checksum(arrays)
         check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
-        return codec.decode(arrays)
+        fields = codec.decode(arrays)
+    return {**fields, "provenance": located(fields["provenance"], Path(path).parent)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,5 +152,5 @@ def open_dataset(path: str | Path) -> StoredImages:
             labels=codec.decode_labels(arrays),
             class_names=codec.decode_names(arrays),
             preprocessing=codec.decode_preprocessing(arrays),
-            provenance=codec.decode_provenance(arrays),
+            provenance=located(codec.decode_provenance(arrays), target.parent),
         )

@@ -142,9 +142,9 @@ class SyntheticSet:
         decoded = self.decoded()
         return HeldImages(decoded.labels, decoded.images)
 
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
         """Write to one HDF5 file, atomically. See :func:`write`."""
-        write(self, path, force=force)
+        write(self, path, force=force, keep_paths=keep_paths)
 
     @classmethod
     def load(cls, path: str | Path) -> SyntheticSet:
@@ -164,9 +164,9 @@ def fields_of(synthetic_set: SyntheticSet) -> SetFields:
     )
 
 
-def write(synthetic_set: SyntheticSet, path: str | Path, *, force: bool = False) -> None:
+def write(synthetic_set: SyntheticSet, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
     """Write a set to ``path``. See :func:`atom_plugin.store.files.write_fields`."""
-    write_fields(fields_of(synthetic_set), path, force=force)
+    write_fields(fields_of(synthetic_set), path, force=force, keep_paths=keep_paths)
 
 
 def read(path: str | Path) -> SyntheticSet:

@@ -89,6 +89,7 @@ BESIDE = {
     ("consume score", "full_repeats"): ("--full-accuracy", "0.9"),
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
     ("consume replay", "modes"): ("--policy", "gdumb"),
+    ("store import", "keep_paths"): ("--dataset", "digits"),
 }
 # What only the command itself finds out, each with the words that refuse it.
 FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {

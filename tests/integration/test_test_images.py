@@ -90,6 +90,28 @@ def test_a_file_neither_makes_a_folder_nor_starts_a_download(
     assert not (photos / "made").exists() and not asked
 
 
+@pytest.mark.parametrize("command", ["select", "distill", "merge", "subset", "npz", "pt", "import"])
+def test_no_file_names_a_folder_of_this_machine(photos: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    quick = ("--width", "8", "--iterations", "1", "--real-batch", "2")
+    made = {
+        "select": ("select", *FOLDER, "--ipc", "1", "--precision", "float32", "-o", "out"),
+        "distill": ("distill", *FOLDER, "--ipc", "1", *quick, "--precision", "float32", "-o", "out"),
+        "merge": ("store", "merge", "set.h5", "set.h5", "-o", "out"),
+        "subset": ("store", "subset", "set.h5", "--classes", "cat", "-o", "out"),
+        "npz": ("store", "export", "set.h5", "--format", "npz", "-o", "out"),
+        "pt": ("store", "export", "set.h5", "--format", "pt", "-o", "out"),
+        "import": ("store", "import", "set.pt", "--format", "idc", *FOLDER, "-o", "out"),
+    }
+    assert main(["store", "export", "set.h5", "--format", "idc", "-o", "set.pt"]) == 0
+    assert main(list(made[command])) == 0
+    assert str(photos).encode() not in Path("out").read_bytes()
+    if command in ("select", "distill", "import"):
+        Path("out").rename("relative.h5")
+        assert main([*made[command], "--keep-paths"]) == 0
+        assert str(photos / "photos").encode() in Path("out").read_bytes()
+        assert main([*READERS["evaluate"][:2], "relative.h5", *READERS["evaluate"][3:], "--cache-dir", "cache"]) == 0
+
+
 def test_another_seed_of_the_validation_images_is_no_other_split(photos: Path) -> None:
     (photos / "photos").rename(photos / "train")
     (photos / "ready").mkdir()

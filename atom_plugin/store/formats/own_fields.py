@@ -13,6 +13,7 @@ from atom_plugin.runtime import bounded_json
 from atom_plugin.store.formats.coding import convert
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.tensors import checked_images, checked_labels
+from atom_plugin.store.paths import without_folders
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -89,8 +90,8 @@ def fitting_format(found: Any) -> str:
 
 
 def provenance_field(held: SyntheticSet) -> dict[str, Any]:
-    """The provenance as a dict of plain values."""
-    return asdict(held.provenance)
+    """The provenance as a dict of plain values, without folders of this machine."""
+    return asdict(without_folders(held.provenance))
 
 
 def parsed_json(text: str, where: str) -> Any:

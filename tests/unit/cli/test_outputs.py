@@ -113,7 +113,7 @@ def test_a_set_whose_name_is_taken_is_kept_beside_it(inside):
     Path("a b.h5").write_text("theirs")
     Path("a b-2.h5").write_text("theirs too")
     with pytest.raises(StoreError, match=r"a b\.h5: already exists .*; the finished set is kept in a b-3\.h5$"):
-        write_set(make_set(), Path("a b.h5"), force=False)
+        write_set(make_set(), Path("a b.h5"), force=False, keep_paths=False)
     assert_equal_sets(SyntheticSet.load("a b-3.h5"), make_set())
     assert Path("a b.h5").read_text() == "theirs"
 
@@ -121,7 +121,7 @@ def test_a_set_whose_name_is_taken_is_kept_beside_it(inside):
 def test_a_set_that_nothing_can_store_is_its_own_error(inside, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(inside))
     with pytest.raises(StoreError, match="not written") as caught:
-        write_set(make_set(config={"lr": float("nan")}), Path("a.h5"), force=False)
+        write_set(make_set(config={"lr": float("nan")}), Path("a.h5"), force=False, keep_paths=False)
     assert "is kept in" not in str(caught.value)
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
 

@@ -1,0 +1,73 @@
+"""Where a set's images lie, as its file says it: without the folders of the machine that made it.
+
+In memory ``source["options"]["data_dir"]`` is absolute. A file has it relative to itself, so that the two may move together, or
+not at all where the two share no folder but the root: then the relative path would be the absolute one in other words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from atom_plugin.store.provenance import Provenance
+
+_FOLDER = "data_dir"
+
+
+def portable(provenance: Provenance, folder: Path) -> Provenance:
+    """As it stands in a file in ``folder``."""
+    return _with_folders(provenance, lambda stored: _relative(stored, folder))
+
+
+def without_folders(provenance: Provenance) -> Provenance:
+    """As it stands in another toolkit's file, which may go anywhere."""
+    return _with_folders(provenance, lambda stored: None)
+
+
+def located(provenance: Provenance, folder: Path) -> Provenance:
+    """As it is in memory, once it was read from a file in ``folder``."""
+    return _with_folders(provenance, lambda stored: os.path.normpath(folder.absolute() / stored))
+
+
+def _relative(stored: str, folder: Path) -> str | None:
+    """``stored`` from ``folder`` on, with slashes; None where it leads over the root, or to another drive."""
+    if not Path(stored).is_absolute():
+        return stored
+    here = str(folder.absolute())
+    try:
+        shared = Path(os.path.commonpath([stored, here]))
+    except ValueError:  # on Windows
+        return None
+    return None if shared == Path(shared.anchor) else Path(os.path.relpath(stored, here)).as_posix()
+
+
+def _with_folders(provenance: Provenance, change: Callable[[str], str | None]) -> Provenance:
+    """With each folder changed, or left out for None: the set's own, and those of the sets that it was merged from."""
+    config = provenance.config
+    merged = config.get("merged")
+    if isinstance(merged, list):
+        config = {**config, "merged": [_changed_part(part, change) for part in merged]}
+    return replace(provenance, source=_changed(provenance.source, change), config=config)
+
+
+def _changed_part(part: Any, change: Callable[[str], str | None]) -> Any:
+    """The same of a part, whose provenance is a mapping of plain values, or anything at all in a foreign file."""
+    if not isinstance(part, Mapping):
+        return part
+    changed = {**part, "source": _changed(part.get("source"), change)}
+    config = part.get("config")
+    if isinstance(config, Mapping) and isinstance(config.get("merged"), list):
+        changed["config"] = {**config, "merged": [_changed_part(each, change) for each in config["merged"]]}
+    return changed
+
+
+def _changed(source: Any, change: Callable[[str], str | None]) -> Any:
+    options = source.get("options") if isinstance(source, Mapping) else None
+    if not isinstance(options, Mapping) or not isinstance(options.get(_FOLDER), str):
+        return source
+    others = {name: value for name, value in options.items() if name != _FOLDER}
+    folder = change(options[_FOLDER])
+    return {**source, "options": others if folder is None else {**others, _FOLDER: folder}}
