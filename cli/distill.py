@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import OnlyWith, RenamedOption, SectionedCommand, section
+from atom_plugin.cli.command import RenamedOption, SectionedCommand, section
 from atom_plugin.cli.distill_files import RunFiles
-from atom_plugin.cli.distill_options import Chosen, Recording, config_options, recording_options
+from atom_plugin.cli.distill_options import WITH_POOLING, Chosen, Recording, config_options, recording_options
 from atom_plugin.cli.distill_run import Run, finished_set
 from atom_plugin.cli.options import device_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import claim, default_name, write_set
@@ -32,7 +32,7 @@ class _Engine(click.Choice[str]):
 
 @click.command(
     cls=SectionedCommand,
-    only_with=(OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none"), WITH_DATA_DIR),
+    only_with=(WITH_POOLING, WITH_DATA_DIR),
 )
 @section("Source", source_options, validation_option)
 @config_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.command import Command, bundle, gathered, section
+from atom_plugin.cli.command import Command, OnlyWith, bundle, gathered, section
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import POSITIVE_INT, force_option, key_value_pairs
 from atom_plugin.cli.terminal import echo
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceData
 
 _MATCHING = "Matching"
+WITH_POOLING = OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none")
+"""For commands that have the options of ConvNetChoices."""
+
 _LISTS = {"--list-matchers": "matchers", "--list-recipes": "recipes"}
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.command import SectionedCommand, section
-from atom_plugin.cli.distill_options import zca_option
+from atom_plugin.cli.distill_options import WITH_POOLING, zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim, default_name, quoted
 from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.models.convnet_choices import ConvNetChoices
+from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -26,7 +28,7 @@ def pool() -> None:
     """Train networks for distillations to match under."""
 
 
-@pool.command(cls=SectionedCommand)
+@pool.command(cls=SectionedCommand, only_with=(WITH_POOLING,))
 @section("Source", source_options, validation_option)
 @section(
     "Networks",
@@ -85,8 +87,7 @@ def make(
     """
     output = output or default_name(dataset, seed=seed, suffix=".pool")
     claim([Output(path=output, option="-o", replace=force or resume)], inputs=[request.data_dir])
-    from tqdm import tqdm
-
+    load_torch()
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.config import DistillConfig
     from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
@@ -107,9 +108,8 @@ def make(
     )
     begun = NetworkPool.load(output) if resume and output.exists() else None
     where = resolve_device(device)
-    with tqdm(
-        total=networks * epochs, initial=len(begun or ()) * epochs, disable=quiet, unit="epoch", desc="networks"
-    ) as bar:
+    done = len(begun or ()) * epochs
+    with progress_bar(networks * epochs, initial=done, hidden=quiet, unit="epoch", desc="networks") as bar:
         watched = TrainingRun(
             device=where,
             precision=resolve_precision(precision, where),
@@ -129,11 +129,11 @@ def make(
 def _report(made: NetworkPool, path: Path, on: str, *, as_json: bool) -> None:
     if as_json:
         about = {"file": str(path), "networks": len(made), "epochs": list(made.epochs), "sha256": made.sha256}
-        click.echo(json.dumps({**about, "tested_on": on, "accuracies": list(made.accuracies)}))
+        echo(json.dumps({**about, "tested_on": on, "accuracies": list(made.accuracies)}))
         return
     low, high = (100 * function(made.accuracies) for function in (min, max))
-    click.echo(
+    echo(
         f"{path}: {len(made)} networks of {made.epochs[-1]} epochs, kept at {len(made.epochs)} ages; {low:.1f} to {high:.1f} % "
         f"of the {on} images right"
     )
-    click.echo(f"match under them: atom-cli distill --recipe best --pool {quoted(path)}")
+    echo(f"match under them: atom-cli distill --recipe best --pool {quoted(path)}")

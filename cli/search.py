@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import gathered, is_given
+from atom_plugin.cli.command import CheckedCommand, gathered
 from atom_plugin.cli.options import PATH, force_option, json_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.search_options import (
+    ONLY_WITH,
     Compared,
     Outputs,
     Searched,
@@ -21,7 +22,8 @@ from atom_plugin.cli.search_options import (
     result_options,
     space_options,
 )
-from atom_plugin.cli.source_options import source_options, validation_option
+from atom_plugin.cli.source_options import other_source_options, validation_option
+from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.cli.training_options import proxy_training_options
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     from atom_plugin.search.result import SearchResult
 
 
-@click.command()
+@click.command(cls=CheckedCommand, only_with=ONLY_WITH)
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @space_options
 @proxy_options
 @proxy_training_options
 @result_options
-@source_options
+@other_source_options(default="the one that the sets name")
 @validation_option
 @run_options
 @json_option
@@ -53,7 +55,7 @@ def search(
     searched: Searched,
     compared: Compared,
     outputs: Outputs,
-    dataset: str,
+    dataset: str | None,
     request: SourceRequest,
     training: TrainConfig,
     as_json: bool,
@@ -74,7 +76,7 @@ def search(
       torchrun --nproc-per-node 2 $(which atom-cli) consume search set.h5 --space models.toml --results search.jsonl
     """
     _claim(files, request, outputs, force=force)
-    _refuse_contradictions(compared, outputs)
+    load_torch()
     from atom_plugin import store
     from atom_plugin.cli import search_jobs
     from atom_plugin.evaluation import NetworkResultsFile
@@ -87,8 +89,7 @@ def search(
     device = resolve_device(options["device"])
     sets = [store.read(file) for file in files]
     with rendezvous.leader_first():
-        own_dataset = dataset if is_given(ctx, "dataset") else None
-        source, unseen = search_jobs.searched_source(files, sets, own_dataset, request)
+        source, unseen = search_jobs.searched_source(files, sets, dataset, request)
     plan = ProxyPlan(
         names=compared.proxy,
         training=training,
@@ -101,7 +102,7 @@ def search(
     work = search_jobs.prepared(space, named_sets, source, compared, plan)
     finished = None if outputs.results is None else NetworkResultsFile(outputs.results)
     if distributed.leads() and (outputs.dry_run or not quiet):
-        click.echo(search_jobs.forecast(work, finished, device), err=not outputs.dry_run)
+        echo(search_jobs.forecast(work, finished, device), err=not outputs.dry_run)
     if outputs.dry_run:
         return
     result = work.run(
@@ -127,22 +128,12 @@ def _claim(files: Sequence[Path], request: SourceRequest, outputs: Outputs, *, f
     claim(written, inputs=[*files, request.data_dir])
 
 
-def _refuse_contradictions(compared: Compared, outputs: Outputs) -> None:
-    """Raises UsageError for options of which one would do nothing."""
-    if outputs.chart is not None and compared.reference[0] != "full":
-        raise click.UsageError(
-            "--chart draws proxies against a reference of all candidates; ask for --reference full:EPOCHS"
-        )
-    if compared.reference_ipc is not None and compared.reference[0] == "none":
-        raise click.UsageError("--reference-ipc is about a reference; ask for one")
-
-
 def _report(result: SearchResult, outputs: Outputs, *, as_json: bool, force: bool) -> None:
     from atom_plugin.runtime.files import write_bytes
     from atom_plugin.search.chart import draw_scatter
     from atom_plugin.search.tables import as_csv, search_table
 
-    click.echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
+    echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
     if outputs.csv_file is not None:
         write_bytes(outputs.csv_file, as_csv(result).encode(), force=force)
     if outputs.chart is not None and any(each.best is not None for each in result.summaries):

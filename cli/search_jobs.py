@@ -56,11 +56,14 @@ def searched_source(
     from atom_plugin.evaluation import check_validation_parts, load_test_sources
 
     names = list(map(str, files))
-    sources = load_test_sources(names, sets, dataset, replace(request, validation=None))
+    # Of a source that is no unsplit folder the seed is that of the validation images alone, which are held out here.
+    split_seed = request.seed if dataset == "folder" else None
+    sources = load_test_sources(names, sets, dataset, replace(request, validation=None, seed=split_seed))
     if any(source.validation is not None for source in sources):
         check_validation_parts(names, sources)
-        if request.validation is not None:
-            raise ConfigError(f"{names[0]}: was made without validation images of its own; leave --validation out")
+        for name, given in (("--validation", request.validation), ("--split-seed", request.seed)):
+            if given is not None:
+                raise ConfigError(f"{names[0]}: was made without validation images of its own; leave {name} out")
         return sources[0], True
     for name, source in zip(names, sources, strict=True):
         if source.fingerprint != sources[0].fingerprint:

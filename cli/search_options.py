@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from atom_plugin.cli.command import Command, bundle
+from atom_plugin.cli.command import Command, OnlyWith, bundle
 from atom_plugin.cli.options import PATH, POSITIVE_INT
+from atom_plugin.cli.source_options import OF_IMAGES
 from atom_plugin.cli.training_options import names_joined_by_commas
 
 
@@ -41,6 +42,20 @@ class Outputs:
     chart: Path | None
     top: int
     dry_run: bool
+
+
+ONLY_WITH = (
+    # The seed is also that of the validation images, where the sets were made of all training images.
+    OnlyWith("--dataset", tuple(name for name in OF_IMAGES if name != "split_seed"), lambda values: values["dataset"]),
+    OnlyWith(
+        "a search that runs, which --dry-run excludes",
+        ("csv_file", "chart", "force", "as_json", "top"),
+        lambda values: not values["dry_run"],
+    ),
+    OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
+    OnlyWith("--reference full:EPOCHS", ("chart",), lambda values: values["reference"][0] == "full"),
+    OnlyWith("a --reference", ("reference_ipc",), lambda values: values["reference"][0] != "none"),
+)
 
 
 def _reference(ctx: click.Context, param: click.Parameter, given: str) -> tuple[str, int]:
@@ -133,9 +148,9 @@ def result_options(command: Command) -> Command:
         click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write all candidates as CSV."),
         click.option(
             "--chart",
-            metavar="FILE.png",
+            metavar="FILE",
             type=PATH,
-            help="Draw each proxy against the reference, a point per candidate.",
+            help="Draw each proxy against the reference, a point per candidate: .png, .jpg, .svg or .pdf.",
         ),
         click.option(
             "--top",

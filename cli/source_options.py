@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
 
 # What says which images of a source, beside its name and its place: the file of a set knows it of the set's own source.
-_OF_DATASET = ("image_size", "test_fraction", "split_seed", "class_order", "bit_depth", "max_pixels", "follow_links")
+OF_IMAGES = ("image_size", "test_fraction", "split_seed", "class_order", "bit_depth", "max_pixels", "follow_links")
 _OF_SOURCE = ("data_dir", "download", "cache_dir", "workers")
 
-WITH_DATASET = OnlyWith("--dataset", _OF_DATASET, lambda values: values["dataset"])
+WITH_DATASET = OnlyWith("--dataset", OF_IMAGES, lambda values: values["dataset"])
 """For commands that take the source of a set unless another is named."""
 
-WITH_SOURCE = OnlyWith("--dataset", (*_OF_DATASET, *_OF_SOURCE), lambda values: values["dataset"])
+WITH_SOURCE = OnlyWith("--dataset", (*OF_IMAGES, *_OF_SOURCE), lambda values: values["dataset"])
 """For commands that need no source unless one is named."""
 
 WITH_DATA_DIR = OnlyWith("--data-dir", ("keep_paths",), lambda values: values["data_dir"])
 """For commands that make a set of a source."""
 
-OF_SOURCE = ("dataset", *_OF_DATASET, *_OF_SOURCE)
+OF_SOURCE = ("dataset", *OF_IMAGES, *_OF_SOURCE)
 """The parameters of all source options."""
 
 

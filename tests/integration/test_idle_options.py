@@ -32,6 +32,8 @@ NEEDED = {
     "consume evaluate": ("set.h5",),
     "consume score": ("set.h5",),
     "consume replay": ("--ipc", "1"),
+    "consume search": ("set.h5",),
+    "pool make": (),
 }
 ALWAYS: dict[str, set[str]] = {
     "distill": RUN
@@ -74,6 +76,25 @@ ALWAYS: dict[str, set[str]] = {
     "store import": {"format_", "output", "option", "force", "like", "dataset", "class_map", "mean", "std"},
     "store merge": {"output", "force"},
     "store subset": {"classes", "class_ids", "output", "force"},
+    "consume search": (RUN - {"as_json"})
+    | TRAINING
+    | {
+        "split_seed",
+        "dataset",
+        "validation",
+        "space",
+        "pick",
+        "sample",
+        "proxy",
+        "repeats",
+        "reference",
+        "halving",
+        "results",
+        "dry_run",
+    },
+    "pool make": RUN
+    | {"dataset", "validation", "networks", "epochs", "batch_size", "every", "zca", "output", "resume", "force"}
+    | {"depth", "width", "activation", "normalisation", "pooling", "weight_init"},
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.
@@ -85,6 +106,12 @@ ALWAYS: dict[str, set[str]] = {
 # The values of other options beside which those of a rule have none; where nothing stands here, it is by default.
 BESIDE = {
     ("distill", "pool_size"): ("--pooling", "none"),
+    ("pool make", "pool_size"): ("--pooling", "none"),
+    ("consume search", "csv_file"): ("--dry-run",),
+    ("consume search", "as_json"): ("--dry-run",),
+    ("consume search", "top"): ("--dry-run",),
+    ("consume search", "chart"): ("--reference", "best:5"),
+    ("consume search", "reference_ipc"): ("--reference", "none"),
     ("consume score", "full_epochs"): ("--full-accuracy", "0.9"),
     ("consume score", "full_repeats"): ("--full-accuracy", "0.9"),
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
@@ -122,8 +149,17 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
 # Digits take no other option of a source than --image-size; sets made of them likewise.
 FOUND |= {
     (command, name): ((), name)
-    for command in ("distill", "select", "consume evaluate", "consume score", "consume replay")
+    for command in (
+        "distill",
+        "select",
+        "pool make",
+        "consume evaluate",
+        "consume score",
+        "consume replay",
+        "consume search",
+    )
     for name in SOURCE - {"image_size"}
+    if (command, name) != ("consume search", "split_seed")
 }
 
 
