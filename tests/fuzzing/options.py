@@ -23,6 +23,7 @@ _WORK = {
     "full_repeats",
     "forgetting_epochs",
     "network_epochs",
+    "real_batch",
 }
 _LEFT_OUT = {"help", "debug", "version", "download", "dataset", "device", "list_models", "full"}
 _LARGE = ["2", "3", "1000", "65536", "2147483647", "99999999999"]
