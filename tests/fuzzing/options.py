@@ -26,7 +26,7 @@ _WORK = {
     "real_batch",
 }
 _LEFT_OUT = {"help", "debug", "version", "download", "dataset", "device", "list_models", "full"}
-_LARGE = ["2", "3", "1000", "65536", "2147483647", "99999999999"]
+_LARGE = ["2", "3", "7", "65536", "2147483647", "99999999999"]
 _KEYS = [
     "p_s",
     "balance",
