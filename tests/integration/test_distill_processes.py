@@ -44,6 +44,10 @@ def every_run():
     runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
     for name in ("batch", "instance"):
         runs[f"{name} in bfloat16"] = dataclasses.replace(runs[name], precision="bfloat16")
+    runs["packed"] = small_config(iterations=3, factor=2, network={"normalisation": "batch"})
+    runs["packed pixels in chunks"] = dataclasses.replace(
+        runs["instance in chunks"], factor=2, storage="uint8", memory_budget=size.bytes_of(5)
+    )
     runs["resnet"] = small_config(iterations=2, matching_model="resnet18")
     runs["resnet, batch"] = small_config(iterations=2, matching_model="timm:resnet18")
     runs["dc"] = small_config(iterations=2, matcher="dc")

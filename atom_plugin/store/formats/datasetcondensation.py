@@ -23,12 +23,37 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 _TOOLKIT = Toolkit(name="DatasetCondensation", constants=DATASET_CONDENSATION)
 
 
+TAKES_PACKED = True
+
+
 def write(
-    synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
+    synthetic_set: SyntheticSet,
+    path: Path,
+    *,
+    force: bool,
+    mean: Any = None,
+    std: Any = None,
+    zca: bool | None = None,
+    packed: bool = False,
 ) -> list[str]:
-    """One experiment, standardised with the loader's constants for the set's source; ``zca`` True stores it whitened."""
+    """One experiment, standardised with the loader's constants for the set's source; ``zca`` True stores it whitened.
+
+    Packed images are unpacked, unless ``packed`` is True: IDM's scripts load them with the factor, DC's would take them as they
+    are.
+    """
     refuse_existing(path, force=force)
-    images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
+    if not isinstance(packed, bool):
+        raise ConfigError(f"packed must be true or false, not {packed!r}")
+    if packed and synthetic_set.factor == 1:
+        raise ConfigError(
+            "packed=true keeps a packed set's images as they are, but this set is not packed; leave it out"
+        )
+    held = synthetic_set if packed else synthetic_set.decoded()
+    images, labels, notes = toolkit_tensors(held, _TOOLKIT, mean=mean, std=std, zca=zca)
+    if packed:
+        notes.append(f"images are packed: load them with factor {held.factor}, as IDM does")
+    elif len(held) > len(synthetic_set):
+        notes.append(f"{len(synthetic_set)} packed images were unpacked into {len(held)}")
     write_bytes(path, dumps({"data": [[images, labels]], "accs_all_exps": {}}), force=force)
     return notes
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_sets import assert_equal_sets, make_set
 
+from atom_plugin.errors import ConfigError
 from atom_plugin.store.formats import export_set, import_set
 from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, DATASET_CONDENSATION, convert, standardised
 from atom_plugin.store.formats.context import ImportContext
@@ -205,3 +206,35 @@ def write_foreign(path: Path, format: str, pair) -> None:
         folder.mkdir(parents=True)
         for name, value in zip(names, pair, strict=True):
             torch.save(value, folder / name)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("format", ["idc", *HOSTS, "npz", "pt", "folder"])
+def test_packed_sets_come_back_as_the_images_that_networks_see(tmp_path, format, storage):
+    held = make_set(shape=(3, 8, 8), factor=2, storage=storage, source={"name": "cifar10"})
+    suffix = {"npz": ".npz", "pt": ".pt", "idc": ".pt", "datasetcondensation": ".pt"}.get(format, "")
+    notes = export_set(held, tmp_path / f"out{suffix}", format=format)
+    back = import_set(
+        tmp_path / f"out{suffix}",
+        format=format,
+        context=ImportContext(like=None if format in ("npz", "pt") else held),
+        **({"factor": 2} if format == "idc" else {}),
+    )
+    assert back.factor == 1
+    assert torch.equal(back.labels, held.decoded().labels)
+    rough = 0.5 / 255 + 1e-6 if format == "folder" else 2e-5
+    expected = held.true_colour().clamp(0, 1) if format == "folder" else held.true_colour()
+    torch.testing.assert_close(back.true_colour(), expected, rtol=0, atol=rough)
+    words = "load them with factor 2" if format == "idc" else "6 packed images were unpacked into 24"
+    assert any(words in note for note in notes)
+
+
+def test_an_export_for_idm_stays_packed(tmp_path):
+    held = make_set(shape=(3, 8, 8), factor=2, source={"name": "cifar10"})
+    notes = export_set(held, tmp_path / "idm.pt", format="datasetcondensation", packed=True)
+    assert any("factor 2" in note for note in notes)
+    plain = import_set(tmp_path / "idm.pt", format="datasetcondensation", context=ImportContext(like=held))
+    assert len(plain) == len(held)
+    torch.testing.assert_close(plain.true_colour(), held.as_stored(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="not packed"):
+        export_set(make_set(), tmp_path / "no.pt", format="datasetcondensation", packed=True)
