@@ -134,7 +134,9 @@ def make_sets(preset: Preset, ipc: str, given: argparse.Namespace) -> list[str]:
         path = set_path(command, preset, ipc, seed, given)
         if not path.exists():
             resume = ["--resume"] * (command[0] == "distill")
-            atom_cli(*command, *resume, "--device", given.device, "--output", str(path))
+            # Chance needs no device, and says so.
+            device = [] if preset.options.get("method") == "random" else ["--device", given.device]
+            atom_cli(*command, *resume, *device, "--output", str(path))
         paths.append(str(path))
     return paths
 

@@ -46,22 +46,24 @@ def _relative(stored: str, folder: Path) -> str | None:
 
 def _with_folders(provenance: Provenance, change: Callable[[str], str | None]) -> Provenance:
     """With each folder changed, or left out for None: the set's own, and those of the sets that it was merged from."""
-    config = provenance.config
-    merged = config.get("merged")
-    if isinstance(merged, list):
-        config = {**config, "merged": [_changed_part(part, change) for part in merged]}
-    return replace(provenance, source=_changed(provenance.source, change), config=config)
+    return replace(
+        provenance, source=_changed(provenance.source, change), config=_changed_config(provenance.config, change)
+    )
 
 
-def _changed_part(part: Any, change: Callable[[str], str | None]) -> Any:
-    """The same of a part, whose provenance is a mapping of plain values, or anything at all in a foreign file."""
-    if not isinstance(part, Mapping):
-        return part
-    changed = {**part, "source": _changed(part.get("source"), change)}
-    config = part.get("config")
-    if isinstance(config, Mapping) and isinstance(config.get("merged"), list):
-        changed["config"] = {**config, "merged": [_changed_part(each, change) for each in config["merged"]]}
-    return changed
+def _changed_config(config: dict[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
+    """A config with the folders of the parts that it names, which are provenances as plain values."""
+    if "merged" not in config:
+        return config
+    parts = [
+        {
+            **part,
+            "source": _changed(part.get("source"), change),
+            "config": _changed_config(part.get("config", {}), change),
+        }
+        for part in config["merged"]
+    ]
+    return {**config, "merged": parts}
 
 
 def _changed(source: Any, change: Callable[[str], str | None]) -> Any:

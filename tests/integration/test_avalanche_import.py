@@ -62,7 +62,7 @@ def test_without_it_one_line_says_how_to_get_it(tmp_path):
         except ImportError as error:
             assert isinstance(error, MissingExtraError), error
             print(error)
-        print(main(["consume", "replay", "--ipc", "1", "-o", "out"]))
+        print(main(["consume", "replay", "--ipc", "1", "-o", "out", "-q"]))
         """,
         folder=tmp_path,
     )

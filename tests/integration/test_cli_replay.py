@@ -41,7 +41,7 @@ def rows(path="a.jsonl"):
 def refused(capsys, code: int, part: str, *arguments: str) -> str:
     """One line that says ``part``; nothing on stdout, nothing changed on disk."""
     before = {path: path.read_bytes() if path.is_file() else None for path in Path.cwd().rglob("*")}
-    assert cli.main(list(arguments)) == code
+    assert cli.main([*arguments, "--quiet"]) == code
     out, error = capsys.readouterr()
     assert out == ""
     assert part in error
@@ -451,7 +451,7 @@ def test_a_damaged_state_says_to_delete_it(inside, capsys, monkeypatch):
 def test_without_avalanche_it_says_what_to_install(inside):
     code = "import sys; sys.modules['avalanche'] = None; from atom_plugin.cli.main import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", code, *REPLAY], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, *REPLAY, "-q"], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
