@@ -38,6 +38,7 @@ def fuses(settings: Augmentation, image_shape: tuple[int, int, int], device: tor
         "augmentation",
         lambda: tried(lambda leaf: augment_fused(settings, leaf, plan, dtype)),
         lambda: tried(lambda leaf: augment(settings, leaf, plan).flatten(0, 1)),
+        device=device,
         rounding=_ROUNDING,
     )
 

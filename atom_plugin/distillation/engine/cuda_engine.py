@@ -79,7 +79,8 @@ def fuses(network: ConvNet, matcher: MeanMatcher, image_shape: tuple[int, int, i
     """
     engines = (CudaEngine(network, fused=fused) for fused in (True, False))
     ours, theirs = (partial(_tried, engine, matcher, image_shape, precision) for engine in engines)
-    return usable("blocks", ours, theirs, rounding=_ROUNDING)
+    device = next(network.parameters()).device
+    return usable("blocks", ours, theirs, device=device, rounding=_ROUNDING)
 
 
 def _tried(

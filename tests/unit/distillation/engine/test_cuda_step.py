@@ -142,6 +142,16 @@ def test_a_captured_step_equals_the_plain_one(matcher, normalisation):
 
 
 @needs_gpu
+def test_any_device_will_do_whichever_is_the_current_one():
+    device = f"cuda:{torch.cuda.device_count() - 1}"
+    run = Distiller(small_config(), coloured_source(), device=device, engine="cuda")
+    loss = run.launch()()
+    assert run.captured_step.recorded
+    assert run.captured_step.fused == ("blocks", "augmentation")
+    assert loss == pytest.approx(steps(1, engine="plain")[0][0], rel=1e-2)
+
+
+@needs_gpu
 def test_a_captured_run_repeats_to_the_byte_and_is_captured():
     first, again = (steps(20, device="cuda", engine="cuda") for _ in range(2))
     assert first[0] == again[0]
