@@ -10,7 +10,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import torch
 
 _HOME = pytest.StashKey[str]()
 _EVERY_PYTHON = Path(__file__).parent / "every_python"
@@ -27,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # No Python that a test starts asks the processor whether it multiplies in bfloat16, nor does this one.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_EVERY_PYTHON), os.environ.get("PYTHONPATH")]))
     runpy.run_path(str(_EVERY_PYTHON / "sitecustomize.py"))
+    import torch  # not before the number of its threads is set
+
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = (
             "1"  # kernels run on CPU tensors; triton reads it once, when it is first imported
