@@ -98,7 +98,7 @@ class NetworkPool:
         for what, found, expected in pairs:
             if found != expected:
                 raise ConfigError(
-                    f"the pool's {what} do not fit this run: found {_short(found, expected)}, expected "
+                    f"the pool does not fit this run: found {what} {_short(found, expected)}, expected "
                     f"{_short(expected, found)}; make a pool of the same training images, with the same network and "
                     "preprocessing options"
                 )
@@ -181,4 +181,4 @@ def _short(value: object, other: object) -> str:
     """``value``; of mappings only what ``other`` has otherwise."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items() if item != other.get(name))
-    return str(value)[:60]
+    return str(value)[:120]
