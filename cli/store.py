@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.class_options import ChosenClasses, classes_options
-from atom_plugin.cli.options import PATH, force_option, json_option
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
 from atom_plugin.cli.store_show import show
@@ -97,20 +97,28 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 @store.command()
 @_file_argument
 @classes_options
+@click.option("--ipc", metavar="N", type=POSITIVE_INT, help="Keep the first N images of each class.")
 @_output_option
 @force_option
-def subset(file: Path, chosen: ChosenClasses, output: Path, force: bool) -> None:
-    """Keep only some classes of FILE, in the order given.
+def subset(file: Path, chosen: ChosenClasses, ipc: int | None, output: Path, force: bool) -> None:
+    """Keep only some classes of FILE, in the order given, or the first images of each.
 
-    Images stand class by class in that order, and keep the ids of their classes.
+    Images stand class by class in that order, and keep the ids of their classes. The first images of a nested set (distill
+    --nested) are a set of their own; of another set they are a part that was never meant to stand alone.
     """
-    if not chosen:
-        raise click.UsageError("no class is chosen; give --classes NAMES or --class-ids IDS")
+    if not chosen and ipc is None:
+        raise click.UsageError("nothing is chosen; give --classes NAMES, --class-ids IDS or --ipc N")
     claim([Output(path=output, option="-o", replace=force)], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)
-    chosen.of(held).save(output, force=force)
+    kept = chosen.of(held) if chosen else held
+    if ipc is not None:
+        kept = kept.first(ipc)
+        if ipc not in held.prefixes:
+            nested = f"is nested at {', '.join(map(str, held.prefixes))} images" if held.prefixes else "is not nested"
+            echo(f"note: {file} {nested}: its first {ipc} were not made to stand alone", err=True)
+    kept.save(output, force=force)
     echo(output)
 
 
@@ -129,6 +137,7 @@ def _as_json(header: SetHeader) -> dict[str, Any]:
         "shape": list(header.shape),
         "storage": header.storage,
         "factor": header.factor,
+        "prefixes": list(header.prefixes),
         "image_bytes": header.image_bytes,
         "classes": [
             {"id": label, "name": header.class_names[label], "images": count} for label, count in header.counts.items()
@@ -154,6 +163,7 @@ def _as_text(header: SetHeader) -> str:
         "images": f"{count} of {channels} x {height} x {width}, {_storage(header)}",
         "classes": f"{len(header.counts)} of {len(header.class_names)}, {each}: "
         + listed([header.class_names[label] for label in header.counts]),
+        **({"nested at": ", ".join(map(str, header.prefixes)) + " images per class"} if header.prefixes else {}),
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
         "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
         "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",

@@ -49,6 +49,15 @@ class DistillConfig(SetConfig):
         ),
     )
     matcher_options: Mapping[str, Any] = field(default_factory=dict, metadata=about("Options of the matcher, by name."))
+    nested: str | None = field(
+        default=None,
+        metadata=about(
+            "Counts of images per class that are sets of their own: joined by commas, all of them (all), or 1, 2, 5, 10 and so "
+            "on (some); `atom-cli store subset --ipc` cuts them.",
+            group=_IMAGES,
+            metavar="K,…|some|all",
+        ),
+    )
     iterations: int = field(
         default=1000, metadata=about("Number of matching steps.", group=_MATCHING, metavar="N", at_least=1)
     )
@@ -195,6 +204,7 @@ class DistillConfig(SetConfig):
             raise ConfigError(
                 f"image_init must be one of {', '.join(IMAGE_INITS)}, or {FROM_SET}FILE, not {self.image_init!r}"
             )
+        self.prefixes  # noqa: B018 - raises for counts that are none
         if self.network_epochs and self.inner_loop == 1:
             raise ConfigError(
                 "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
@@ -247,6 +257,23 @@ class DistillConfig(SetConfig):
         return networks
 
     @property
+    def prefixes(self) -> tuple[int, ...]:
+        """The counts that ``nested`` names, ascending, ``ipc`` among them; none where it is not given. Raises ConfigError."""
+        if self.nested is None:
+            return ()
+        if self.nested == "all":
+            return tuple(range(1, self.ipc + 1))
+        if self.nested == "some":
+            round_ones = (step * 10**power for power in range(len(str(self.ipc))) for step in (1, 2, 5))
+            return (*(count for count in round_ones if count < self.ipc), self.ipc)
+        counts = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in self.nested.split(",")]
+        if not all(1 <= count <= self.ipc for count in counts):
+            raise ConfigError(
+                f"nested must be counts from 1 to ipc ({self.ipc}) joined by commas, 'some' or 'all', not {self.nested!r}"
+            )
+        return tuple(sorted({*counts, self.ipc}))
+
+    @property
     def calibration_weight(self) -> float:
         """``calibration``, with its default."""
         weight: float = self._value("calibration")
@@ -280,6 +307,8 @@ class DistillConfig(SetConfig):
         if self.image_init.startswith(FROM_SET):
             values["image_init"] = FROM_SET + Path(self.image_init.removeprefix(FROM_SET)).name
         values |= {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
+        if self.nested is None:
+            del values["nested"]
         if self.pool is None:
             del values["pool"], values["pool_sha256"]
         else:

@@ -28,6 +28,7 @@ from atom_plugin.distillation.matching_network import MatchingNetwork, refuse_un
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.errors import DivergenceError, StoreError, require
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
+from atom_plugin.matchers.nested import NestedMatcher
 from atom_plugin.models.batchnorm import ties_images
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
@@ -77,6 +78,9 @@ class Distiller:
         self.iteration = 0
         self.loss = math.nan
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
+        if prefixes := config.prefixes:
+            tiles, weight = config.tiles, 1 / len(prefixes)
+            self.matcher = NestedMatcher(self.matcher, [k * tiles for k in prefixes], [weight] * len(prefixes))
         refuse_unmatched(config, self.matcher)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)

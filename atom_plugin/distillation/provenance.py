@@ -41,4 +41,5 @@ def assemble(
         preprocessing=preprocessing,
         provenance=provenance,
         factor=config.factor,
+        prefixes=config.prefixes,
     )

@@ -145,6 +145,11 @@ class SetConfig:
             trained_epochs(self.embedding, "embedding")
 
     @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Counts of images per class that are sets of their own, ascending; none for a set that is not nested."""
+        return ()
+
+    @property
     def tiles(self) -> int:
         """Images that networks see of each stored one."""
         return self.factor**2
@@ -256,6 +261,8 @@ class SetConfig:
         if given.get("pool") is not None and "pool" in {each.name for each in fields(cls)}:
             chosen, values["network_state"] = _network_of(given["pool"]), "interpolated"
         values["network"] = ConvNetConfig(**{**chosen, **(network or {})})
+        if given.get("nested") is not None:  # so that the first images are good ones from the start
+            values = {"image_init": "herding", **values}
         values["matcher_options"] = {**values["matcher_options"], **options}
         packed = given.get("factor", values.get("factor", 1)) != 1
         values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))

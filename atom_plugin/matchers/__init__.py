@@ -97,6 +97,15 @@ class MeanMatcher(ABC):
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
         """The loss between two lists of class means (K, D_i), as :meth:`statistics` gives them."""
 
+    @property
+    def real_side(self) -> MeanMatcher:
+        """What takes the statistics of real images, where those of synthetic ones are of another form."""
+        return self
+
+    def means(self, descriptor: torch.Tensor, groups: int) -> torch.Tensor:
+        """Of (N, D), class-major over ``groups`` classes: the class means (groups, D)."""
+        return group_means(descriptor, groups)
+
     def matched_maps(self, count: int) -> int:
         """How many of ``count`` maps are matched, from the input side: all but the last (l = 1 … L-1)."""
         return count - 1
@@ -222,8 +231,8 @@ def class_means(
     matcher: MeanMatcher, maps: Sequence[torch.Tensor], embedding: Sequence[torch.Tensor], groups: int
 ) -> Statistics:
     """Class means of the descriptors (N, D_i) of maps and embedding; ``whole_embeddings`` keeps those of the latter whole."""
-    reduce = grouped if matcher.whole_embeddings else group_means
-    return (*(group_means(item, groups) for item in maps), *(reduce(item, groups) for item in embedding))
+    reduce = grouped if matcher.whole_embeddings else matcher.means
+    return (*(matcher.means(item, groups) for item in maps), *(reduce(item, groups) for item in embedding))
 
 
 def balanced(maps: Sequence[torch.Tensor], embedding: torch.Tensor, task_balance: float) -> torch.Tensor:

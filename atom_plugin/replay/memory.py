@@ -233,7 +233,9 @@ def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
     """The first ``most[label]`` images of each class, class-major, whatever the order before."""
     members = [(images.labels == label).nonzero().flatten()[: most[label]] for label in images.classes]
     chosen = torch.cat(members) if members else torch.zeros(0, dtype=torch.int64)
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen])
+    counts = [min(most[label], len(part)) for label, part in zip(images.classes, members, strict=True)]
+    kept = tuple(count for count in images.prefixes if count <= min(counts, default=0))
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen], prefixes=kept)
 
 
 def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, SyntheticSet]:

@@ -29,6 +29,7 @@ class SetFields(TypedDict):
     preprocessing: Preprocessing
     provenance: Provenance
     factor: int
+    prefixes: tuple[int, ...]
 
 
 def encode(fields: SetFields) -> dict[str, Array]:
@@ -48,6 +49,8 @@ def encode(fields: SetFields) -> dict[str, Array]:
         arrays[f"{ZCA}/eps"] = np.array(preprocessing.whitening.eps, "<f8")
     if fields["factor"] != 1:
         arrays["factor"] = np.array(fields["factor"], "<i8")
+    if fields["prefixes"]:
+        arrays["prefixes"] = np.array(fields["prefixes"], "<i8")
     for field in dataclasses.fields(Provenance):
         value = getattr(provenance, field.name)
         if value is not None:
@@ -64,7 +67,13 @@ def decode(arrays: Arrays) -> SetFields:
         preprocessing=decode_preprocessing(arrays),
         provenance=decode_provenance(arrays),
         factor=decode_factor(arrays),
+        prefixes=decode_prefixes(arrays),
     )
+
+
+def decode_prefixes(arrays: Arrays) -> tuple[int, ...]:
+    """Counts of images per class that are sets of their own."""
+    return tuple(arrays["prefixes"].tolist()) if "prefixes" in arrays else ()
 
 
 def decode_factor(arrays: Arrays) -> int:

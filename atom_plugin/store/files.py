@@ -57,8 +57,8 @@ def read_fields(path: str | Path) -> SetFields:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SetHeader:
     """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
-    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage`` and ``factor`` are
-    those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
+    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage``, ``factor`` and
+    ``prefixes`` are those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
     """
 
     path: Path
@@ -69,6 +69,7 @@ class SetHeader:
     shape: tuple[int, int, int, int]
     storage: str
     factor: int
+    prefixes: tuple[int, ...]
     labels: torch.Tensor
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -127,6 +128,7 @@ def _read_header_fields(file: StoreFile, arrays: Arrays) -> SetHeader:
         shape=(count, channels, height, width),
         storage=np.dtype(file.shapes()["images"][0]).name,
         factor=codec.decode_factor(arrays),
+        prefixes=codec.decode_prefixes(arrays),
         labels=codec.decode_labels(arrays),
         class_names=codec.decode_names(arrays),
         mean=tuple(arrays["preprocessing/mean"].tolist()),

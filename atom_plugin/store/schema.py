@@ -69,6 +69,14 @@ ELEMENTS = {
         optional=True,
         since=2,
     ),
+    "prefixes": Element(
+        ("<i8",),
+        "J",
+        "images",
+        "The first so many images of each class are a set of their own; ascending. Absent where nothing is said of them.",
+        optional=True,
+        since=2,
+    ),
     "labels": Element(("<i8",), "N", "class id", "The class of each image, an index into class_names."),
     "class_names": Element(("text",), "K", "UTF-8 text", "The name of every class of the image source, by class id."),
     "preprocessing/image_shape": Element(("<i8",), "3", "pixels", "C, H, W that the preprocessing was fitted on."),
@@ -145,6 +153,9 @@ def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tup
     for key in ("preprocessing/std", f"{ZCA}/eps", "factor"):
         if key in arrays and not (arrays[key] > 0).all():
             raise SchemaError(f"{key}: found {arrays[key].min()}, expected values above 0")
+    prefixes = arrays.get("prefixes", np.ones(1))
+    if not (prefixes >= 1).all() or not (np.diff(prefixes) > 0).all():
+        raise SchemaError(f"prefixes: found {prefixes.tolist()[:6]}, expected ascending numbers from 1 on")
     factor = int(arrays.get("factor", 1))
     if any(side % factor for side in image_shape[1:]):
         raise SchemaError(f"factor: found {factor}, expected one that divides the sides of the images, {image_shape}")

@@ -29,6 +29,7 @@ class SyntheticSet:
     ``images`` (N, C, H, W) are float32 or float16, preprocessed, or uint8 pixels that are not; ``labels`` int64 (N,), class ids
     of the source, class-major; ``class_names[id]`` names every class of the source, also those a subset no longer holds.
     ``factor`` above 1 says that each stored image holds factor x factor tiles (:mod:`atom_plugin.transforms.packing`).
+    ``prefixes`` say of which counts the first so many images of each class are a set of their own, ascending.
     Raises ConfigError for fields that do not fit together.
     """
 
@@ -38,6 +39,7 @@ class SyntheticSet:
     preprocessing: Preprocessing
     provenance: Provenance
     factor: int = 1
+    prefixes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -97,7 +99,7 @@ class SyntheticSet:
         if self.storage == "float32" and self.factor == 1:
             return self
         images = decode(self.images, self.preprocessing, self.factor)
-        return replace(self, images=images, labels=self.labels.repeat_interleave(self.factor**2), factor=1)
+        return replace(self, images=images, labels=self.labels.repeat_interleave(self.factor**2), factor=1, prefixes=())
 
     def stored_as(self, storage: str) -> SyntheticSet:
         """The same images in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
@@ -137,6 +139,15 @@ class SyntheticSet:
         kept = torch.cat([(self.labels == label).nonzero().flatten() for label in classes] or [self.labels[:0]])
         return replace(self, images=self.images[kept], labels=self.labels[kept])
 
+    def first(self, ipc: int) -> SyntheticSet:
+        """The first ``ipc`` images of each class, stored ones. Raises ConfigError where a class has fewer."""
+        if not 1 <= ipc <= self.ipc:
+            raise ConfigError(f"found {self.ipc} images of each class, expected {ipc} or more; cut 1 to {self.ipc}")
+        in_order = self.labels.unique_consecutive().tolist()
+        rows = torch.cat([(self.labels == label).nonzero().flatten()[:ipc] for label in dict.fromkeys(in_order)])
+        kept = tuple(count for count in self.prefixes if count <= ipc)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], prefixes=kept)
+
     def as_dataset(self) -> LabelledImages:
         """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""
         decoded = self.decoded()
@@ -161,6 +172,7 @@ def fields_of(synthetic_set: SyntheticSet) -> SetFields:
         preprocessing=synthetic_set.preprocessing,
         provenance=synthetic_set.provenance,
         factor=synthetic_set.factor,
+        prefixes=synthetic_set.prefixes,
     )
 
 
@@ -209,6 +221,7 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
         first,
         images=torch.cat([part.images for part in sets])[order],
         labels=labels[order],
+        prefixes=(),  # which images come first is no longer one set's order
         provenance=merged_provenance([part.provenance for part in sets]),
     )
 

@@ -325,6 +325,24 @@ def test_subset_then_merge_gives_the_set_back(path, held, tmp_path):
     assert SyntheticSet.load(tmp_path / "c.h5").classes == [0]
 
 
+def test_the_first_images_of_each_class_are_cut_and_said_to_be_a_part_where_they_are(tmp_path):
+    held = replace(make_set(classes=3, ipc=5), prefixes=(1, 2, 5))
+    held.save(tmp_path / "set.h5")
+    assert "nested at:  1, 2, 5 images per class" in done("info", tmp_path / "set.h5")
+    result = run("subset", tmp_path / "set.h5", "--ipc", "2", "--classes", "class 2,class 0", "-o", tmp_path / "two.h5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    cut = SyntheticSet.load(tmp_path / "two.h5")
+    assert (cut.labels.tolist(), cut.prefixes) == ([2, 2, 0, 0], (1, 2))
+    assert torch.equal(cut.images[2:], held.images[:2])
+    result = run("subset", tmp_path / "set.h5", "--ipc", "3", "-o", tmp_path / "three.h5")
+    assert "is nested at 1, 2, 5 images: its first 3 were not made to stand alone" in result.stderr
+    make_set(ipc=5).save(tmp_path / "plain.h5")
+    assert "is not nested" in run("subset", tmp_path / "plain.h5", "--ipc", "1", "-o", tmp_path / "one.h5").stderr
+    assert "expected 6 or more" in fails(
+        ConfigError, "subset", tmp_path / "set.h5", "--ipc", "6", "-o", tmp_path / "six.h5"
+    )
+
+
 def test_merge_names_the_files_that_differ(path, tmp_path):
     make_set().save(tmp_path / "other.h5")
     line = fails(ConfigError, "merge", path, tmp_path / "other.h5", "-o", tmp_path / "out.h5")

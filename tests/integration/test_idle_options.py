@@ -45,6 +45,7 @@ ALWAYS: dict[str, set[str]] = {
         "depth",
         "width",
         "factor",
+        "nested",
         "storage",
         "pool",
         "validation",
@@ -75,7 +76,7 @@ ALWAYS: dict[str, set[str]] = {
     "store export": {"format_", "output", "option", "force"},
     "store import": {"format_", "output", "option", "force", "like", "dataset", "class_map", "mean", "std"},
     "store merge": {"output", "force"},
-    "store subset": {"classes", "class_ids", "output", "force"},
+    "store subset": {"classes", "class_ids", "ipc", "output", "force"},
     "consume search": (RUN - {"as_json"})
     | TRAINING
     | {

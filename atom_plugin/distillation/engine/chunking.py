@@ -61,7 +61,7 @@ class PassSize:
         """Of images (C, H, W): two blank ones are sent through the network."""
         seen = blank_features(engine, image_shape)
         with torch.no_grad():
-            described = matcher.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
+            described = matcher.real_side.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
         return cls(
             real_batch=real_batch,
             ipc=ipc,

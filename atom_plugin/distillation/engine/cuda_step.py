@@ -106,7 +106,7 @@ class CapturedStep:
         self.fuses_augmentation = fused and fused_augmentation.fuses(
             inputs.augmentation, shape, self._device, self._dtype
         )
-        fused = fused and fuses(network, matcher, shape, precision)
+        fused = fused and fuses(network, matcher.real_side, shape, precision)
         point_at(network, self._given["parameters"])
         if self._calibration is not None:
             point_at(self._calibration.network, self._given["calibration"])
@@ -173,7 +173,7 @@ class CapturedStep:
         leaf = self._images.detach().requires_grad_()
         synthetic = self._augmented(self._decode(leaf))
         with autocast(self._device, self._precision):
-            target = self.engine.real(self._matcher, real, groups=classes)
+            target = self.engine.real(self._matcher.real_side, real, groups=classes)
             loss = self._matcher.compare(target, self.engine.synthetic(self._matcher, synthetic, groups=classes))
             if self._calibration is not None:
                 loss = loss + self._calibration.loss(synthetic, groups=classes)

@@ -107,7 +107,7 @@ def compare(
     give no usable ones. Any other matcher gets :class:`~atom_plugin.models.features.Features`.
     """
     if isinstance(matcher, MeanMatcher):
-        target = engine.real(matcher, real, groups=groups)
+        target = engine.real(matcher.real_side, real, groups=groups)
         return matcher.compare(target, engine.synthetic(matcher, synthetic, groups=groups))
     if isinstance(matcher, ImageMatcher):
         fixing = real.unflatten(0, (groups, -1))[:, :_FIXING_IMAGES].flatten(0, 1)

@@ -148,10 +148,10 @@ def test_page_names_every_element_with_type_and_shape():
 
 def test_every_element_describes_itself(tmp_path):
     make_set(zca=True, final_loss=0.5).save(tmp_path / "whitened.h5")
-    make_set(factor=2, final_loss=0.5).save(tmp_path / "packed.h5")
+    replace(make_set(factor=2, final_loss=0.5), prefixes=(1, 2)).save(tmp_path / "packed.h5")
     with h5py.File(tmp_path / "whitened.h5") as file, h5py.File(tmp_path / "packed.h5") as packed:
         for key in ELEMENTS:
-            found = packed[key] if key == "factor" else file[key]
+            found = packed[key] if key in ("factor", "prefixes") else file[key]
             assert set(found.attrs) == {"axes", "units", "description"}
             assert all(text.decode() for text in found.attrs.values())
             assert found.chunks is None
