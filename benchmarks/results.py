@@ -27,6 +27,7 @@ PAGES = {
     HERE.parent / "docs" / "results.md": HERE / "results" / "paper.jsonl",
     HERE.parent / "docs" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
     HERE.parent / "docs" / "packing.md": HERE / "results" / "paper.jsonl",
+    HERE.parent / "docs" / "any-ipc.md": HERE / "results" / "paper.jsonl",
 }
 LEAD = "ATOM, table 1", "CIFAR-10"
 SETS = 3  # of a cell, before a difference has an interval and anything is called confirmed
@@ -48,11 +49,12 @@ def render(page: str, lines: Sequence[Line]) -> str:
         "choices": choices,
         "owed choices": owed_choices,
     }
-    studies = study_tables.read_studies()
+    studies = study_tables.read_lines("studies.jsonl")
     makers |= {
         "best": lambda _: grid(study_tables.best(studies)),
         "packed choices": lambda _: grid(study_tables.choices(studies, "packed")),
         "pool choices": lambda _: grid(study_tables.choices(studies, "pools")),
+        "any ipc": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-digits.jsonl"))),
     }
     block = re.compile(r"(<!-- ([a-z ]+) -->\n).*?(<!-- end -->)", re.S)
     return block.sub(lambda found: f"{found[1]}\n{makers[found[2]](lines)}\n\n{found[3]}", page)

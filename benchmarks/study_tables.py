@@ -1,4 +1,4 @@
-"""Tables of docs/results.md and docs/packing.md from benchmarks/results/studies.jsonl, which has the lines of study.py.
+"""Tables of docs/results.md, packing.md and any-ipc.md from the lines of study.py and any_ipc.py in benchmarks/results/.
 
 A row is a cell: its sets' networks tested on held-out training images, where choices are made, and on the test images.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
-LINES = Path(__file__).parent / "results" / "studies.jsonl"
+RESULTS = Path(__file__).parent / "results"
 # What the papers print at 10 images per class, best of their networks' or last epoch; packed 2x2 but for ATOM.
 PUBLISHED = {"untrained": "M3D 63.5", "pool, calibration 100": "IDC 67.5, DANCE 70.8, NCFM 71.8 (best epoch)"}
 
 
-def read_studies() -> list[Line]:
-    """All lines, as committed."""
-    return [json.loads(line) for line in LINES.read_text("utf-8").splitlines()]
+def read_lines(name: str) -> list[Line]:
+    """All lines of one file there, as committed."""
+    return [json.loads(line) for line in (RESULTS / name).read_text("utf-8").splitlines()]
 
 
 def best(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
@@ -74,3 +74,18 @@ def _mean(lines: Sequence[Line], on: str) -> str:
         return ""
     spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * statistics.fmean(values):.2f}{spread}"
+
+
+def any_ipc(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of docs/any-ipc.md, a row for each kind: mean and deviation over sets of benchmarks/any_ipc.py."""
+    kinds = list(dict.fromkeys(line["kind"] for line in lines))
+    counts = sorted({line["ipc"] for line in lines})
+    columns: dict[str, Sequence[str]] = {"set": kinds}
+    for count in counts:
+        held = {kind: [line for line in lines if (line["kind"], line["ipc"]) == (kind, count)] for kind in kinds}
+        columns[f"IPC {count}"] = [_mean(held[kind], "accuracies") for kind in kinds]
+    seconds = {
+        kind: [line["seconds"] for line in lines if (line["kind"], line["ipc"]) == (kind, counts[-1])] for kind in kinds
+    }
+    columns[f"seconds, IPC {counts[-1]}"] = [f"{statistics.median(seconds[kind]):.0f}" for kind in kinds]
+    return columns
