@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,6 +84,18 @@ def golden_set() -> SyntheticSet:
     )
 
 
+def golden_packed_set() -> SyntheticSet:
+    """The set in golden/synthetic-set-v2.h5: packed pixels of a nested set, without whitening."""
+    held = golden_set()
+    return replace(
+        held,
+        images=(torch.arange(6 * 16).view(6, 1, 4, 4) * 5 % 256).to(torch.uint8),
+        preprocessing=replace(held.preprocessing, whitening=None),
+        factor=2,
+        prefixes=(1, 2),
+    )
+
+
 def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
     """Equal to the last bit, with the same types."""
     assert found.images.dtype == expected.images.dtype
@@ -92,4 +105,4 @@ def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
     assert found.class_names == expected.class_names
     assert found.preprocessing.matches(expected.preprocessing)
     assert found.provenance == expected.provenance
-    assert found.factor == expected.factor
+    assert (found.factor, found.prefixes) == (expected.factor, expected.prefixes)

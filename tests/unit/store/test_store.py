@@ -16,12 +16,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_sets import assert_equal_sets, golden_set, make_set
+from synthetic_sets import assert_equal_sets, golden_packed_set, golden_set, make_set
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import to_uint8
 
 TESTS = Path(__file__).parents[2]
@@ -115,6 +116,16 @@ def test_file_of_version_1_is_read():
     assert header.checksum == from_page("checksum")["checksum"](GOLDEN)
 
 
+def test_file_of_version_2_is_read():
+    path = GOLDEN.with_name("synthetic-set-v2.h5")
+    held = store.read(path)
+    assert_equal_sets(held, golden_packed_set())
+    header = store.verify(path)
+    assert (header.version, header.storage, header.factor, header.prefixes) == (2, "uint8", 2, (1, 2))
+    assert header.checksum == from_page("checksum")["checksum"](path)
+    assert len(held.decoded()) == 24
+
+
 def test_page_reads_a_set_without_this_package(tmp_path, monkeypatch):
     for zca in (True, False):
         held = make_set(zca=zca, shape=(3, 2, 2), class_names=("a", "żółw", "c"))
@@ -124,6 +135,15 @@ def test_page_reads_a_set_without_this_package(tmp_path, monkeypatch):
         assert found["class_names"] == ["a", "żółw", "c"]
         assert found["config"] == {"ipc": 2}
         np.testing.assert_allclose(found["pixels"], held.true_colour().clamp(0, 1).numpy(), atol=1e-5)
+    for storage in ("float16", "uint8"):
+        packed = make_set(shape=(3, 4, 4), factor=2, storage=storage)
+        packed.save(tmp_path / "set.h5", force=True)
+        found = from_page("read")
+        tiles = torch.from_numpy(found["pixels"]).float()
+        enlarged = torch.nn.functional.interpolate(tiles, size=(4, 4), mode="bilinear", align_corners=False)
+        seen = packed.true_colour() if storage == "uint8" else unpack(packed.as_stored().clamp(0, 1), 2)
+        torch.testing.assert_close(enlarged, seen, rtol=0, atol=1e-5)
+        assert found["labels"].tolist() == packed.decoded().labels.tolist()
 
 
 def test_page_names_every_element_with_type_and_shape():
