@@ -26,16 +26,16 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import tomllib
 import torch
 from images import load_images
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData, Split
+from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.loop import distill
 from atom_plugin.distillation.select_config import SelectConfig
@@ -43,12 +43,13 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import AtomError
 from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.cuda_training import train_together
-from atom_plugin.evaluation.pool_training import make_pool
+from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.models.network_pool import NetworkPool
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
+from atom_plugin.runtime.toml import read_toml
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 LINES = jsonl.LineFormat(name="a file of a study", key="cell")
@@ -92,18 +93,6 @@ def cells_of(study: Mapping[str, Any]) -> list[Cell]:
     return sorted(found, key=lambda cell: cell.seed)
 
 
-def held_out(data: SourceData, count: int) -> tuple[SourceData, Split]:
-    """``data`` less ``count`` training images, equally many of each class, and these."""
-    generator = torch.Generator().manual_seed(0)
-    labels, each = data.train.labels, count // len(data.class_names)
-    out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(len(data.class_names)):
-        members = (labels == label).nonzero().flatten()
-        out[members[torch.randperm(len(members), generator=generator)[:each]]] = True
-    train, validation = (Split(images=data.train.images[rows], labels=labels[rows]) for rows in (~out, out))
-    return replace(data, train=train, fingerprint=f"{data.fingerprint} less {count}"), validation
-
-
 def _training(options: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig.from_recipe(
         **{"name": options.get("recipe", "standard"), **{k: v for k, v in options.items() if k != "recipe"}}
@@ -117,10 +106,9 @@ def pool_of(data: SourceData, options: Mapping[str, Any], device: torch.device) 
         "atom", ipc=10, image_shape=data.image_shape, zca=False, network=training.pop("network", None)
     )
     run = TrainingRun(device=device, precision=resolve_precision("auto", device))
-    networks = training.pop("networks")
-    preprocessing = config.fit_preprocessing(data)
-    every = training.pop("every", 1)
-    return make_pool(data, config.network, preprocessing, _training(training), networks=networks, every=every, run=run)
+    counts = {"networks": training.pop("networks"), "every": training.pop("every", 1)}
+    chosen = PoolConfig(network=config.network, training=_training(training), **counts)
+    return make_pool(data, config.fit_preprocessing(data), chosen, run=run)
 
 
 def judged(
@@ -132,8 +120,8 @@ def judged(
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Each set's accuracies on each of ``judges``, of ``networks`` networks each; sets of one size train together."""
     run = TrainingRun(device=device, precision=resolve_precision("auto", device))
-    by_size = sorted(sets, key=lambda cell: len(sets[cell].decoded()))
-    for size, group in itertools.groupby(by_size, key=lambda cell: len(sets[cell].decoded())):
+    sizes = {cell: held.decoded_count for cell, held in sets.items()}
+    for size, group in itertools.groupby(sorted(sets, key=sizes.__getitem__), key=sizes.__getitem__):
         cells = list(group)
         places = [(cell, repeat) for cell in cells for repeat in range(networks)]
         began = time.perf_counter()
@@ -164,14 +152,14 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=60.0, help="start no set that would end after these")
     given = parser.parse_args()
-    study, began = tomllib.loads(given.cells.read_text("utf-8")), time.perf_counter()
+    study, began = read_toml(given.cells), time.perf_counter()
     device = resolve_device(given.device)
-    data = load_images(given.data)
-    data, validation = held_out(data, len(data.train) // 10)
+    data = hold_out(load_images(given.data), 0.1)
+    assert data.validation is not None
     given.out.mkdir(parents=True, exist_ok=True)
     lines, longest = given.out / "study.jsonl", 0.0
     sets: dict[Cell, SyntheticSet] = {}
-    judges = {"validation": validation, "test": data.test}
+    judges = {"validation": data.validation, "test": data.test}
     about = {"device": describe_hardware(device), "images": {name: len(split) for name, split in judges.items()}}
     for name, options in study.get("pools", {}).items():
         if not (path := given.out / f"{name}.pool").exists():

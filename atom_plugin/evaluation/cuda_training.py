@@ -52,7 +52,7 @@ def _trains_plainly(config: TrainConfig) -> bool:
 def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
     """How many networks keep their maps within a quarter of the device's memory; at least one."""
     height, width = synthetic_set.preprocessing.image_shape[1:]
-    images = min(config.batch_size, len(synthetic_set) * synthetic_set.factor**2)
+    images = min(config.batch_size, synthetic_set.decoded_count)
     per_network = 4 * _KEPT_MAPS * images * network.width * height * width
     return max(1, torch.cuda.get_device_properties(device).total_memory // 4 // per_network)
 

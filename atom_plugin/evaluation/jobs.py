@@ -39,7 +39,7 @@ class Subject:
 
     def __len__(self) -> int:
         """The images that a network sees: of a packed set its tiles."""
-        return len(self.synthetic_set) * self.synthetic_set.factor**2 if self.real is None else len(self.real)
+        return self.synthetic_set.decoded_count if self.real is None else len(self.real)
 
     @property
     def full(self) -> bool:

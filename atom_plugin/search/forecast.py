@@ -76,7 +76,7 @@ def _timed(candidate: Candidate, few: SyntheticSet, training: TrainConfig, run: 
     moments: list[float] = []
     watched = replace(run, on_epoch=lambda _: moments.append(time.perf_counter()))
     train(few, candidate.network, replace(training, epochs=_EPOCHS), seed=0, run=watched)
-    return (moments[-1] - moments[0]) / ((_EPOCHS - 1) * len(few) * few.factor**2)
+    return (moments[-1] - moments[0]) / ((_EPOCHS - 1) * few.decoded_count)
 
 
 def predicted_seconds(planned: Iterable[SearchJob], per_image: Mapping[str, float]) -> float:

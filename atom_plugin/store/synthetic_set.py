@@ -90,6 +90,11 @@ class SyntheticSet:
         return str(self.images.dtype).removeprefix("torch.")
 
     @property
+    def decoded_count(self) -> int:
+        """How many images networks see: those of :meth:`decoded`."""
+        return len(self) * self.factor**2
+
+    @property
     def image_bytes(self) -> int:
         """Bytes that the images take in a file."""
         return self.images.numel() * self.images.element_size()

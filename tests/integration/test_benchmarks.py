@@ -13,6 +13,7 @@ import pytest
 import render
 import run
 import step
+import study
 import together
 import torch
 import training
@@ -110,3 +111,22 @@ def test_a_failing_piece_is_a_line_and_ends_its_process(tmp_path):
     assert not gpu.run_all({"a": lambda: {"x": 1}, "b": fails, "c": lambda: {}}, out, 5.0, torch.device("cpu"))
     assert [line.get("error") for line in gpu.records(out)] == [None, "RuntimeError: no room"]
     assert gpu.finished(out) == {"a"}
+
+
+def test_a_study_makes_pools_and_sets_and_judges_them_on_both_kinds_of_images(tmp_path, monkeypatch):
+    cells = tmp_path / "cells.toml"
+    cells.write_text(
+        "[trainings.short]\nepochs = 1\n[pools.two]\nnetworks = 2\nepochs = 1\nnetwork = { width = 8 }\n"
+        "[defaults]\nipc = 1\nfactor = 2\niterations = 1\nreal_batch = 2\nnetwork = { width = 8 }\n"
+        '[cells.pooled]\npool = "two"\ncalibration = 1.0\nseeds = [0, 1]\n[cells.random]\nmethod = "random"\n'
+    )
+    given = [str(cells), "--out", str(tmp_path / "out"), "--device", "cpu", "--networks", "1"]
+    monkeypatch.setattr("sys.argv", ["study.py", *given])
+    study.main()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "study.jsonl").read_text().splitlines()]
+    assert len(lines[0]["accuracies"]) == 2
+    judged = {line["cell"]: line for line in lines if "validation" in line}
+    assert set(judged) == {"pooled,_seed_0", "pooled,_seed_1", "random,_seed_0"}
+    assert all(
+        len(line["test"]) == 1 and line["images"] == {"validation": 144, "test": 359} for line in judged.values()
+    )
