@@ -12,7 +12,7 @@ import click
 from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith, bundle
 from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
-from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
@@ -108,14 +108,7 @@ def _claiming_outputs(command: Command) -> Command:
 
     @functools.wraps(command)
     def claiming(*args: Any, **given: Any) -> Any:
-        named = [("--csv", given["csv_file"]), ("--chart", given["chart"])]
-        outputs = [
-            Output(path=path, option=name, replace=given["force"], picture=name == "--chart")
-            for name, path in named
-            if path is not None
-        ]
-        if given["results"] is not None:
-            outputs.append(Output(path=given["results"], option="--results", shared=True))
+        outputs = table_outputs(given["csv_file"], given["chart"], given["results"], force=given["force"])
         claim(outputs, inputs=[*given["files"], given["data_dir"]])
         load_torch()
         return command(*args, **given)

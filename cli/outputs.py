@@ -43,6 +43,19 @@ class Output:
     picture: bool = False
 
 
+def table_outputs(csv_file: Path | None, chart: Path | None, results: Path | None, *, force: bool) -> list[Output]:
+    """Those of ``--csv``, ``--chart`` and ``--results`` that were given, the latter shared with other processes."""
+    named = [("--csv", csv_file), ("--chart", chart)]
+    outputs = [
+        Output(path=path, option=name, replace=force, picture=name == "--chart")
+        for name, path in named
+        if path is not None
+    ]
+    if results is not None:
+        outputs.append(Output(path=results, option="--results", shared=True))
+    return outputs
+
+
 def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock: bool = True) -> None:
     """Take the names of ``outputs`` until the command ends; call it before any work.
 

@@ -12,7 +12,7 @@ import click
 
 from atom_plugin.cli.command import CheckedCommand, gathered
 from atom_plugin.cli.options import PATH, force_option, json_option, run_options
-from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.search_options import (
     ONLY_WITH,
     Compared,
@@ -117,14 +117,7 @@ def search(
 
 
 def _claim(files: Sequence[Path], request: SourceRequest, outputs: Outputs, *, force: bool) -> None:
-    named = [("--csv", outputs.csv_file), ("--chart", outputs.chart)]
-    written = [
-        Output(path=path, option=name, replace=force, picture=name == "--chart")
-        for name, path in named
-        if path is not None
-    ]
-    if outputs.results is not None:
-        written.append(Output(path=outputs.results, option="--results", shared=True))
+    written = table_outputs(outputs.csv_file, outputs.chart, outputs.results, force=force)
     claim(written, inputs=[*files, request.data_dir])
 
 

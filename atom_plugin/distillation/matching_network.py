@@ -91,19 +91,19 @@ class NetworkTrainer:
         data, convnet = self._data, self._convnet
         return build_model(self._model, data.image_shape, len(data.class_names), generator=generator, convnet=convnet)
 
-    def _redraw(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew, in place, from ``generator``."""
-        if isinstance(self.network, ConvNet):
-            self.network.reset(generator)
+    def _redraw(self, network: nn.Module, generator: torch.Generator) -> None:
+        """Draw all parameters of ``network``, one of the run's kind, anew, in place, from ``generator``."""
+        if isinstance(network, ConvNet):
+            network.reset(generator)
         else:
-            self.network.load_state_dict(self._fresh(generator).state_dict())
+            network.load_state_dict(self._fresh(generator).state_dict())
 
     def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
         """Draw the network anew and train it for ``epochs`` on the real images, by the SGD of evaluations.
 
         Raises DivergenceError where the loss is no longer finite.
         """
-        self._redraw(generator)
+        self._redraw(self.network, generator)
         train = self._data.train
         batches = self._batches(
             lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)), train.labels.to(self._device)
@@ -176,11 +176,7 @@ class MatchingNetwork(NetworkTrainer):
         Returns the weights (P,) of the drawn network at the end of its training, None without a pool.
         """
         if self.pool is None:
-            if network is self.network:
-                self._redraw(generator)
-            else:
-                assert isinstance(network, ConvNet)
-                network.reset(generator)
+            self._redraw(network, generator)
             return None
         assert isinstance(network, ConvNet)
         index, weights = self.pool.draw(self._config.network_state, generator)
