@@ -68,6 +68,7 @@ class PathType(click.Path):
 PATH = PathType()
 FOLDER = PathType(file_okay=False)
 POSITIVE_INT = Number(int, at_least=1)
+NON_NEGATIVE_INT = Number(int, at_least=0)
 POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
 SHARE = Number(float, at_least=0, at_most=1)

@@ -17,6 +17,7 @@ from atom_plugin.cli.replay_options import (
     DISTILLATION,
     NETWORK,
     ONLY_WITH,
+    REPLAY_ALONE,
     RUN,
     Compared,
     Outputs,
@@ -85,7 +86,7 @@ def replay(
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
-    from atom_plugin.integrations.avalanche.plugin_setup import check_policy
+    from atom_plugin.integrations.avalanche.policies import check_policy
     from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     names = _policies(compared)
@@ -183,21 +184,21 @@ def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> R
         seed=options["seed"],
         network=given(options, NETWORK),
         distillation={"iterations": iterations, **given(options, DISTILLATION)},
-        stream_augmentation=options["stream_augmentation"] if mode == "replay" else None,
+        **(given(options, REPLAY_ALONE) if mode == "replay" else {}),
         **given(options, RUN),
     )
 
 
 def _policies(compared: Compared) -> list[str]:
     """The policies' names, in the order of the table."""
-    from atom_plugin.integrations.avalanche.plugin_setup import STORED
+    from atom_plugin.integrations.avalanche.policies import STORED, parts_of
     from atom_plugin.matchers import MATCHERS
     from atom_plugin.replay.plan import BASELINES
 
     names = list(compared.policies)
     if compared.memory and STORED not in names:
         names.insert(0, STORED)
-    if not names or (compared.distill and not set(MATCHERS.names()).intersection(names)):
+    if not names or (compared.distill and not set(MATCHERS.names()).intersection(*map(parts_of, names))):
         names.append("atom")
     if compared.baselines:
         names += ["random", "herding", *BASELINES]

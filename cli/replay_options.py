@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from atom_plugin.cli.command import Command, OnlyWith, bundle
-from atom_plugin.cli.options import NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT
+from atom_plugin.cli.options import NON_NEGATIVE_INT, NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT
+from atom_plugin.distillation.set_config import STORAGES
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
+REPLAY_ALONE = ("stream_augmentation", "finetune_steps")
 NETWORK = ("normalisation", "width")
-DISTILLATION = ("iterations", "real_batch", "precision")
+DISTILLATION = ("factor", "storage", "iterations", "real_batch", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def _has_modes(values: Mapping[str, Any]) -> bool:
 # Other options that a policy makes nothing of are the comparison's all the same: its file has them, and a policy that is added
 # with --resume keeps to them.
 ONLY_WITH = (
-    OnlyWith("--mode replay", ("stream_augmentation",), lambda values: "replay" in values["modes"]),
+    OnlyWith("--mode replay", REPLAY_ALONE, lambda values: "replay" in values["modes"]),
     OnlyWith("a --policy that is no baseline", ("modes",), _has_modes),
 )
 
@@ -92,8 +94,9 @@ def stream_options(command: Command) -> Command:
             "policies",
             metavar="NAME",
             multiple=True,
-            help="What the memory holds: a matcher's name (distilled), random, herding or k-center (real images), stored, or a "
-            "baseline: real-ipc, real-bytes, gdumb, naive, joint, each in its own mode. May be given several times.  "
+            help="What the memory holds: a matcher's name (distilled), random, herding or k-center (real images; random-packed "
+            "packs them as the distilled ones), stored, several of these in equal parts (atom+herding), or a baseline: "
+            "real-ipc, real-bytes, gdumb, naive, joint, each in its own mode. May be given several times.  "
             "[default: atom, or stored]",
         ),
         click.option("--baselines", is_flag=True, help="Add random and herding and all five baselines."),
@@ -156,6 +159,13 @@ def training_options(command: Command) -> Command:
             "--stream-augmentation", metavar="OPS", help="The same on the stream's images, in replay.  [default: none]"
         ),
         click.option(
+            "--finetune-steps",
+            metavar="N",
+            type=NON_NEGATIVE_INT,
+            help="Steps on the memory alone after each experience, in replay: balanced fine-tuning. Baselines take none.  "
+            "[default: 500]",
+        ),
+        click.option(
             "--normalisation",
             type=NORMALISATION,
             help="The network's normalisation.  [default: the recipe's]",
@@ -163,6 +173,18 @@ def training_options(command: Command) -> Command:
         click.option("--width", metavar="N", type=POSITIVE_INT, help="The network's channels.  [default: 128]"),
         click.option(
             "--zca/--no-zca", default=None, help="Whiten, fitted on the first experience.  [default: the recipe's]"
+        ),
+        click.option(
+            "--factor",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Tiles along each side of a stored image: 2 packs four images of half the side into one.  [default: 2 for "
+            "colour images of 32 pixels or more without ZCA, else 1]",
+        ),
+        click.option(
+            "--storage",
+            type=click.Choice(STORAGES),
+            help="How distilled images are stored; real ones are kept as uint8 pixels.  [default: uint8]",
         ),
         click.option(
             "--iterations",

@@ -11,7 +11,7 @@ from small import coloured_source
 from torch.utils.data import Dataset
 
 from atom_plugin.datasets import SourceData, Split
-from atom_plugin.integrations.avalanche import SyntheticMemory
+from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -29,11 +29,10 @@ DATA = coloured_source(classes=6, per_class=10)
 STEPS = ([3, 0], [5, 1], [4, 2])
 MEAN, STD = (0.25, 0.3, 0.35), (0.2, 0.25, 0.5)
 STANDARDISED = Preprocessing(mean=torch.tensor(MEAN), std=torch.tensor(STD), image_shape=(3, 8, 8))
-QUICK = DistillingSupplier(
-    overrides={"iterations": 2, "real_batch": 4, "precision": "float32", "network": {"width": 8, "depth": 2}}
-)
-
-SELECTED = SelectingSupplier(overrides={"precision": "float32", "network": {"width": 8, "depth": 2}})
+# As float32, what is stored is what a network sees.
+SMALL: dict[str, Any] = {"precision": "float32", "storage": "float32", "network": {"width": 8, "depth": 2}}
+QUICK = DistillingSupplier(overrides={**SMALL, "iterations": 2, "real_batch": 4})
+SELECTED = SelectingSupplier(overrides=SMALL)
 
 FORMS: dict[str, Callable[[torch.Tensor], Any]] = {
     "uint8": lambda image: image,
@@ -129,6 +128,11 @@ class Recorder(SupervisedPlugin):
                 "lr": [group["lr"] for group in strategy.optimizer.param_groups],
             }
         )
+
+
+def quick_replay(policy: Any, **options: Any) -> SyntheticReplay:
+    """Without fine-tuning, whose steps are many and test_avalanche_fine_tuning's matter."""
+    return SyntheticReplay(policy, **{"finetune_steps": 0, **options})
 
 
 def trained(strategy: Any, stream: Iterable[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class ReplayMemory:
         )
         arriving = Counter(kept_new.labels.tolist())
         kept = first_images(held, {label: max(0, room[label] - arriving[label]) for label in held.classes})
-        joined = _in_turns(kept, kept_new)
+        joined = in_turns([kept, kept_new], names=["the memory", "the set to add to it"])
         self._held = self._within(self.budget, joined, [*self._parts(), new.provenance], sightings, tasks)
         self._sightings, self.tasks = sightings, tasks
 
@@ -249,17 +249,19 @@ def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, Synthet
     return held, new
 
 
-def _in_turns(old: SyntheticSet, new: SyntheticSet) -> SyntheticSet:
-    """Both, class-major; within a class spread evenly among each other, each in its own order."""
-    joined = concatenate([old, new], names=["the memory", "the set to add to it"])
-    counts = [Counter(part.labels.tolist()) for part in (old, new)]
+def in_turns(parts: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
+    """All images, class-major; within a class spread evenly among each other, each part in its own order.
+
+    Raises ConfigError as :func:`~atom_plugin.store.synthetic_set.concatenate`, to which ``names`` go.
+    """
+    joined = concatenate(parts, names=names)
+    counts = [Counter(part.labels.tolist()) for part in parts]
     order, start = [], 0
     for label in joined.classes:
         places = torch.cat([(torch.arange(count[label]) + 0.5) / max(1, count[label]) for count in counts])
         order.append(start + places.argsort(stable=True))
         start += len(places)
-    chosen = torch.cat(order)
-    return replace(joined, images=joined.images[chosen])
+    return replace(joined, images=joined.images[torch.cat(order)])
 
 
 def _as_json(by_class: Mapping[int, int]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, shape_text, unknown
-from atom_plugin.replay.memory import first_images
+from atom_plugin.replay.memory import first_images, in_turns
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -30,6 +30,10 @@ class Supplier(Protocol):
     @property
     def needs_images(self) -> bool:
         """Whether :meth:`supply` looks at the real images; if not, it is given none."""
+        ...
+
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """How images of (C, H, W) will be stored: what a budget of bytes counts."""
         ...
 
     def supply(
@@ -69,6 +73,10 @@ class PrecomputedSupplier:
         self.sets = tuple(sets)
         self.preprocessing: Preprocessing | None = first.preprocessing
 
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """That of the first set."""
+        return self.sets[0].storage
+
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
@@ -95,10 +103,12 @@ class PrecomputedSupplier:
 class DistillingSupplier:
     """Distils the classes that arrive together from their own real images.
 
-    ``recipe`` and ``overrides`` are those of :meth:`DistillConfig.from_recipe`; the ipc is what the memory has room for.
+    ``recipe`` and ``overrides`` are those of :meth:`DistillConfig.from_recipe`; the ipc is what the memory has room for. Images
+    are stored as uint8 pixels unless ``overrides`` say otherwise. Where the stream's images are whitened, a factor that only
+    the recipe asks for is 1: tiles cannot be whitened.
     """
 
-    recipe: str = "atom"
+    recipe: str = "best"
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     on_progress: Callable[[Progress], None] | None = None
@@ -110,16 +120,30 @@ class DistillingSupplier:
     ) -> SyntheticSet:
         """``ipc`` images of each class. Raises what :func:`~atom_plugin.distillation.loop.distill` raises."""
         arrived = only_classes(data, classes)
-        overrides = {**self.overrides, "ipc": ipc, "image_shape": arrived.image_shape}
-        config = DistillConfig.from_recipe(self.recipe, **overrides)
-        prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
+        known = preprocessing or self.preprocessing
+        config = self._config(arrived.image_shape, ipc, known)
+        prepared = known or config.fit_preprocessing(arrived)
         made = distill(config, arrived, device=self.device, preprocessing=prepared, on_progress=self.on_progress)
         return _with_class_ids(made, data, classes)
+
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """That of the configuration."""
+        return self._config(image_shape, 1, None).storage
+
+    def _config(self, image_shape: tuple[int, int, int], ipc: int, known: Preprocessing | None) -> DistillConfig:
+        whitened = known is not None and known.whitening is not None
+        implied = {"storage": "uint8", **({"factor": 1} if whitened else {})}
+        overrides = {**implied, **self.overrides, "ipc": ipc, "image_shape": image_shape}
+        return DistillConfig.from_recipe(self.recipe, **overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectingSupplier:
-    """Chooses real images of the classes that arrive, as they are: the baseline. A class that has too few gives all."""
+    """Chooses real images of the classes that arrive, as they are: the baseline. A class that has too few gives all.
+
+    They are stored as the pixels that they are, uint8, unless ``overrides`` say otherwise. With a ``factor`` there, each stored
+    image packs factor^2 of them.
+    """
 
     method: str = "random"
     seed: int = 0
@@ -140,7 +164,7 @@ class SelectingSupplier:
         arrived = only_classes(data, classes)
         config = self._config(arrived, ipc)
         prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
-        counts = [min(ipc, count) for count in arrived.train.labels.bincount().tolist()]
+        counts = [min(ipc, count // config.tiles) for count in arrived.train.labels.bincount().tolist()]
         chosen = []
         for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
             alike = [label for label, of_class in zip(sorted(set(classes)), counts, strict=True) if of_class == count]
@@ -149,9 +173,57 @@ class SelectingSupplier:
             chosen.append(_with_class_ids(made, data, alike))
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
 
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """That of the configuration."""
+        return self._config_for(image_shape, 1).storage
+
     def _config(self, data: SourceData, ipc: int) -> SelectConfig:
-        overrides = {**self.overrides, "ipc": ipc, "seed": self.seed, "method": self.method}
-        return SelectConfig.from_recipe(self.recipe, **{**overrides, "image_shape": data.image_shape})
+        return self._config_for(data.image_shape, ipc)
+
+    def _config_for(self, image_shape: tuple[int, int, int], ipc: int) -> SelectConfig:
+        fixed = {"ipc": ipc, "seed": self.seed, "method": self.method, "image_shape": image_shape}
+        return SelectConfig.from_recipe(self.recipe, **{"storage": "uint8", **self.overrides, **fixed})
+
+
+@dataclass(frozen=True)
+class MixedSupplier:
+    """Several suppliers, each of whom gives an equal part of a class's images: raw exemplars beside synthetic ones, say.
+
+    The images stand in turns, so that a memory that shrinks keeps the mixture. Where the images of a class do not divide, the
+    first suppliers give one more. Raises ConfigError for fewer than two suppliers.
+    """
+
+    suppliers: Sequence[Supplier]
+
+    def __post_init__(self) -> None:
+        if len(self.suppliers) < 2:
+            raise ConfigError(f"found {len(self.suppliers)} supplier(s) of a mixed memory, expected two or more")
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the first supplier who knows."""
+        return next((each.preprocessing for each in self.suppliers if each.preprocessing is not None), None)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether any of them does."""
+        return any(each.needs_images for each in self.suppliers)
+
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """That of the first; all must store alike."""
+        return self.suppliers[0].storage(image_shape)
+
+    def supply(
+        self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
+    ) -> SyntheticSet:
+        """Raises what the suppliers raise, and ConfigError where they store images in different ways."""
+        share, rest = divmod(ipc, len(self.suppliers))
+        parts = [
+            each.supply(data, classes, ipc=share + (number < rest), preprocessing=preprocessing)
+            for number, each in enumerate(self.suppliers)
+            if share + (number < rest)
+        ]
+        return in_turns(parts)
 
 
 def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:

@@ -23,7 +23,8 @@ from atom_plugin.evaluation.training import TEST_BATCH, TrainConfig
 from atom_plugin.integrations.avalanche.checks import check_comparison
 from atom_plugin.integrations.avalanche.class_orders import Stream, Streams
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.integrations.avalanche.plugin_setup import MemoryOptions, PluginSetup, file_stem, plugins_for
+from atom_plugin.integrations.avalanche.plugin_setup import PluginSetup, file_stem, plugins_for
+from atom_plugin.integrations.avalanche.policies import MemoryOptions
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
 from atom_plugin.integrations.avalanche.storage_policy import preserved_random_state
 from atom_plugin.integrations.avalanche.training_hooks import TrainingHooks, accuracies, quiet, small_seed
@@ -32,7 +33,17 @@ from atom_plugin.runtime.device import long_work, resolve_device
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-_TOLD = ("steps", "ipc", "epochs", "batch_size", "lr", "memory_augmentation", "stream_augmentation", "seed")
+_TOLD = (
+    "steps",
+    "ipc",
+    "epochs",
+    "batch_size",
+    "lr",
+    "memory_augmentation",
+    "stream_augmentation",
+    "finetune_steps",
+    "seed",
+)
 
 
 class Experiment:
@@ -170,6 +181,7 @@ class Experiment:
             distillation={**config.distillation, "network": config.network},
             memory_augmentation=config.memory_augmentation,
             stream_augmentation=config.stream_augmentation,
+            finetune_steps=config.finetune_steps,
             seed=config.seed,
             device=str(self.device),
         )

@@ -9,6 +9,7 @@ from typing import Any
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS
 from atom_plugin.replay.results import MODES
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
@@ -20,7 +21,8 @@ class ReplayConfig:
     ``ipc``: memory images per class. ``epochs`` are passes over each experience's own images ("replay"), or over the memory
     ("from-memory": DataDAM's 1,001 at batch 256); then the learning rate is multiplied by 0.1 at half.
     ``memory_augmentation`` and ``stream_augmentation``: siamese operations, each drawn for one image; from memory there is no
-    stream. ``network``: overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
+    stream. ``finetune_steps``: steps on the memory alone after each experience, in the mode "replay" (Avalanche's own plugins
+    take none). ``network``: overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
     ``distillation``: overrides of the recipe's other choices. Raises ConfigError for what is impossible.
     """
 
@@ -34,7 +36,8 @@ class ReplayConfig:
     weight_decay: float = TrainConfig.weight_decay
     memory_augmentation: str = "none"
     stream_augmentation: str = "none"
-    recipe: str = "atom"
+    finetune_steps: int = 0
+    recipe: str = "best"
     network: Mapping[str, Any] = field(default_factory=dict)
     zca: bool | None = None
     distillation: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +49,8 @@ class ReplayConfig:
         for name in ("steps", "ipc", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.finetune_steps < 0:
+            raise ConfigError(f"finetune_steps must be at least 0, not {self.finetune_steps}")
         if not self.lr > 0:
             raise ConfigError(f"lr must be above 0, not {self.lr}")
         for strategy in (self.memory_augmentation, self.stream_augmentation):
@@ -54,19 +59,18 @@ class ReplayConfig:
     @classmethod
     def for_mode(cls, mode: str, **given: Any) -> ReplayConfig:
         """The mode's defaults for what is not ``given`` (or None)."""
-        values: dict[str, Any] = {"epochs": 5, "batch_size": 64}
+        values: dict[str, Any] = {"epochs": 5, "batch_size": 64, "finetune_steps": FINETUNE_STEPS}
         if mode == "from-memory":
             values = {"epochs": 300, "batch_size": 256, "memory_augmentation": DEFAULT_STRATEGY}
         return cls(mode=mode, **values | {name: value for name, value in given.items() if value is not None})
 
     def distill_config(self, image_shape: tuple[int, int, int], **overrides: Any) -> DistillConfig:
-        """The recipe's choices for these images, less those in ``distillation``, with ``overrides`` on top.
+        """The recipe's choices for these images, with those in ``distillation`` and ``overrides`` on top.
 
         Raises as :meth:`DistillConfig.from_recipe` does.
         """
-        return DistillConfig.from_recipe(
-            self.recipe, ipc=self.ipc, image_shape=image_shape, network=self.network, zca=self.zca, **overrides
-        )
+        given = {"storage": "uint8", **self.distillation, **overrides, "network": self.network, "zca": self.zca}
+        return DistillConfig.from_recipe(self.recipe, ipc=self.ipc, image_shape=image_shape, **given)
 
     def of_memories(self) -> dict[str, Any]:
         """What the memories' sets depend on, whatever the mode: plain JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,37 +12,18 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.set_config import METHODS
-from atom_plugin.errors import ConfigError, StoreError, unknown
+from atom_plugin.errors import StoreError
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.class_orders import Stream
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
+from atom_plugin.integrations.avalanche.policies import STORED, MemoryOptions, supplier_of
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
-from atom_plugin.matchers import MATCHERS
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.plan import BASELINES
-from atom_plugin.replay.suppliers import DistillingSupplier, PrecomputedSupplier, SelectingSupplier, Supplier
-from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.replay.suppliers import Supplier
+from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
-
-STORED = "stored"
-"""The policy whose memory comes from the sets that were given."""
-
-
-def check_policy(name: str, *, stored: bool) -> None:
-    """Raises ConfigError unless ``name`` is a matcher, a selection method, a baseline, or "stored" where sets are given.
-
-    PluginError for a matcher that cannot be loaded.
-    """
-    if name in BASELINES or name in METHODS or (name == STORED and stored):
-        return
-    if name == STORED:
-        raise ConfigError("the policy 'stored' replays sets made before; name them with --memory")
-    known = [*MATCHERS.names(), *METHODS, *([STORED] if stored else []), *BASELINES]
-    if name not in known:
-        raise ConfigError(unknown("policy", name, known))
-    MATCHERS.get(name)
 
 
 @dataclass(kw_only=True)
@@ -54,30 +35,12 @@ class PluginSetup:
     raw: RawExemplars | None = None
 
     def size(self, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Images held, and bytes of their pixels as kept: float32 for synthetic memory, 8 bits for raw images."""
+        """Images held, and bytes of their pixels as kept: those of the memory's storage, 8 bits for raw images."""
         if self.memory is not None:
             return len(self.memory.memory), self.memory.memory.bytes
         held = 0 if self.raw is None else len(self.raw.buffer)
         channels, height, width = image_shape
         return held, held * channels * height * width
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryOptions:
-    """How memories are made and used in ``mode``. ``distillation``: overrides of the recipe's choices, for every matcher."""
-
-    mode: str
-    ipc: int
-    recipe: str = "atom"
-    distillation: Mapping[str, Any] = field(default_factory=dict)
-    memory_augmentation: str = "none"
-    stream_augmentation: str = "none"
-    seed: int = 0
-    device: str = "auto"
-
-    def raw_ipc(self, name: str) -> int:
-        """Raw images per class of the baseline ``name``: as kept, a synthetic image has 32 bits where a raw one has 8."""
-        return 4 * self.ipc if name == "real-bytes" else self.ipc
 
 
 def plugins_for(
@@ -91,10 +54,10 @@ def plugins_for(
 ) -> PluginSetup:
     """The plugins and memory of the policy ``name``; ``fresh`` makes the networks trained from memory alone."""
     if name in BASELINES:
-        return _baseline(name, options, fresh)
+        return _baseline(name, options, fresh, raw_images_per_class(name, options, sets))
     memory = SyntheticMemory(
         Budget(ipc=options.ipc),
-        _supplier(name, stream, options, sets, on_progress),
+        _kept(name, stream, options, sets, on_progress),
         source=stream.data,
         stream_preprocessing=stream.preprocessing,
     )
@@ -104,6 +67,7 @@ def plugins_for(
             memory,
             memory_augmentation=options.memory_augmentation,
             stream_augmentation=options.stream_augmentation,
+            finetune_steps=options.finetune_steps,
             seed=options.seed,
         )
     else:
@@ -111,8 +75,16 @@ def plugins_for(
     return PluginSetup(plugins=[plugin], memory=memory)
 
 
-def _baseline(name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn.Module]) -> PluginSetup:
-    raw = None if name in ("naive", "joint") else RawExemplars(options.raw_ipc(name))
+def raw_images_per_class(name: str, options: MemoryOptions, sets: Sequence[SyntheticSet]) -> int:
+    """How many raw images of 8 bits the baseline ``name`` holds of a class: as many as the memory, or as many bytes."""
+    storage = sets[0].storage if sets else options.distillation.get("storage", "uint8")
+    return options.ipc * STORAGE_TYPES[storage].itemsize if name == "real-bytes" else options.ipc
+
+
+def _baseline(
+    name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn.Module], per_class: int
+) -> PluginSetup:
+    raw = None if name in ("naive", "joint") else RawExemplars(per_class)
     if name == "gdumb":
         assert raw is not None
         gdumb = EqualGDumb(raw, fresh=fresh, augmentation=options.memory_augmentation, seed=options.seed)
@@ -128,32 +100,17 @@ def _baseline(name: str, options: MemoryOptions, fresh: Callable[[int], torch.nn
     return PluginSetup(plugins=plugins, raw=raw)
 
 
-def _supplier(
+def _kept(
     name: str,
     stream: Stream,
     options: MemoryOptions,
     sets: Sequence[SyntheticSet],
     on_progress: Callable[[Any], None] | None,
 ) -> Supplier:
+    """What fills the memory of the policy ``name``; of one that makes something, with a file for each step."""
+    inner = supplier_of(name, options, stream.order, sets, on_progress)
     if name == STORED:
-        return PrecomputedSupplier(sets)
-    if name in METHODS:
-        inner: Supplier = SelectingSupplier(
-            method=name,
-            seed=options.seed + stream.order,
-            recipe=options.recipe,
-            overrides={
-                key: options.distillation[key] for key in ("network", "precision") if key in options.distillation
-            },
-            device=options.device,
-        )
-    else:
-        inner = DistillingSupplier(
-            recipe=options.recipe,
-            overrides={**options.distillation, "matcher": name, "seed": options.seed},
-            device=options.device,
-            on_progress=on_progress,
-        )
+        return inner
     paths = {
         frozenset(classes): stream.folder / f"{file_stem(name)}-order{stream.order}-step{step}.h5"
         for step, classes in enumerate(stream.steps, start=1)
@@ -171,6 +128,10 @@ class CachedSupplier:
 
     preprocessing = None
     needs_images = True
+
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        """The other's."""
+        return self._inner.storage(image_shape)
 
     def __init__(self, inner: Supplier, paths: Mapping[frozenset[int], Path]) -> None:
         self._inner = inner

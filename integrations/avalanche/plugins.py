@@ -14,6 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
+from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS, fine_tune
 from atom_plugin.integrations.avalanche.shared_training import augment_parts, lower_rate_at_half, restart_optimizer
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
@@ -25,6 +26,9 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     ``policy`` is a :class:`SyntheticMemory` or any other storage policy. ``memory_batch``: memory images per batch (default:
     the strategy's batch size; all of a smaller memory). Memory and stream may each be augmented in a way of its own: the
     siamese operations of :class:`Augmentation` joined by ``_``, drawn for each image, or "none".
+
+    ``finetune_steps`` steps follow on the memory alone when the classes of an experience are in it
+    (:mod:`~atom_plugin.integrations.avalanche.fine_tuning`), with ``finetune_augmentation``; 0 leaves them out.
 
     While a batch is trained on, :attr:`memory_mask` says which of its samples are the memory's.
     """
@@ -39,13 +43,19 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         memory_batch: int | None = None,
         memory_augmentation: str = "none",
         stream_augmentation: str = "none",
+        finetune_steps: int = FINETUNE_STEPS,
+        finetune_augmentation: str = DEFAULT_STRATEGY,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if finetune_steps < 0:
+            raise ConfigError(f"finetune_steps must be at least 0, not {finetune_steps}")
         if memory_batch is not None and memory_batch < 1:
             raise ConfigError(f"memory_batch must be at least 1, not {memory_batch}")
         self.policy = policy
         self.memory_batch = memory_batch
+        self.finetune_steps = finetune_steps
+        self._finetune = Augmentation(strategy=finetune_augmentation)
         self._stream = Augmentation(strategy=stream_augmentation)
         self._memory = Augmentation(strategy=memory_augmentation)
         self._seed = seed
@@ -75,9 +85,17 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         strategy.mbatch[0] = augment_parts(images, stream_samples, self._stream, self._memory, self._generator)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Add the experience's classes to the memory."""
+        """Add the experience's classes to the memory, and train on all that it holds then."""
         self._mixed = self.memory_mask = None
         self.policy.post_adapt(strategy, strategy.experience)
+        if self.finetune_steps and len(self.policy.buffer) and not getattr(self.policy, "gathering", False):
+            fine_tune(
+                strategy,
+                batches_of(self.policy, self.memory_batch or strategy.train_mb_size),
+                steps=self.finetune_steps,
+                augmentation=self._finetune,
+                generator=generator_for(self._seed, "fine-tuning", strategy.clock.train_exp_counter),
+            )
 
     def _stream_samples(self, images: torch.Tensor) -> int:
         return len(images) if self._mixed is None else self._mixed.stream_samples

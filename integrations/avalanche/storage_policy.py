@@ -131,7 +131,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
                 )
             if self._agreed is None:
                 agreed = self._agree(experience.dataset)
-                self.memory.room_for([*classes_of(experience), *classes_to_come(experience)], agreed.image_shape)
+                self._room_for([*classes_of(experience), *classes_to_come(experience)], agreed)
                 self._agreed = agreed
 
     def _agree(self, dataset: Any) -> Preprocessing:
@@ -184,7 +184,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     def _supply(self, data: SourceData | None, classes: Sequence[int], task: int | None) -> None:
         assert self._agreed is not None
-        ipc = max(self.memory.room_for(classes, self._agreed.image_shape).values())
+        ipc = max(self._room_for(classes, self._agreed).values())
         new = self.supplier.supply(data, classes, ipc=ipc, preprocessing=self._agreed)
         names = self._names
         if names is not None and names != new.class_names:
@@ -195,6 +195,10 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
                 "same, in the same order"
             )
         self.memory.add(new, task=task)
+
+    def _room_for(self, classes: Sequence[int], agreed: Preprocessing) -> dict[int, int]:
+        shape = agreed.image_shape
+        return self.memory.room_for(classes, shape, self.supplier.storage(shape))
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """As :meth:`post_adapt`; Avalanche's own plugins still call it, and its base class warns of that."""

@@ -39,6 +39,8 @@ REPLAY = (
     "--epochs",
     "1",
     *SMALL,
+    "--finetune-steps",
+    "2",
 )
 SEARCH = ("--proxy", "none", "--reference", "none", *ONCE)
 FORMATS = ("datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface")

@@ -20,6 +20,7 @@ from avalanche_streams import (
     as_classification_dataset,
     is_among,
     processed_policy,
+    quick_replay,
     split_online_stream,
     strategy_with,
     stream_of,
@@ -29,7 +30,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.integrations.avalanche import SyntheticReplay
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.suppliers import PrecomputedSupplier
 
@@ -167,7 +167,7 @@ def test_a_budget_too_small_for_the_classes_to_come_is_refused_at_the_start(kind
         "max_images 5 has no room for one image of each of 6 classes; give it 6",
     )
     policy = processed_policy(Budget(max_images=5), supplier=SELECTED)
-    strategy = strategy_with(SyntheticReplay(policy), model=SimpleMLP(num_classes=6, input_size=192, hidden_size=8))
+    strategy = strategy_with(quick_replay(policy), model=SimpleMLP(num_classes=6, input_size=192, hidden_size=8))
     with pytest.raises(ConfigError, match=words):
         strategy.train(stream[0])
     assert strategy.clock.train_iterations == 0

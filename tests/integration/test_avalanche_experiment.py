@@ -19,6 +19,7 @@ from atom_plugin.integrations.avalanche import plugin_setup, state, training_hoo
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 from atom_plugin.integrations.avalanche.experiment import Experiment
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
+from atom_plugin.integrations.avalanche.policies import MemoryOptions
 from atom_plugin.replay.plan import BASELINES, plan_runs
 from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 
@@ -36,6 +37,7 @@ def data():
 
 def config(mode="replay", **given):
     settings = {"ipc": 2, "steps": 3, "epochs": 2, "batch_size": 16, "network": {"width": 8, "depth": 2}}
+    settings |= {"finetune_steps": 2} if mode == "replay" else {}
     settings["distillation"] = {"iterations": 2, "real_batch": 4, "precision": "float32"}
     return ReplayConfig.for_mode(mode, **{**settings, **given})
 
@@ -101,12 +103,23 @@ def test_every_policy_runs_in_its_modes(every):
             assert (result.memory_images, result.memory_bytes) == (0, 0)
 
 
-def test_equal_bytes_are_four_times_the_images(every):
+def test_memories_of_pixels_have_the_bytes_of_as_many_raw_images(every):
     sizes = {policy: (r.memory_images, r.memory_bytes) for (policy, *_), (r, _) in every[1].items()}
-    pixels = 3 * 8 * 8
-    assert sizes["atom"] == sizes["stored"] == sizes["random"] == (10, 10 * pixels * 4)
-    assert sizes["real-ipc"] == sizes["gdumb"] == (10, 10 * pixels)
-    assert sizes["real-bytes"] == (40, 10 * pixels * 4)
+    del sizes["naive"], sizes["joint"]
+    assert set(sizes.values()) == {(10, 10 * 3 * 8 * 8)}
+
+
+@pytest.mark.parametrize(("storage", "times"), [("uint8", 1), ("float16", 2), ("float32", 4)])
+def test_equal_bytes_are_as_many_raw_images_as_the_storage_says(data, storage, times):
+    options = MemoryOptions(mode="replay", ipc=3, distillation={"storage": storage})
+    held = stored_set(data).stored_as(storage)
+    assert plugin_setup.raw_images_per_class("real-bytes", options, []) == 3 * times
+    assert plugin_setup.raw_images_per_class("real-bytes", MemoryOptions(mode="replay", ipc=3), [held]) == 3 * times
+    assert (
+        plugin_setup.raw_images_per_class("real-ipc", options, [])
+        == plugin_setup.raw_images_per_class("gdumb", options, [])
+        == 3
+    )
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(every, data, tmp_path):

@@ -16,6 +16,7 @@ from avalanche_streams import (
     Recorder,
     is_among,
     processed_policy,
+    quick_replay,
     small_network,
     split_online_stream,
     strategy_with,
@@ -24,7 +25,7 @@ from avalanche_streams import (
 )
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.integrations.avalanche import SyntheticReplay, TrainFromMemory
+from atom_plugin.integrations.avalanche import TrainFromMemory
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb, RawReplay
 from atom_plugin.replay.memory import Budget
@@ -53,7 +54,7 @@ def multi_head() -> torch.nn.Module:
 @pytest.mark.parametrize("kind", ["xy", "nc", "tasks"])
 @pytest.mark.parametrize("memory_batch", [None, 1, 4, 100])
 def test_the_mask_says_which_samples_are_the_memorys(stored, kind, memory_batch):
-    replay = SyntheticReplay(
+    replay = quick_replay(
         processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), memory_batch=memory_batch
     )
     recorder = Recorder(replay)
@@ -84,7 +85,7 @@ def expected_sizes(memory_batch: int) -> Counter:
 
 
 def test_each_round_over_the_memory_has_every_image_once(stored):
-    replay = SyntheticReplay(processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), memory_batch=4)
+    replay = quick_replay(processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored])), memory_batch=4)
     recorder = Recorder(replay)
     trained(strategy_with(replay, recorder), stream_of().train_stream)
     last = [batch for batch in recorder.batches if batch["experience"] == 2]
@@ -97,7 +98,7 @@ def test_each_round_over_the_memory_has_every_image_once(stored):
 @pytest.mark.parametrize(("memory", "stream"), [("color", "none"), ("none", "flip_scale"), ("color_crop", "rotate")])
 def test_memory_and_stream_are_augmented_apart(stored, memory, stream):
     policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
-    replay = SyntheticReplay(policy, memory_augmentation=memory, stream_augmentation=stream)
+    replay = quick_replay(policy, memory_augmentation=memory, stream_augmentation=stream)
     recorder = Recorder(replay)
     trained(strategy_with(replay, recorder), stream_of().train_stream)
     untouched = {True: Counter(), False: Counter()}
@@ -116,7 +117,7 @@ def test_the_streams_own_images_are_not_changed_by_augmentation(stored):
     benchmark = stream_of()
     before = torch.stack([sample[0] for sample in benchmark.train_stream[0].dataset])
     policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]))
-    trained(strategy_with(SyntheticReplay(policy, stream_augmentation="color")), benchmark.train_stream)
+    trained(strategy_with(quick_replay(policy, stream_augmentation="color")), benchmark.train_stream)
     assert torch.equal(torch.stack([sample[0] for sample in benchmark.train_stream[0].dataset]), before)
 
 
@@ -132,11 +133,11 @@ def final_weights(make, kind: str = "xy", **options) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_one_seed_gives_one_result(seed):
     def replay():
-        return [SyntheticReplay(processed_policy(Budget(ipc=2)), memory_augmentation="color_crop", seed=seed)]
+        return [quick_replay(processed_policy(Budget(ipc=2)), memory_augmentation="color_crop", seed=seed)]
 
     first = final_weights(replay)
     assert torch.equal(first, final_weights(replay))
-    assert not torch.equal(first, final_weights(lambda: [SyntheticReplay(processed_policy(Budget(ipc=2)))]))
+    assert not torch.equal(first, final_weights(lambda: [quick_replay(processed_policy(Budget(ipc=2)))]))
 
 
 def test_other_storage_policies_can_be_replayed():
@@ -148,7 +149,7 @@ def test_other_storage_policies_can_be_replayed():
         ("tasks", ClassBalancedBuffer(8)),
         ("xy", RawExemplars(2)),
     ):
-        replay = SyntheticReplay(policy, memory_batch=5, memory_augmentation="crop")
+        replay = quick_replay(policy, memory_batch=5, memory_augmentation="crop")
         recorder = Recorder(replay)
         model = multi_head() if kind == "tasks" else None
         trained(strategy_with(replay, recorder, model=model), stream_of(kind).train_stream)
@@ -162,11 +163,11 @@ def test_other_storage_policies_can_be_replayed():
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
-        SyntheticReplay(processed_policy(Budget(ipc=1)), **options)
+        quick_replay(processed_policy(Budget(ipc=1)), **options)
 
 
 def test_a_stream_that_does_not_fit_is_refused_before_anything_is_trained(stored):
-    replay = SyntheticReplay(processed_policy(Budget(ipc=1)))
+    replay = quick_replay(processed_policy(Budget(ipc=1)))
     recorder = Recorder(replay)
     strategy = strategy_with(replay, recorder)
     with pytest.raises(ConfigError, match="hides where an experience ends"):
@@ -176,7 +177,7 @@ def test_a_stream_that_does_not_fit_is_refused_before_anything_is_trained(stored
 
 def test_replay_in_an_online_stream(stored):
     policy = processed_policy(Budget(ipc=2))
-    replay = SyntheticReplay(policy)
+    replay = quick_replay(policy)
     recorder = Recorder(replay)
     parts = split_online_stream(stream_of().train_stream, 5, access_task_boundaries=True, seed=0)
     trained(strategy_with(replay, recorder), parts)

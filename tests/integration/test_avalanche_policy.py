@@ -229,16 +229,23 @@ def test_inferred_preprocessing_is_exact():
     )
 
 
+class Pixels:
+    """What suppliers say of themselves."""
+
+    preprocessing = None
+    needs_images = True
+
+    def storage(self, image_shape: tuple[int, int, int]) -> str:
+        return "uint8"
+
+
 def random_states() -> tuple:
     return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]
 
 
 @pytest.mark.parametrize("where", ["check", "post_adapt"])
 def test_random_states_stay_and_gradients_are_there(where):
-    class Spy:
-        preprocessing = None
-        needs_images = True
-
+    class Spy(Pixels):
         def supply(self, data, classes, *, ipc, preprocessing):
             assert torch.is_grad_enabled()
             torch.rand(3), np.random.rand(3), random.random()
@@ -254,10 +261,7 @@ def test_random_states_stay_and_gradients_are_there(where):
 
 
 def test_random_states_stay_when_the_supplier_fails():
-    class Broken:
-        preprocessing = None
-        needs_images = True
-
+    class Broken(Pixels):
         def supply(self, data, classes, *, ipc, preprocessing):
             torch.rand(3), np.random.rand(3), random.random()
             raise SourceError("too few")
@@ -308,10 +312,7 @@ def test_online_parts_are_gathered_until_their_experience_ends(size):
     benchmark = stream_of(form="uint8", data=data, train=EVALUATION["uint8"], evaluation=EVALUATION["uint8"])
     calls = []
 
-    class Spy:
-        preprocessing = None
-        needs_images = True
-
+    class Spy(Pixels):
         def supply(self, data, classes, *, ipc, preprocessing):
             calls.append((sorted(classes), len(data.train)))
             return SELECTED.supply(data, classes, ipc=ipc, preprocessing=preprocessing)

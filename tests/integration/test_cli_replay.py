@@ -24,7 +24,8 @@ from atom_plugin.integrations.avalanche.benchmark import class_order, split_clas
 
 RUN = ("--width", "8", "--iterations", "2", "--real-batch", "4", "--precision", "float32")
 TINY = (*RUN, "--epochs", "1", "--steps", "2", "--orders", "1")
-REPLAY = ("consume", "replay", "--ipc", "2", *TINY, "-o", "a")
+FROM_MEMORY = ("consume", "replay", "--ipc", "2", *TINY, "-o", "a", "--mode", "from-memory")
+REPLAY = ("consume", "replay", "--ipc", "2", *TINY, "-o", "a", "--finetune-steps", "2")
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 
 
@@ -84,7 +85,7 @@ def test_defaults_distil_with_atom_and_leave_results_picture_and_sets(inside, ca
     (row,) = rows()
     assert (row["policy"], row["mode"], row["memory_images"]) == ("atom", "replay", 20)
     assert row["config"]["details"]["distillation"] == {"iterations": 2, "real_batch": 4, "precision": "float32"}
-    assert "| atom   | replay | 20 images, 5.1 kB | 1 x 1 |" in out
+    assert "| atom   | replay | 20 images, 1.3 kB | 1 x 1 |" in out
     assert "5 classes" in out
     assert "10 classes" in out
     assert out.endswith("results: a.jsonl\ncurves:  a.png\nsets:    a.memory\n")
@@ -135,7 +136,7 @@ def test_markdown(finished, monkeypatch, capsys):
 
 
 def test_baselines_run_once_beside_the_policies_and_steps_need_not_divide(inside, capsys):
-    assert run("--baselines", "--policy", "atom", "--steps", "3", "--mode", "from-memory", "-q") == 0
+    assert cli.main([*FROM_MEMORY, "--baselines", "--policy", "atom", "--steps", "3", "-q"]) == 0
     assert [(row["policy"], row["mode"]) for row in rows()] == [
         ("atom", "from-memory"),
         ("random", "from-memory"),
@@ -147,8 +148,8 @@ def test_baselines_run_once_beside_the_policies_and_steps_need_not_divide(inside
         ("joint", "replay"),
     ]
     sizes = {row["policy"]: (row["memory_images"], row["memory_bytes"]) for row in rows()}
-    assert sizes["real-bytes"] == (80, sizes["atom"][1])
-    assert sizes["real-ipc"] == sizes["gdumb"] == (20, sizes["atom"][1] // 4)
+    for policy in ("real-ipc", "real-bytes", "gdumb"):  # all are pixels
+        assert sizes[policy] == sizes["atom"] == (20, 20 * 64)
     out = capsys.readouterr().out
     for column in ("4 classes", "7 classes", "10 classes"):
         assert column in out
@@ -200,8 +201,8 @@ def test_defaults_depend_on_the_mode_and_the_recipe(inside, monkeypatch):
     ]
     assert cli.main(arguments) == 0
     replay, alone = made["replay"], made["from-memory"]
-    assert (replay.epochs, replay.batch_size, replay.lr) == (5, 64, 0.01)
-    assert (alone.epochs, alone.batch_size, alone.lr) == (300, 256, 0.01)
+    assert (replay.epochs, replay.batch_size, replay.lr, replay.finetune_steps) == (5, 64, 0.01, 500)
+    assert (alone.epochs, alone.batch_size, alone.lr, alone.finetune_steps) == (300, 256, 0.01, 0)
     assert (replay.memory_augmentation, replay.stream_augmentation) == ("none", "flip")
     assert alone.memory_augmentation == "color_crop_cutout_flip_scale_rotate"
     assert alone.stream_augmentation == "none"
@@ -403,7 +404,7 @@ def test_wrong_input_is_one_line_and_changes_nothing(inside, capsys, code, part,
 def test_results_that_are_there_are_kept(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     refused(capsys, 1, "go on with --resume, or start over with --force", *REPLAY)
-    error = refused(capsys, 2, "epochs 1 and not 2", *REPLAY, "--resume", "--epochs", "2", "--mode", "from-memory")
+    error = refused(capsys, 2, "epochs 1 and not 2", *FROM_MEMORY, "--resume", "--epochs", "2")
     assert "from-memory runs here were made with other options" in error
     refused(capsys, 2, "distillation.iterations 2 and not 3", *REPLAY, "--resume", "--iterations", "3")
     # Wrong options are found out before --force deletes anything.
@@ -414,9 +415,13 @@ def test_results_that_are_there_are_kept(finished, monkeypatch, capsys):
 def test_a_mode_added_later_must_share_the_sets(inside, capsys):
     assert run("--policy", "random", "-q") == 0
     capsys.readouterr()
-    more = ("--mode", "from-memory", "--resume", "--iterations", "9", "-q")
+    more = ("--resume", "--iterations", "9", "-q")
     refused(
-        capsys, 2, "the sets here were made with other options (distillation.iterations 2 and not 9)", *REPLAY, *more
+        capsys,
+        2,
+        "the sets here were made with other options (distillation.iterations 2 and not 9)",
+        *FROM_MEMORY,
+        *more,
     )
 
 

@@ -100,7 +100,7 @@ ALWAYS: dict[str, set[str]] = {
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.
     "consume replay": RUN
-    | {"iterations", "real_batch", "memory_augmentation"}
+    | {"factor", "storage", "iterations", "real_batch", "memory_augmentation"}
     | {"dataset", "ipc", "steps", "memory", "policies", "distill", "baselines", "orders", "networks"}
     | {"epochs", "batch_size", "lr", "normalisation", "width", "zca", "output", "resume", "force"},
 }
@@ -116,6 +116,7 @@ BESIDE = {
     ("consume score", "full_epochs"): ("--full-accuracy", "0.9"),
     ("consume score", "full_repeats"): ("--full-accuracy", "0.9"),
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
+    ("consume replay", "finetune_steps"): ("--mode", "from-memory"),
     ("consume replay", "modes"): ("--policy", "gdumb"),
     ("store import", "keep_paths"): ("--dataset", "digits"),
 }

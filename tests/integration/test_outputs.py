@@ -52,6 +52,8 @@ REPLAY = (
     "--quiet",
     "--precision",
     "float32",
+    "--finetune-steps",
+    "2",
 )
 START = "import sys; from atom_plugin.cli.main import main; sys.exit(main())"
 

@@ -17,7 +17,7 @@ pytest.importorskip("avalanche")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes as POSIX has them")
 TINY = (
     *("--width", "8", "--epochs", "1", "--iterations", "2", "--real-batch", "4", "--steps", "2", "--orders", "1"),
-    *("--precision", "float32"),
+    *("--precision", "float32", "--finetune-steps", "2"),
 )
 
 

@@ -12,7 +12,13 @@ from synthetic_sets import assert_equal_sets, make_set
 
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.errors import AtomError, ConfigError, SourceError
-from atom_plugin.replay.suppliers import DistillingSupplier, PrecomputedSupplier, SelectingSupplier, only_classes
+from atom_plugin.replay.suppliers import (
+    DistillingSupplier,
+    MixedSupplier,
+    PrecomputedSupplier,
+    SelectingSupplier,
+    only_classes,
+)
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 FLOAT32 = {"precision": "float32"}
@@ -125,8 +131,8 @@ def test_labels_and_names_are_the_sources_for_any_class_order(data, supplier, cl
 
 def test_selected_images_are_real_ones_of_their_class(data):
     made = SelectingSupplier(overrides=FLOAT32).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
-    pixels = made.images.mul(255).round().to(torch.uint8)
-    for image, label in zip(pixels, made.labels.tolist(), strict=True):
+    assert made.storage == "uint8"
+    for image, label in zip(made.images, made.labels.tolist(), strict=True):
         assert any(torch.equal(image, real) for real in per_class(data.train, label))
 
 
@@ -135,8 +141,8 @@ def test_distilled_images_are_not_the_real_ones_but_start_from_them(data):
         data, [4, 1], ipc=3, preprocessing=PLAIN
     )
     start = SelectingSupplier(seed=3, overrides=SMALL).supply(data, [4, 1], ipc=3, preprocessing=PLAIN)
-    assert not torch.equal(made.images, start.images)
-    assert float((made.images - start.images).abs().mean()) < 1
+    moved = made.decoded().images - start.decoded().images
+    assert 0 < float(moved.abs().mean()) < 1
     assert (made.provenance.method, made.provenance.iterations) == ("atom", 2)
 
 
@@ -186,8 +192,7 @@ def test_a_class_with_too_few_images_gives_all_and_the_others_what_was_asked(dat
     made = SelectingSupplier(method=method, overrides=SMALL).supply(few, [3, 2, 1], ipc=4, preprocessing=PLAIN)
     assert made.labels.tolist() == [1, 1, 2, 2, 2, 3, 3, 3, 3]
     assert made.class_names == data.class_names
-    pixels = made.images.mul(255).round().to(torch.uint8)
-    assert sorted(pixels[:2].sum((1, 2, 3)).tolist()) == sorted(per_class(few.train, 1).sum((1, 2, 3)).tolist())
+    assert sorted(made.images[:2].sum((1, 2, 3)).tolist()) == sorted(per_class(few.train, 1).sum((1, 2, 3)).tolist())
 
 
 def test_distillation_of_too_few_images_is_refused_in_one_line(data):
@@ -204,6 +209,59 @@ def test_overrides_do_not_stand_against_what_the_memory_asks_for(data):
         data, [0], ipc=1, preprocessing=PLAIN
     )
     assert (len(made), made.provenance.seed, made.provenance.method) == (1, 0, "random")
+
+
+def test_budgets_of_bytes_are_told_how_images_will_be_stored(data):
+    shape = data.image_shape
+    stored = PrecomputedSupplier([SelectingSupplier(overrides=FLOAT32).supply(data, [0], ipc=1, preprocessing=PLAIN)])
+    assert [each.storage(shape) for each in (SelectingSupplier(), DistillingSupplier(), stored)] == ["uint8"] * 3
+    halves = {"storage": "float16"}
+    mixed = MixedSupplier([SelectingSupplier(overrides=halves), SelectingSupplier()])
+    for supplier in (SelectingSupplier(overrides=halves), DistillingSupplier(overrides=halves), mixed):
+        assert supplier.storage(shape) == "float16"
+
+
+def test_packed_images_hold_several_real_ones_and_are_counted_as_one():
+    data = coloured_source(per_class=10)
+    packed = SelectingSupplier(overrides={**FLOAT32, "factor": 2}).supply(data, [1], ipc=2, preprocessing=PLAIN)
+    assert (len(packed), packed.decoded_count, packed.factor) == (2, 8, 2)
+    few = SelectingSupplier(overrides={**FLOAT32, "factor": 2}).supply(data, [1], ipc=3, preprocessing=PLAIN)
+    assert len(few) == 2  # ten real images fill two
+
+
+def test_whitened_streams_get_images_that_are_not_packed_unless_asked():
+    data = coloured_source(classes=2, per_class=8, size=32)
+    whitened = Preprocessing.fit(data.train, zca_eps=0.1)
+    quick = {**QUICK, "iterations": 1}
+    made = DistillingSupplier(overrides=quick).supply(data, [0, 1], ipc=2, preprocessing=whitened)
+    assert made.factor == 1
+    with pytest.raises(ConfigError, match="ZCA"):
+        DistillingSupplier(overrides={**quick, "factor": 2}).supply(data, [0, 1], ipc=2, preprocessing=whitened)
+    plain = DistillingSupplier(overrides=quick).supply(data, [0, 1], ipc=2, preprocessing=None)
+    assert (plain.factor, plain.storage) == (2, "uint8")
+
+
+@pytest.mark.parametrize("ipc", [1, 2, 3, 4])
+def test_a_mixed_memory_has_equal_parts_in_turns(data, ipc):
+    parts = [SelectingSupplier(seed=seed, overrides=FLOAT32) for seed in (0, 1)]
+    made = MixedSupplier(parts).supply(data, [4, 1], ipc=ipc, preprocessing=PLAIN)
+    assert made.labels.tolist() == [1] * ipc + [4] * ipc
+    shares = [-(-ipc // 2), ipc // 2]
+    for label in (1, 4):
+        own = made.images[made.labels == label]
+        for part, share, first in zip(parts, shares, (0, 1), strict=True):
+            if share:
+                expected = part.supply(data, [4, 1], ipc=share, preprocessing=PLAIN)
+                assert torch.equal(own[first::2], expected.images[expected.labels == label])
+
+
+def test_parts_that_are_stored_in_different_ways_are_refused(data):
+    parts = [SelectingSupplier(overrides=FLOAT32), SelectingSupplier(overrides={**FLOAT32, "storage": "float32"})]
+    with pytest.raises(ConfigError, match="different ways"):
+        MixedSupplier(parts).supply(data, [0], ipc=2, preprocessing=PLAIN)
+    with pytest.raises(ConfigError, match="1 supplier"):
+        MixedSupplier(parts[:1])
+    assert MixedSupplier(parts).needs_images
 
 
 @pytest.mark.parametrize(
