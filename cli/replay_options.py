@@ -14,7 +14,7 @@ from atom_plugin.cli.options import NON_NEGATIVE_INT, NORMALISATION, PATH, POSIT
 from atom_plugin.distillation.set_config import STORAGES
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
-REPLAY_ALONE = ("stream_augmentation", "finetune_steps")
+REPLAY_ALONE = ("stream_augmentation", "asymmetric_loss", "finetune_steps")
 NETWORK = ("normalisation", "width")
 DISTILLATION = ("factor", "storage", "iterations", "real_batch", "precision")
 
@@ -157,6 +157,12 @@ def training_options(command: Command) -> Command:
         ),
         click.option(
             "--stream-augmentation", metavar="OPS", help="The same on the stream's images, in replay.  [default: none]"
+        ),
+        click.option(
+            "--asymmetric-loss/--no-asymmetric-loss",
+            default=None,
+            help="Compare the stream's images with the classes of their own experience alone, in replay (ER-ACE).  "
+            "[default: asymmetric]",
         ),
         click.option(
             "--finetune-steps",

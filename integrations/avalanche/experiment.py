@@ -41,6 +41,7 @@ _TOLD = (
     "lr",
     "memory_augmentation",
     "stream_augmentation",
+    "asymmetric_loss",
     "finetune_steps",
     "seed",
 )

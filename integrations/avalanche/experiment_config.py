@@ -21,8 +21,9 @@ class ReplayConfig:
     ``ipc``: memory images per class. ``epochs`` are passes over each experience's own images ("replay"), or over the memory
     ("from-memory": DataDAM's 1,001 at batch 256); then the learning rate is multiplied by 0.1 at half.
     ``memory_augmentation`` and ``stream_augmentation``: siamese operations, each drawn for one image; from memory there is no
-    stream. ``finetune_steps``: steps on the memory alone after each experience, in the mode "replay" (Avalanche's own plugins
-    take none). ``network``: overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
+    stream. In the mode "replay" ``asymmetric_loss`` and ``finetune_steps`` are those of
+    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's own plugins have neither). ``network``:
+    overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
     ``distillation``: overrides of the recipe's other choices. Raises ConfigError for what is impossible.
     """
 
@@ -36,6 +37,7 @@ class ReplayConfig:
     weight_decay: float = TrainConfig.weight_decay
     memory_augmentation: str = "none"
     stream_augmentation: str = "none"
+    asymmetric_loss: bool = False
     finetune_steps: int = 0
     recipe: str = "best"
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +61,12 @@ class ReplayConfig:
     @classmethod
     def for_mode(cls, mode: str, **given: Any) -> ReplayConfig:
         """The mode's defaults for what is not ``given`` (or None)."""
-        values: dict[str, Any] = {"epochs": 5, "batch_size": 64, "finetune_steps": FINETUNE_STEPS}
+        values: dict[str, Any] = {
+            "epochs": 5,
+            "batch_size": 64,
+            "asymmetric_loss": True,
+            "finetune_steps": FINETUNE_STEPS,
+        }
         if mode == "from-memory":
             values = {"epochs": 300, "batch_size": 256, "memory_augmentation": DEFAULT_STRATEGY}
         return cls(mode=mode, **values | {name: value for name, value in given.items() if value is not None})

@@ -67,6 +67,7 @@ def plugins_for(
             memory,
             memory_augmentation=options.memory_augmentation,
             stream_augmentation=options.stream_augmentation,
+            asymmetric_loss=options.asymmetric_loss,
             finetune_steps=options.finetune_steps,
             seed=options.seed,
         )

@@ -27,6 +27,10 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     the strategy's batch size; all of a smaller memory). Memory and stream may each be augmented in a way of its own: the
     siamese operations of :class:`Augmentation` joined by ``_``, drawn for each image, or "none".
 
+    ``asymmetric_loss`` compares the stream's samples with the classes of their own experience alone, and the memory's with all
+    (ER-ACE: Caccia et al., "New Insights on Reducing Abrupt Representation Change in Online Continual Learning", 2022), so
+    that a new class does not push down the logits of all earlier ones.
+
     ``finetune_steps`` steps follow on the memory alone when the classes of an experience are in it
     (:mod:`~atom_plugin.integrations.avalanche.fine_tuning`), with ``finetune_augmentation``; 0 leaves them out.
 
@@ -43,6 +47,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         memory_batch: int | None = None,
         memory_augmentation: str = "none",
         stream_augmentation: str = "none",
+        asymmetric_loss: bool = True,
         finetune_steps: int = FINETUNE_STEPS,
         finetune_augmentation: str = DEFAULT_STRATEGY,
         seed: int = 0,
@@ -54,6 +59,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
             raise ConfigError(f"memory_batch must be at least 1, not {memory_batch}")
         self.policy = policy
         self.memory_batch = memory_batch
+        self.asymmetric_loss = asymmetric_loss
         self.finetune_steps = finetune_steps
         self._finetune = Augmentation(strategy=finetune_augmentation)
         self._stream = Augmentation(strategy=stream_augmentation)
@@ -83,6 +89,16 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         images = strategy.mbatch[0]
         stream_samples = self._stream_samples(images)
         strategy.mbatch[0] = augment_parts(images, stream_samples, self._stream, self._memory, self._generator)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the stream's logits of classes of other experiences out of the loss."""
+        if not self.asymmetric_loss or self._mixed is None:
+            return
+        logits = strategy.mb_output
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[list(strategy.experience.classes_in_this_experience)] = False
+        assert self.memory_mask is not None
+        strategy.mb_output = logits.masked_fill(~self.memory_mask[:, None] & others, -torch.inf)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Add the experience's classes to the memory, and train on all that it holds then."""

@@ -69,6 +69,7 @@ class MemoryOptions:
     distillation: Mapping[str, Any] = field(default_factory=dict)
     memory_augmentation: str = "none"
     stream_augmentation: str = "none"
+    asymmetric_loss: bool = False
     finetune_steps: int = 0
     seed: int = 0
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Balanced fine-tuning: which steps a strategy takes on the memory alone, and what it leaves as it was."""
+"""What keeps earlier classes in replay: balanced fine-tuning on the memory alone, and the asymmetric loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from avalanche_streams import (
     Recorder,
     is_among,
     processed_policy,
+    quick_replay,
     small_network,
     split_online_stream,
     strategy_with,
@@ -43,7 +44,7 @@ def after(steps: int, *experiences, kind: str = "xy", seed: int = 0):
     """A strategy after some experiences with so many steps of fine-tuning each, and the labels of all its batches."""
     criterion = Criterion()
     policy = processed_policy(Budget(ipc=2), supplier=SELECTED)
-    replay = SyntheticReplay(policy, finetune_steps=steps, finetune_augmentation="none", seed=seed)
+    replay = quick_replay(policy, finetune_steps=steps, finetune_augmentation="none", seed=seed)
     strategy = strategy_with(replay, criterion=criterion)
     torch.manual_seed(0)
     trained(strategy, [stream_of(kind).train_stream[number] for number in experiences])
@@ -63,18 +64,6 @@ def test_so_many_steps_follow_each_experience_on_all_classes_so_far(kind):
     assert rounds[0] == [0, 0, 1, 1, 3, 3, 5, 5]
     assert len(rounds[1]) == 7
     assert strategy.optimizer.param_groups[0]["lr"] == 0.1
-
-
-def test_none_is_what_it_was_without(monkeypatch):
-    left, _ = after(0, 0, 1)
-    right = strategy_with(
-        SyntheticReplay(processed_policy(Budget(ipc=2), supplier=SELECTED), finetune_steps=0),
-        criterion=torch.nn.CrossEntropyLoss(),
-    )
-    torch.manual_seed(0)
-    trained(right, stream_of().train_stream[:2])
-    for name, value in left.model.state_dict().items():
-        assert torch.equal(value, right.model.state_dict()[name])
 
 
 def test_it_is_sgd_on_the_batches_by_the_book():
@@ -136,3 +125,50 @@ def test_parts_of_an_online_experience_wait_for_its_end():
 def test_fewer_than_no_steps_are_refused():
     with pytest.raises(ConfigError, match=r"finetune_steps must be at least 0, not -1"):
         SyntheticReplay(processed_policy(Budget(ipc=2), supplier=SELECTED), finetune_steps=-1)
+
+
+class Logits(torch.nn.Module):
+    """Cross entropy that remembers what it was given, first that of the stream's samples."""
+
+    def __init__(self, replay: SyntheticReplay) -> None:
+        super().__init__()
+        self.replay = replay
+        self.given: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        mask = None if self.replay.memory_mask is None else self.replay.memory_mask.clone()
+        self.given.append((logits.detach().clone(), labels, mask))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("kind", ["xy", "nc"])
+def test_the_streams_samples_compete_with_their_own_experience_alone(kind):
+    replay = quick_replay(processed_policy(Budget(ipc=2), supplier=SELECTED), asymmetric_loss=True)
+    criterion = Logits(replay)
+    trained(strategy_with(replay, criterion=criterion), stream_of(kind).train_stream[:2])
+    first, second = criterion.given[:3], criterion.given[3:]
+    assert all(logits.isfinite().all() for logits, _, _ in first)  # nothing comes before the first experience
+    for logits, labels, held in second:
+        assert held is not None
+        assert logits[held].isfinite().all()
+        assert logits[~held].isfinite().nonzero()[:, 1].unique().tolist() == [1, 5]
+        assert set(labels[~held].tolist()) <= {1, 5}
+
+
+def test_the_loss_is_er_aces_by_the_book():
+    replay = quick_replay(processed_policy(Budget(ipc=2), supplier=SELECTED), asymmetric_loss=True)
+    criterion = Logits(replay)
+    strategy = trained(strategy_with(replay, criterion=criterion), stream_of().train_stream[:1])
+    losses: list[torch.Tensor] = []
+    strategy._criterion = lambda logits, labels: losses.append(criterion(logits, labels)) or losses[-1]
+    plain: list[torch.Tensor] = []
+    hook = strategy.model.register_forward_hook(lambda module, given, made: plain.append(made.detach().double()))
+    strategy.train(stream_of().train_stream[1])
+    hook.remove()
+    assert len(plain) == len(losses) == 3
+    for logits, (_, labels, held), loss in zip(plain, criterion.given[3:], losses, strict=True):
+        terms = [
+            -(row[label] - torch.logsumexp(row if memory else row[[1, 5]], 0))
+            for row, label, memory in zip(logits, labels, held, strict=True)
+        ]
+        torch.testing.assert_close(loss.detach().double(), torch.stack(terms).mean(), rtol=1e-5, atol=1e-6)

@@ -116,6 +116,7 @@ BESIDE = {
     ("consume score", "full_epochs"): ("--full-accuracy", "0.9"),
     ("consume score", "full_repeats"): ("--full-accuracy", "0.9"),
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
+    ("consume replay", "asymmetric_loss"): ("--mode", "from-memory"),
     ("consume replay", "finetune_steps"): ("--mode", "from-memory"),
     ("consume replay", "modes"): ("--policy", "gdumb"),
     ("store import", "keep_paths"): ("--dataset", "digits"),
