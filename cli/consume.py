@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from atom_plugin.cli.audit import audit
 from atom_plugin.cli.evaluate import evaluate
 from atom_plugin.cli.replay import replay
 from atom_plugin.cli.score import score
@@ -19,3 +20,4 @@ consume.add_command(evaluate)
 consume.add_command(score)
 consume.add_command(replay)
 consume.add_command(search)
+consume.add_command(audit)

@@ -1,0 +1,263 @@
+"""An audit from its sets to its figures: shadow networks, attacked networks, the rates of attacks, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from atom_plugin.audit.attacks import Array, lira_scores, loss_scores
+from atom_plugin.audit.copies import REAL, Copies, distance_scores, embedding_copies, pixel_copies
+from atom_plugin.audit.members import Examined, begun_from, check_made_of, examine
+from atom_plugin.audit.rates import RESAMPLES, AttackRates, attack_rates
+from atom_plugin.audit.shadows import (
+    Shadows,
+    Training,
+    given_shadow_set,
+    random_images,
+    shadow_sets,
+    train_shadows,
+    train_targets,
+)
+from atom_plugin.datasets import SourceData, Split
+from atom_plugin.distillation.set_config import METHODS
+from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation import network_of
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.runtime.device import resolve_device, resolve_precision
+from atom_plugin.runtime.progress import phase
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+ALL, OWN, START = "all", "own", "start"
+"""Groups of members: all images that a set was made from; of a selection those that it holds; those that it began from."""
+
+ATTACKS = ("loss", "lira", "distance")
+"""By the loss of networks trained on the set, by their confidence beside shadow networks', and by the set's own images."""
+
+NamedSet = tuple[str, SyntheticSet]
+NamedShadow = tuple[str, SyntheticSet, SourceData]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """``networks`` of the set's own ConvNet are trained on each set, and as many shadow networks, as ``training`` says.
+
+    ``normalisation`` takes the place of the ConvNet's, where given. ``images`` bounds the members asked about, and the
+    non-members; ``seed`` draws them, and everything else. ``baseline`` adds as many random real images beside each set.
+    Raises ConfigError for fewer than two networks, or no images.
+    """
+
+    training: TrainConfig = field(default_factory=TrainConfig)
+    networks: int = 8
+    images: int = 5000
+    baseline: bool = True
+    normalisation: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    resamples: int = RESAMPLES
+
+    def __post_init__(self) -> None:
+        for name, least in (("networks", 2), ("images", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} of an audit must be at least {least}, not {getattr(self, name)}")
+
+    def network(self, synthetic_set: SyntheticSet) -> ConvNetConfig:
+        """What is trained on the set."""
+        own = network_of(synthetic_set)
+        return own if self.normalisation is None else replace(own, normalisation=self.normalisation)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditedSet:
+    """What was found of one set.
+
+    ``rates``: by group of members and attack. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
+    set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many shadow networks there were.
+    """
+
+    name: str
+    synthetic_set: SyntheticSet
+    rates: dict[tuple[str, str], AttackRates]
+    scores: dict[str, Array]
+    own: Array | None
+    networks: int
+    shadows: int
+    pixels: Copies
+    embedding: Copies
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """All sets, and the images that all were examined with: members, those drawn first, then non-members.
+
+    ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
+    only because some set holds them or began from them. ``control`` is the loss attack on shadow networks that saw no member;
+    None where they were trained on given sets.
+    """
+
+    config: AuditConfig
+    examined: Examined
+    images: Split
+    rows: torch.Tensor
+    is_member: Array
+    drawn: Array
+    sets: Sequence[AuditedSet] = ()
+    control: AttackRates | None = None
+
+    def rates(self, scores: Array, members: Array, non_members: Array) -> AttackRates:
+        """Of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError where these are too few."""
+        return attack_rates(
+            scores[members], scores[non_members], resamples=self.config.resamples, seed=self.config.seed
+        )
+
+
+def with_baselines(sets: Sequence[NamedSet], source: SourceData, config: AuditConfig) -> list[NamedSet]:
+    """The sets, and after them as many random real images, for each number and preprocessing once, where not there already."""
+    found = list(sets)
+    for _, like in sets if config.baseline else ():
+        made = random_images(like, source, seed=config.seed)
+        if not any(torch.equal(made.images, held.images) for _, held in found):
+            found.append((f"random IPC {like.ipc}", made))
+    return found
+
+
+def networks_to_train(sets: Sequence[NamedSet], shadows: Sequence[NamedShadow], config: AuditConfig) -> int:
+    """How many networks :func:`audit` trains, each for all its epochs."""
+    groups = _groups([each for _, each in sets], config, given=bool(shadows))
+    return config.networks * len(sets) + max(config.networks, len(shadows)) * len(groups)
+
+
+def audit(
+    sets: Sequence[NamedSet],
+    source: SourceData,
+    config: AuditConfig,
+    *,
+    shadows: Sequence[NamedShadow] = (),
+    on_epoch: Callable[[int], object] | None = None,
+) -> Audit:
+    """Audit ``sets``, all made from the training images of ``source``; :func:`with_baselines` adds what they compare to.
+
+    Shadow networks are trained on ``shadows``, each with the source of the images that it was made from, or without any on
+    random images that are no members. Raises ConfigError and SourceError for sets and images that do not fit.
+    """
+    for name, each in sets:
+        check_made_of(name, each, source)
+    device = resolve_device(config.device)
+    run = TrainingRun(device=device, precision=resolve_precision(config.precision, device), on_epoch=on_epoch)
+    training = Training(config=config.training, networks=config.networks, seed=config.seed, run=run)
+    begun = [begun_from(each, source) for _, each in sets]
+    examined = examine(source, most=config.images, halve=not shadows, seed=config.seed)
+    asked = _asked_about(examined, begun, config)
+    trained = _all_shadows([each for _, each in sets], shadows, asked, training)
+    found = []
+    for named, own, shadow in zip(sets, begun, trained, strict=True):
+        target = train_targets(named[1], config.network(named[1]), asked.images, training)
+        found.append(_audited(named, own, target, shadow, asked))
+    return replace(asked, sets=found, control=None if shadows else _control(trained[0], asked))
+
+
+def _control(shadows: Shadows, asked: Audit) -> AttackRates:
+    """The loss attack on networks that saw no member: what chance alone makes of the images that were drawn."""
+    return asked.rates(loss_scores(shadows.confidences), asked.is_member & asked.drawn, ~asked.is_member)
+
+
+def _asked_about(examined: Examined, begun: Sequence[torch.Tensor | None], config: AuditConfig) -> Audit:
+    """An audit of the images that networks are asked about, without sets yet."""
+    train, outside = examined.source.train, examined.outside
+    more = {row for rows in begun if rows is not None for row in rows.tolist()} - {*examined.members.tolist()}
+    members = torch.cat([examined.members, torch.tensor(sorted(more), dtype=torch.int64)])
+    images = Split(
+        images=torch.cat([train.rows(members), outside.rows(examined.others)]),
+        labels=torch.cat([train.labels[members], outside.labels[examined.others]]),
+    )
+    place = np.arange(len(images))
+    is_member = place < len(members)
+    return Audit(
+        config=config,
+        examined=examined,
+        images=images,
+        rows=torch.cat([members, examined.others]),
+        is_member=is_member,
+        drawn=~is_member | (place < len(examined.members)),
+    )
+
+
+def _all_shadows(
+    sets: Sequence[SyntheticSet], given: Sequence[NamedShadow], asked: Audit, training: Training
+) -> list[Shadows]:
+    """Of each set; sets that are alike share theirs."""
+    found: dict[int, Shadows] = {}
+    made = [given_shadow_set(*each, asked.images.images) for each in given]
+    for group in _groups(sets, asked.config, given=bool(given)):
+        like = sets[group[0]]
+        used = made or shadow_sets(like, asked.examined, training, len(asked.images))
+        shadows = train_shadows(used, asked.config.network(like), asked.images, training)
+        found |= dict.fromkeys(group, shadows)
+    return [found[number] for number in range(len(sets))]
+
+
+def _groups(sets: Sequence[SyntheticSet], config: AuditConfig, *, given: bool) -> list[list[int]]:
+    """The places of sets whose shadow networks are the same."""
+    groups: list[list[int]] = []
+    for number, each in enumerate(sets):
+        for group in groups:
+            if _alike(sets[group[0]], each, config, given=given):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def _alike(one: SyntheticSet, other: SyntheticSet, config: AuditConfig, *, given: bool) -> bool:
+    if config.network(one) != config.network(other):
+        return False
+    kinds = [(each.ipc, each.factor, each.storage) for each in (one, other)]
+    return given or (kinds[0] == kinds[1] and one.preprocessing.matches(other.preprocessing))
+
+
+def _audited(named: NamedSet, begun: torch.Tensor | None, target: Array, shadows: Shadows, asked: Audit) -> AuditedSet:
+    """What the confidences ``target`` say beside those of ``shadows``."""
+    name, synthetic_set = named
+    own = None if begun is None else asked.is_member & np.isin(asked.rows.numpy(), begun.numpy())
+    scores = {
+        "loss": loss_scores(target),
+        "lira": lira_scores(target, shadows.confidences, shadows.saw),
+        "distance": distance_scores(asked.images, synthetic_set),
+    }
+    told = ~np.isnan(scores["lira"])  # the same images for all attacks
+    groups = {ALL: asked.is_member & asked.drawn}
+    if own is not None:
+        groups[OWN if synthetic_set.provenance.method in METHODS else START] = own
+    sides = {group: (members & told, ~asked.is_member & told) for group, members in groups.items()}
+    return AuditedSet(
+        name=name,
+        synthetic_set=synthetic_set,
+        rates={
+            (group, attack): asked.rates(scores[attack], *side) for group, side in sides.items() for attack in ATTACKS
+        },
+        scores=scores,
+        own=own,
+        networks=len(target),
+        shadows=len(shadows.confidences),
+        **_copies(synthetic_set, asked, shadows),
+    )
+
+
+def _copies(synthetic_set: SyntheticSet, asked: Audit, shadows: Shadows) -> dict[str, Copies]:
+    members = asked.examined.source.train
+    others = asked.examined.outside.rows(asked.examined.others[_spread(len(asked.examined.others), REAL)])
+    with phase(f"looking for the nearest of {len(members):,} members"):
+        return {
+            "pixels": pixel_copies(synthetic_set, members, others),
+            "embedding": embedding_copies(synthetic_set, members, others, shadows.embedder, shadows.preprocessing),
+        }
+
+
+def _spread(count: int, most: int) -> torch.Tensor:
+    """At most ``most`` of ``count`` places, evenly."""
+    return torch.arange(min(count, most)) * count // min(count, most)

@@ -1,0 +1,110 @@
+"""Copies: how near each image of a set lies to a member, against how near an image that is no member lies to one.
+
+Distances are root mean squares over values: of pixels on the [0, 1] scale, or of embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from atom_plugin.datasets import Split
+from atom_plugin.distillation.embeddings import embed
+from atom_plugin.models.convnet import ConvNet
+from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
+
+QUANTILE = 0.01
+REAL = 1000  # images that are no members, at most, whose distances others are held against
+_PART = 512  # images at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nearest:
+    """Of each image its nearest member: ``distances`` float32 (n,) and ``rows`` int64 (n,)."""
+
+    distances: torch.Tensor
+    rows: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Copies:
+    """``synthetic``: the nearest members of a set's images; ``real``: those of images that are no members."""
+
+    synthetic: Nearest
+    real: Nearest
+
+    @property
+    def threshold(self) -> float:
+        """The distance below which one in a hundred real images that are no members lies to a member."""
+        return float(self.real.distances.quantile(QUANTILE))
+
+    @property
+    def count(self) -> int:
+        """How many of the set's images lie below it."""
+        return int((self.synthetic.distances <= self.threshold).sum())
+
+    @property
+    def ratio(self) -> float:
+        """The median distance of the set's images, in medians of real ones."""
+        return float(self.synthetic.distances.median() / self.real.distances.median())
+
+
+def pixel_copies(synthetic_set: SyntheticSet, members: Split, others: torch.Tensor) -> Copies:
+    """In pixels; ``others`` are uint8 images (n, C, H, W) that are no members."""
+
+    def nearest_to(images: torch.Tensor) -> Nearest:
+        return nearest(images.flatten(1), (part.float().flatten(1) / 255 for part in members.parts(_PART)))
+
+    return Copies(
+        synthetic=nearest_to(synthetic_set.true_colour().clamp(0, 1)),
+        real=nearest_to(others.float() / 255),
+    )
+
+
+def embedding_copies(
+    synthetic_set: SyntheticSet,
+    members: Split,
+    others: torch.Tensor,
+    network: ConvNet,
+    preprocessing: Preprocessing,
+) -> Copies:
+    """In the embeddings of ``network``, which takes images under ``preprocessing``; ``others`` as for :func:`pixel_copies`."""
+
+    def nearest_to(images: torch.Tensor) -> Nearest:
+        parts = (embed(network, part, preprocessing) for part in members.parts(_PART))
+        return nearest(embed(network, images, preprocessing), parts)
+
+    return Copies(
+        synthetic=nearest_to(synthetic_set.true_colour().clamp(0, 1)),
+        real=nearest_to(others),
+    )
+
+
+def distance_scores(images: Split, synthetic_set: SyntheticSet) -> np.ndarray[Any, Any]:
+    """Minus the distance of each of ``images`` to the nearest of the set's, in pixels: float32 (n,).
+
+    The attack that needs no network (Chen et al., "GAN-Leaks", 2020): a member is what the set holds something like.
+    """
+    held = synthetic_set.true_colour().clamp(0, 1).flatten(1)
+    found = [nearest(part.float().flatten(1) / 255, [held]).distances for part in images.parts(_PART)]
+    return -torch.cat(found).numpy()
+
+
+def nearest(queries: torch.Tensor, parts: Iterable[torch.Tensor]) -> Nearest:
+    """Of each of ``queries`` (n, D) the nearest row of all ``parts`` (k, D), which are counted on from one to the next."""
+    distances = torch.full((len(queries),), torch.inf)
+    rows, first = torch.zeros(len(queries), dtype=torch.int64), 0
+    for part in parts:
+        place = torch.cdist(queries, part).argmin(1)
+        # Again, directly: cdist's products lose what little a copy differs by.
+        found = (queries - part[place]).square().mean(1).sqrt()
+        closer = found < distances
+        distances = torch.where(closer, found, distances)
+        rows = torch.where(closer, place + first, rows)
+        first += len(part)
+    return Nearest(distances=distances, rows=rows)
