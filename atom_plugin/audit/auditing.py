@@ -11,7 +11,7 @@ import torch
 from atom_plugin.audit.attacks import Array, lira_scores, loss_scores
 from atom_plugin.audit.copies import REAL, Copies, distance_scores, embedding_copies, pixel_copies
 from atom_plugin.audit.members import Examined, begun_from, check_made_of, examine
-from atom_plugin.audit.rates import RESAMPLES, AttackRates, attack_rates
+from atom_plugin.audit.rates import FEWEST, RESAMPLES, AttackRates, attack_rates
 from atom_plugin.audit.shadows import (
     Shadows,
     Training,
@@ -229,7 +229,7 @@ def _audited(named: NamedSet, begun: torch.Tensor | None, target: Array, shadows
         "lira": lira_scores(target, shadows.confidences, shadows.saw),
         "distance": distance_scores(asked.images, synthetic_set),
     }
-    told = ~np.isnan(scores["lira"])  # the same images for all attacks
+    told = _told(name, scores["lira"], asked)
     groups = {ALL: asked.is_member & asked.drawn}
     if own is not None:
         groups[OWN if synthetic_set.provenance.method in METHODS else START] = own
@@ -246,6 +246,18 @@ def _audited(named: NamedSet, begun: torch.Tensor | None, target: Array, shadows
         shadows=len(shadows.confidences),
         **_copies(synthetic_set, asked, shadows),
     )
+
+
+def _told(name: str, lira: Array, asked: Audit) -> Array:
+    """The images with a score, bool (n,), which all attacks are judged on. Raises ConfigError where they are too few."""
+    told = ~np.isnan(lira)
+    sides = [int((told & side).sum()) for side in (asked.is_member, ~asked.is_member)]
+    if min(sides) < FEWEST:
+        raise ConfigError(
+            f"{name}: two shadow networks or more were trained without {sides[0]} of its members and {sides[1]} non-members, "
+            f"expected {FEWEST} or more of each; give other sets with --shadow, or more of them"
+        )
+    return told
 
 
 def _copies(synthetic_set: SyntheticSet, asked: Audit, shadows: Shadows) -> dict[str, Copies]:

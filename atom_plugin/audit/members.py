@@ -16,6 +16,7 @@ from atom_plugin.distillation.selected_set import chosen_pixels
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, listed
 from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.runtime.settings import current_names
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 
@@ -121,9 +122,12 @@ def begun_from(synthetic_set: SyntheticSet, source: SourceData) -> torch.Tensor 
     if (found := _rows_of(to_uint8(synthetic_set.true_colour()), source.train)) is not None:
         return found
     made = synthetic_set.provenance
+    told = {"image_init", "method"} & current_names(DistillConfig, made.config).keys()
+    if not told or made.source.get("fingerprint") != source.fingerprint:  # of another tool
+        return None
     try:
         config = (SelectConfig if made.method in METHODS else DistillConfig).from_json(made.config)
-    except (ConfigError, TypeError):  # of a merged set, of a newer release, of another tool
+    except ConfigError:  # of a newer release
         return None
     if config.choice != "random" or config.ipc * config.tiles * len(source.class_names) != synthetic_set.decoded_count:
         return None
