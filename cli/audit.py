@@ -18,7 +18,8 @@ from atom_plugin.cli.terminal import echo, load_torch
 from atom_plugin.cli.training_options import training_options
 
 if TYPE_CHECKING:
-    from atom_plugin.audit.auditing import Audit, NamedShadow
+    from atom_plugin.audit.auditing import NamedShadow
+    from atom_plugin.audit.result import Audit
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
@@ -129,17 +130,19 @@ def audit(
     claim(outputs.claimed(force=force), inputs=[*files, *shadow, request.data_dir])
     load_torch()
     from atom_plugin.audit import auditing
+    from atom_plugin.audit.members import check_made_of
+    from atom_plugin.audit.result import AuditConfig
     from atom_plugin.audit.tables import audit_table, to_json
     from atom_plugin.cli.search_jobs import short_names
     from atom_plugin.runtime.progress import progress_bar
 
     sets, sources = _read(files, dataset, request)
-    config = auditing.AuditConfig(training=training, **options)
+    config = AuditConfig(training=training, **options)
     shadows: list[NamedShadow] = [
         (str(file), held, source) for file, held, source in zip(shadow, *_read(shadow, dataset, request), strict=True)
     ]
     for name, each in zip(map(str, files), sets, strict=True):
-        auditing.check_made_of(name, each, sources[0])
+        check_made_of(name, each, sources[0])
     named = auditing.with_baselines(list(zip(short_names(files), sets, strict=True)), sources[0], config)
     total = auditing.networks_to_train(named, shadows, config) * training.epochs
     with progress_bar(total, hidden=quiet, unit="epoch") as bar:

@@ -7,7 +7,7 @@ from typing import Any
 
 from small import coloured_source, small_config, small_selection
 
-from atom_plugin.audit.auditing import AuditConfig
+from atom_plugin.audit.result import AuditConfig
 from atom_plugin.datasets import SourceData
 from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.loop import distill

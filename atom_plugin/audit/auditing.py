@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ import torch
 from atom_plugin.audit.attacks import Array, lira_scores, loss_scores
 from atom_plugin.audit.copies import REAL, Copies, distance_scores, embedding_copies, pixel_copies
 from atom_plugin.audit.members import Examined, begun_from, check_made_of, examine
-from atom_plugin.audit.rates import FEWEST, RESAMPLES, AttackRates, attack_rates
+from atom_plugin.audit.rates import FEWEST, AttackRates
+from atom_plugin.audit.result import ALL, ATTACKS, OWN, START, Audit, AuditConfig, AuditedSet
 from atom_plugin.audit.shadows import (
     Shadows,
     Training,
@@ -24,95 +25,13 @@ from atom_plugin.audit.shadows import (
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError
-from atom_plugin.evaluation import network_of
-from atom_plugin.evaluation.training import TrainConfig, TrainingRun
-from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.evaluation.training import TrainingRun
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.progress import phase
 from atom_plugin.store.synthetic_set import SyntheticSet
 
-ALL, OWN, START = "all", "own", "start"
-"""Groups of members: all images that a set was made from; of a selection those that it holds; those that it began from."""
-
-ATTACKS = ("loss", "lira", "distance")
-"""By the loss of networks trained on the set, by their confidence beside shadow networks', and by the set's own images."""
-
 NamedSet = tuple[str, SyntheticSet]
 NamedShadow = tuple[str, SyntheticSet, SourceData]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """``networks`` of the set's own ConvNet are trained on each set, and as many shadow networks, as ``training`` says.
-
-    ``normalisation`` takes the place of the ConvNet's, where given. ``images`` bounds the members asked about, and the
-    non-members; ``seed`` draws them, and everything else. ``baseline`` adds as many random real images beside each set.
-    Raises ConfigError for fewer than two networks, or no images.
-    """
-
-    training: TrainConfig = field(default_factory=TrainConfig)
-    networks: int = 8
-    images: int = 5000
-    baseline: bool = True
-    normalisation: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    resamples: int = RESAMPLES
-
-    def __post_init__(self) -> None:
-        for name, least in (("networks", 2), ("images", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of an audit must be at least {least}, not {getattr(self, name)}")
-
-    def network(self, synthetic_set: SyntheticSet) -> ConvNetConfig:
-        """What is trained on the set."""
-        own = network_of(synthetic_set)
-        return own if self.normalisation is None else replace(own, normalisation=self.normalisation)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AuditedSet:
-    """What was found of one set.
-
-    ``rates``: by group of members and attack. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
-    set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many shadow networks there were.
-    """
-
-    name: str
-    synthetic_set: SyntheticSet
-    rates: dict[tuple[str, str], AttackRates]
-    scores: dict[str, Array]
-    own: Array | None
-    networks: int
-    shadows: int
-    pixels: Copies
-    embedding: Copies
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Audit:
-    """All sets, and the images that all were examined with: members, those drawn first, then non-members.
-
-    ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
-    only because some set holds them or began from them. ``control`` is the loss attack on shadow networks that saw no member;
-    None where they were trained on given sets.
-    """
-
-    config: AuditConfig
-    examined: Examined
-    images: Split
-    rows: torch.Tensor
-    is_member: Array
-    drawn: Array
-    sets: Sequence[AuditedSet] = ()
-    control: AttackRates | None = None
-
-    def rates(self, scores: Array, members: Array, non_members: Array) -> AttackRates:
-        """Of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError where these are too few."""
-        return attack_rates(
-            scores[members], scores[non_members], resamples=self.config.resamples, seed=self.config.seed
-        )
 
 
 def with_baselines(sets: Sequence[NamedSet], source: SourceData, config: AuditConfig) -> list[NamedSet]:
@@ -153,10 +72,11 @@ def audit(
     examined = examine(source, most=config.images, halve=not shadows, seed=config.seed)
     asked = _asked_about(examined, begun, config)
     trained = _all_shadows([each for _, each in sets], shadows, asked, training)
+    copies = _all_copies([each for _, each in sets], trained, asked)
     found = []
-    for named, own, shadow in zip(sets, begun, trained, strict=True):
+    for named, own, shadow, near in zip(sets, begun, trained, copies, strict=True):
         target = train_targets(named[1], config.network(named[1]), asked.images, training)
-        found.append(_audited(named, own, target, shadow, asked))
+        found.append(_audited(named, own, target, shadow, asked, copies=near))
     return replace(asked, sets=found, control=None if shadows else _control(trained[0], asked))
 
 
@@ -220,7 +140,15 @@ def _alike(one: SyntheticSet, other: SyntheticSet, config: AuditConfig, *, given
     return given or (kinds[0] == kinds[1] and one.preprocessing.matches(other.preprocessing))
 
 
-def _audited(named: NamedSet, begun: torch.Tensor | None, target: Array, shadows: Shadows, asked: Audit) -> AuditedSet:
+def _audited(
+    named: NamedSet,
+    begun: torch.Tensor | None,
+    target: Array,
+    shadows: Shadows,
+    asked: Audit,
+    *,
+    copies: tuple[Copies, Copies],
+) -> AuditedSet:
     """What the confidences ``target`` say beside those of ``shadows``."""
     name, synthetic_set = named
     own = None if begun is None else asked.is_member & np.isin(asked.rows.numpy(), begun.numpy())
@@ -244,7 +172,8 @@ def _audited(named: NamedSet, begun: torch.Tensor | None, target: Array, shadows
         own=own,
         networks=len(target),
         shadows=len(shadows.confidences),
-        **_copies(synthetic_set, asked, shadows),
+        pixels=copies[0],
+        embedding=copies[1],
     )
 
 
@@ -260,14 +189,19 @@ def _told(name: str, lira: Array, asked: Audit) -> Array:
     return told
 
 
-def _copies(synthetic_set: SyntheticSet, asked: Audit, shadows: Shadows) -> dict[str, Copies]:
+def _all_copies(sets: Sequence[SyntheticSet], trained: Sequence[Shadows], asked: Audit) -> list[tuple[Copies, Copies]]:
+    """Of each set those in pixels, and those in the embeddings of the first of its shadow networks."""
     members = asked.examined.source.train
     others = asked.examined.outside.rows(asked.examined.others[_spread(len(asked.examined.others), REAL)])
     with phase(f"looking for the nearest of {len(members):,} members"):
-        return {
-            "pixels": pixel_copies(synthetic_set, members, others),
-            "embedding": embedding_copies(synthetic_set, members, others, shadows.embedder, shadows.preprocessing),
-        }
+        pixels = pixel_copies(sets, members, others)
+        embeddings: dict[int, Copies] = {}
+        for shadows in {id(each): each for each in trained}.values():
+            group = [number for number, each in enumerate(trained) if each is shadows]
+            alike = [sets[number] for number in group]
+            found = embedding_copies(alike, members, others, shadows.embedder, shadows.preprocessing)
+            embeddings |= zip(group, found, strict=True)
+    return [(each, embeddings[number]) for number, each in enumerate(pixels)]
 
 
 def _spread(count: int, most: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ Distances are root mean squares over values: of pixels on the [0, 1] scale, or o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ REAL = 1000  # images that are no members, at most, whose distances others are h
 _PART = 512  # images at a time
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Nearest:
     """Of each image its nearest member: ``distances`` float32 (n,) and ``rows`` int64 (n,)."""
 
@@ -54,35 +54,33 @@ class Copies:
         return float(self.synthetic.distances.median() / self.real.distances.median())
 
 
-def pixel_copies(synthetic_set: SyntheticSet, members: Split, others: torch.Tensor) -> Copies:
-    """In pixels; ``others`` are uint8 images (n, C, H, W) that are no members."""
-
-    def nearest_to(images: torch.Tensor) -> Nearest:
-        return nearest(images.flatten(1), (part.float().flatten(1) / 255 for part in members.parts(_PART)))
-
-    return Copies(
-        synthetic=nearest_to(synthetic_set.true_colour().clamp(0, 1)),
-        real=nearest_to(others.float() / 255),
-    )
+def pixel_copies(sets: Sequence[SyntheticSet], members: Split, others: torch.Tensor) -> list[Copies]:
+    """Of each set, in pixels; ``others`` are uint8 images (n, C, H, W) that are no members."""
+    return _copies(sets, members, others, lambda images: images.flatten(1))
 
 
 def embedding_copies(
-    synthetic_set: SyntheticSet,
+    sets: Sequence[SyntheticSet], members: Split, others: torch.Tensor, network: ConvNet, preprocessing: Preprocessing
+) -> list[Copies]:
+    """As :func:`pixel_copies`, in the embeddings of ``network``, which takes images under ``preprocessing``."""
+    return _copies(sets, members, others, lambda images: embed(network, images, preprocessing))
+
+
+def _copies(
+    sets: Sequence[SyntheticSet],
     members: Split,
     others: torch.Tensor,
-    network: ConvNet,
-    preprocessing: Preprocessing,
-) -> Copies:
-    """In the embeddings of ``network``, which takes images under ``preprocessing``; ``others`` as for :func:`pixel_copies`."""
-
-    def nearest_to(images: torch.Tensor) -> Nearest:
-        parts = (embed(network, part, preprocessing) for part in members.parts(_PART))
-        return nearest(embed(network, images, preprocessing), parts)
-
-    return Copies(
-        synthetic=nearest_to(synthetic_set.true_colour().clamp(0, 1)),
-        real=nearest_to(others),
+    describe: Callable[[torch.Tensor], torch.Tensor],
+) -> list[Copies]:
+    """All in one pass through the members; ``describe`` makes rows (n, D) of images (n, C, H, W) on the [0, 1] scale."""
+    asked = [others.float() / 255, *(each.true_colour().clamp(0, 1) for each in sets)]
+    found = nearest(
+        torch.cat([describe(images) for images in asked]),
+        (describe(part.float() / 255) for part in members.parts(_PART)),
     )
+    sizes = [len(images) for images in asked]
+    real, *synthetic = map(Nearest, found.distances.split(sizes), found.rows.split(sizes))
+    return [Copies(synthetic=each, real=real) for each in synthetic]
 
 
 def distance_scores(images: Split, synthetic_set: SyntheticSet) -> np.ndarray[Any, Any]:
@@ -107,4 +105,4 @@ def nearest(queries: torch.Tensor, parts: Iterable[torch.Tensor]) -> Nearest:
         distances = torch.where(closer, found, distances)
         rows = torch.where(closer, place + first, rows)
         first += len(part)
-    return Nearest(distances=distances, rows=rows)
+    return Nearest(distances, rows)

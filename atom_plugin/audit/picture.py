@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from atom_plugin.audit.auditing import Audit
+from atom_plugin.audit.result import Audit
 from atom_plugin.store.pictures import grid
 
 PAIRS = 10

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from atom_plugin.audit.auditing import ALL, Audit, AuditedSet
 from atom_plugin.audit.copies import Copies
 from atom_plugin.audit.rates import FALSE_POSITIVE_RATES, AttackRates, Estimate
+from atom_plugin.audit.result import ALL, Audit, AuditedSet
 from atom_plugin.runtime.text import printable
 
 _TPR = {rate: f"tpr_at_{100 * rate:g}_percent_fpr" for rate in FALSE_POSITIVE_RATES}

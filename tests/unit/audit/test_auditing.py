@@ -13,7 +13,8 @@ from audits import distilled, quick, selected, source
 from small import coloured_source, small_selection
 from synthetic_sets import make_set
 
-from atom_plugin.audit.auditing import ALL, OWN, START, AuditConfig, audit, networks_to_train, with_baselines
+from atom_plugin.audit.auditing import audit, networks_to_train, with_baselines
+from atom_plugin.audit.result import ALL, OWN, START, AuditConfig
 from atom_plugin.audit.tables import as_csv, audit_table, scores_csv, to_json
 from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.selected_set import selected_set

@@ -49,8 +49,8 @@ def test_a_small_distance_between_large_values_is_not_lost() -> None:
 def test_a_set_of_members_hardly_moved_is_all_copies(by: float) -> None:
     held = moved(by)
     for found in (
-        pixel_copies(held, source().train, others()),
-        embedding_copies(held, source().train, others(), embedder(), held.preprocessing),
+        *pixel_copies([held], source().train, others()),
+        *embedding_copies([held], source().train, others(), embedder(), held.preprocessing),
     ):
         assert found.count == len(held)
         assert found.ratio < 0.5
@@ -60,14 +60,21 @@ def test_a_set_of_members_hardly_moved_is_all_copies(by: float) -> None:
 def test_noise_is_no_copy() -> None:
     held = selected()
     noise = replace(held, images=torch.randn(held.images.shape, generator=torch.Generator().manual_seed(1)))
-    found = pixel_copies(noise, source().train, others())
+    (found,) = pixel_copies([noise], source().train, others())
     assert found.count == 0 and found.ratio > 1
 
 
 def test_one_real_image_in_a_hundred_that_is_no_member_counts_as_a_copy() -> None:
-    real = pixel_copies(selected(), source().train, others()).real.distances
-    found = pixel_copies(selected(), source().train, others())
-    assert float((real <= found.threshold).float().mean()) == pytest.approx(0.01, abs=0.015)
+    (found,) = pixel_copies([selected()], source().train, others())
+    assert float((found.real.distances <= found.threshold).float().mean()) == pytest.approx(0.01, abs=0.015)
+
+
+def test_several_sets_are_looked_at_as_each_alone() -> None:
+    sets = [selected(), selected("herding", ipc=2)]
+    for each, found in zip(sets, pixel_copies(sets, source().train, others()), strict=True):
+        (alone,) = pixel_copies([each], source().train, others())
+        assert torch.equal(found.synthetic.rows, alone.synthetic.rows)
+        assert torch.equal(found.real.distances, alone.real.distances)
 
 
 def test_distance_scores_are_zero_for_what_the_set_holds_and_below_for_everything_else() -> None:

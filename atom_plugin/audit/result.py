@@ -1,0 +1,99 @@
+"""What an audit is asked for, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from atom_plugin.audit.attacks import Array
+from atom_plugin.audit.copies import Copies
+from atom_plugin.audit.members import Examined
+from atom_plugin.audit.rates import RESAMPLES, AttackRates, attack_rates
+from atom_plugin.datasets import Split
+from atom_plugin.errors import ConfigError
+from atom_plugin.evaluation import network_of
+from atom_plugin.evaluation.training_recipes import TrainConfig
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+ALL, OWN, START = "all", "own", "start"
+"""Groups of members: all images that a set was made from; of a selection those that it holds; those that it began from."""
+
+ATTACKS = ("loss", "lira", "distance")
+"""By the loss of networks trained on the set, by their confidence beside shadow networks', and by the set's own images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """``networks`` of the set's own ConvNet are trained on each set, and as many shadow networks, as ``training`` says.
+
+    ``normalisation`` takes the place of the ConvNet's, where given. ``images`` bounds the members asked about, and the
+    non-members; ``seed`` draws them, and everything else. ``baseline`` adds as many random real images beside each set.
+    Raises ConfigError for fewer than two networks, or no images.
+    """
+
+    training: TrainConfig = field(default_factory=TrainConfig)
+    networks: int = 8
+    images: int = 5000
+    baseline: bool = True
+    normalisation: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    resamples: int = RESAMPLES
+
+    def __post_init__(self) -> None:
+        for name, least in (("networks", 2), ("images", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} of an audit must be at least {least}, not {getattr(self, name)}")
+
+    def network(self, synthetic_set: SyntheticSet) -> ConvNetConfig:
+        """What is trained on the set."""
+        own = network_of(synthetic_set)
+        return own if self.normalisation is None else replace(own, normalisation=self.normalisation)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditedSet:
+    """What was found of one set.
+
+    ``rates``: by group of members and attack. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
+    set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many shadow networks there were.
+    """
+
+    name: str
+    synthetic_set: SyntheticSet
+    rates: dict[tuple[str, str], AttackRates]
+    scores: dict[str, Array]
+    own: Array | None
+    networks: int
+    shadows: int
+    pixels: Copies
+    embedding: Copies
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """All sets, and the images that all were examined with: members, those drawn first, then non-members.
+
+    ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
+    only because some set holds them or began from them. ``control`` is the loss attack on shadow networks that saw no member;
+    None where they were trained on given sets.
+    """
+
+    config: AuditConfig
+    examined: Examined
+    images: Split
+    rows: torch.Tensor
+    is_member: Array
+    drawn: Array
+    sets: Sequence[AuditedSet] = ()
+    control: AttackRates | None = None
+
+    def rates(self, scores: Array, members: Array, non_members: Array) -> AttackRates:
+        """Of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError where these are too few."""
+        return attack_rates(
+            scores[members], scores[non_members], resamples=self.config.resamples, seed=self.config.seed
+        )
