@@ -43,6 +43,19 @@ REPLAY = (
     "2",
 )
 SEARCH = ("--proxy", "none", "--reference", "none", *ONCE)
+AUDIT = (
+    "--networks",
+    "2",
+    "--images",
+    "40",
+    "--no-baseline",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "16",
+    "--quiet",
+    *PRECISION,
+)
 FORMATS = ("datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface")
 
 SETS = ("set.h5", "white.h5", "packed.h5")
@@ -170,6 +183,8 @@ def _use_of_a_set(base: Path, chance: random.Random) -> Case:
         ["consume", "evaluate", "in.h5", *ONCE],
         ["consume", "evaluate", "in.h5", str(base / "set.h5"), *ONCE, "--csv", "out.csv"],
         ["consume", "score", "in.h5", *ONCE, "--full-accuracy", "0.9"],
+        ["consume", "audit", "in.h5", *AUDIT, "--scores", "out.csv"],
+        ["consume", "audit", str(base / "set.h5"), *AUDIT, "--shadow", "in.h5"],
         ["store", "show", "in.h5", "--embedding", "pca", "--network-state", "random", "-o", "out.png", *PRECISION],
         [*RUN, "-o", "in.h5", "--resume"],
         [*RUN, "-o", "out.h5", "--image-init", "in.h5"],

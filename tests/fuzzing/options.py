@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from fuzzing.files import ONCE, PRECISION, REPLAY, RUN, SEARCH, Case
+from fuzzing.files import AUDIT, ONCE, PRECISION, REPLAY, RUN, SEARCH, Case
 from fuzzing.values import TEXTS
 
 from atom_plugin.cli.main import COMMANDS, LazyGroup, atom_cli
@@ -73,6 +73,7 @@ def base_of(path: tuple[str, ...], base: Path) -> Case:
         ("consume", "evaluate"): ["consume", "evaluate", held, *ONCE],
         ("consume", "score"): ["consume", "score", held, *ONCE, "--full-accuracy", "0.9"],
         ("consume", "search"): ["consume", "search", held, "--space", str(base / "space.toml"), *SEARCH],
+        ("consume", "audit"): ["consume", "audit", held, *AUDIT],
         ("pool", "make"): [
             "pool",
             "make",

@@ -26,6 +26,7 @@ COMMANDS = [
     ("consume", "evaluate", "evil.h5", "--precision", "float32"),
     ("consume", "evaluate", "evil.h5", "--dataset", "digits", "--precision", "float32"),
     ("consume", "score", "evil.h5", "--precision", "float32"),
+    ("consume", "audit", "evil.h5", "--precision", "float32"),
     ("consume", "replay", "--memory", "evil.h5", "--ipc", "1", "--precision", "float32"),
     ("select", "--dataset", "folder", "--data-dir", "photos", "--ipc", "9", "--precision", "float32"),
 ]
@@ -59,5 +60,5 @@ def test_no_command_prints_it_raw(hostile: Path, capsys: pytest.CaptureFixture[s
     assert "\nnext" not in out + err
     if command[:2] == ("store", "info") and "--json" in command:
         assert json.loads(out)["class_names"][0] == f"cat{EVIL}"
-    elif command[1] in ("info", "evaluate", "score"):
+    elif command[1] in ("info", "evaluate", "score", "audit"):
         assert r"\x1b[2J" in out + err, (code, out, err)

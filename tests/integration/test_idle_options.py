@@ -33,6 +33,7 @@ NEEDED = {
     "consume score": ("set.h5",),
     "consume replay": ("--ipc", "1"),
     "consume search": ("set.h5",),
+    "consume audit": ("set.h5",),
     "pool make": (),
 }
 ALWAYS: dict[str, set[str]] = {
@@ -98,6 +99,9 @@ ALWAYS: dict[str, set[str]] = {
     | {"depth", "width", "activation", "normalisation", "pooling", "weight_init"},
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
+    "consume audit": RUN
+    | TRAINING
+    | {"dataset", "normalisation", "networks", "images", "baseline", "shadow", "csv_file", "scores", "picture"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.
     "consume replay": RUN
     | {"factor", "storage", "iterations", "real_batch", "memory_augmentation"}
@@ -160,6 +164,7 @@ FOUND |= {
         "consume score",
         "consume replay",
         "consume search",
+        "consume audit",
     )
     for name in SOURCE - {"image_size"}
     if (command, name) != ("consume search", "split_seed")
