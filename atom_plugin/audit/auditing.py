@@ -77,12 +77,17 @@ def audit(
     for named, own, shadow, near in zip(sets, begun, trained, copies, strict=True):
         target = train_targets(named[1], config.network(named[1]), asked.images, training)
         found.append(_audited(named, own, target, shadow, asked, copies=near))
-    return replace(asked, sets=found, control=None if shadows else _control(trained[0], asked))
+    return replace(asked, sets=found, control={} if shadows else _control(trained[0], asked))
 
 
-def _control(shadows: Shadows, asked: Audit) -> AttackRates:
-    """The loss attack on networks that saw no member: what chance alone makes of the images that were drawn."""
-    return asked.rates(loss_scores(shadows.confidences), asked.is_member & asked.drawn, ~asked.is_member)
+def _control(shadows: Shadows, asked: Audit) -> dict[str, AttackRates]:
+    """Attacks on shadow networks and sets, which saw no member: what chance alone makes of the images that were drawn."""
+    scores = {
+        "loss": loss_scores(shadows.confidences),
+        "distance": np.mean([distance_scores(asked.images, each) for each in shadows.sets], axis=0),
+    }
+    sides = asked.is_member & asked.drawn, ~asked.is_member
+    return {attack: asked.rates(values, *sides) for attack, values in scores.items()}
 
 
 def _asked_about(examined: Examined, begun: Sequence[torch.Tensor | None], config: AuditConfig) -> Audit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -79,8 +79,8 @@ class Audit:
     """All sets, and the images that all were examined with: members, those drawn first, then non-members.
 
     ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
-    only because some set holds them or began from them. ``control`` is the loss attack on shadow networks that saw no member;
-    None where they were trained on given sets.
+    only because some set holds them or began from them. ``control``: by attack, what it reaches on shadow networks and sets that
+    saw no member; empty where these were given.
     """
 
     config: AuditConfig
@@ -90,7 +90,7 @@ class Audit:
     is_member: Array
     drawn: Array
     sets: Sequence[AuditedSet] = ()
-    control: AttackRates | None = None
+    control: Mapping[str, AttackRates] = field(default_factory=dict)
 
     def rates(self, scores: Array, members: Array, non_members: Array) -> AttackRates:
         """Of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError where these are too few."""

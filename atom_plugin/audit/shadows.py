@@ -43,11 +43,12 @@ class ShadowSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shadows:
-    """What shadow networks say of the examined images: ``confidences`` (S, n), and ``saw`` (S, n), bool.
+    """What shadow networks on ``sets`` say of the examined images: ``confidences`` (S, n), and ``saw`` (S, n), bool.
 
     ``embedder`` is the first of them, which takes images under ``preprocessing``.
     """
 
+    sets: Sequence[SyntheticSet]
     confidences: Array
     saw: Array
     embedder: ConvNet
@@ -106,6 +107,7 @@ def train_shadows(sets: Sequence[ShadowSet], network: ConvNetConfig, images: Spl
     trained = [_network(each.synthetic_set, network, training, number) for number, each in enumerate(used)]
     told = [_confidences(net, each.synthetic_set, images, training) for net, each in zip(trained, used, strict=True)]
     return Shadows(
+        sets=[each.synthetic_set for each in used],
         confidences=np.stack(told),
         saw=np.stack([each.saw for each in used]),
         embedder=trained[0].eval(),

@@ -24,8 +24,8 @@ def audit_table(audit: Audit) -> str:
     copies = PrettyTable(["set", "copies in pixels", "nearest / real", "copies in embedding", "nearest / real "])
     for drawn in (attacks, copies):
         drawn.align = "l"
-    control = [] if audit.control is None else [(_CONTROL, {(ALL, "loss"): audit.control})]
-    for name, found_rates in [*((printable(each.name), each.rates) for each in audit.sets), *control]:
+    control = {(ALL, attack): rates for attack, rates in audit.control.items()}
+    for name, found_rates in [*((printable(each.name), each.rates) for each in audit.sets), (_CONTROL, control)]:
         for (group, attack), rates in found_rates.items():
             estimates = [rates.auc, rates.balanced_accuracy, *rates.tpr.values()]
             attacks.add_row([name, f"{group} {rates.members:,}", attack, *map(_cell, estimates)])
@@ -62,7 +62,7 @@ def scores_csv(audit: Audit) -> str:
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
-    """Plain JSON values: an object for each set, and the loss attack on networks that saw no member."""
+    """Plain JSON values: an object for each set, and by attack what it reaches where no member was seen."""
     sets = [
         {
             "set": each.name,
@@ -78,7 +78,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
         }
         for each in audit.sets
     ]
-    return {"sets": sets, "control": None if audit.control is None else _rates(audit.control)}
+    return {"sets": sets, "control": {attack: _rates(rates) for attack, rates in audit.control.items()}}
 
 
 def _rows(each: AuditedSet) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def _heading_lines(audit: Audit) -> list[str]:
     ]
 
 
-_CONTROL = "networks that saw no member"
+_CONTROL = "that saw no member"
 _COPIES = (
     "Copies: images nearer to a member than all but 1 % of the non-members are; and the median distance to the nearest\n"
     "member, in medians of non-members."

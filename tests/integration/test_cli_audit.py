@@ -67,7 +67,7 @@ def test_a_table_of_attacks_and_one_of_copies(inside, capsys):
         *(("atom.h5", group, attack) for group in ("all 200", "start 20") for attack in every),
         *(("herding.h5", group, attack) for group in ("all 200", "own 20") for attack in every),
         *(("random IPC 2", group, attack) for group in ("all 200", "own 20") for attack in every),
-        ("networks that saw no member", "all 200", "loss"),
+        *(("that saw no member", "all 200", attack) for attack in ("loss", "distance")),
     ]
     copies = {row[0]: row[1] for row in rows if len(row) == 5}
     assert copies["herding.h5"] == copies["random IPC 2"] == "20 of 20"
@@ -102,7 +102,7 @@ def test_another_seed_asks_about_other_images(inside, capsys):
 def test_shadow_sets_of_ones_own(inside, capsys):
     given = [word for seed in (1, 2, 3) for word in ("--shadow", f"shadow{seed}.h5")]
     told = json.loads(run(capsys, "consume", "audit", "atom.h5", *QUICK, *given, "--json"))
-    assert told["sets"][0]["shadow_networks"] == 3 and told["control"] is None
+    assert told["sets"][0]["shadow_networks"] == 3 and told["control"] == {}
     # Of 200 images on either side about a half were seen by two of three sets or more.
     assert 60 < told["sets"][0]["attacks"][0]["members"] < 140
 
