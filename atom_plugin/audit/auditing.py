@@ -164,7 +164,7 @@ def _audited(
     }
     told = _told(name, scores["lira"], asked)
     groups = {ALL: asked.is_member & asked.drawn}
-    if own is not None:
+    if own is not None and (own & told).sum() >= FEWEST:
         groups[OWN if synthetic_set.provenance.method in METHODS else START] = own
     sides = {group: (members & told, ~asked.is_member & told) for group, members in groups.items()}
     return AuditedSet(

@@ -59,7 +59,7 @@ class AuditConfig:
 class AuditedSet:
     """What was found of one set.
 
-    ``rates``: by group of members and attack. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
+    ``rates``: by group of members and attack; no group of fewer than four images. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
     set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many shadow networks there were.
     """
 
@@ -79,8 +79,8 @@ class Audit:
     """All sets, and the images that all were examined with: members, those drawn first, then non-members.
 
     ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
-    only because some set holds them or began from them. ``control``: by attack, what it reaches on shadow networks and sets that
-    saw no member; empty where these were given.
+    only because some set holds them or began from them. ``control``: by attack, what it reaches on shadow networks and sets,
+    which saw no member; empty where these were given.
     """
 
     config: AuditConfig

@@ -145,7 +145,7 @@ def _heading_lines(audit: Audit) -> list[str]:
     ]
 
 
-_CONTROL = "that saw no member"
+_CONTROL = "control: no member seen"
 _COPIES = (
     "Copies: images nearer to a member than all but 1 % of the non-members are; and the median distance to the nearest\n"
     "member, in medians of non-members."

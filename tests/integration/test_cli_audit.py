@@ -67,7 +67,7 @@ def test_a_table_of_attacks_and_one_of_copies(inside, capsys):
         *(("atom.h5", group, attack) for group in ("all 200", "start 20") for attack in every),
         *(("herding.h5", group, attack) for group in ("all 200", "own 20") for attack in every),
         *(("random IPC 2", group, attack) for group in ("all 200", "own 20") for attack in every),
-        *(("that saw no member", "all 200", attack) for attack in ("loss", "distance")),
+        *(("control: no member seen", "all 200", attack) for attack in ("loss", "distance")),
     ]
     copies = {row[0]: row[1] for row in rows if len(row) == 5}
     assert copies["herding.h5"] == copies["random IPC 2"] == "20 of 20"

@@ -52,6 +52,12 @@ def test_images_that_a_set_began_from_are_asked_about_whether_drawn_or_not() -> 
     assert len(rows.unique()) == len(rows)
 
 
+def test_images_of_its_own_that_are_too_few_to_tell_of_are_no_group() -> None:
+    (each,) = audit([("a", selected(ipc=1))], source(), quick()).sets
+    assert {group for group, _ in each.rates} == {ALL}
+    assert each.own is not None and each.own.sum() == 3
+
+
 def test_same_seed_same_figures() -> None:
     def scores(seed: int):
         found = audit([("a", distilled())], source(), quick(seed=seed)).sets[0]
@@ -150,7 +156,7 @@ def test_tables_and_json_tell_the_same() -> None:
     assert told["sets"][0]["attacks"][0]["tpr_at_0.1_percent_fpr"] is None and rows[0]["tpr_at_0.1_percent_fpr"] == ""
     assert told["sets"][1]["copies"]["pixels"]["copies"] == 12
     table = audit_table(found)
-    assert r"a\x1b.h5" in table and "12 of 12" in table and "that saw no member" in table
+    assert r"a\x1b.h5" in table and "12 of 12" in table and "control: no member seen" in table
 
 
 def test_scores_say_where_each_image_is_and_what_it_is_to_the_set() -> None:
