@@ -59,8 +59,9 @@ class AuditConfig:
 class AuditedSet:
     """What was found of one set.
 
-    ``rates``: by group of members and attack; no group of fewer than four images. ``scores``: by attack, of the examined images (n,). ``own``: which of these the
-    set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many shadow networks there were.
+    ``rates``: by group of members and attack; no group of fewer than four images. ``scores``: by attack, of the examined images
+    (n,). ``own``: which of these the set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many
+    shadow networks there were.
     """
 
     name: str
