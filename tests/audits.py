@@ -24,9 +24,11 @@ def source(seed: int = 0) -> SourceData:
 
 @cache
 def selected(
-    method: str = "random", seed: int = 0, factor: int = 1, storage: str = "float32", ipc: int = 4
+    method: str = "random", seed: int = 0, factor: int = 1, storage: str = "float32", ipc: int = 4, zca: bool = False
 ) -> SyntheticSet:
-    config = small_selection(method=method, ipc=ipc, seed=seed, factor=factor, storage=storage)
+    config = small_selection(
+        method=method, ipc=ipc, seed=seed, factor=factor, storage=storage, zca_eps=0.1 if zca else None
+    )
     return selected_set(config, source())
 
 

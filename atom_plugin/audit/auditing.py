@@ -12,7 +12,7 @@ from atom_plugin.audit.attacks import Array, lira_scores, loss_scores
 from atom_plugin.audit.copies import REAL, Copies, distance_scores, embedding_copies, pixel_copies
 from atom_plugin.audit.members import Examined, begun_from, check_made_of, examine
 from atom_plugin.audit.rates import FEWEST, AttackRates
-from atom_plugin.audit.result import ALL, ATTACKS, OWN, START, Audit, AuditConfig, AuditedSet
+from atom_plugin.audit.result import ALL, OWN, START, Audit, AuditConfig, AuditedSet
 from atom_plugin.audit.shadows import (
     Shadows,
     Training,
@@ -22,6 +22,7 @@ from atom_plugin.audit.shadows import (
     train_shadows,
     train_targets,
 )
+from atom_plugin.audit.whitening import whitening_scores
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError
@@ -29,6 +30,7 @@ from atom_plugin.evaluation.training import TrainingRun
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.progress import phase
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms.preprocessing import Preprocessing
 
 NamedSet = tuple[str, SyntheticSet]
 NamedShadow = tuple[str, SyntheticSet, SourceData]
@@ -73,10 +75,11 @@ def audit(
     asked = _asked_about(examined, begun, config)
     trained = _all_shadows([each for _, each in sets], shadows, asked, training)
     copies = _all_copies([each for _, each in sets], trained, asked)
+    whitenings = _all_whitenings([each for _, each in sets], asked.images)
     found = []
-    for named, own, shadow, near in zip(sets, begun, trained, copies, strict=True):
+    for named, own, shadow, near, white in zip(sets, begun, trained, copies, whitenings, strict=True):
         target = train_targets(named[1], config.network(named[1]), asked.images, training)
-        found.append(_audited(named, own, target, shadow, asked, copies=near))
+        found.append(_audited(named, own, target, shadow, asked, copies=near, whitening=white))
     return replace(asked, sets=found, control={} if shadows else _control(trained[0], asked))
 
 
@@ -153,6 +156,7 @@ def _audited(
     asked: Audit,
     *,
     copies: tuple[Copies, Copies],
+    whitening: Array | None,
 ) -> AuditedSet:
     """What the confidences ``target`` say beside those of ``shadows``."""
     name, synthetic_set = named
@@ -161,6 +165,7 @@ def _audited(
         "loss": loss_scores(target),
         "lira": lira_scores(target, shadows.confidences, shadows.saw),
         "distance": distance_scores(asked.images, synthetic_set),
+        **({} if whitening is None else {"whitening": whitening}),
     }
     told = _told(name, scores["lira"], asked)
     groups = {ALL: asked.is_member & asked.drawn}
@@ -171,7 +176,9 @@ def _audited(
         name=name,
         synthetic_set=synthetic_set,
         rates={
-            (group, attack): asked.rates(scores[attack], *side) for group, side in sides.items() for attack in ATTACKS
+            (group, attack): asked.rates(values, *side)
+            for group, side in sides.items()
+            for attack, values in scores.items()
         },
         scores=scores,
         own=own,
@@ -207,6 +214,19 @@ def _all_copies(sets: Sequence[SyntheticSet], trained: Sequence[Shadows], asked:
             found = embedding_copies(alike, members, others, shadows.embedder, shadows.preprocessing)
             embeddings |= zip(group, found, strict=True)
     return [(each, embeddings[number]) for number, each in enumerate(pixels)]
+
+
+def _all_whitenings(sets: Sequence[SyntheticSet], images: Split) -> list[Array | None]:
+    """Of each set the scores by its whitening, computed once for each preprocessing; None where it has none."""
+    known: list[tuple[Preprocessing, Array | None]] = []
+    found = []
+    for preprocessing in (each.preprocessing for each in sets):
+        held = next((scores for other, scores in known if other.matches(preprocessing)), None)
+        if held is None:
+            held = whitening_scores(images, preprocessing)
+            known.append((preprocessing, held))
+        found.append(held)
+    return found
 
 
 def _spread(count: int, most: int) -> torch.Tensor:

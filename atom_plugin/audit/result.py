@@ -21,8 +21,10 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 ALL, OWN, START = "all", "own", "start"
 """Groups of members: all images that a set was made from; of a selection those that it holds; those that it began from."""
 
-ATTACKS = ("loss", "lira", "distance")
-"""By the loss of networks trained on the set, by their confidence beside shadow networks', and by the set's own images."""
+ATTACKS = ("loss", "lira", "distance", "whitening")
+"""By the loss of networks trained on the set, their confidence beside shadow networks', the set's images, and its whitening,
+where it has one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

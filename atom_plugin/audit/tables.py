@@ -10,7 +10,7 @@ from typing import Any
 
 from atom_plugin.audit.copies import Copies
 from atom_plugin.audit.rates import FALSE_POSITIVE_RATES, AttackRates, Estimate
-from atom_plugin.audit.result import ALL, Audit, AuditedSet
+from atom_plugin.audit.result import ALL, ATTACKS, Audit, AuditedSet
 from atom_plugin.runtime.text import printable
 
 _TPR = {rate: f"tpr_at_{100 * rate:g}_percent_fpr" for rate in FALSE_POSITIVE_RATES}
@@ -55,7 +55,7 @@ def scores_csv(audit: Audit) -> str:
                     "member": int(audit.is_member[place]),
                     "drawn": int(audit.drawn[place]),
                     "own": "" if each.own is None else int(each.own[place]),
-                    **{f"{attack}_score": values[place] for attack, values in each.scores.items()},
+                    **{f"{name}_score": each.scores[name][place] if name in each.scores else "" for name in ATTACKS},
                 }
             )
     return _written(lines)
