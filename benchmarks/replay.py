@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 SELECTIONS = ["atom", "random", "herding"]
+PACKED = ["atom", "herding", "random", "random-packed"]
 PAPER = ["--epochs", "1001", "--orders", "5", "--networks", "3"]
 
 
@@ -32,16 +33,15 @@ def digits() -> list[tuple[str, list[str], list[str]]]:
 
 
 def cifar10() -> list[tuple[str, list[str], list[str]]]:
-    common = ["--ipc", "10", "--width", "64", "--iterations", "200", "--orders", "3"]
-    raw = ["naive", "real-bytes", "joint"]
+    common = ["--ipc", "10", "--width", "64", "--orders", "3"]
     return [
-        ("cifar10", [*common, "--mode", "from-memory", "--epochs", "100"], SELECTIONS),
-        ("cifar10", [*common, "--mode", "replay", "--epochs", "1"], SELECTIONS + raw),
+        ("cifar10", [*common, "--mode", "replay", "--epochs", "5"], [*PACKED, "real-ipc"]),
+        ("cifar10", [*common, "--mode", "from-memory", "--epochs", "300", "--batch-size", "64"], [*PACKED, "gdumb"]),
     ]
 
 
 def hundred(name: str, *, full: bool) -> list[tuple[str, list[str], list[str]]]:
-    small = ["--width", "32", "--no-zca", "--epochs", "30", "--iterations", "80", "--real-batch", "32", "--orders", "1"]
+    small = ["--width", "32", "--epochs", "30", "--iterations", "80", "--real-batch", "32", "--orders", "1"]
     options = ["--ipc", "20", "--mode", "from-memory", *(PAPER if full else small)]
     return [(f"{name}-{steps}", ["--steps", steps, *options], [*SELECTIONS, "dm"]) for steps in ("5", "10")]
 

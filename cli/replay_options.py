@@ -196,7 +196,7 @@ def training_options(command: Command) -> Command:
             "--iterations",
             metavar="N",
             type=POSITIVE_INT,
-            help="Steps of each distillation.  [default: a third of the recipe's: every step of every order is one]",
+            help="Steps of each distillation.  [default: a third of the recipe atom's: every step of every order is one]",
         ),
         click.option(
             "--real-batch",
