@@ -8,23 +8,22 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.distillation.set_config import SetConfig, trained_epochs
+from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
-from atom_plugin.runtime.settings import about, check_value, config_class, current_names
+from atom_plugin.runtime.settings import about, check_value, config_class
 
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
 FROM_SET = "set:"
-POOL_STATES = ("interpolated", "random-epoch")
 _NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256"}
-_IMAGES, _MATCHING, _COURSE = "Synthetic images", "Matching", "Matching networks"
+_IMAGES, _MATCHING = "Synthetic images", "Matching"
 
 
 @config_class
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(SetConfig):
+class DistillConfig(NetworkConfig):
     """All choices that shape a synthetic set; each field's metadata says what it is.
 
     Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
@@ -89,102 +88,6 @@ class DistillConfig(SetConfig):
             was="initialiser",
         ),
     )
-    matching_model: str = field(
-        default="convnet",
-        metadata=about(
-            "Network that images are matched under: convnet (the options under ConvNet), resnet10, resnet18, vgg11, alexnet, "
-            "vit, or any of timm's, as timm:NAME.",
-            group=_COURSE,
-            metavar="NAME",
-        ),
-    )
-    matching_layers: tuple[str, ...] = field(
-        default=(),
-        metadata=about(
-            "Names of the matching model's layers whose outputs are matched, joined by commas.",
-            group=_COURSE,
-            metavar="LAYER,…",
-            default="the last map of every resolution but the last",
-        ),
-    )
-    network_state: str = field(
-        default="random",
-        metadata=about(
-            "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
-            "pool's, interpolated between start and end of their training, or at a random-epoch of it.",
-            group=_COURSE,
-            metavar="STATE",
-            default="random; interpolated with a pool",
-        ),
-    )
-    pool: str | None = field(
-        default=None,
-        metadata=about(
-            "File of trained networks to match under, made by `atom-cli pool make`.", group=_COURSE, metavar="FILE"
-        ),
-    )
-    pool_sha256: str | None = field(default=None, metadata=about("The weights of the pool, told by the run."))
-    calibration: float | None = field(
-        default=None,
-        metadata=about(
-            "Weight of the cross entropy of the synthetic images under the pool's trained network, added to the matching loss.",
-            group=_COURSE,
-            metavar="WEIGHT",
-            above=0,
-            beside="a pool",
-            fallback=0.0,
-        ),
-    )
-    network_pool: int | None = field(
-        default=None,
-        metadata=about(
-            "How many networks are trained on the real images for matching to draw from.",
-            group=_COURSE,
-            metavar="N",
-            at_least=1,
-            beside="network_state trained:EPOCHS",
-            fallback=5,
-        ),
-    )
-    inner_loop: int = field(
-        default=1,
-        metadata=about(
-            "Matching steps under one network before another is drawn.", group=_COURSE, metavar="N", at_least=1
-        ),
-    )
-    network_epochs: int = field(
-        default=0,
-        metadata=about(
-            "Passes in which the network is trained on the synthetic images after each matching step of the inner loop but "
-            "the last.",
-            group=_COURSE,
-            metavar="N",
-            at_least=0,
-        ),
-    )
-    network_lr: float | None = field(
-        default=None,
-        metadata=about(
-            "Learning rate at which the network is trained on the synthetic images.",
-            group=_COURSE,
-            metavar="RATE",
-            above=0,
-            beside="network_epochs of 1 or more",
-            fallback=0.01,
-        ),
-    )
-    network_momentum: float | None = field(
-        default=None,
-        metadata=about(
-            "Momentum at which the network is trained on the synthetic images: 0.5 is DC's, 0 DSA's.",
-            group=_COURSE,
-            metavar="M",
-            at_least=0,
-            below=1,
-            beside="network_epochs of 1 or more",
-            fallback=0.5,
-        ),
-    )
     memory_budget: int | None = field(
         default=None,
         metadata=about(
@@ -205,17 +108,6 @@ class DistillConfig(SetConfig):
                 f"image_init must be one of {', '.join(IMAGE_INITS)}, or {FROM_SET}FILE, not {self.image_init!r}"
             )
         self.prefixes  # noqa: B018 - raises for counts that are none
-        if self.network_epochs and self.inner_loop == 1:
-            raise ConfigError(
-                "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
-            )
-        if (self.network_state in POOL_STATES) != (self.pool is not None):
-            found = f"network_state {self.network_state!r} " + ("with a pool" if self.pool else "without a pool")
-            raise ConfigError(f"found {found}; give a pool for {' or '.join(POOL_STATES)}, and none for other states")
-        if self.pool is not None and self.matching_model != "convnet":
-            raise ConfigError(
-                f"a pool holds ConvNets, not the matching model {self.matching_model!r}; leave one of them out"
-            )
         try:
             bounded_json.check(dict(self.matcher_options))
             json.dumps(dict(self.matcher_options), allow_nan=False)
@@ -234,28 +126,6 @@ class DistillConfig(SetConfig):
         """The matcher."""
         return self.matcher
 
-    def _counting(self) -> dict[str, bool]:
-        return {
-            **super()._counting(),
-            "network_pool": self.pretraining_epochs > 0,
-            "calibration": self.pool is not None,
-            "network_lr": self.network_epochs > 0,
-            "network_momentum": self.network_epochs > 0,
-        }
-
-    @property
-    def pretraining_epochs(self) -> int:
-        """Epochs of training on the real images before matching; 0 for random networks and those of a pool."""
-        if self.network_state in POOL_STATES:
-            return 0
-        return trained_epochs(self.network_state, "network_state")
-
-    @property
-    def pooled_networks(self) -> int:
-        """``network_pool``, with its default."""
-        networks: int = self._value("network_pool")
-        return networks
-
     @property
     def prefixes(self) -> tuple[int, ...]:
         """The counts that ``nested`` names, ascending, ``ipc`` among them; none where it is not given. Raises ConfigError."""
@@ -273,24 +143,6 @@ class DistillConfig(SetConfig):
             )
         return tuple(sorted({*counts, self.ipc}))
 
-    @property
-    def calibration_weight(self) -> float:
-        """``calibration``, with its default."""
-        weight: float = self._value("calibration")
-        return weight
-
-    @property
-    def inner_lr(self) -> float:
-        """``network_lr``, with its default."""
-        rate: float = self._value("network_lr")
-        return rate
-
-    @property
-    def inner_momentum(self) -> float:
-        """``network_momentum``, with its default."""
-        momentum: float = self._value("network_momentum")
-        return momentum
-
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
         """The recipe's own matcher fills what the recipe leaves open; what another asks for goes before the recipe."""
@@ -306,21 +158,10 @@ class DistillConfig(SetConfig):
         values = super().to_json()
         if self.image_init.startswith(FROM_SET):
             values["image_init"] = FROM_SET + Path(self.image_init.removeprefix(FROM_SET)).name
-        values |= {"matcher_options": dict(self.matcher_options), "matching_layers": list(self.matching_layers)}
+        values["matcher_options"] = dict(self.matcher_options)
         if self.nested is None:
             del values["nested"]
-        if self.pool is None:
-            del values["pool"], values["pool_sha256"]
-        else:
-            values["pool"] = Path(self.pool).name  # where it lies on this machine says nothing elsewhere
         return values
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> DistillConfig:
-        """As :meth:`SetConfig.from_json`."""
-        stored = current_names(cls, stored)
-        layers = stored.get("matching_layers", ())
-        return super().from_json({**stored, "matching_layers": tuple(layers) if isinstance(layers, list) else layers})
 
     def differences(self, other: DistillConfig) -> list[str]:
         """``name: mine, not theirs`` for every choice that differs, those left to a default as that."""

@@ -1,13 +1,14 @@
-"""What distilled and selected sets have in common: fields, the recipes that fill them, and their JSON."""
+"""What distilled and selected sets have in common: fields, and their JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from atom_plugin.distillation.recipe_config import RecipeConfig
 from atom_plugin.errors import ConfigError, shown
-from atom_plugin.runtime.settings import about, abouts, check_value, check_values, current_names, without_unknown
+from atom_plugin.runtime.settings import about, abouts, check_values, current_names, without_unknown
 
 if TYPE_CHECKING:
     # Not at run time: a command's help imports the configs, and must not wait for torch.
@@ -35,7 +36,7 @@ def all_operations() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetConfig:
+class SetConfig(RecipeConfig):
     """What every set is made with. Fields that say something only beside another choice are None where they are not given."""
 
     ipc: int = field(metadata=about("Images per class.", group="Synthetic images", metavar="N", at_least=1))
@@ -218,82 +219,6 @@ class SetConfig:
         if isinstance(values.get("network"), Mapping):
             values["network"] = ConvNetConfig.from_json(values["network"])
         return cls._where_they_count(values, {})
-
-    @classmethod
-    def _where_they_count(cls: type[Config], values: dict[str, Any], given: Mapping[str, Any]) -> Config:
-        """Of ``values``, and what is ``given`` in their place; of the former, a field that says nothing is left out."""
-        belonging = {name: values.pop(name) for name, item in abouts(cls).items() if item.beside and name in values}
-        config = cls(**{**values, **given})
-        counting = config._counting()
-        return replace(config, **{k: value for k, value in belonging.items() if k not in given and counting[k]})
-
-    @classmethod
-    def from_recipe(
-        cls: type[Config],
-        recipe: str,
-        *,
-        ipc: int,
-        image_shape: tuple[int, int, int],
-        network: Mapping[str, Any] | None = None,
-        zca: bool | None = None,
-        **overrides: Any,
-    ) -> Config:
-        """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
-
-        An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
-        DataDAM's; a ``factor`` above 1 switches the recipe's off. The network is that of a ``pool``, where one is given.
-        ``matcher_options`` are merged into the recipe's while the matcher is the recipe's; another matcher starts from its own
-        defaults, and its ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for an unknown recipe or
-        a contradiction, PluginError for an unknown matcher.
-        """
-        from atom_plugin.distillation.recipes import recipe_values
-        from atom_plugin.models.convnet import ConvNetConfig
-
-        given = {name: value for name, value in overrides.items() if value is not None}
-        options = given.pop("matcher_options", {})
-        for name, value, hint in (
-            *(("recipe", recipe, str), ("ipc", ipc, int), ("zca", zca, bool | None)),
-            *(("network", network, Mapping | None), ("matcher_options", options, Mapping)),
-        ):
-            check_value(name, value, hint)
-        values = cls._with_matcher(recipe_values(recipe, image_shape, ipc), given.get("matcher"))
-        chosen = values["network"]
-        if given.get("pool") is not None and "pool" in {each.name for each in fields(cls)}:
-            chosen, values["network_state"] = _network_of(given["pool"]), "interpolated"
-        values["network"] = ConvNetConfig(**{**chosen, **(network or {})})
-        if given.get("nested") is not None:  # so that the first images are good ones from the start
-            values = {"image_init": "herding", **values}
-        values["matcher_options"] = {**values["matcher_options"], **options}
-        packed = given.get("factor", values.get("factor", 1)) != 1
-        values["zca_eps"] = _eps(None if packed else values.get("zca_eps"), zca, given.pop("zca_eps", None))
-        own = {each.name for each in fields(cls)}
-        return cls._where_they_count(
-            {name: value for name, value in {**values, "ipc": ipc}.items() if name in own}, given
-        )
-
-    @classmethod
-    def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
-        """The values of a recipe, those that its matcher, or ``matcher`` in its place, asks for among them."""
-        return recipe
-
-
-def _network_of(pool: str) -> dict[str, Any]:
-    """The fields of ConvNetConfig of a pool's networks. Raises StoreError for a file that is no pool."""
-    from atom_plugin.models.network_pool import NetworkPool
-
-    check_value("pool", pool, str)
-    return asdict(NetworkPool.load(pool).network)
-
-
-def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:
-    """The ZCA eps of the recipe's, the switch and one that is named. Raises ConfigError where the latter two contradict."""
-    from atom_plugin.transforms.whitening import DATADAM_EPS
-
-    if zca is False and given is not None:
-        raise ConfigError(f"found a ZCA eps ({given}) beside ZCA switched off; give one of the two")
-    if given is not None:
-        return given
-    return None if zca is False else recipes or (DATADAM_EPS if zca else None)
 
 
 def trained_epochs(state: str, name: str) -> int:
