@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.distillation.network_config import NetworkConfig
+from atom_plugin.distillation.prefixes import prefix_weights
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
@@ -51,10 +52,11 @@ class DistillConfig(NetworkConfig):
     nested: str | None = field(
         default=None,
         metadata=about(
-            "Counts of images per class that are sets of their own: joined by commas, all of them (all), or 1, 2, 5, 10 and so "
-            "on (some); `atom-cli store subset --ipc` cuts them.",
+            "Counts of images per class that are sets of their own: joined by commas, each with its weight in the loss after a "
+            "colon (1:3,5,10) where it is not 1, all of them (all), or 1, 2, 5, 10 and so on (some); `atom-cli store subset "
+            "--ipc` cuts them.",
             group=_IMAGES,
-            metavar="K,…|some|all",
+            metavar="K[:WEIGHT],…|some|all",
         ),
     )
     iterations: int = field(
@@ -129,19 +131,12 @@ class DistillConfig(NetworkConfig):
     @property
     def prefixes(self) -> tuple[int, ...]:
         """The counts that ``nested`` names, ascending, ``ipc`` among them; none where it is not given. Raises ConfigError."""
-        if self.nested is None:
-            return ()
-        if self.nested == "all":
-            return tuple(range(1, self.ipc + 1))
-        if self.nested == "some":
-            round_ones = (step * 10**power for power in range(len(str(self.ipc))) for step in (1, 2, 5))
-            return (*(count for count in round_ones if count < self.ipc), self.ipc)
-        counts = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in self.nested.split(",")]
-        if not all(1 <= count <= self.ipc for count in counts):
-            raise ConfigError(
-                f"nested must be counts from 1 to ipc ({self.ipc}) joined by commas, 'some' or 'all', not {self.nested!r}"
-            )
-        return tuple(sorted({*counts, self.ipc}))
+        return tuple(self.prefix_weights)
+
+    @property
+    def prefix_weights(self) -> dict[int, float]:
+        """The weight of each of :attr:`prefixes` in the loss. Raises ConfigError."""
+        return {} if self.nested is None else prefix_weights(self.nested, self.ipc)
 
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:

@@ -78,9 +78,9 @@ class Distiller:
         self.iteration = 0
         self.loss = math.nan
         self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
-        if prefixes := config.prefixes:
-            tiles, weight = config.tiles, 1 / len(prefixes)
-            self.matcher = NestedMatcher(self.matcher, [k * tiles for k in prefixes], [weight] * len(prefixes))
+        if weights := config.prefix_weights:
+            counts = [count * config.tiles for count in weights]
+            self.matcher = NestedMatcher(self.matcher, counts, list(weights.values()))
         refuse_unmatched(config, self.matcher)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)

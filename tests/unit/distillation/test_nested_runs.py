@@ -1,5 +1,7 @@
 """Runs whose prefixes are sets of their own."""
 
+import operator
+
 import pytest
 import stopped
 import torch
@@ -35,10 +37,11 @@ def test_the_captured_step_equals_the_plain_one(monkeypatch, matcher, form):
 
 
 @pytest.mark.parametrize("tiles", [1, 4])
-def test_its_loss_is_the_mean_of_those_of_runs_of_its_prefixes(tiles):
+@pytest.mark.parametrize(("text", "weights"), [("1,3", [1, 1, 1]), ("1:4,3,5:0.5", [4, 1, 0.5])])
+def test_its_loss_is_the_weighted_mean_of_those_of_runs_of_its_prefixes(tiles, text, weights):
     factor = 2 if tiles == 4 else 1
     options = {"network": {"normalisation": "instance"}, "image_init": "random", "factor": factor, "iterations": 1}
-    nested = Distiller(small_config(ipc=5, nested="1,3", **options), DATA, device="cpu")
+    nested = Distiller(small_config(ipc=5, nested=text, **options), DATA, device="cpu")
     images = nested.images.clone().unflatten(0, (3, -1))
     losses = []
     for count in (1, 3, 5):
@@ -47,11 +50,13 @@ def test_its_loss_is_the_mean_of_those_of_runs_of_its_prefixes(tiles):
         with alone.running():
             losses.append(alone.step())
     with nested.running():
-        assert nested.step() == pytest.approx(sum(losses) / 3, rel=1e-5)
+        expected = sum(map(operator.mul, weights, losses)) / sum(weights)
+        assert nested.step() == pytest.approx(expected, rel=1e-5)
 
 
-def test_stopped_and_resumed_gives_the_same_bytes_and_the_file_says_so(tmp_path):
-    config, path = small_config(ipc=5, nested="some", image_init="random"), tmp_path / "run.checkpoint"
+@pytest.mark.parametrize("nested", ["some", "1:3,2"])
+def test_stopped_and_resumed_gives_the_same_bytes_and_the_file_says_so(tmp_path, nested):
+    config, path = small_config(ipc=5, nested=nested, image_init="random"), tmp_path / "run.checkpoint"
     whole = distill(config, DATA, device="cpu")
     stopped.stop_after(3, config, DATA, path)
     resumed = distill(config, DATA, device="cpu", checkpoint=path, resume=True)
@@ -63,7 +68,12 @@ def test_stopped_and_resumed_gives_the_same_bytes_and_the_file_says_so(tmp_path)
     cut = again.first(2)
     assert (cut.ipc, cut.prefixes) == (2, (1, 2))
     assert torch.equal(cut.images, whole.images.unflatten(0, (3, -1))[:, :2].flatten(0, 1))
+    assert again.provenance.config["nested"] == nested
     assert DistillConfig.from_json(again.provenance.config).to_json() == again.provenance.config
+    other = small_config(ipc=5, nested="1:2,2", image_init="random")
+    stopped.stop_after(3, config, DATA, path)
+    with pytest.raises(ConfigError, match=r"nested: 1:2,2"):
+        distill(other, DATA, device="cpu", checkpoint=path, resume=True)
     with pytest.raises(ConfigError, match="5 images of each class, expected 6"):
         again.first(6)
 
@@ -84,7 +94,24 @@ def test_counts(nested, ipc, expected):
     assert config.image_init == "herding"  # so that the first images are good ones from the start
 
 
-@pytest.mark.parametrize("nested", ["0", "6", "1,x", "", "1;2", "9" * 400])
+@pytest.mark.parametrize(
+    ("nested", "expected"),
+    [
+        ("1:3,2,4:0.5", {1: 3 / 5.5, 2: 1 / 5.5, 4: 0.5 / 5.5, 5: 1 / 5.5}),
+        ("5:2, 1", {1: 1 / 3, 5: 2 / 3}),
+        ("5", {5: 1.0}),
+        ("some", {1: 1 / 3, 2: 1 / 3, 5: 1 / 3}),
+    ],
+)
+def test_weights(nested, expected):
+    config = small_config(ipc=5, nested=nested)
+    assert config.prefix_weights == pytest.approx(expected)
+    assert DistillConfig.from_json(config.to_json()).prefix_weights == config.prefix_weights
+
+
+@pytest.mark.parametrize(
+    "nested", ["0", "6", "1,x", "", "1;2", "9" * 400, "1:0", "1:-1", "1:nan", "1:", "2,2", "1:2,1:3"]
+)
 def test_counts_that_are_none_are_refused(nested):
     with pytest.raises(ConfigError, match=r"nested must be counts from 1 to ipc \(5\)"):
         small_config(ipc=5, nested=nested)

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from atom_plugin.distillation.engine.cuda_engine import CudaEngine
+from atom_plugin.distillation.engine.plain_engine import PlainEngine
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import MATCHERS, MeanMatcher, make_matcher
 from atom_plugin.matchers.nested import NestedMatcher
+from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.models.features import Features
+from atom_plugin.transforms.packing import unpack
 
 MEAN_MATCHERS = ["atom", "atom-channel", "datadam", "dm", "feature"]
 
@@ -58,6 +62,33 @@ def test_the_loss_is_the_weighted_sum_of_the_prefixes_and_so_is_its_gradient(nam
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MEAN_MATCHERS)
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("kind", [PlainEngine, CudaEngine])
+def test_under_a_network_packed_or_not_each_prefix_counts_as_if_it_were_alone(name, groups, factor, kind):
+    generator = torch.Generator().manual_seed(3)
+    config = ConvNetConfig(width=6, depth=2, normalisation="instance")
+    network = config.build((3, 8, 8), groups, generator=generator).double().requires_grad_(False)
+    engine = kind(network) if kind is CudaEngine else PlainEngine(network, network.features)
+    matcher, weights, tiles = make_matcher(name), {1: 0.5, 2: 0.2, 4: 0.3}, factor**2
+    real = torch.randn(groups * 6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    images = torch.randn(groups, 4, 3, 8, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    nested = NestedMatcher(matcher, [count * tiles for count in weights], list(weights.values()))
+    target = engine.real(nested.real_side, real, groups=groups)
+
+    def loss(comparing, count):
+        seen = unpack(images[:, :count].flatten(0, 1), factor)
+        return comparing.compare(target, engine.synthetic(comparing, seen, groups=groups))
+
+    ours = loss(nested, 4)
+    literal = sum(weight * loss(matcher, count) for count, weight in weights.items())
+    torch.testing.assert_close(ours, literal, rtol=1e-12, atol=1e-14)
+    gradients = [torch.autograd.grad(value, images)[0] for value in (ours, literal)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+    assert gradients[0].abs().max() > 1e-9
 
 
 @pytest.mark.parametrize(
