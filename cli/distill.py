@@ -76,6 +76,7 @@ def distill(
     Examples:
       atom-cli distill --ipc 20
       atom-cli distill --dataset cifar10 --ipc 10 -o cifar.h5
+      atom-cli distill --dataset cifar10 --extend cifar.h5 --ipc 20
       atom-cli distill --dataset folder --data-dir photos --image-size 64 --ipc 5
       torchrun --nproc-per-node 2 $(which atom-cli) distill --dataset cifar100 --ipc 10 -o cifar.h5
     """
@@ -87,7 +88,7 @@ def distill(
     paths = RunFiles(output)
     finished = recording.resume and output.is_file() and not recording.force
     pictures = paths.pictures(plot=recording.plot, previews=recording.preview_every is not None)
-    claim(paths.outputs(pictures, recording, finished=finished), inputs=[request.data_dir])
+    claim(paths.outputs(pictures, recording, finished=finished), inputs=[request.data_dir, *chosen.files])
     load_torch()
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.run_log import read_log

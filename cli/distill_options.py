@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -12,7 +13,7 @@ from atom_plugin.cli.command import Command, OnlyWith, bundle, gathered, section
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import POSITIVE_INT, force_option, key_value_pairs
 from atom_plugin.cli.terminal import echo
-from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.config import FROM_SET, DistillConfig
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime.settings import about, abouts
 
@@ -68,6 +69,13 @@ class Chosen:
         """What the set is called after, before the recipe is looked up."""
         name: str = self.fields.get("matcher", self.recipe)
         return name
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the run reads beside its images."""
+        start = str(self.fields.get("image_init", ""))
+        named = [self.fields.get("extend"), self.fields.get("pool"), start.removeprefix(FROM_SET)]
+        return [Path(name) for name in named[: 3 if start.startswith(FROM_SET) else 2] if name]
 
     def config(self, data: SourceData) -> DistillConfig:
         """For the images of ``data``, with the recipe's choices for the rest."""

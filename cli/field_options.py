@@ -54,7 +54,7 @@ def _option(each: Field[Any], default: str) -> Callable[[Command], Command]:
     note = "  [required]" if required else f"  [default: {default}]" if default else ""
     renamed: dict[str, Any] = {"cls": RenamedOption, "old": ("--" + item.was.replace("_", "-"),)} if item.was else {}
     option = click.option(
-        f"{flag}/--no-{flag[2:]}" if hint == "bool" else flag,
+        f"{flag}/--no-{flag[2:]}" if hint.startswith("bool") else flag,
         default=None,
         type=_type(hint, item),
         metavar=item.metavar,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,11 +167,23 @@ def _as_text(header: SetHeader) -> str:
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
         "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
         "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",
+        **_grown_from(made.config),
         "source": f"{made.source.get('name', 'not named')}, fingerprint {fingerprint[:16]}{held_out}",
         "made with": ", ".join(f"{package} {version}" for package, version in made.versions.items()) or "not said",
         "sha256": f"{header.checksum} (not checked; see verify)",
     }
     return "\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows.items())
+
+
+def _grown_from(config: Mapping[str, Any]) -> dict[str, str]:
+    """What came before, the oldest first; nothing for a set that was not extended."""
+    parts = [
+        f"{sum(part.get('images', {}).values())} images of {len(part.get('images', {}))} classes ({part.get('method')}, "
+        f"{part.get('iterations')} iterations, seed {part.get('seed')})"
+        for part in config.get("extended", [])
+    ]
+    moved = "thawed" if config.get("thaw") else "as they were"
+    return {"grown from": f"{', then '.join(parts)}, {moved}"} if parts else {}
 
 
 def _storage(header: SetHeader) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.distillation.prefixes import prefix_weights
+from atom_plugin.distillation.set_config import Config
 from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
@@ -18,7 +19,7 @@ from atom_plugin.runtime.settings import about, check_value, config_class
 IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
 FROM_SET = "set:"
-_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256"}
+_NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256", "extend", "thaw", "extended"}
 _IMAGES, _MATCHING = "Synthetic images", "Matching"
 
 
@@ -90,6 +91,29 @@ class DistillConfig(NetworkConfig):
             was="initialiser",
         ),
     )
+    extend: str | None = field(
+        default=None,
+        metadata=about(
+            "File of a set to grow to the images per class asked for: its images stay, and new ones and new classes of the "
+            "source come beside.",
+            group=_IMAGES,
+            metavar="FILE",
+            default="a new set",
+        ),
+    )
+    thaw: bool | None = field(
+        default=None,
+        metadata=about(
+            "Move the images of an extended set too, or leave them as they are.",
+            group=_IMAGES,
+            default="left as they are",
+            beside="extend",
+            fallback=False,
+        ),
+    )
+    extended: tuple[Mapping[str, Any], ...] = field(
+        default=(), metadata=about("What came when in the extended set, told by the run.")
+    )
     memory_budget: int | None = field(
         default=None,
         metadata=about(
@@ -138,6 +162,9 @@ class DistillConfig(NetworkConfig):
         """The weight of each of :attr:`prefixes` in the loss. Raises ConfigError."""
         return {} if self.nested is None else prefix_weights(self.nested, self.ipc)
 
+    def _counting(self) -> dict[str, bool]:
+        return {**super()._counting(), "thaw": self.extend is not None}
+
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
         """The recipe's own matcher fills what the recipe leaves open; what another asks for goes before the recipe."""
@@ -156,11 +183,26 @@ class DistillConfig(NetworkConfig):
         values["matcher_options"] = dict(self.matcher_options)
         if self.nested is None:
             del values["nested"]
+        if self.extend is None:
+            del values["extend"], values["extended"]
+        else:
+            values |= {"extend": Path(self.extend).name, "extended": list(self.extended)}
         return values
+
+    @classmethod
+    def from_json(cls: type[Config], stored: Mapping[str, Any]) -> Config:
+        """As :meth:`SetConfig.from_json`."""
+        parts = stored.get("extended", ()) if isinstance(stored, Mapping) else ()
+        return super().from_json({**stored, "extended": tuple(parts) if isinstance(parts, list) else parts})
+
+    @property
+    def _extended_sha256(self) -> str | None:
+        """What tells the set that is extended: where its images lie may be told in other words on another machine."""
+        return None if not self.extended else self.extended[-1].get("sha256")
 
     def differences(self, other: DistillConfig) -> list[str]:
         """``name: mine, not theirs`` for every choice that differs, those left to a default as that."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = ({**config.to_json(), "extended": config._extended_sha256} for config in (self, other))
         return [
             f"{name}: {mine.get(name)}, not {theirs.get(name)}"
             for name in {**mine, **theirs}

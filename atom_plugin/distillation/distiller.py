@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,13 +22,14 @@ from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss,
 from atom_plugin.distillation.engine.image_sgd import ImageSGD, Rate
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
+from atom_plugin.distillation.growing import Growth
+from atom_plugin.distillation.held_set import history_of
 from atom_plugin.distillation.image_init import initial_images
-from atom_plugin.distillation.matching_network import MatchingNetwork, refuse_unmatched
+from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
+from atom_plugin.distillation.run_matcher import matcher_of, warn_of_few_images
 from atom_plugin.errors import DivergenceError, StoreError, require
-from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
-from atom_plugin.matchers.nested import NestedMatcher
-from atom_plugin.models.batchnorm import ties_images
+from atom_plugin.matchers import MeanMatcher
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
 from atom_plugin.models.network_pool import set_weights
@@ -43,9 +43,6 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 # Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
 _LARGEST_PIXEL = 1e6
-# Below so many images, moments of a batch of synthetic ones mislead: at 10 the ConvNet itself collapses (docs/recipes.md).
-_FEW_IMAGES = 32
-_logger = logging.getLogger("atom_plugin")
 
 
 class Distiller:
@@ -77,11 +74,13 @@ class Distiller:
         self.classes = len(data.class_names)
         self.iteration = 0
         self.loss = math.nan
-        self.matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
-        if weights := config.prefix_weights:
-            counts = [count * config.tiles for count in weights]
-            self.matcher = NestedMatcher(self.matcher, counts, list(weights.values()))
-        refuse_unmatched(config, self.matcher)
+        self._growth = None if config.extend is None else Growth.of(config, data, preprocessing)
+        self._prefixes = config.prefixes
+        if self._growth is not None:
+            self.config = config = replace(config, extended=history_of(self._growth.path))
+            self._prefixes = self._growth.prefixes(config)
+            preprocessing = self._growth.held.preprocessing
+        self.matcher = matcher_of(config, self._growth)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory
@@ -102,8 +101,8 @@ class Distiller:
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
         self.engine = choose_engine(engine, self.network, features, self.device)
         check_matched(self.matcher, self.engine, data.image_shape)
-        self._warn_of_few_images()
         seen = config.ipc * config.tiles
+        warn_of_few_images(self.matcher, self.network, self.classes * seen)
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
         self._calibration = self._calibration_of(config)
@@ -116,7 +115,8 @@ class Distiller:
             calibration=self._calibration,
             precision=config.precision,
         )
-        self._optimizer = self._optimizer_of(initial_images(config, data, self.preprocessing, device=self.device))
+        start = initial_images(config, data, self.preprocessing, device=self.device)
+        self._optimizer = self._optimizer_of(start if self._growth is None else self._growth.start(start))
         self._captured_step: CapturedStep | None = None
 
     def _calibration_of(self, config: DistillConfig) -> Calibration | None:
@@ -124,15 +124,6 @@ class Distiller:
             return None
         assert isinstance(self.network, ConvNet)
         return Calibration(copy.deepcopy(self.network), weight=config.calibration_weight, classes=self.classes)
-
-    def _warn_of_few_images(self) -> None:
-        count = self.classes * self.config.ipc * self.config.tiles
-        if isinstance(self.matcher, MeanMatcher) and ties_images(self.network) and count < _FEW_IMAGES:
-            _logger.warning(
-                "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "
-                "selection with so few; choose a matching model with instance normalisation",
-                count,
-            )
 
     @property
     def images(self) -> torch.Tensor:
@@ -221,11 +212,18 @@ class Distiller:
         config = self.config
         pixel_std = self.preprocessing.std if config.storage == "uint8" else None
         rate = Rate(lr=config.image_lr, schedule=config.image_schedule, iterations=config.iterations)
-        return ImageSGD(self._part(images_of_all), rate, momentum=config.image_momentum, pixel_std=pixel_std)
+        still = None if self._growth is None else self._growth.still()
+        return ImageSGD(
+            self._part(images_of_all),
+            rate,
+            momentum=config.image_momentum,
+            pixel_std=pixel_std,
+            still=None if still is None else self._part(still),
+        )
 
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""
-        return assemble(
+        made = assemble(
             self._whole(self._sane_images()).cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
@@ -233,6 +231,7 @@ class Distiller:
             iterations=self.iteration,
             final_loss=self.loss if math.isfinite(self.loss) else None,
         )
+        return replace(made, prefixes=self._prefixes)
 
     def _sane_images(self) -> torch.Tensor:
         """A step may throw the images off while the loss stays finite; such a state is neither saved nor handed out."""

@@ -41,5 +41,4 @@ def assemble(
         preprocessing=preprocessing,
         provenance=provenance,
         factor=config.factor,
-        prefixes=config.prefixes,
     )

@@ -37,7 +37,8 @@ class RecipeConfig:
         """The recipe's choices for images (C, H, W), with ``overrides`` of fields and of ``network`` fields on top.
 
         An override of None counts as not given. ``zca`` switches whitening without naming an eps: the recipe's own, else
-        DataDAM's; a ``factor`` above 1 switches the recipe's off. The network is that of a ``pool``, where one is given.
+        DataDAM's; a ``factor`` above 1 switches the recipe's off. The network is that of a ``pool``, where one is given,
+        and the images' form that of a set to ``extend``.
         ``matcher_options`` are merged into the recipe's while the matcher is the recipe's; another matcher starts from its own
         defaults, and its ``loop_defaults`` take the place of the recipe's choices. Raises ConfigError for an unknown recipe or
         a contradiction, PluginError for an unknown matcher.
@@ -59,6 +60,8 @@ class RecipeConfig:
             pool = _pool(given["pool"])
             chosen = asdict(pool.network)
             values |= {"network_state": "interpolated", "pool_sha256": pool.sha256}
+        if given.get("extend") is not None and "extend" in own:
+            values |= _grown(given["extend"])
         values["network"] = ConvNetConfig(**{**chosen, **(network or {})})
         if given.get("nested") is not None:  # so that the first images are good ones from the start
             values = {"image_init": "herding", **values}
@@ -89,6 +92,14 @@ def _pool(path: str) -> NetworkPool:
 
     check_value("pool", path, str)
     return NetworkPool.load(path)
+
+
+def _grown(path: str) -> dict[str, Any]:
+    """The choices that a set to be extended makes for its run. Raises StoreError for a file that is no set."""
+    from atom_plugin.distillation.held_set import form_of, history_of
+
+    check_value("extend", path, str)
+    return {**form_of(path), "extended": history_of(path)}
 
 
 def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:

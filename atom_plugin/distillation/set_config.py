@@ -146,11 +146,6 @@ class SetConfig(RecipeConfig):
             trained_epochs(self.embedding, "embedding")
 
     @property
-    def prefixes(self) -> tuple[int, ...]:
-        """Counts of images per class that are sets of their own, ascending; none for a set that is not nested."""
-        return ()
-
-    @property
     def tiles(self) -> int:
         """Images that networks see of each stored one."""
         return self.factor**2

@@ -244,4 +244,9 @@ def _same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
 
 def _seedless(provenance: Provenance) -> Mapping[str, Any]:
     config = current_json(provenance.method, provenance.config)  # sets of this release and of older ones are pooled
-    return {name: value for name, value in config.items() if name != "seed"}
+    made = {name: value for name, value in config.items() if name not in ("seed", "extend", "extended")}
+    grown = [
+        [part.get("method"), {**part.get("config", {}), "seed": None, "extend": None}, part.get("images")]
+        for part in config.get("extended", [])
+    ]
+    return {**made, "grown from": grown} if grown else made

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.provenance import PARTS, Provenance
 
 _FOLDER = "data_dir"
 
@@ -45,7 +45,7 @@ def _relative(stored: str, folder: Path) -> str | None:
 
 
 def _with_folders(provenance: Provenance, change: Callable[[str], str | None]) -> Provenance:
-    """With each folder changed, or left out for None: the set's own, and those of the sets that it was merged from."""
+    """With each folder changed, or left out for None: the set's own, and those of the sets that it was made of."""
     return replace(
         provenance, source=_changed(provenance.source, change), config=_changed_config(provenance.config, change)
     )
@@ -53,17 +53,18 @@ def _with_folders(provenance: Provenance, change: Callable[[str], str | None]) -
 
 def _changed_config(config: dict[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
     """A config with the folders of the parts that it names, which are provenances as plain values."""
-    if "merged" not in config:
-        return config
-    parts = [
-        {
-            **part,
-            "source": _changed(part.get("source"), change),
-            "config": _changed_config(part.get("config", {}), change),
-        }
-        for part in config["merged"]
-    ]
-    return {**config, "merged": parts}
+    parts = {
+        key: [
+            {
+                **part,
+                "source": _changed(part.get("source"), change),
+                "config": _changed_config(part.get("config", {}), change),
+            }
+            for part in config[key]
+        ]
+        for key in config.keys() & PARTS.keys()
+    }
+    return {**config, **parts}
 
 
 def _changed(source: Any, change: Callable[[str], str | None]) -> Any:

@@ -46,20 +46,26 @@ class Provenance:
         _check_config(self.config, "config")
 
 
+PARTS = {"merged": "the parts of a merged set", "extended": "what an extended set grew from"}
+"""Keys of a config that list what other sets' files said of them, as plain values."""
+
+
 def _check_config(config: dict[str, Any], where: str) -> None:
-    """Of what made the set: the network, and the parts that it was merged of."""
+    """Of what made the set: the network, and the sets that it was made of."""
     if config.get("network") is not None:
         _require(f"{where}['network']", config["network"], dict)
-    if "merged" not in config:
-        return
-    _require(f"{where}['merged']", config["merged"], list)
-    if not config["merged"]:
-        raise ConfigError(f"{where}['merged'] must name the parts of a merged set, not be empty")
-    for number, part in enumerate(config["merged"]):
-        _require(f"{where}['merged'][{number}]", part, dict)
-        inner = part.get("config", {})
-        _require(f"{where}['merged'][{number}]['config']", inner, dict)
-        _check_config(inner, f"{where}['merged'][{number}]['config']")
+    for key in config.keys() & PARTS.keys():
+        _require(f"{where}[{key!r}]", config[key], list)
+        if not config[key]:
+            raise ConfigError(f"{where}[{key!r}] must name {PARTS[key]}, not be empty")
+        for number, part in enumerate(config[key]):
+            _require(f"{where}[{key!r}][{number}]", part, dict)
+            _require(f"{where}[{key!r}][{number}]['images']", part.get("images", {}), dict)
+            for name, count in part.get("images", {}).items():
+                _require(f"{where}[{key!r}][{number}]['images'][{name!r}]", count, int)
+            inner = part.get("config", {})
+            _require(f"{where}[{key!r}][{number}]['config']", inner, dict)
+            _check_config(inner, f"{where}[{key!r}][{number}]['config']")
 
 
 def _require(name: str, value: object, kind: type) -> None:

@@ -32,16 +32,23 @@ class ImageSGD:
 
     ``velocity`` is v, None before the first step. Where images are pixels, ``pixel_std`` (C,) is the standard deviation that
     preprocessing divides them by: the rate is then that of standardised images (of pixels it is std^2 times as large), and
-    images are clamped to [0, 1] after each step.
+    images are clamped to [0, 1] after each step. ``still`` (n,) are images that stay as they are, to the bit.
     """
 
     def __init__(
-        self, images: torch.Tensor, rate: Rate, *, momentum: float, pixel_std: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        rate: Rate,
+        *,
+        momentum: float,
+        pixel_std: torch.Tensor | None = None,
+        still: torch.Tensor | None = None,
     ) -> None:
         self.images = images
         self.rate = rate
         self.momentum = momentum
         self.velocity: torch.Tensor | None = None
+        self._still = None if still is None else still[:, None, None, None]
         self._scale = None if pixel_std is None else pixel_std.square().view(-1, 1, 1).to(images.device)
 
     def step(self, iteration: int, gradient: torch.Tensor) -> None:
@@ -56,6 +63,8 @@ class ImageSGD:
 
     def move(self, gradient: torch.Tensor, lr: float | torch.Tensor) -> None:
         """As :meth:`step`, at the rate ``lr``: a number, or a tensor (1,) on the device, which a captured graph reads."""
+        if self._still is not None:
+            gradient = gradient.masked_fill(self._still, 0)  # so that their velocity stays 0, and x - lr 0 is x
         if self._scale is not None:
             gradient = gradient * self._scale
         sgd_step(self.images, gradient, self.started(), lr=lr, momentum=self.momentum)

@@ -1,0 +1,40 @@
+"""The matcher of a run, on the prefixes that it matches, and what is worth saying of it before the first step."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.growing import Growth
+from atom_plugin.distillation.matching_network import refuse_unmatched
+from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
+from atom_plugin.matchers.nested import NestedMatcher
+from atom_plugin.models.batchnorm import ties_images
+
+# Below so many images, moments of a batch of synthetic ones mislead: at 10 the ConvNet itself collapses (docs/recipes.md).
+_FEW_IMAGES = 32
+_logger = logging.getLogger("atom_plugin")
+
+
+def matcher_of(config: DistillConfig, growth: Growth | None) -> Matcher:
+    """What ``config`` names, on every prefix where it is nested. Raises ConfigError for choices that do not go with it."""
+    matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
+    weights = config.prefix_weights
+    if growth is not None:
+        weights = growth.matched(weights)
+    if weights:
+        matcher = NestedMatcher(matcher, [count * config.tiles for count in weights], list(weights.values()))
+    refuse_unmatched(config, matcher)
+    return matcher
+
+
+def warn_of_few_images(matcher: Matcher, network: nn.Module, count: int) -> None:
+    """Where batch normalisation takes its moments from so few synthetic images that it misleads."""
+    if isinstance(matcher, MeanMatcher) and ties_images(network) and count < _FEW_IMAGES:
+        _logger.warning(
+            "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "
+            "selection with so few; choose a matching model with instance normalisation",
+            count,
+        )
