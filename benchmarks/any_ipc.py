@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from images import load_images
@@ -29,6 +29,8 @@ from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, 
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
 from atom_plugin.store.synthetic_set import SyntheticSet
+
+Sets = Callable[[SourceData, argparse.Namespace, int], Iterator[tuple[str, int, SyntheticSet, float]]]
 
 
 def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tuple[str, int, SyntheticSet, float]]:
@@ -59,7 +61,12 @@ def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    measure(arguments(__doc__), sets)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Those of a benchmark whose sets are trained on, and tested on validation images."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=300)
@@ -68,7 +75,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure(given: argparse.Namespace, sets: Sets) -> None:
+    """Train on each of ``sets``, and append a line for each."""
     device = resolve_device(given.device)
     data = hold_out(load_images(given.data), 0.1)
     assert data.validation is not None

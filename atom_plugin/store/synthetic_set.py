@@ -195,7 +195,7 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
     """All images of ``sets``, class-major, within a class in the order of the sets.
 
     The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source,
-    the seed is the first part's, and iterations are added up.
+    the seed is the first part's, and iterations are added up. Prefixes stay where no class is in two parts.
     Raises ConfigError unless class names and preprocessing are the same throughout; ``names`` (file names, say)
     are what it calls the sets.
     """
@@ -226,9 +226,17 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
         first,
         images=torch.cat([part.images for part in sets])[order],
         labels=labels[order],
-        prefixes=(),  # which images come first is no longer one set's order
+        prefixes=_shared_prefixes(sets),
         provenance=merged_provenance([part.provenance for part in sets]),
     )
+
+
+def _shared_prefixes(sets: Sequence[SyntheticSet]) -> tuple[int, ...]:
+    """Those that all have; none where parts share a class, whose first images are then no longer one set's."""
+    held = [label for part in sets for label in part.classes]
+    if len(set(held)) < len(held):
+        return ()
+    return tuple(count for count in sets[0].prefixes if all(count in part.prefixes for part in sets))
 
 
 def _difference(first: SyntheticSet, other: SyntheticSet) -> str:

@@ -203,6 +203,30 @@ def test_listings(capsys):
     assert "datadam-code" in run(capsys, "distill", "--list-recipes")
 
 
+def test_a_set_grows_says_from_what_and_is_never_its_own_output(inside, capsys):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5")
+    before = (inside / "a.h5").read_bytes()
+    growing = ("distill", "--extend", "a.h5", "--ipc", 2, *QUICK)
+    run(capsys, *growing, "-o", "b.h5")
+    one, two = (SyntheticSet.load(inside / name) for name in ("a.h5", "b.h5"))
+    assert two.first(1).images.numpy().tobytes() == one.images.numpy().tobytes()
+    info = run(capsys, "store", "info", "b.h5")
+    assert "grown from: 10 images of 10 classes (atom, 4 iterations, seed 0), as they were" in info
+    assert "nested at:  1, 2 images per class" in info
+    again = (inside / "b.h5").read_bytes()
+    run(capsys, *growing, "-o", "b.h5", "--resume")
+    assert main([str(word) for word in (*growing, "-o", "b.h5", "--resume", "--thaw")]) == 1
+    assert "was made with another thaw" in capsys.readouterr().err
+    assert main([str(word) for word in (*growing, "-o", "a.h5", "--force")]) == 2
+    assert "which the command reads" in capsys.readouterr().err
+    assert ((inside / "a.h5").read_bytes(), (inside / "b.h5").read_bytes()) == (before, again)
+    out = run(
+        *(capsys, "consume", "evaluate", "b.h5", "--json", "--epochs", 2, "--repeats", 1, "--quiet"),
+        *("--precision", "float32"),
+    )
+    assert 0 < json.loads(out)[0]["mean"] <= 1
+
+
 def test_resume_of_a_finished_run_is_no_error(inside, capsys):
     run(capsys, "distill", "--ipc", 1, *QUICK, "-o", "a.h5")
     before = (inside / "a.h5").read_bytes()

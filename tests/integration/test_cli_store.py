@@ -325,6 +325,26 @@ def test_subset_then_merge_gives_the_set_back(path, held, tmp_path):
     assert SyntheticSet.load(tmp_path / "c.h5").classes == [0]
 
 
+@pytest.mark.parametrize("form", [{}, {"storage": "uint8", "factor": 2}, {"storage": "float16"}, {"zca": True}])
+def test_five_part_files_of_one_release_give_the_whole_back(tmp_path, form):
+    whole = make_set(classes=4, ipc=10, **form)
+    for number in range(5):
+        rows = torch.arange(len(whole)).view(4, 5, 2)[:, number].flatten()
+        part = replace(whole, images=whole.images[rows], labels=whole.labels[rows])
+        part.save(tmp_path / f"part-{number}.h5")
+    done("merge", *(tmp_path / f"part-{number}.h5" for number in range(5)), "-o", tmp_path / "whole.h5")
+    merged = SyntheticSet.load(tmp_path / "whole.h5")
+    assert_equal_sets(replace(merged, provenance=whole.provenance), whole)
+    assert merged.images.numpy().tobytes() == whole.images.numpy().tobytes()
+    assert len(merged.provenance.config["merged"]) == 5
+    for label in range(4):
+        done("subset", tmp_path / "whole.h5", "--class-ids", label, "-o", tmp_path / f"class-{label}.h5")
+    done("merge", *(tmp_path / f"class-{label}.h5" for label in (3, 1, 0, 2)), "-o", tmp_path / "again.h5")
+    again = SyntheticSet.load(tmp_path / "again.h5")
+    assert again.images.numpy().tobytes() == whole.images.numpy().tobytes()
+    assert torch.equal(again.labels, whole.labels)
+
+
 def test_the_first_images_of_each_class_are_cut_and_said_to_be_a_part_where_they_are(tmp_path):
     held = replace(make_set(classes=3, ipc=5), prefixes=(1, 2, 5))
     held.save(tmp_path / "set.h5")

@@ -54,12 +54,13 @@ def test_what_is_no_folder_is_left_alone(folder: Any) -> None:
         assert portable(odd, Path("/home")) == odd == located(odd, Path("/home"))
 
 
-def test_parts_of_merged_sets_are_told_alike_however_deep() -> None:
+@pytest.mark.parametrize("outside", ["merged", "extended"])
+def test_parts_of_merged_and_extended_sets_are_told_alike_however_deep(outside: str) -> None:
     inner = made_of("/other/x", config={"merged": [asdict(made_of("/other/y")), {"source": None}]})
-    outer = made_of("/other/z", config={"merged": [asdict(inner)], "ipc": 1})
+    outer = made_of("/other/z", config={outside: [asdict(inner)], "ipc": 1})
     for changed in (portable(outer, Path("/home")), without_folders(outer)):
         assert "/other" not in str(changed)
-        assert changed.config["ipc"] == 1 and changed.config["merged"][0]["config"]["merged"][1]["source"] is None
+        assert changed.config["ipc"] == 1 and changed.config[outside][0]["config"]["merged"][1]["source"] is None
 
 
 def test_a_file_and_its_images_may_move_together(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ def test_concatenate_undoes_subset():
     assert_equal_sets(replace(merged, provenance=held.provenance), held)
 
 
+def test_classes_of_a_nested_set_merge_back_nested_and_parts_of_a_class_do_not():
+    held = replace(make_set(classes=3, ipc=5), prefixes=(1, 2, 5))
+    again = concatenate([held.subset([2]), held.subset([1]), held.subset([0])])
+    assert_equal_sets(replace(again, provenance=held.provenance), held)
+    assert again.prefixes == (1, 2, 5)
+    assert concatenate([held.subset([0]), replace(held.subset([1, 2]), prefixes=(2, 5))]).prefixes == (2, 5)
+    assert concatenate([held.first(2), held.subset([1])]).prefixes == ()
+
+
 def test_concatenate_keeps_every_provenance():
     first = make_set(versions={"torch": "2.11", "h5py": "3.11"}, final_loss=0.5)
     second = replace(
