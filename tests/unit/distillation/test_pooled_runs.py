@@ -75,6 +75,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(tmp_path, pool):
         "interpolated",
     )
     assert DistillConfig.from_json(stored).to_json() == stored
+    assert config.differences(DistillConfig.from_json(stored)) == []  # as a finished run is known again
 
 
 def test_calibration_is_the_cross_entropy_of_all_classes_in_parts_too():
