@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from images import load_images
@@ -64,8 +64,8 @@ def main() -> None:
     measure(arguments(__doc__), sets)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Those of a benchmark whose sets are trained on, and tested on validation images."""
+def arguments(description: str | None, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """``words``, or what the command line holds, for a benchmark whose sets are trained on, and tested on validation images."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")
     parser.add_argument("--ipc", type=int, default=10)
@@ -75,7 +75,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def measure(given: argparse.Namespace, sets: Sets) -> None:

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md, packing.md and any-ipc.md from the lines of study.py and any_ipc.py in benchmarks/results/.
+"""Tables of docs/results.md, packing.md and any-ipc.md from the lines of scripts here in benchmarks/results/.
 
 A row is a cell: its sets' networks tested on held-out training images, where choices are made, and on the test images.
 """
@@ -89,3 +89,32 @@ def any_ipc(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
     }
     columns[f"seconds, IPC {counts[-1]}"] = [f"{statistics.median(seconds[kind]):.0f}" for kind in kinds]
     return columns
+
+
+def growing(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of grown sets, a row for each kind and count: of the lines of benchmarks/growing.py."""
+    rows: dict[tuple[str, int], list[Line]] = {}
+    for line in lines:
+        rows.setdefault((line["kind"], line["ipc"]), []).append(line)
+    return {
+        "set": [kind for kind, _ in rows],
+        "IPC": [str(count) for _, count in rows],
+        "accuracy": [_mean(held, "accuracies") for held in rows.values()],
+        "seconds": [f"{statistics.median(line['seconds'] for line in held):.0f}" for held in rows.values()],
+    }
+
+
+def nested_time(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of a nested step's time, a row for each line of benchmarks/nested_time.py."""
+    return {
+        "nested": [str(line["nested"]) for line in lines],
+        "IPC": [str(line["ipc"]) for line in lines],
+        "precision": [line["precision"] for line in lines],
+        "seconds, plain": [f"{line['seconds']['plain']:.2f}" for line in lines],
+        "seconds, nested": [f"{line['seconds']['nested']:.2f}" for line in lines],
+        "ratio": [f"{line['ratio']:.2f}" for line in lines],
+        "ratios of pairs": [
+            f"{min(line['ratios of pairs']):.2f} to {max(line['ratios of pairs']):.2f}" for line in lines
+        ],
+        "n": [str(line["steps"]) for line in lines],
+    }

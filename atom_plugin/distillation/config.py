@@ -11,7 +11,7 @@ from typing import Any
 from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.distillation.prefixes import prefix_weights
 from atom_plugin.distillation.set_config import Config
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, shown
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.settings import about, check_value, config_class
@@ -134,6 +134,8 @@ class DistillConfig(NetworkConfig):
                 f"image_init must be one of {', '.join(IMAGE_INITS)}, or {FROM_SET}FILE, not {self.image_init!r}"
             )
         self.prefixes  # noqa: B018 - raises for counts that are none
+        if not all(isinstance(part, Mapping) for part in self.extended):
+            raise ConfigError(f"extended must hold what made each set before, by name, not {shown(self.extended)}")
         try:
             bounded_json.check(dict(self.matcher_options))
             json.dumps(dict(self.matcher_options), allow_nan=False)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
+import any_ipc
 import breakdown
 import common
 import gpu
 import gpu_pieces
+import growing
+import nested_time
 import pieces
 import pytest
 import render
@@ -41,6 +45,28 @@ def test_each_part_runs_and_its_ratio_is_to_the_plain_one(script):
         assert result["ratio"] == result["seconds"]["plain"]["median"] / result["seconds"]["ours"]["median"] > 0
     if script is together:
         assert result["together"]["accuracies"] == pytest.approx(result["in turn"]["accuracies"], abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("sets", "kinds"),
+    [
+        (any_ipc.sets, {"nested, cut": 2, "plain, cut": 2, "made for it": 2, "herding": 2}),
+        (growing.sets, {"before": 1, "grown, frozen": 1, "grown, thawed": 1, "at once": 1, "herding": 2, "random": 2}),
+    ],
+)
+def test_sets_of_any_ipc_are_made_and_judged(tmp_path, sets, kinds):
+    out = tmp_path / "lines.jsonl"
+    short = ["--ipc", "2", "--iterations", "1", "--epochs", "1", "--networks", "1", "--seeds", "1", "--out", str(out)]
+    any_ipc.measure(any_ipc.arguments(None, short), sets)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert Counter(line["kind"] for line in lines) == kinds
+    assert all(0 <= value <= 1 for line in lines for value in line["accuracies"])
+
+
+def test_a_nested_step_is_timed_beside_a_plain_one():
+    line = nested_time.main(["--ipc", "2", "--side", "16", "--steps", "2"])
+    assert line["ratio"] == line["seconds"]["nested"] / line["seconds"]["plain"] > 0
+    assert len(line["ratios of pairs"]) == 2
 
 
 @pytest.mark.parametrize("normalisation", ["none", "batch", "layer", "instance", "group"])
