@@ -242,11 +242,14 @@ def _same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
     return all(bool((ours - its).norm() <= _ROUNDING * ours.norm().clamp_min(1)) for ours, its in pairs)
 
 
-def _seedless(provenance: Provenance) -> Mapping[str, Any]:
+def _seedless(provenance: Provenance) -> list[Any]:
     config = current_json(provenance.method, provenance.config)  # sets of this release and of older ones are pooled
-    made = {name: value for name, value in config.items() if name not in ("seed", "extend", "extended")}
-    grown = [
-        [part.get("method"), {**part.get("config", {}), "seed": None, "extend": None}, part.get("images")]
-        for part in config.get("extended", [])
+    before = [(part, _alike(part.get("config", {}))) for part in config.get("extended", [])]
+    return [
+        _alike(config),
+        [[made, part.get("method"), part.get("iterations"), part.get("images")] for part, made in before],
     ]
-    return {**made, "grown from": grown} if grown else made
+
+
+def _alike(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("seed", "extend", "extended")}

@@ -76,6 +76,18 @@ def test_sets_that_differ_in_more_are_not_pooled(other):
     assert len(results([subject("a.h5", 0), subject("b.h5", 1)])) == 3
 
 
+def grown(name, seed, **before):
+    part = {"method": "atom", "seed": seed, "sha256": str(seed), "config": {"ipc": 1, "seed": seed}, **before}
+    return subject(name, seed, config={"ipc": 2, "seed": seed, "extend": f"{seed}.h5", "extended": [part]})
+
+
+def test_grown_sets_that_differ_in_seeds_alone_are_pooled():
+    assert len(results([grown("a.h5", 0), grown("b.h5", 1)])) == 3
+    for other in ({"iterations": 3}, {"images": {"class 0": 1}}, {"config": {"ipc": 1, "image_lr": 2.0}}):
+        assert len(results([grown("a.h5", 0), grown("b.h5", 1, **other)])) == 2, other
+    assert len(results([grown("a.h5", 0), subject("b.h5", 1)])) == 2
+
+
 def test_subsets_of_different_classes_are_not_pooled():
     one, other = subject("a.h5", 0), subject("b.h5", 1)
     halves = [
