@@ -56,7 +56,7 @@ def render(page: str, lines: Sequence[Line]) -> str:
         "pool choices": lambda _: grid(study_tables.choices(studies, "pools")),
         "any ipc": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-digits.jsonl"))),
         "growing": lambda _: grid(study_tables.growing(study_tables.read_lines("growing-digits.jsonl"))),
-        "nested time": lambda _: grid(study_tables.nested_time(study_tables.read_lines("nested-time.jsonl"))),
+        "step times": lambda _: grid(study_tables.step_times(study_tables.read_lines("any-ipc-time.jsonl"))),
     }
     block = re.compile(r"(<!-- ([a-z ]+) -->\n).*?(<!-- end -->)", re.S)
     return block.sub(lambda found: f"{found[1]}\n{makers[found[2]](lines)}\n\n{found[3]}", page)

@@ -100,21 +100,23 @@ def growing(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
         "set": [kind for kind, _ in rows],
         "IPC": [str(count) for _, count in rows],
         "accuracy": [_mean(held, "accuracies") for held in rows.values()],
-        "seconds": [f"{statistics.median(line['seconds'] for line in held):.0f}" for held in rows.values()],
+        "sets": [str(len(held)) for held in rows.values()],
     }
 
 
-def nested_time(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
-    """Columns of the table of a nested step's time, a row for each line of benchmarks/nested_time.py."""
+def step_times(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of steps' times, a row for each kind of run: of the one line of benchmarks/any_ipc_time.py."""
+    (line,) = lines
+    seconds = line["seconds"]
+    over = {
+        kind: [one / plain for one, plain in zip(own, seconds["plain"], strict=True)] for kind, own in seconds.items()
+    }
     return {
-        "nested": [str(line["nested"]) for line in lines],
-        "IPC": [str(line["ipc"]) for line in lines],
-        "precision": [line["precision"] for line in lines],
-        "seconds, plain": [f"{line['seconds']['plain']:.2f}" for line in lines],
-        "seconds, nested": [f"{line['seconds']['nested']:.2f}" for line in lines],
-        "ratio": [f"{line['ratio']:.2f}" for line in lines],
-        "ratios of pairs": [
-            f"{min(line['ratios of pairs']):.2f} to {max(line['ratios of pairs']):.2f}" for line in lines
+        "step": list(seconds),
+        "seconds, median": [f"{statistics.median(own):.2f}" for own in seconds.values()],
+        "over plain": [
+            f"{statistics.median(own) / statistics.median(seconds['plain']):.2f}" for own in seconds.values()
         ],
-        "n": [str(line["steps"]) for line in lines],
+        "in turn, from": [f"{min(ratios):.2f}" for ratios in over.values()],
+        "to": [f"{max(ratios):.2f}" for ratios in over.values()],
     }
