@@ -2,13 +2,12 @@
 
 All take their steps in turn, so that what else the machine does slows them alike; on a CPU its own seconds are counted, not
 the clock's. The set that grows has half the images, and they stay as they are. Images are noise of CIFAR-10's size. A line of
-JSON is printed, and appended to --out.
+JSON goes to --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -75,17 +74,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             for kind, run in runs.items():
                 began = clock()
                 run.step()
+                took = clock() - began
+                print(f"{kind}, step {number}: {took:.3f} s", flush=True)
                 if number:
-                    seconds.setdefault(kind, []).append(clock() - began)
+                    seconds.setdefault(kind, []).append(took)
     line = {
         **{name: getattr(given, name) for name in ("ipc", "nested", "steps", "precision")},
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "machine": describe_hardware(device),
     }
-    print(json.dumps(line))
     for kind, own in seconds.items():
-        print(f"{kind}: {statistics.median(own):.3f} s")
+        print(f"{kind}, median of {len(own)}: {statistics.median(own):.3f} s")
     if given.out is not None:
         jsonl.append(given.out, line)
     return line
