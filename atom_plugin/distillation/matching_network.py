@@ -5,7 +5,7 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
 - ``network_state`` "random", or "trained:EPOCHS": each draw is one of ``network_pool`` networks trained on the real images
   (DataDAM's table 7). Such a network is trained when first drawn, and again after a resume, to the same bytes.
 - ``pool``: each draw comes from a file of trained networks (:mod:`atom_plugin.models.network_pool`), in the ``network_state``
-  "interpolated" or "random-epoch".
+  "interpolated" or "random-epoch", or "around" the end of its training, ``network_radius`` away from it.
 - ``inner_loop``: matching steps under one draw.
 - ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
   algorithm 1 (Zhao, Mopuri & Bilen, 2021), at ``network_lr`` and ``network_momentum``.
@@ -179,7 +179,8 @@ class MatchingNetwork(NetworkTrainer):
             self._redraw(network, generator)
             return None
         assert isinstance(network, ConvNet)
-        index, weights = self.pool.draw(self._config.network_state, generator)
+        config = self._config
+        index, weights = self.pool.draw(config.network_state, generator, radius=config.drawn_radius)
         set_weights(network, weights)
         return self.pool.end(index)
 

@@ -11,7 +11,7 @@ from atom_plugin.distillation.set_config import Config, SetConfig, trained_epoch
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about, current_names
 
-POOL_STATES = ("interpolated", "random-epoch")
+POOL_STATES = ("interpolated", "random-epoch", "around")
 _COURSE = "Matching networks"
 
 
@@ -41,10 +41,21 @@ class NetworkConfig(SetConfig):
         default="random",
         metadata=about(
             "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
-            "pool's, interpolated between start and end of their training, or at a random-epoch of it.",
+            "pool's, interpolated between start and end of their training, at a random-epoch of it, or around its end.",
             group=_COURSE,
             metavar="STATE",
             default="random; interpolated with a pool",
+        ),
+    )
+    network_radius: float | None = field(
+        default=None,
+        metadata=about(
+            "Distance, in all weights together, of each network drawn around the end of a pool's training.",
+            group=_COURSE,
+            metavar="R",
+            above=0,
+            beside="network_state around",
+            fallback=5.0,  # FedDM's
         ),
     )
     pool: str | None = field(
@@ -60,7 +71,7 @@ class NetworkConfig(SetConfig):
             "Weight of the cross entropy of the synthetic images under the pool's trained network, added to the matching loss.",
             group=_COURSE,
             metavar="WEIGHT",
-            above=0,
+            at_least=0,  # none is stored as 0, and read again
             beside="a pool",
             fallback=0.0,
         ),
@@ -133,6 +144,7 @@ class NetworkConfig(SetConfig):
     def _counting(self) -> dict[str, bool]:
         return {
             **super()._counting(),
+            "network_radius": self.network_state == "around",
             "network_pool": self.pretraining_epochs > 0,
             "calibration": self.pool is not None,
             "network_lr": self.network_epochs > 0,
@@ -151,6 +163,12 @@ class NetworkConfig(SetConfig):
         """``network_pool``, with its default."""
         networks: int = self._value("network_pool")
         return networks
+
+    @property
+    def drawn_radius(self) -> float:
+        """``network_radius``, with its default."""
+        radius: float = self._value("network_radius")
+        return radius
 
     @property
     def calibration_weight(self) -> float:

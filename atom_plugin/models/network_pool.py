@@ -1,7 +1,8 @@
 """A pool of trained networks that runs share: the weights of several ConvNets at several ages, in one HDF5 file.
 
 Matching draws from it: a point on the way from a network's start to its end, theta = (1 - lambda) theta_0 + lambda theta_T with
-lambda uniform in [0, 1] (Zhang et al., "DANCE", 2024), or a network at a random age of its training.
+lambda uniform in [0, 1] (Zhang et al., "DANCE", 2024), a network at a random age of its training, or one at a given distance
+from its end, in a random direction (Xiong et al., "FedDM", 2023).
 """
 
 from __future__ import annotations
@@ -64,12 +65,18 @@ class NetworkPool:
         """Of the weights: what a run that drew from it depends on."""
         return hashlib.sha256(self.weights.numpy().tobytes()).hexdigest()
 
-    def draw(self, state: str, generator: torch.Generator) -> tuple[int, torch.Tensor]:
-        """A network's index and its weights (P,) in ``state``, "interpolated" or "random-epoch", drawn on the CPU."""
+    def draw(self, state: str, generator: torch.Generator, *, radius: float = 0.0) -> tuple[int, torch.Tensor]:
+        """A network's index and its weights (P,) in ``state``, "interpolated", "random-epoch" or "around", drawn on the CPU.
+
+        ``radius`` is the Euclidean distance of weights "around" a network's end from that.
+        """
         index = int(torch.randint(len(self), (), generator=generator))
         own = self.weights[index]
         if state == "interpolated":
             return index, torch.lerp(own[0], own[-1], float(torch.rand((), generator=generator)))
+        if state == "around":
+            step = torch.randn(own.shape[-1], generator=generator)
+            return index, own[-1] + step * (radius / step.norm())
         return index, own[int(torch.randint(len(self.epochs), (), generator=generator))]
 
     def end(self, index: int) -> torch.Tensor:

@@ -132,6 +132,7 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("distill", "embedding"): (("--embedding", "random"), "embedding"),
     ("distill", "forgetting_epochs"): (("--forgetting-epochs", "3"), "forgetting_epochs"),
     ("distill", "network_pool"): (("--network-pool", "3"), "network_pool"),
+    ("distill", "network_radius"): (("--network-radius", "3"), "network_radius"),
     ("distill", "network_epochs"): (("--network-epochs", "3"), "network_epochs"),
     ("distill", "network_lr"): (("--network-lr", "0.1"), "network_lr"),
     ("distill", "network_momentum"): (("--network-momentum", "0.1"), "network_momentum"),

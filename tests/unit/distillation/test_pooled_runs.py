@@ -51,7 +51,9 @@ def losses_and_images(count=4, **overrides):
     return losses, run.images.clone()
 
 
-@pytest.mark.parametrize("options", [{}, {"network_state": "random-epoch"}, {"calibration": 2.0, "factor": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"network_state": "random-epoch"}, {"network_state": "around"}, {"calibration": 2.0, "factor": 2}]
+)
 def test_the_captured_step_equals_the_plain_one(monkeypatch, pool, options):
     given = {"pool": str(pool[0]), **options}
     plain, images = losses_and_images(**given)
@@ -76,6 +78,17 @@ def test_stopped_and_resumed_gives_the_same_bytes(tmp_path, pool):
     )
     assert DistillConfig.from_json(stored).to_json() == stored
     assert config.differences(DistillConfig.from_json(stored)) == []  # as a finished run is known again
+
+
+def test_the_radius_reaches_the_draws_and_the_set(pool):
+    given = {"pool": str(pool[0]), "network_state": "around"}
+    assert losses_and_images(**given)[0] == losses_and_images(**given, network_radius=5.0)[0]
+    assert losses_and_images(**given)[0] != losses_and_images(**given, network_radius=0.1)[0]
+    stored = distill(small_config(**given, iterations=1), DATA, device="cpu").provenance.config
+    assert stored["network_radius"] == 5.0
+    assert DistillConfig.from_json(stored).to_json() == stored
+    with pytest.raises(ConfigError, match=r"network_radius .2.0. is only for network_state around"):
+        small_config(pool=str(pool[0]), network_radius=2.0)
 
 
 def test_calibration_is_the_cross_entropy_of_all_classes_in_parts_too():

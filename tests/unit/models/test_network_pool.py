@@ -51,6 +51,18 @@ def test_a_random_epoch_is_one_of_those_kept():
     assert ages == {0, 1, 2}
 
 
+def test_weights_around_an_end_lie_at_the_radius_in_every_direction():
+    pool = small_pool()
+    steps = []
+    for number in range(20):
+        index, weights = pool.draw("around", generator_for(0, "draw", number), radius=0.5)
+        steps.append(weights - pool.end(index))
+    assert torch.stack([step.norm() for step in steps]).tolist() == pytest.approx([0.5] * 20, rel=1e-4)
+    turns = torch.stack(steps) / 0.5
+    cosines = (turns @ turns.T)[~torch.eye(20, dtype=torch.bool)]
+    assert float(cosines.abs().max()) < 0.5
+
+
 def test_weights_go_into_a_network_and_come_out():
     pool, network = small_pool(), CONFIG.build((3, 8, 8), 3).to(memory_format=torch.channels_last)
     set_weights(network, pool.end(1))
