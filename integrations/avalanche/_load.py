@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atom_plugin.errors import MissingExtraError
+from atom_plugin.integrations._extra import import_extra
 
 _MODULES = ("avalanche.benchmarks", "avalanche.evaluation.metrics", "avalanche.training.supervised")
 
@@ -20,23 +19,7 @@ def load_avalanche() -> None:
     with warnings.catch_warnings(), _writable_home():
         # It warns of solvers and of its own deprecated modules while it is imported; nobody here can act on that.
         warnings.simplefilter("ignore")
-        try:
-            for module in _MODULES:
-                importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] == "avalanche":
-                raise MissingExtraError(
-                    "avalanche-lib is not installed; install it with: pip install 'atom-plugin[avalanche]'"
-                ) from None
-            raise MissingExtraError(
-                f"avalanche-lib cannot be imported, since {error.name!r} is missing; install it anew with: "
-                "pip install 'atom-plugin[avalanche]'"
-            ) from error
-        except Exception as error:
-            raise MissingExtraError(
-                f"avalanche-lib cannot be imported ({type(error).__name__}: {error}); install it anew with: "
-                "pip install 'atom-plugin[avalanche]'"
-            ) from error
+        import_extra("avalanche-lib", _MODULES, extra="avalanche")
 
 
 @contextmanager

@@ -41,6 +41,22 @@ def test_avalanche_replays_a_distilled_memory(tmp_path, monkeypatch):
     assert SyntheticSet.load("memory.h5").ipc == 5
 
 
+def test_flower_s_clients_send_images_or_weights():
+    pytest.importorskip("flwr", reason="flwr is not installed; pip install 'atom-plugin[flower]'")
+    from flower_grid import StraightGrid, context_of
+
+    def run(server, client):
+        server(StraightGrid(client, range(10)), context_of(0, 1))
+
+    found = runpy.run_path(str(EXAMPLES / "flower_digits.py"))["main"](run, rounds=1, iterations=2)
+    assert [concentration for concentration, _ in found] == [0.5] * 3 + [0.05] * 3
+    for (_, method), results in found.items():
+        right, sent, received = results[1]
+        assert 0.05 < right <= 1
+        assert (sent == received) == (method == "FedAvg")
+        assert sent <= received or method.startswith("images, once")
+
+
 @pytest.fixture
 def ddranking(monkeypatch):
     """A stand-in for ddranking, which needs an older numpy: notes what it is given, answers in percent."""
@@ -94,4 +110,6 @@ def test_every_example_says_what_it_is_and_has_a_test(example):
 
 
 def test_there_are_examples():
-    assert {"avalanche_replay.py", "dd_ranking.py", "plain_loop.py"} <= {path.name for path in FILES}
+    assert {"avalanche_replay.py", "dd_ranking.py", "flower_digits.py", "plain_loop.py"} <= {
+        path.name for path in FILES
+    }

@@ -90,7 +90,7 @@ def test_every_entry_point_loads(distribution: metadata.Distribution) -> None:
 
 
 def test_importing_the_package_imports_no_heavy_library(tmp_path: Path) -> None:
-    heavy = ("torch", "numpy", "h5py", "matplotlib", "kornia", "timm", "sklearn", "avalanche", "wandb")
+    heavy = ("torch", "numpy", "h5py", "matplotlib", "kornia", "timm", "sklearn", "avalanche", "wandb", "flwr")
     assert (
         python(f"import sys, atom_plugin; print([name for name in {heavy} if name in sys.modules])", tmp_path) == "[]"
     )
@@ -108,7 +108,9 @@ def test_one_version_everywhere(distribution: metadata.Distribution) -> None:
     assert re.search(rf"^## \[(Unreleased|{re.escape(__version__)})\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
-def test_the_test_extra_includes_avalanche_and_the_core_does_not(distribution: metadata.Distribution) -> None:
+def test_the_test_extra_includes_avalanche_and_flower_and_the_core_does_not(
+    distribution: metadata.Distribution,
+) -> None:
     requirements = [Requirement(text) for text in distribution.requires or []]
 
     def required(extra: str) -> dict[str, str]:
@@ -119,7 +121,11 @@ def test_the_test_extra_includes_avalanche_and_the_core_does_not(distribution: m
     bounds = required("avalanche")
     assert set(bounds) - set(required("")) == {"avalanche-lib", "qpsolvers", "wandb"}
     assert bounds.items() <= required("test").items()
+    assert set(required("flower")) - set(required("")) == {"flwr"}
+    assert required("flower").items() <= required("test").items()
     assert required("test").items() <= required("dev").items()
+    # flwr 1.25 asks for click below 8.2, the core for 8.2 or newer.
+    assert ">=1.26" in required("flower")["flwr"]
     # The two bounds that keep jax, GPL solvers and a telemetry stack out: docs/dependencies.md.
     assert "<2.4" in bounds["qpsolvers"]
     assert "<0.29" in bounds["wandb"]
