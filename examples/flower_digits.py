@@ -3,8 +3,9 @@
 pip install -e '.[flower-simulation]' && python examples/flower_digits.py      # under two minutes on two CPU cores
 """
 
-import os
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,17 @@ from atom_plugin import DistillConfig, Preprocessing, SourceRequest, TrainConfig
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.evaluation.training import accuracy
 from atom_plugin.integrations.flower import MergeSets, answer
+from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.models.fitting import SGD, Batches, Course, fit
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 CLIENTS, CONCENTRATIONS, REPORTED = 10, (0.5, 0.05), (1, 5, 10)
-LOCAL_EPOCHS = 5
+LOCAL_EPOCHS, LOCAL_RATE = 5, 0.05
+NETWORK = ConvNetConfig(width=32, normalisation="instance")  # of all methods
 CPU = torch.device("cpu")
-Results = dict[
-    int, tuple[float, int, int]
-]  # by round: accuracy, and the bytes that clients sent and received until then
+# By round: accuracy, and the bytes that all clients have sent and received until then.
+Results = dict[int, tuple[float, int, int]]
 
 
 def dirichlet_parts(train: Split, classes: int, concentration: float, *, seed: int = 0) -> list[Split]:
@@ -44,17 +46,16 @@ def dirichlet_parts(train: Split, classes: int, concentration: float, *, seed: i
     return [Split(images=train.rows(rows), labels=train.labels[rows]) for rows in parts]
 
 
-def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing, config: DistillConfig) -> ClientApp:
+def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing) -> ClientApp:
     """Clients that distil their part where the server asks for it, and else train the global network on it for FedAvg."""
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        torch.set_num_threads(1)  # two clients at a time
         images = parts[float(message.content["config"]["concentration"])][int(context.node_config["partition-id"])]
         if "distillation" in message.content:
             return answer(message, images, device="cpu")
-        network = config.network.build(preprocessing.image_shape, 10)
+        network = NETWORK.build(preprocessing.image_shape, 10)
         network.load_state_dict(message.content["arrays"].to_torch_state_dict())
         pixels, augmentation = preprocessing.forward(images.images), Augmentation(strategy=DEFAULT_STRATEGY)
         batches = Batches(
@@ -64,7 +65,13 @@ def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing, co
         )
         if len(images):
             purpose = (int(message.content["config"]["server-round"]), int(context.node_config["partition-id"]))
-            fit(network, batches, SGD(lr=0.05).over(network), Course(epochs=LOCAL_EPOCHS), generator_for(0, *purpose))
+            fit(
+                network,
+                batches,
+                SGD(lr=LOCAL_RATE).over(network),
+                Course(epochs=LOCAL_EPOCHS),
+                generator_for(0, *purpose),
+            )
         records = {
             "arrays": ArrayRecord(network.state_dict()),
             "metrics": MetricRecord({"num-examples": len(images)}),
@@ -74,19 +81,18 @@ def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing, co
     return app
 
 
-def federate(
-    grid: Grid, strategy: FedAvg, merging: MergeSets, data: SourceData, *, rounds: int, **asked: float
-) -> Results:
+def federate(grid: Grid, strategy: FedAvg, data: SourceData, *, rounds: int, concentration: float) -> Results:
     """Run a strategy, and say after each round what its network gets right of the test images, and what was sent for it."""
+    preprocessing = preprocessing_of(data)
 
     def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord:
-        return MetricRecord({"accuracy": accuracy(merging.network(arrays), preprocessing, data.test, device=CPU)})
+        network = NETWORK.build(data.image_shape, 10)
+        network.load_state_dict(arrays.to_torch_state_dict())
+        return MetricRecord({"accuracy": accuracy(network, preprocessing, data.test, device=CPU)})
 
-    preprocessing = preprocessing_of(data)
-    start = merging.initial_arrays()
-    result = strategy.start(
-        grid, start, num_rounds=rounds, train_config=ConfigRecord(dict(asked)), evaluate_fn=evaluate
-    )
+    start = ArrayRecord(NETWORK.build(data.image_shape, 10, generator=generator_for(0, "start")).state_dict())
+    asked = ConfigRecord({"concentration": concentration})
+    result = strategy.start(grid, start, num_rounds=rounds, train_config=asked, evaluate_fn=evaluate)
     weights, sent, received, results = start.count_bytes() * CLIENTS, 0, 0, {}
     for number in range(1, rounds + 1):
         counted = result.train_metrics_clientapp[number]
@@ -97,25 +103,44 @@ def federate(
 
 
 def preprocessing_of(data: SourceData) -> Preprocessing:
-    """The server's constants, fixed before anybody sends anything: pixels of digits lie in [0, 1], a third of them black."""
-    return Preprocessing(mean=torch.tensor([0.3]), std=torch.tensor([0.4]), image_shape=data.image_shape)
+    """The server's constants, fixed before anybody sends anything: near those of most pictures on the [0, 1] scale."""
+    channels = data.image_shape[0]
+    return Preprocessing(
+        mean=torch.full((channels,), 0.3), std=torch.full((channels,), 0.4), image_shape=data.image_shape
+    )
 
 
-def distillation(data: SourceData, ipc: int) -> DistillConfig:
-    """What clients are asked for: images stored as pixels, of a byte each."""
-    network = {"width": 32, "normalisation": "instance"}
-    return DistillConfig.from_recipe(
-        *("atom",), ipc=ipc, image_shape=data.image_shape, network=network, iterations=50, real_batch=32, storage="uint8",
-        precision="float32",
-    )  # fmt: skip
+def distillation(data: SourceData, *, iterations: int) -> DistillConfig:
+    """What clients are asked for: ten images of each class that they have, stored as pixels, of a byte each."""
+    given = {"zca": False, "iterations": iterations, "real_batch": 32, "storage": "uint8", "precision": "float32"}
+    return DistillConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, network=asdict(NETWORK), **given)
+
+
+def strategies(data: SourceData, *, iterations: int, epochs: int) -> dict[str, MergeSets | FedAvg]:
+    """Images every round, matched around the global weights, or once, under random networks; real ones once; and weights."""
+    everyone: dict[str, Any] = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
+    rest = {"preprocessing": preprocessing_of(data), "class_names": data.class_names, "device": "cpu", **everyone}
+    config = distillation(data, iterations=iterations)
+    real = replace(config, iterations=1, image_lr=1e-6)  # images start from real ones, and stay there
+    each_round, at_once = (TrainConfig(epochs=count, batch_size=64) for count in (epochs, 2 * epochs))
+    return {
+        "images": MergeSets(config, each_round, radius=5.0, **rest),
+        "images, once": MergeSets(config, at_once, radius=None, **rest),
+        "real images, once": MergeSets(real, at_once, radius=None, **rest),
+        "weights (FedAvg)": FedAvg(**everyone),
+    }
 
 
 def main(
-    run: Callable[[ServerApp, ClientApp], None] | None = None, *, rounds: int = 10
+    run: Callable[[ServerApp, ClientApp], None] | None = None,
+    data: SourceData | None = None,
+    *,
+    rounds: int = 10,
+    iterations: int = 50,
+    epochs: int = 100,
 ) -> dict[tuple[float, str], Results]:
-    """By concentration and method, what each round reached."""
-    data = load_source("digits", SourceRequest())
-    preprocessing, few = preprocessing_of(data), distillation(data, ipc=2)
+    """By concentration and method, what each round reached; ``run`` takes the place of Flower's simulation."""
+    data = data or load_source("digits", SourceRequest())
     parts = {each: dirichlet_parts(data.train, 10, each) for each in CONCENTRATIONS}
     found: dict[tuple[float, str], Results] = {}
     server = ServerApp()
@@ -123,41 +148,31 @@ def main(
     @server.main()
     def serve(grid: Grid, context: Context) -> None:
         for concentration in CONCENTRATIONS:
-            sampling = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
-            many = distillation(data, ipc=10)
-            training = TrainConfig(epochs=50, batch_size=64)
-            around = MergeSets(few, training, preprocessing, data.class_names, radius=2.0, device="cpu", **sampling)
-            once = MergeSets(
-                many, TrainConfig(epochs=200, batch_size=64), preprocessing, data.class_names, radius=None, device="cpu",
-                **sampling,
-            )  # fmt: skip
-            for name, strategy, count in (
-                ("images, around the global weights", around, rounds),
-                ("images, once, random networks", once, 1),
-                ("FedAvg", FedAvg(**sampling), rounds),
-            ):
-                found[concentration, name] = federate(
-                    grid, strategy, around, data, rounds=count, concentration=concentration
-                )
+            for name, strategy in strategies(data, iterations=iterations, epochs=epochs).items():
+                count = 1 if "once" in name else rounds
+                found[concentration, name] = federate(grid, strategy, data, rounds=count, concentration=concentration)
 
-    (run or simulate)(server, client_app(parts, preprocessing, few))
+    client = client_app(parts, preprocessing_of(data))
+    (run or simulate)(server, client)
     return found
 
 
 def simulate(server: ServerApp, client: ClientApp) -> None:
     """In Flower's simulation, a client per core."""
-    os.environ.setdefault("RAY_DISABLE_DASHBOARD", "1")
     run_simulation(server, client, CLIENTS, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
 
 
-if __name__ == "__main__":
-    results = main()
+def print_table(results: dict[tuple[float, str], Results]) -> None:
+    """In Markdown: the rounds :data:`REPORTED`, and the last."""
     table = PrettyTable(["Dirichlet", "method", "round", "accuracy, %", "clients sent, kB", "received, kB"])
     table.set_style(TableStyle.MARKDOWN)
     for (concentration, method), by_round in results.items():
-        for number in (each for each in REPORTED if each in by_round):
+        for number in sorted({*REPORTED, max(by_round)} & set(by_round)):
             right, sent, received = by_round[number]
-            table.add_row(
-                [concentration, method, number, f"{100 * right:.1f}", f"{sent / 1e3:.0f}", f"{received / 1e3:.0f}"]
-            )
+            sizes = (f"{count / 1e3:.0f}" for count in (sent, received))
+            table.add_row([concentration, method, number, f"{100 * right:.1f}", *sizes])
     print(table)
+
+
+if __name__ == "__main__":
+    print_table(main())
