@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from atom_plugin.errors import StoreError, shape_text
+from atom_plugin.errors import StoreError, shape_text, shown
 from atom_plugin.integrations.flower.task import Task, preprocessing_record
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -70,7 +70,8 @@ def _check_preprocessing(content: RecordDict, task: Task) -> None:
     for name, value in expected.items():
         if found.get(name) != value:
             raise StoreError(
-                f"found images of another preprocessing, {name} {found.get(name)}, expected {value}; use the server's own"
+                f"found images of another preprocessing, {name} {shown(found.get(name))}, expected {shown(value)}; use the "
+                "server's own"
             )
 
 

@@ -69,11 +69,11 @@ class Task:
                 f"found no record {TASK!r} in the message, expected MergeSets' own; use it as the strategy"
             )
         try:
-            channels, height, width = record["image-shape"]  # type: ignore[misc]  # a value of another type raises
+            channels, height, width = map(int, record["image-shape"])  # type: ignore[arg-type]  # else it raises
             preprocessing = Preprocessing(
                 mean=torch.tensor(record["mean"]),
                 std=torch.tensor(record["std"]),
-                image_shape=(int(channels), int(height), int(width)),
+                image_shape=(channels, height, width),
             )
             return cls(
                 config=DistillConfig.from_json(bounded_json.parse(record["config"])),  # type: ignore[arg-type]

@@ -240,7 +240,7 @@ FLOATS = small_config(storage="float32")
         (CONFIG, labels_as(lambda labels: labels.astype(np.float32)), r"found labels float32"),
         (CONFIG, labels_as(lambda labels: labels * 0), r"found 4 images of one class, expected 2 at most"),
         (CONFIG, with_preprocessing(mean=[0.1, 0.2, 0.3]), r"another preprocessing, mean \[0.1, 0.2, 0.3\], expected"),
-        (CONFIG, with_preprocessing(storage="float32"), r"another preprocessing, storage float32, expected uint8"),
+        (CONFIG, with_preprocessing(storage="float32"), r"another preprocessing, storage 'float32', expected 'uint8'"),
         (CONFIG, with_garbage, r"the array 'images' cannot be read"),
         (CONFIG, without("images"), r"found no array 'images'"),
         (CONFIG, without("preprocessing"), r"found no record 'preprocessing'"),
