@@ -29,8 +29,8 @@ class DistillConfig(NetworkConfig):
     """All choices that shape a synthetic set; each field's metadata says what it is.
 
     Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
-    ``network_state``, ``network_radius``, ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr`` and ``network_momentum`` are
-    described in :mod:`atom_plugin.distillation.matching_network`, ``memory_budget`` in
+    ``network_state``, ``network_radius``, ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr`` and
+    ``network_momentum`` are described in :mod:`atom_plugin.distillation.matching_network`, ``memory_budget`` in
     :mod:`atom_plugin.distillation.engine.chunking`.
     """
 

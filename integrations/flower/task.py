@@ -34,10 +34,10 @@ class Task:
     def __post_init__(self) -> None:
         config = self.config
         # A client opens no file that a server names.
-        if config.pool is not None or config.image_init.startswith(FROM_SET):
+        if config.pool is not None or config.extend is not None or config.image_init.startswith(FROM_SET):
             raise ConfigError(
-                "found a pool or a set in the clients' config, which are files of this machine; leave pool out, and start "
-                "images from random, k-center, herding, forgetting or noise"
+                "found a pool or a set in the clients' config, which are files of this machine; leave out pool and extend, and "
+                "start images from random, k-center, herding, forgetting or noise"
             )
         if self.preprocessing.whitening is not None or config.zca_eps is not None:
             raise ConfigError(
