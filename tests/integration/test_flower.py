@@ -307,7 +307,7 @@ def test_where_no_client_sends_an_image_the_weights_stay():
     ("given", "words"),
     [
         ({"config": small_config(image_init="set:mine.h5")}, "files of this machine"),
-        ({"config": small_config(extend="mine.h5")}, "files of this machine"),
+        ({"config": replace(CONFIG, extend="mine.h5")}, "files of this machine"),
         ({"config": small_config(zca_eps=0.1)}, "ZCA whitening"),
         ({"config": small_config(matching_model="resnet10"), "radius": 1.0}, "'resnet10' beside a radius"),
         ({"radius": 0.0}, "radius must be above 0"),
