@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -35,3 +37,16 @@ def global_draws_from(generator: torch.Generator, device: torch.device | None = 
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Global random states as they were, whatever happens inside: torch (all devices), numpy, Python."""
+    python, legacy = random.getstate(), np.random.get_state()
+    # All devices, named: fork_rng warns of more than one otherwise.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
@@ -35,6 +32,7 @@ from atom_plugin.integrations.avalanche.stream_samples import (
 )
 from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.suppliers import Supplier
+from atom_plugin.runtime.randomness import preserved_random_state
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
@@ -236,16 +234,3 @@ def _most_images(budget: Budget, class_names: Sequence[str] | None) -> int:
     if budget.ipc is not None and class_names is not None:
         return budget.ipc * len(class_names)
     return sys.maxsize
-
-
-@contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Global random states as they were, whatever happens inside: torch (all devices), numpy, Python."""
-    python, legacy = random.getstate(), np.random.get_state()
-    # All devices, named: fork_rng warns of more than one otherwise.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)

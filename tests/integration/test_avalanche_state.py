@@ -146,7 +146,7 @@ def seed(number):
 
 @pytest.fixture(autouse=True)
 def global_states():
-    from atom_plugin.integrations.avalanche.storage_policy import preserved_random_state
+    from atom_plugin.runtime.randomness import preserved_random_state
 
     with preserved_random_state():
         yield

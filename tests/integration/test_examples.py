@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import mammoth_stand_in
 import pytest
 import torch
+from mammoth_streams import MammothStream
 from synthetic_sets import make_set
+from torch import nn
 
 from atom_plugin.evaluation.dd_ranking import label_robust_score
 from atom_plugin.replay import suppliers
@@ -73,6 +76,25 @@ def test_the_same_runs_on_a_part_of_other_images(capsys):
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"memory": "random", "memory_options": '{"precision": "float32"}'}])
+def test_mammoth_replays_a_memory_on_one_of_its_data_sets(inside, monkeypatch, options):
+    modules = mammoth_stand_in.modules()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "atom_plugin.integrations.mammoth.model", raising=False)
+    modules["datasets"].register_dataset("seq-coloured")(MammothStream)
+    modules["backbone"].register_backbone("linear")(
+        lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    )
+    main = runpy.run_path(str(EXAMPLES / "mammoth_replay.py"))["main"]
+    quick = {"memory_options": '{"iterations": 2, "precision": "float32", "network": {"width": 8, "depth": 2}}'}
+    settings = {"backbone": "linear", "buffer_size": 30, "lr": 0.05, "n_epochs": 8, "batch_size": 8}
+    accuracy = main("seq-coloured", **{**settings, **quick, **options})
+    assert accuracy > 60, "without a memory only the last two of six classes are known"
+    assert SyntheticSet.load("memory.h5").ipc == 5
+    monkeypatch.delitem(sys.modules, "atom_plugin.integrations.mammoth.model")  # made on the stand-in
+
+
 @pytest.fixture
 def ddranking(monkeypatch):
     """A stand-in for ddranking, which needs an older numpy: notes what it is given, answers in percent."""
@@ -126,6 +148,5 @@ def test_every_example_says_what_it_is_and_has_a_test(example):
 
 
 def test_there_are_examples():
-    assert {"avalanche_replay.py", "dd_ranking.py", "flower_digits.py", "plain_loop.py"} <= {
-        path.name for path in FILES
-    }
+    names = {path.name for path in FILES}
+    assert {"avalanche_replay.py", "dd_ranking.py", "flower_digits.py", "mammoth_replay.py", "plain_loop.py"} <= names

@@ -1,0 +1,10 @@
+"""Mammoth: its buffer filled with synthetic images, and a model for its registry that replays a distilled memory.
+
+Nothing here imports Mammoth but :mod:`atom_plugin.integrations.mammoth.model`, which a file in Mammoth's ``models`` folder
+imports: Mammoth is a folder with a ``main.py``, not a package that can be installed.
+"""
+
+from atom_plugin.integrations.mammoth.buffers import fill_buffer
+from atom_plugin.integrations.mammoth.task_data import class_names_of, normalisation_of, task_source
+
+__all__ = ["class_names_of", "fill_buffer", "normalisation_of", "task_source"]
