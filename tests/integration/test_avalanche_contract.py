@@ -16,6 +16,7 @@ from avalanche_streams import (
     BaseLogger,
     EvaluationPlugin,
     Images,
+    Recorder,
     accuracy_metrics,
     as_classification_dataset,
     is_among,
@@ -35,6 +36,7 @@ from atom_plugin.replay.suppliers import PrecomputedSupplier
 
 from avalanche.benchmarks.utils import AvalancheDataset  # isort: skip
 from avalanche.benchmarks.utils.data_loader import ReplayDataLoader  # isort: skip
+from avalanche.benchmarks.utils.flat_data import _flatdata_depth  # isort: skip
 from avalanche.benchmarks.utils.utils import concat_datasets  # isort: skip
 from avalanche.models import NCMClassifier, SCRModel, SimpleMLP, TrainEvalModel  # isort: skip
 from avalanche.training import plugins, supervised  # isort: skip
@@ -322,3 +324,114 @@ def test_er_aml_is_refused_where_it_would_wait_for_a_batch_that_never_comes(stor
     with pytest.raises(ConfigError, match=r"batches of 4 from each class, but the memory has 3 .*lower train_mb_size"):
         trained(strategy, stream_of("nc").train_stream)
     assert strategy.clock.train_iterations == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_larger_than_the_stream_holds_all_of_it(kind):
+    policy = processed_policy(Budget(max_images=200), supplier=SELECTED)
+    seen = 0
+    for experience in stream_of(kind).train_stream:
+        policy.post_adapt(None, experience)
+        seen += len(experience.dataset)
+        assert len(policy.buffer) == sum(map(len, policy.buffer_datasets)) == seen
+    assert counts(policy.buffer) == dict.fromkeys(range(6), 10)
+    assert policy.max_size == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resized_between_experiences_the_memory_goes_on_in_its_new_size(kind):
+    policy, stream = processed_policy(Budget(max_images=20), supplier=SELECTED), stream_of(kind).train_stream
+    for size, experience in zip([20, 8, 15], stream, strict=True):
+        policy.resize(None, size)
+        policy.post_adapt(None, experience)
+        held = counts(policy.buffer)
+        assert len(policy.buffer) <= size == policy.max_size
+        assert max(held.values()) - min(held.values()) <= 1
+    # The classes of before keep what size 8 left them; those that come are given what 15 allows: 3 for the first three ids.
+    assert counts(policy.buffer) == {0: 2, 1: 2, 2: 3, 3: 2, 4: 2, 5: 2}
+
+
+def test_its_own_update_and_post_adapt_are_one():
+    old, new = (processed_policy(Budget(max_images=13), supplier=SELECTED) for _ in range(2))
+    for experience in stream_of().train_stream:
+        old.update(SimpleNamespace(experience=experience))
+        new.post_adapt(None, experience)
+        assert torch.equal(old.memory.images.images, new.memory.images.images)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_buffers_datasets_do_not_nest_as_experiences_come(kind):
+    policy, depths = processed_policy(Budget(max_images=13), supplier=SELECTED), []
+    for experience in stream_of(kind).train_stream:
+        policy.post_adapt(None, experience)
+        depths.append(_flatdata_depth(policy.buffer._flat_data))
+    assert len(set(depths)) == 1
+    part = policy.buffer
+    for _ in range(5):
+        part = part.subset(range(len(part) - 1))
+    assert _flatdata_depth(part._flat_data) <= depths[0] + 1, "subsets of subsets are one subset"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_epochs_fill_the_memory_all_the_same(kind):
+    policy = processed_policy(Budget(max_images=13), supplier=SELECTED)
+    strategy = strategy_with(plugins.ReplayPlugin(mem_size=13, storage_policy=policy), model=network(), epochs=0)
+    for experience in stream_of(kind).train_stream:
+        strategy.train(experience)
+        assert sum(map(len, policy.buffer_datasets)) == policy.max_size
+    assert strategy.clock.train_iterations == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_replay_plugins_batches_are_a_part_of_each(kind, workers, drop_last):
+    policy = processed_policy(Budget(max_images=12), supplier=SELECTED)
+    plugin = plugins.ReplayPlugin(mem_size=12, batch_size=6, batch_size_mem=4, storage_policy=policy)
+    recorder = Recorder()
+    strategy = strategy_with(plugin, recorder, model=network())
+    benchmark = stream_of(kind)
+    for step, experience in enumerate(benchmark.train_stream):
+        recorder.batches.clear()
+        held = policy.memory.images.images if step else None
+        strategy.train(experience, eval_streams=[benchmark.test_stream], num_workers=workers, drop_last=drop_last)
+        for batch in recorder.batches[: 20 // 6 if step else 0]:
+            labels = batch["labels"].tolist()
+            new = [label in STEPS[step] for label in labels]
+            assert (sum(new), len(new) - sum(new)) == (6, 4)
+            assert all(is_among(image, held) for image, fresh in zip(batch["images"], new, strict=True) if not fresh)
+    assert counts(policy.buffer) == dict.fromkeys(range(6), 2)
+
+
+def test_a_loader_that_balances_tasks_draws_from_each():
+    policy = processed_policy(Budget(max_images=12), supplier=SELECTED)
+    plugin = plugins.ReplayPlugin(
+        mem_size=12, batch_size=6, batch_size_mem=4, task_balanced_dataloader=True, storage_policy=policy
+    )
+    recorder = Recorder()
+    strategy = strategy_with(plugin, recorder, model=network())
+    for step, experience in enumerate(stream_of("tasks").train_stream):
+        recorder.batches.clear()
+        strategy.train(experience)
+        if step == 2:
+            drawn = [Counter(TASKS[label] for label in batch["labels"].tolist()) for batch in recorder.batches]
+            assert drawn[0][0] == drawn[0][1] == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gdumb_trains_on_the_whole_memory_and_on_nothing_else(stored, kind):
+    policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
+    recorder = Recorder()
+    plugin = plugins.GDumbPlugin(18)
+    plugin.storage_policy = policy
+    strategy = strategy_with(plugin, recorder, model=network())
+    for step, experience in enumerate(stream_of(kind).train_stream, start=1):
+        recorder.batches.clear()
+        strategy.train(experience)
+        shown = torch.cat([batch["images"] for batch in recorder.batches])
+        held = policy.memory.images.images
+        assert len(held) == 6 * step
+        # Its loader shows images of a task that has fewer than others more often.
+        assert len(shown) == len(held) or kind == "tasks"
+        assert all(is_among(image, held) for image in shown)
+        assert all(is_among(image, shown) for image in held)
