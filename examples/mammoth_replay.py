@@ -24,7 +24,7 @@ def main(data: str, **options: object) -> float:
     """Accuracy on all classes after the last task, in percent."""
     model, dataset = load_runner("distilled-replay", data, {**DEFAULTS, **options})
     train(model, dataset, model.args)
-    model.memory.save("memory.h5", force=True)  # an ordinary set: atom-cli store show memory.h5
+    model.memory.save("memory.h5", force=True)  # in Mammoth's folder, where it works; atom-cli store show memory.h5
     accuracies, _ = dataset.evaluate(model, dataset)[:2]
     return sum(accuracies) / len(accuracies)
 
