@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atom_plugin.models.features import FeatureExtractor
     from atom_plugin.store import SyntheticSet
     from atom_plugin.store.formats import export_set, import_set
+    from atom_plugin.store.loading import load, preprocess_for
     from atom_plugin.transforms.preprocessing import Preprocessing
 
 _HOME = {
@@ -36,8 +37,10 @@ _HOME = {
     "evaluate": "atom_plugin.evaluation",
     "export_set": "atom_plugin.store.formats",
     "import_set": "atom_plugin.store.formats",
+    "load": "atom_plugin.store.loading",
     "load_source": "atom_plugin.datasets",
     "make_matcher": "atom_plugin.matchers",
+    "preprocess_for": "atom_plugin.store.loading",
 }
 
 __all__ = [
@@ -56,8 +59,10 @@ __all__ = [
     "evaluate",
     "export_set",
     "import_set",
+    "load",
     "load_source",
     "make_matcher",
+    "preprocess_for",
 ]
 
 

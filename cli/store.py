@@ -172,6 +172,8 @@ def _as_text(header: SetHeader) -> str:
         "made with": ", ".join(f"{package} {version}" for package, version in made.versions.items()) or "not said",
         "sha256": f"{header.checksum} (not checked; see verify)",
     }
+    rows["in Python"] = f"atom_plugin.load({str(header.path)!r}).dataloader(batch_size=64, augment=True)"
+    rows["own images"] = f"atom_plugin.preprocess_for({str(header.path)!r}), a transform from any size"
     return "\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows.items())
 
 

@@ -79,15 +79,20 @@ def decode(path: str | Path, how: Decoding = Decoding()) -> Pixels:
     file it cannot read; warns as PIL does of odd metadata.
     """
     with _opened(path, how.max_pixels) as opened:
-        depth = _depth(opened, how.bit_depth)
         if how.image_size is not None:
             # JPEG decodes to a fraction of its size at a fraction of the cost; twice the goal keeps the resize sharp.
             opened.draft(None, (2 * how.image_size, 2 * how.image_size))
-        opened.load()
-        turn = _UPRIGHT.get(_orientation(opened))
-        image = _eight_bits(opened if turn is None else opened.transpose(turn), depth)
+        return pixels_of(opened, how)
+
+
+def pixels_of(opened: Image.Image, how: Decoding = Decoding()) -> Pixels:
+    """An image that Pillow holds, as :func:`decode` has a file of it. Raises ValueError as that does."""
+    depth = _depth(opened, how.bit_depth)
+    opened.load()
+    turn = _UPRIGHT.get(_orientation(opened))
+    image = _eight_bits(opened if turn is None else opened.transpose(turn), depth)
     if how.image_size is not None:
-        image = _centre_square(image, how.image_size)
+        image = _centre_cut(image, how.image_size, how.image_size)
     return _channels_first(image)
 
 
@@ -111,15 +116,16 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
-def resize_all(images: Pixels, size: int) -> Pixels:
-    """Resize (N, C, H, W) to (N, C, size, size) the way :func:`decode` does.
+def resize_all(images: Pixels, size: int, width: int | None = None) -> Pixels:
+    """Resize (N, C, H, W), C 1 or 3, to (N, C, size, size) the way :func:`decode` does; to another ``width``, of that shape.
 
     PIL's integer arithmetic gives the same bytes on every machine, which a vectorised float resize would not.
     """
-    resized = np.empty((*images.shape[:2], size, size), np.uint8)
+    width = size if width is None else width
+    resized = np.empty((*images.shape[:2], size, width), np.uint8)
     for index, image in enumerate(images):
         channels_last = image[0] if len(image) == 1 else np.ascontiguousarray(np.moveaxis(image, 0, -1))
-        resized[index] = _channels_first(_centre_square(Image.fromarray(channels_last), size))
+        resized[index] = _channels_first(_centre_cut(Image.fromarray(channels_last), size, width))
     return resized
 
 
@@ -178,12 +184,17 @@ def _eight_bits(image: Image.Image, depth: int) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
+def _centre_cut(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part in the middle that has the shape of ``height`` x ``width``, resized to it."""
+    if image.size == (width, height):
         return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    if image.width * height <= image.height * width:
+        across, down = float(image.width), image.width * height / width
+    else:
+        across, down = image.height * width / height, float(image.height)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
 def _channels_first(image: Image.Image) -> Pixels:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from atom_plugin.errors import ConfigError, listed, require, unknown
 from atom_plugin.runtime.text import require_text
+from atom_plugin.store.batches import batches_of, own_strategy
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
@@ -157,6 +159,16 @@ class SyntheticSet:
         """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""
         decoded = self.decoded()
         return HeldImages(decoded.labels, decoded.images)
+
+    def dataloader(
+        self, batch_size: int = 64, *, augment: bool = False, shuffle: bool = True, seed: int = 0
+    ) -> DataLoader[tuple[torch.Tensor, int]]:
+        """Batches of decoded, preprocessed images and class ids; ``augment`` by the operations that the set was made under.
+
+        See :func:`~atom_plugin.store.batches.batches_of`.
+        """
+        strategy = own_strategy(self.provenance) if augment else "none"
+        return batches_of(self.as_dataset(), batch_size=batch_size, strategy=strategy, shuffle=shuffle, seed=seed)
 
     def save(self, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
         """Write to one HDF5 file, atomically. See :func:`write`."""

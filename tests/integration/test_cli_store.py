@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from synthetic_sets import assert_equal_sets, make_set
 
+import atom_plugin
 from atom_plugin import store as library
 from atom_plugin.cli.main import main
 from atom_plugin.cli.store import store
@@ -70,6 +71,11 @@ def test_info_for_people(path):
     assert facts["ZCA"] == "eps 0.1"
     assert facts["made with"] == "torch 2.11"
     assert "atom-plugin" in facts["written by"]
+    loaded, transform = facts["in Python"], facts["own images"].partition(", ")[0]
+    batch, labels = next(iter(eval(loaded, {"atom_plugin": atom_plugin})))
+    assert batch.shape == (6, 1, 4, 4) and sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    prepared = eval(transform, {"atom_plugin": atom_plugin})(torch.zeros(1, 9, 7, dtype=torch.uint8))
+    assert prepared.shape == (1, 4, 4)
 
 
 def test_info_as_json(path, held):

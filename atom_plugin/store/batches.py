@@ -1,0 +1,55 @@
+"""Batches of a set's images for a loop of one's own, augmented as the set was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.torch_dataset import LabelledImages
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
+
+Item = tuple[torch.Tensor, int]
+
+
+def own_strategy(made: Provenance) -> str:
+    """The siamese augmentation that a set was made under; for a set that names none, all its operations."""
+    config: Mapping[str, Any] = made.config
+    if merged := config.get("merged"):
+        config = merged[0].get("config", {})
+    stored = config.get("augmentation")
+    return stored if isinstance(stored, str) else DEFAULT_STRATEGY
+
+
+def batches_of(
+    dataset: LabelledImages, *, batch_size: int, strategy: str, shuffle: bool, seed: int
+) -> DataLoader[Item]:
+    """A loader of (float32 (n, C, H, W), int64 (n,)); each image is augmented on its own by ``strategy``.
+
+    Every pass draws anew; equal seeds give equal passes. Raises ConfigError for a batch of no images, or an unknown strategy.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        generator=generator_for(seed, "order"),
+        collate_fn=_Augmented(Augmentation(strategy=strategy), generator_for(seed, "augmentation")),
+    )
+
+
+class _Augmented:
+    """Items to a batch."""
+
+    def __init__(self, augmentation: Augmentation, generator: torch.Generator) -> None:
+        self._augmentation, self._generator = augmentation, generator
+
+    def __call__(self, items: list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.stack([image for image, _ in items])
+        return self._augmentation.per_sample(images, self._generator), torch.tensor([label for _, label in items])
