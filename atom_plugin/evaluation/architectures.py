@@ -69,3 +69,20 @@ def network_of(synthetic_set: SyntheticSet) -> ConvNetConfig:
         shape = synthetic_set.preprocessing.image_shape
         return DistillConfig.from_recipe("atom", ipc=max(1, synthetic_set.ipc), image_shape=shape).network
     return ConvNetConfig.from_json(stored)
+
+
+def parameters_of(network: Network, image_shape: tuple[int, int, int], classes: int) -> int:
+    """How many parameters a network for images (C, H, W) has, without memory for them; of timm's models about so many.
+
+    Raises as their constructors do.
+    """
+    with torch.device("meta"):
+        if isinstance(network, ConvNetConfig):
+            outline: nn.Module = network.build(image_shape, classes)
+        elif network.name.startswith(TIMM_PREFIX):
+            outline = timm_models.outline(network.name.removeprefix(TIMM_PREFIX), image_shape[0], classes)
+        elif network.name in papers.BUILDERS:
+            outline = papers.BUILDERS[network.name](image_shape, classes)
+        else:
+            return 0  # its builder says that there is no such name
+    return sum(each.numel() for each in outline.parameters())

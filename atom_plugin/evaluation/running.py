@@ -88,6 +88,17 @@ def train_cell(
             raise blown_up[0]
 
 
+def train_one(
+    job: EvaluationJob, *, device: torch.device, on_epoch: Callable[[int], object] | None = None
+) -> nn.Module:
+    """The network of ``job``, trained and not tested. Raises as :func:`train_cell`."""
+    with _explained(job.cell):
+        (network,) = _trained(job.cell, [job], device, on_epoch)
+    if isinstance(network, DivergenceError):
+        raise network
+    return network
+
+
 @contextmanager
 def _explained(cell: EvaluationCell) -> Iterator[None]:
     """Within: what foreign networks raise in training alone (a batch of one under batch normalisation), and too little memory.

@@ -127,6 +127,11 @@ def _image_size(takes: set[str], size: tuple[int, int], old: int, new: int) -> d
     return {"img_size": (size[0] // old * new, size[1] // old * new)} if "img_size" in takes else {}
 
 
+def outline(name: str, channels: int, classes: int) -> nn.Module:
+    """timm's model ``name`` for images of its own size, without storage if it can be built so: for its structure only."""
+    return _outline(name, {"num_classes": classes, "in_chans": channels})
+
+
 def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
     """timm's model as it is by default, without storage if it can be built so: for its structure only."""
     import timm

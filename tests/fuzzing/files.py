@@ -23,6 +23,7 @@ from atom_plugin.store.synthetic_set import SyntheticSet, fields_of
 PRECISION = ("--precision", "float32")
 LOOP = ("--inner-loop", "3", "--network-epochs", "1")
 ONCE = ("--epochs", "1", "--repeats", "1", "--batch-size", "16", "--quiet", *PRECISION)
+TRAIN = ("--epochs", "1", "--batch-size", "16", "--quiet", *PRECISION)
 SMALL = ("--width", "4", "--iterations", "3", "--real-batch", "2", "--quiet", *PRECISION)
 RUN = ("distill", "--ipc", "1", *SMALL)
 REPLAY = (
@@ -75,6 +76,7 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
     _save_pool(folder / "run.h5", folder / "net.pool")
     for format in FORMATS:
         run(["store", "export", "set.h5", "--format", format, "-o", f"theirs-{format}"])
+    run(["consume", "train", "white.h5", "-o", "net.safetensors", *TRAIN])
     held = SyntheticSet.load(folder / "set.h5")
     np.savez(folder / "theirs-arrays.npz", images=held.true_colour().clamp(0, 1).numpy(), labels=held.labels.numpy())
     (folder / "space.toml").write_text(
@@ -114,6 +116,21 @@ def pool(base: Path, chance: random.Random) -> Case:
             if len(changed) < 60_000:  # an attribute holds no more
                 file.attrs["about"] = changed
     return [*RUN, "-o", "out.h5", "--pool", "net.pool"]
+
+
+def network(base: Path, chance: random.Random) -> Case:
+    """A kept network with some bytes changed, or what it says of itself."""
+    data = (base / "net.safetensors").read_bytes()
+    if chance.random() < 0.4:
+        Path("net.safetensors").write_bytes(changed_bytes(data, chance))
+    else:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        entries = header["__metadata__"]
+        entries["atom-plugin"] = json_text(changed_json(json.loads(entries["atom-plugin"]), chance))
+        changed = json.dumps(header).encode()
+        body = data[8 + int.from_bytes(data[:8], "little") :]
+        Path("net.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + body)
+    return ["consume", "predict", "net.safetensors", str(base / "theirs-folder"), "--quiet"]
 
 
 def set_bytes(base: Path, chance: random.Random) -> Case:
@@ -355,6 +372,7 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "set/structure": (set_structure, 4),
     "checkpoint": (checkpoint, 8),
     "pool": (pool, 3),
+    "network": (network, 4),
     "log": (log, 4),
     "results": (results, 5),
     "search": (searched, 3),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from fuzzing.files import AUDIT, ONCE, PRECISION, REPLAY, RUN, SEARCH, Case
+from fuzzing.files import AUDIT, ONCE, PRECISION, REPLAY, RUN, SEARCH, TRAIN, Case
 from fuzzing.values import TEXTS
 
 from atom_plugin.cli.main import COMMANDS, LazyGroup, atom_cli
@@ -71,6 +71,8 @@ def base_of(path: tuple[str, ...], base: Path) -> Case:
         ("store", "merge"): ["store", "merge", held, held, "-o", "out.h5"],
         ("store", "subset"): ["store", "subset", held, "--classes", "0", "-o", "out.h5"],
         ("consume", "evaluate"): ["consume", "evaluate", held, *ONCE],
+        ("consume", "train"): ["consume", "train", held, *TRAIN, "-o", "out"],
+        ("consume", "predict"): ["consume", "predict", str(base / "net.safetensors"), str(base / "theirs-folder")],
         ("consume", "score"): ["consume", "score", held, *ONCE, "--full-accuracy", "0.9"],
         ("consume", "search"): ["consume", "search", held, "--space", str(base / "space.toml"), *SEARCH],
         ("consume", "audit"): ["consume", "audit", held, *AUDIT],

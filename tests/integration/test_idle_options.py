@@ -30,6 +30,8 @@ NEEDED = {
     "store merge": ("set.h5", "-o", "merged.h5"),
     "store subset": ("set.h5", "--classes", "class 1", "-o", "part.h5"),
     "consume evaluate": ("set.h5",),
+    "consume train": ("set.h5", "-o", "net.safetensors"),
+    "consume predict": ("net.safetensors", "set.h5"),
     "consume score": ("set.h5",),
     "consume replay": ("--ipc", "1"),
     "consume search": ("set.h5",),
@@ -99,6 +101,8 @@ ALWAYS: dict[str, set[str]] = {
     | {"dataset", "validation", "networks", "epochs", "batch_size", "every", "zca", "output", "resume", "force"}
     | {"depth", "width", "activation", "normalisation", "pooling", "weight_init"},
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
+    "consume train": (RUN - {"as_json"}) | TRAINING | {"model", "output", "onnx", "force"},
+    "consume predict": {"top", "csv_file", "device", "quiet", "as_json"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     "consume audit": RUN
     | TRAINING
@@ -154,6 +158,7 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("store import", "experiment"): (("--experiment", "1"), "experiment"),
     ("store import", "trust_pickle"): (("--trust-pickle",), "trust_pickle"),
     ("consume evaluate", "normalisation"): (("--normalisation", "batch", "--models", "vit"), "normalisation"),
+    ("consume train", "normalisation"): (("--normalisation", "batch", "--model", "vit"), "normalisation"),
     ("consume replay", "markdown"): (("--markdown", "--json"), "--markdown"),
 }
 # Digits take no other option of a source than --image-size; sets made of them likewise.

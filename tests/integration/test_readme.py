@@ -21,6 +21,8 @@ TINY = {
     "select": "--quiet",
     "pool make": "--networks 1 --epochs 1 --width 8 --quiet",
     "consume evaluate": "--epochs 1 --repeats 1 --quiet",
+    "consume train": "--epochs 1 --quiet",
+    "consume predict": "--quiet",
     "consume search": "--epochs 1 --pick width=32,depth=1 --sample 2 --reference best:1 --quiet",
     "consume audit": "--epochs 1 --networks 2 --quiet",
     "consume replay": "--finetune-steps 1 --iterations 1 --epochs 1 --orders 1 --steps 2 --width 8 --real-batch 2 --quiet",
