@@ -11,7 +11,15 @@ import click
 
 from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith, bundle
 from atom_plugin.cli.evaluation_jobs import plan, run
-from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
+from atom_plugin.cli.options import (
+    PATH,
+    POSITIVE_INT,
+    TABLE_PRINTED,
+    force_option,
+    json_option,
+    latex_option,
+    run_options,
+)
 from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
@@ -121,6 +129,7 @@ def _claiming_outputs(command: Command) -> Command:
     only_with=(
         WITH_DATASET,
         OnlyWith("--full", ("full_epochs", "full_repeats"), lambda values: values["full"]),
+        TABLE_PRINTED,
         OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
     ),
 )
@@ -131,6 +140,7 @@ def _claiming_outputs(command: Command) -> Command:
 @other_source_options(default="the one that the set names")
 @run_options
 @json_option
+@latex_option
 @force_option
 @click.pass_context
 def evaluate(
@@ -145,6 +155,7 @@ def evaluate(
     csv_file: Path | None,
     chart: Path | None,
     as_json: bool,
+    latex: bool,
     force: bool,
     quiet: bool,
     **options: Any,
@@ -187,7 +198,10 @@ def evaluate(
     evaluations = summarise_networks(run(jobs, finished, device, quiet=quiet))
     if not distributed.leads():
         return
-    echo(json.dumps([each.to_json() for each in evaluations]) if as_json else evaluation_table(evaluations))
+    if as_json:
+        echo(json.dumps([each.to_json() for each in evaluations]))
+    else:
+        echo(evaluation_table(evaluations, latex=latex))
     if csv_file is not None:
         write_bytes(csv_file, as_csv(evaluations).encode(), force=force)
     if all(each.mean is None for each in evaluations):

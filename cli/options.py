@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import Command, bundle, option_label
+from atom_plugin.cli.command import Command, OnlyWith, bundle, option_label
 from atom_plugin.errors import shown
 from atom_plugin.models.convnet_choices import NORMALISATIONS
 from atom_plugin.runtime import bounded_json
@@ -140,6 +140,17 @@ def force_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """``--json``: the command gets ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and only that.")(command)
+
+
+def latex_option(command: Command) -> Command:
+    """``--latex``: the command gets ``latex``; see :data:`TABLE_PRINTED`."""
+    return click.option(
+        "--latex", is_flag=True, help="Print tables as rows of LaTeX (booktabs), and the lines beside them as comments."
+    )(command)
+
+
+TABLE_PRINTED = OnlyWith("a table, which --json leaves out", ("latex",), lambda values: not values["as_json"])
+"""For commands with ``--latex`` and ``--json``."""
 
 
 def key_value_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:

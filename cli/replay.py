@@ -11,7 +11,7 @@ import click
 
 from atom_plugin.cli.command import CheckedCommand, gathered
 from atom_plugin.cli.interrupts import explaining_how_to_resume
-from atom_plugin.cli.options import force_option, json_option, run_options
+from atom_plugin.cli.options import force_option, json_option, latex_option, run_options
 from atom_plugin.cli.outputs import Output, claim, default_name
 from atom_plugin.cli.replay_options import (
     DISTILLATION,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @run_options
 @force_option
 @json_option
+@latex_option
 @gathered("compared", Compared)
 @gathered("outputs", Outputs)
 def replay(
@@ -167,8 +168,9 @@ def _refuse_contradictions(outputs: Outputs) -> None:
     """Raises UsageError for options of which one would do nothing."""
     if outputs.resume and outputs.force:
         raise click.UsageError("--resume and --force contradict each other; give one of the two")
-    if outputs.as_json and outputs.markdown:
-        raise click.UsageError("--json and --markdown contradict each other; give one of the two")
+    for name, other in (("json", outputs.as_json), ("latex", outputs.latex)):
+        if other and outputs.markdown:
+            raise click.UsageError(f"--{name} and --markdown contradict each other; give one of the two")
 
 
 def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> ReplayConfig:
@@ -265,5 +267,5 @@ def _report(
         }
         echo(json.dumps(record))
         return
-    echo(stream_table(summaries, classes_per_step=per_step, markdown=outputs.markdown))
+    echo(stream_table(summaries, classes_per_step=per_step, markdown=outputs.markdown, latex=outputs.latex))
     echo(f"\nresults: {files.results}\ncurves:  {files.picture}\nsets:    {files.folder}")

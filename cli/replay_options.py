@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from atom_plugin.cli.command import Command, OnlyWith, bundle
-from atom_plugin.cli.options import NON_NEGATIVE_INT, NORMALISATION, PATH, POSITIVE_FLOAT, POSITIVE_INT
+from atom_plugin.cli.options import (
+    NON_NEGATIVE_INT,
+    NORMALISATION,
+    PATH,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    TABLE_PRINTED,
+)
 from atom_plugin.distillation.set_config import STORAGES
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
@@ -40,6 +47,7 @@ class Outputs:
     resume: bool
     force: bool
     markdown: bool
+    latex: bool
     as_json: bool
 
 
@@ -55,6 +63,7 @@ def _has_modes(values: Mapping[str, Any]) -> bool:
 # with --resume keeps to them.
 ONLY_WITH = (
     OnlyWith("--mode replay", REPLAY_ALONE, lambda values: "replay" in values["modes"]),
+    TABLE_PRINTED,
     OnlyWith("a --policy that is no baseline", ("modes",), _has_modes),
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.command import CheckedCommand, gathered
-from atom_plugin.cli.options import PATH, force_option, json_option, run_options
+from atom_plugin.cli.options import PATH, force_option, json_option, latex_option, run_options
 from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.search_options import (
     ONLY_WITH,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @validation_option
 @run_options
 @json_option
+@latex_option
 @force_option
 @gathered("searched", Searched)
 @gathered("compared", Compared)
@@ -126,7 +127,7 @@ def _report(result: SearchResult, outputs: Outputs, *, as_json: bool, force: boo
     from atom_plugin.search.chart import draw_scatter
     from atom_plugin.search.tables import as_csv, search_table
 
-    echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top))
+    echo(json.dumps(result.to_json()) if as_json else search_table(result, top=outputs.top, latex=outputs.latex))
     if outputs.csv_file is not None:
         write_bytes(outputs.csv_file, as_csv(result).encode(), force=force)
     if outputs.chart is not None and any(each.best is not None for each in result.summaries):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from atom_plugin.cli.command import Command, OnlyWith, bundle
-from atom_plugin.cli.options import PATH, POSITIVE_INT
+from atom_plugin.cli.options import PATH, POSITIVE_INT, TABLE_PRINTED
 from atom_plugin.cli.source_options import OF_IMAGES
 from atom_plugin.cli.training_options import names_joined_by_commas
 
@@ -42,6 +42,7 @@ class Outputs:
     chart: Path | None
     top: int
     dry_run: bool
+    latex: bool
 
 
 ONLY_WITH = (
@@ -49,9 +50,10 @@ ONLY_WITH = (
     OnlyWith("--dataset", tuple(name for name in OF_IMAGES if name != "split_seed"), lambda values: values["dataset"]),
     OnlyWith(
         "a search that runs, which --dry-run excludes",
-        ("csv_file", "chart", "force", "as_json", "top"),
+        ("csv_file", "chart", "force", "as_json", "top", "latex"),
         lambda values: not values["dry_run"],
     ),
+    TABLE_PRINTED,
     OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
     OnlyWith("--reference full:EPOCHS", ("chart",), lambda values: values["reference"][0] == "full"),
     OnlyWith("a --reference", ("reference_ipc",), lambda values: values["reference"][0] != "none"),

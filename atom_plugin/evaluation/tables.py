@@ -7,11 +7,15 @@ import io
 from collections.abc import Sequence
 
 from atom_plugin.evaluation.results import Evaluation, augmentation_name
+from atom_plugin.runtime.table_text import remark, table_text
 from atom_plugin.runtime.text import printable
 
 
-def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
-    """A row per result, under a line that tells the budget that all share; what they do not share has columns of its own."""
+def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) -> str:
+    """A row per result, under a line that tells the budget that all share; what they do not share has columns of its own.
+
+    ``latex``: as rows of LaTeX, with the lines beside them as comments.
+    """
     from prettytable import PrettyTable
 
     settings = [evaluation.settings() for evaluation in evaluations]
@@ -28,7 +32,9 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> str:
         drawn.add_row([printable(cell) for cell in cells])
     parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
     told = f"{parts.capitalize()} accuracy after the last epoch: mean ± sample standard deviation over n networks."
-    return "\n".join([f"{shared_settings(evaluations)}.", told, "", drawn.get_string(), *_notes(evaluations)])
+    above = remark(printable(f"{shared_settings(evaluations)}."), latex=latex), remark(told, latex=latex)
+    below = [remark(note, latex=latex) for note in _notes(evaluations)]
+    return "\n".join([*above, "", table_text(drawn, latex=latex), *below])
 
 
 def shared_settings(evaluations: Sequence[Evaluation]) -> str:

@@ -14,6 +14,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.spread import sample_std
 from atom_plugin.replay.configs import check_configs, flat_config
 from atom_plugin.replay.results import Key, StreamResult
+from atom_plugin.runtime.table_text import remark, table_text
 from atom_plugin.runtime.text import printable
 
 _UNTOLD = "details."  # settings that stand in the file, but not above every table
@@ -77,7 +78,11 @@ def summarise_streams(results: Iterable[StreamResult]) -> list[Summary]:
 
 
 def stream_table(
-    summaries: Sequence[Summary], *, classes_per_step: ClassesPerStep | None = None, markdown: bool = False
+    summaries: Sequence[Summary],
+    *,
+    classes_per_step: ClassesPerStep | None = None,
+    markdown: bool = False,
+    latex: bool = False,
 ) -> str:
     """A row per summary in percent, under lines that say what all runs had in common and what the numbers are.
 
@@ -100,7 +105,7 @@ def stream_table(
         numbers = [_percent(value) for value in values]
         cells = [summary.policy, summary.mode, _memory(summary), _runs(summary), *numbers]
         drawn.add_row([printable(cell) for cell in cells])
-    return f"{_caption(summaries)}\n\n{drawn.get_string()}"
+    return f"{remark(_caption(summaries), latex=latex)}\n\n{table_text(drawn, latex=latex)}"
 
 
 def _summary(group: Iterable[StreamResult]) -> Summary:

@@ -5,27 +5,38 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from atom_plugin.runtime.table_text import remark, table_text
 from atom_plugin.search.correlation import Agreement, Interval
 from atom_plugin.search.result import ProxyResult, SearchResult
 from atom_plugin.search.scores import Score
 
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
+
 _NOTHING = "-"
+_AGREEMENT = (
+    "n: candidates with a reference accuracy. [ ]: 95 % of bootstrap samples of the candidates. Regret: the best "
+    "reference accuracy less the best among the first k by the proxy, in points."
+)
 
 
-def search_table(result: SearchResult, *, top: int) -> str:
-    """How proxies agree with the reference, what they find, the ``top`` candidates, and what failed."""
+def search_table(result: SearchResult, *, top: int, latex: bool = False) -> str:
+    """How proxies agree with the reference, what they find, the ``top`` candidates, and what failed.
+
+    ``latex``: tables as rows of LaTeX, with the lines beside them as comments.
+    """
     summaries = result.summaries
-    parts = [_described(result)]
+    parts = [remark(_described(result), latex=latex)]
     if result.reference is not None:
-        parts.append(_agreement_table(summaries, result.tops))
-        parts.append(
-            "n: candidates with a reference accuracy. [ ]: 95 % of bootstrap samples of the candidates. Regret: the best "
-            "reference accuracy less the best among the first k by the proxy, in points."
-        )
-    parts.append(_models_table(summaries))
-    parts.append(_ranking_table(result, top))
-    return "\n\n".join(part for part in (*parts, "\n".join(_notes(result))) if part)
+        parts.append(table_text(_agreement_table(summaries, result.tops), latex=latex))
+        parts.append(remark(_AGREEMENT, latex=latex))
+    parts.append(table_text(_models_table(summaries), latex=latex))
+    parts.append(table_text(_ranking_table(result, top), latex=latex))
+    if notes := _notes(result):
+        parts.append(remark("\n".join(notes), latex=latex))
+    return "\n\n".join(parts)
 
 
 def _described(result: SearchResult) -> str:
@@ -38,7 +49,7 @@ def _described(result: SearchResult) -> str:
     return "\n".join(lines)
 
 
-def _agreement_table(summaries: Sequence[ProxyResult], tops: Sequence[int]) -> str:
+def _agreement_table(summaries: Sequence[ProxyResult], tops: Sequence[int]) -> PrettyTable:
     from prettytable import PrettyTable
 
     drawn = PrettyTable(
@@ -58,10 +69,10 @@ def _agreement_table(summaries: Sequence[ProxyResult], tops: Sequence[int]) -> s
     for each in summaries:
         whole, best = _agreement(each.all), _agreement(each.top)
         drawn.add_row([each.name, *whole, *best, *(_percent(each.regrets.get(top)) for top in tops)])
-    return drawn.get_string()
+    return drawn
 
 
-def _models_table(summaries: Sequence[ProxyResult]) -> str:
+def _models_table(summaries: Sequence[ProxyResult]) -> PrettyTable:
     from prettytable import PrettyTable
 
     names = [
@@ -91,10 +102,10 @@ def _models_table(summaries: Sequence[ProxyResult]) -> str:
                 *accuracies,
             ]
         )
-    return drawn.get_string()
+    return drawn
 
 
-def _ranking_table(result: SearchResult, top: int) -> str:
+def _ranking_table(result: SearchResult, top: int) -> PrettyTable:
     """The first ``top`` candidates by the reference, else by the first proxy; accuracies in %, and places in brackets."""
     from prettytable import PrettyTable
 
@@ -113,7 +124,7 @@ def _ranking_table(result: SearchResult, top: int) -> str:
             )
             cells.append(_NOTHING if score is None or place is None else f"{_percent(score.accuracy)} ({place})")
         drawn.add_row([candidate.name, *cells])
-    return drawn.get_string()
+    return drawn
 
 
 def _places(merits: Sequence[float | None]) -> list[int | None]:

@@ -117,6 +117,9 @@ ALWAYS: dict[str, set[str]] = {
 BESIDE = {
     ("distill", "pool_size"): ("--pooling", "none"),
     ("pool make", "pool_size"): ("--pooling", "none"),
+    ("consume evaluate", "latex"): ("--json",),
+    ("consume replay", "latex"): ("--json",),
+    ("consume search", "latex"): ("--dry-run",),
     ("consume search", "csv_file"): ("--dry-run",),
     ("consume search", "as_json"): ("--dry-run",),
     ("consume search", "top"): ("--dry-run",),

@@ -284,3 +284,14 @@ def test_a_single_network_has_no_error_bar_and_nothing_is_no_chart(tmp_path):
     with pytest.raises(ConfigError, match="found no accuracy to draw"):
         draw_chart([replace(found[0], accuracies=(), error="no")], tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
+
+
+def test_rows_of_latex_under_comments():
+    told = evaluation_table(
+        results([subject("a_1.h5", 0)], ("convnet", "vit"), failing=("a_1.h5", "vit")), latex=True
+    ).splitlines()
+    rows = [line for line in told if line and not line.startswith("%")]
+    assert rows[0] == r"\begin{tabular}{lrllrr}" and rows[1] == r"\toprule" and rows[-1] == r"\end{tabular}"
+    assert rows[2].startswith(r"set & IPC & model & normalisation & n & accuracy, \%")
+    assert rows[4] == r"a\_1.h5 & 2 & convnet & instance & 2 & 2.50 $\pm$ 3.54 \\"
+    assert told[0].startswith("% recipe standard") and told[-1].startswith("% failed: vit on a_1.h5")

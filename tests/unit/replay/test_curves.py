@@ -125,6 +125,8 @@ def test_the_table_in_markdown_has_the_same_cells():
     assert len(lines) == 4
     assert set(lines[1]) == set("|:- ")
     assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+    latex = stream_table(summaries, latex=True)
+    assert latex.startswith("% ") and r"\toprule" in latex and r"$\pm$" in latex
 
 
 def test_steps_may_differ_in_classes_and_are_numbered_where_unknown():

@@ -33,6 +33,12 @@ def rows(text, first):
     return [[cell.strip() for cell in cells] for cells in lines if cells[0].strip() == first]
 
 
+def test_all_tables_are_rows_of_latex() -> None:
+    text = search_table(result(), top=3, latex=True)
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
+    assert all(line.startswith("%") or not line or line[0] == "\\" or line.endswith(r"\\") for line in text.split("\n"))
+
+
 def test_a_table_has_agreement_models_ranking_and_reasons():
     text = search_table(result(), top=3)
     assert text.startswith("space: widths\n")
