@@ -13,9 +13,9 @@ from atom_plugin.cli.distill_options import WITH_POOLING, Chosen, Recording, con
 from atom_plugin.cli.distill_run import Run, finished_set
 from atom_plugin.cli.options import device_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import claim, default_name, write_set
-from atom_plugin.cli.report import report
 from atom_plugin.cli.source_options import WITH_DATA_DIR, keep_paths_option, source_options, validation_option
 from atom_plugin.cli.terminal import load_torch
+from atom_plugin.cli.written import report
 from atom_plugin.runtime import distributed, rendezvous
 
 if TYPE_CHECKING:

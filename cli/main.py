@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("atom_plugin.cli.store:store", "Look at, verify, export, import, merge and subset stored sets."),
     "pool": ("atom_plugin.cli.pool:pool", "Train networks for distillations to match under."),
     "consume": ("atom_plugin.cli.consume:consume", "Use stored sets: train networks on them, score them, replay them."),
+    "report": ("atom_plugin.cli.report:report", "One page on sets: images, runs, results, embeddings."),
 }
 """Name to where its click command is, and its line in the listing, so that the listing imports no command."""
 

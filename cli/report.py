@@ -1,49 +1,148 @@
-"""What a command that wrote a set says of it."""
+"""``atom-cli report``: sets, the runs that made them and what networks learn from them, on one page."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from atom_plugin.cli.outputs import quoted
-from atom_plugin.cli.terminal import echo
+import click
+
+from atom_plugin.cli.command import CheckedCommand, OnlyWith
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
+from atom_plugin.cli.outputs import Output, claim
+from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
+from atom_plugin.cli.terminal import echo, load_torch
 
 if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceData, SourceRequest
+    from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool, keep_paths: bool) -> None:
-    """One line on the set, and what to do with it next; or one JSON object."""
-    provenance = synthetic_set.provenance
-    precision = provenance.config["precision"]  # what "auto" took here; elsewhere it may take another
-    if as_json:
-        result = {
-            "file": str(path),
-            "method": provenance.method,
-            "images": len(synthetic_set),
-            "classes": len(synthetic_set.classes),
-            "ipc": synthetic_set.ipc,
-            "iterations": provenance.iterations,
-            "precision": precision,
-            "final_loss": provenance.final_loss,
-        }
-        echo(json.dumps(result))
-        return
-    steps = f", {provenance.iterations} steps" if provenance.iterations else ""
-    echo(
-        f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
-        f"precision {precision}, {synthetic_set.preprocessing.describe()}"
+@click.command(
+    cls=CheckedCommand,
+    only_with=(
+        WITH_DATASET,
+        OnlyWith(
+            "an --embedding other than none",
+            ("network_state", "seed", "device", "precision"),
+            lambda values: values["embedding"] != "none",
+        ),
+    ),
+)
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", metavar="FILE.html", type=PATH, required=True, help="The page to write.")
+@click.option(
+    "--results",
+    metavar="FILE.jsonl",
+    type=PATH,
+    help="Show the networks of this file, which consume evaluate --results wrote, as a table and a chart.",
+)
+@click.option("--title", metavar="TEXT", help="The page's heading.  [default: the names of the files]")
+@click.option(
+    "--per-class",
+    metavar="N",
+    type=POSITIVE_INT,
+    default=10,
+    show_default=True,
+    help="Show at most so many images of each class.",
+)
+@click.option(
+    "--embedding",
+    type=click.Choice(["pca", "tsne", "none"]),
+    default="pca",
+    show_default=True,
+    help="Draw synthetic images as points among real ones, where a network places them.",
+)
+@click.option(
+    "--network-state",
+    metavar="STATE",
+    default="random",
+    show_default=True,
+    help="That network: random, or trained:EPOCHS on the real images before.",
+)
+@other_source_options(default="the one that each set names")
+@run_options
+@force_option
+def report(
+    *,
+    files: tuple[Path, ...],
+    output: Path,
+    results: Path | None,
+    title: str | None,
+    per_class: int,
+    dataset: str | None,
+    request: SourceRequest,
+    quiet: bool,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Write one page on the sets in FILEs, side by side, that any browser shows without a network.
+
+    It has the images in true colours, what made them, the loss over the steps from the log beside each set, the nearest real
+    images, the sets' place among real ones, and with --results accuracies. Real images are those of the source that each set
+    names; where they are not at hand, the page says why.
+
+    \b
+    Examples:
+      atom-cli report photos.h5 -o photos.html
+      atom-cli report digits-*.h5 --results results.jsonl -o digits.html
+    """
+    claim([Output(path=output, option="-o", replace=force)], inputs=[*files, results, request.data_dir])
+    load_torch()
+    from atom_plugin.evaluation.recorded import recorded_evaluations
+    from atom_plugin.report.gather import shown_set
+    from atom_plugin.report.page import ReportConfig, report_page
+    from atom_plugin.runtime.files import write_bytes
+    from atom_plugin.runtime.progress import phase
+    from atom_plugin.store.loading import load
+
+    embedding = _embedding(options)
+    sets = [load(file) for file in files]
+    evaluations = [] if results is None else recorded_evaluations(results)
+    names = list(map(str, files))
+    sources, absent = _sources(names, sets, dataset, request)
+    shown = [
+        shown_set(file, held, name, data) for file, held, name, data in zip(files, sets, names, sources, strict=True)
+    ]
+    config = ReportConfig(
+        title=title or ", ".join(file.name for file in files), per_class=per_class, embedding=embedding
     )
-    name = quoted(path)
-    where = "" if keep_paths else _folder_to_name(synthetic_set, path)
-    echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}{where}")
+    with phase("drawing"):
+        page = report_page(shown, evaluations, config, absent=absent)
+    write_bytes(output, page.encode("utf-8", "backslashreplace"), force=force)
+    echo(output)
 
 
-def _folder_to_name(synthetic_set: SyntheticSet, path: Path) -> str:
-    """The option that names the folder of the images, where the file at ``path`` does not."""
-    from atom_plugin.store.paths import portable
+def _embedding(options: dict[str, Any]) -> EmbeddingMapConfig | None:
+    from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig
 
-    made = synthetic_set.provenance
-    own, stored = (each.source["options"].get("data_dir") for each in (made, portable(made, path.parent)))
-    return f" --data-dir {quoted(own)}" if own and not stored else ""
+    if options["embedding"] == "none":
+        return None
+    how = {name: options[name] for name in ("seed", "device", "precision")}
+    return EmbeddingMapConfig(method=options["embedding"], state=options["network_state"], **how)
+
+
+def _sources(
+    names: Sequence[str], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
+) -> tuple[list[SourceData | None], dict[str, str]]:
+    """Each set's source, None where it is not at hand, and why that is, by name. One that options are about must be there."""
+    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.errors import AtomError
+    from atom_plugin.evaluation import load_test_sources
+
+    try:
+        return list(load_test_sources(names, sets, dataset, request)), {}
+    except AtomError:
+        if dataset is not None or request != SourceRequest(progress=request.progress):
+            raise
+    found: list[SourceData | None] = []
+    absent: dict[str, str] = {}
+    for name, held in zip(names, sets, strict=True):
+        try:
+            found += load_test_sources([name], [held], None, request)
+        except AtomError as error:
+            found.append(None)
+            absent[name] = f"The real images are not at hand: {error}"
+    return found, absent

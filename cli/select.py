@@ -13,9 +13,9 @@ from atom_plugin.cli.distill_options import zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, device_option, force_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import Output, claim, default_name, write_set
-from atom_plugin.cli.report import report
 from atom_plugin.cli.source_options import WITH_DATA_DIR, keep_paths_option, source_options, validation_option
 from atom_plugin.cli.terminal import load_torch
+from atom_plugin.cli.written import report
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.runtime.progress import progress_bar
 

@@ -28,8 +28,8 @@ class Evaluation:
 
     ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
     ``ipc``. ``images`` is how many a network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how
-    many of its source it was tested, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is
-    what ended the networks early, None where all were trained.
+    many of its source it was tested, None where nobody says, ``on`` which of them (one of
+    :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended the networks early, None where all were trained.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Evaluation:
     network: Network
     precision: str
     images: int
-    test_images: int
+    test_images: int | None
     on: str = "test"
     preprocessing: str = ""
     error: str | None = None
@@ -64,7 +64,7 @@ class Evaluation:
     @property
     def measured_on(self) -> str:
         """The images that the accuracy is of, in words."""
-        return f"{self.test_images:,} {self.on} images"
+        return f"{self.on} images" if self.test_images is None else f"{self.test_images:,} {self.on} images"
 
     @property
     def label(self) -> str:

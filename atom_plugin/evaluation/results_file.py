@@ -39,7 +39,7 @@ class NetworkResultsFile:
             path.open("ab").close()
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened: {reason(error, path)}") from error
-        for record in jsonl.read(path, _LINES, _checked):
+        for record in read_records(path):
             self._records.setdefault(_key(record), record)
 
     def __len__(self) -> int:
@@ -96,6 +96,11 @@ class NetworkResultsFile:
         }
         jsonl.append(self.path, record)
         self._records[job.key] = record
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of the file, checked: none where there is no file. Raises StoreError for lines that are no results."""
+    return jsonl.read(path, _LINES, _checked)
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from atom_plugin.evaluation.results import Evaluation, augmentation_name
 from atom_plugin.runtime.table_text import remark, table_text
 from atom_plugin.runtime.text import printable
+
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
 
 
 def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) -> str:
@@ -16,6 +20,23 @@ def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) 
 
     ``latex``: as rows of LaTeX, with the lines beside them as comments.
     """
+    drawn = table_text(results_table(evaluations), latex=latex)
+    above = [remark(printable(line), latex=latex) for line in settings_words(evaluations)]
+    below = [remark(note, latex=latex) for note in _notes(evaluations)]
+    return "\n".join([*above, "", drawn, *below])
+
+
+def settings_words(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The budget that all share, and what the numbers are: two lines."""
+    parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
+    return [
+        f"{shared_settings(evaluations)}.",
+        f"{parts.capitalize()} accuracy after the last epoch: mean ± sample standard deviation over n networks.",
+    ]
+
+
+def results_table(evaluations: Sequence[Evaluation]) -> PrettyTable:
+    """A row per result; settings that differ have columns of their own."""
     from prettytable import PrettyTable
 
     settings = [evaluation.settings() for evaluation in evaluations]
@@ -30,11 +51,7 @@ def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) 
         count = len(evaluation.accuracies)
         cells = [evaluation.label, ipc, evaluation.architecture, *own, count, _percent(evaluation)]
         drawn.add_row([printable(cell) for cell in cells])
-    parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
-    told = f"{parts.capitalize()} accuracy after the last epoch: mean ± sample standard deviation over n networks."
-    above = remark(printable(f"{shared_settings(evaluations)}."), latex=latex), remark(told, latex=latex)
-    below = [remark(note, latex=latex) for note in _notes(evaluations)]
-    return "\n".join([*above, "", table_text(drawn, latex=latex), *below])
+    return drawn
 
 
 def shared_settings(evaluations: Sequence[Evaluation]) -> str:

@@ -66,7 +66,7 @@ def grid(
     layout = _layout(len(held), *(images.images if isinstance(images, SyntheticSet) else images).shape[2:])
     shown = {label: positions[:per_class] for label, positions in list(held.items())[: layout.rows]}
     positions = [position for positions in shown.values() for position in positions]
-    tiles = iter(_pixels(images.as_stored(positions) if isinstance(images, SyntheticSet) else images[positions]))
+    tiles = iter(colours(images.as_stored(positions) if isinstance(images, SyntheticSet) else images[positions]))
     rows = [(label, class_names[label], [next(tiles) for _ in positions]) for label, positions in shown.items()]
     if told := without_font([name for _, name, _ in rows]):
         _logger.warning("%s: %s", target, told)
@@ -194,12 +194,12 @@ def _notes(held: Mapping[int, list[int]], rows: int, per_class: int) -> list[str
     return notes
 
 
-def _pixels(images: torch.Tensor) -> Pixels:
-    """uint8 RGB, (N, H, W, 3)."""
-    colours = to_uint8(images.detach().cpu())
-    if colours.shape[1] != 3:
-        colours = to_uint8(images.detach().cpu().clamp(0, 1).mean(1, keepdim=True)).expand(-1, 3, -1, -1)
-    return np.asarray(colours.permute(0, 2, 3, 1).contiguous().numpy())
+def colours(images: torch.Tensor) -> Pixels:
+    """Images (N, C, H, W) on the [0, 1] scale as uint8 RGB, (N, H, W, 3); channels other than 1 or 3 are averaged."""
+    rgb = to_uint8(images.detach().cpu())
+    if rgb.shape[1] != 3:
+        rgb = to_uint8(images.detach().cpu().clamp(0, 1).mean(1, keepdim=True)).expand(-1, 3, -1, -1)
+    return np.asarray(rgb.permute(0, 2, 3, 1).contiguous().numpy())
 
 
 def _font(size: int, path: Path | None = None) -> ImageFont.FreeTypeFont:

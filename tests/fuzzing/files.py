@@ -191,6 +191,7 @@ def _use_of_a_set(base: Path, chance: random.Random) -> Case:
         ["store", "info", "in.h5", "--json"],
         ["store", "verify", "in.h5"],
         ["store", "show", "in.h5", "-o", "out.png"],
+        ["report", "in.h5", str(base / "set.h5"), "--embedding", "none", "-o", "out.html"],
         ["store", "merge", "in.h5", str(base / "set.h5"), "-o", "out.h5"],
         ["store", "subset", "in.h5", "--classes", "0,1", "-o", "out.h5"],
         *(["store", "export", "in.h5", "--format", format, "-o", "out"] for format in FORMATS),

@@ -76,6 +76,7 @@ def base_of(path: tuple[str, ...], base: Path) -> Case:
         ("consume", "score"): ["consume", "score", held, *ONCE, "--full-accuracy", "0.9"],
         ("consume", "search"): ["consume", "search", held, "--space", str(base / "space.toml"), *SEARCH],
         ("consume", "audit"): ["consume", "audit", held, *AUDIT],
+        ("report",): ["report", held, "-o", "out.html", *PRECISION],
         ("pool", "make"): [
             "pool",
             "make",

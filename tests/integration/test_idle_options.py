@@ -37,6 +37,7 @@ NEEDED = {
     "consume search": ("set.h5",),
     "consume audit": ("set.h5",),
     "pool make": (),
+    "report": ("set.h5", "-o", "page.html"),
 }
 ALWAYS: dict[str, set[str]] = {
     "distill": RUN
@@ -103,6 +104,7 @@ ALWAYS: dict[str, set[str]] = {
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
     "consume train": (RUN - {"as_json"}) | TRAINING | {"model", "output", "onnx", "force"},
     "consume predict": {"top", "csv_file", "device", "quiet", "as_json"},
+    "report": {"dataset", "output", "results", "title", "per_class", "embedding", "quiet", "force"},
     "consume score": RUN | TRAINING | {"dataset", "repeats", "full_accuracy", "weight", "normalisation"},
     "consume audit": RUN
     | TRAINING
@@ -119,6 +121,7 @@ BESIDE = {
     ("pool make", "pool_size"): ("--pooling", "none"),
     ("consume evaluate", "latex"): ("--json",),
     ("consume replay", "latex"): ("--json",),
+    **{("report", name): ("--embedding", "none") for name in ("network_state", "seed", "device", "precision")},
     ("consume search", "latex"): ("--dry-run",),
     ("consume search", "csv_file"): ("--dry-run",),
     ("consume search", "as_json"): ("--dry-run",),
@@ -176,6 +179,7 @@ FOUND |= {
         "consume replay",
         "consume search",
         "consume audit",
+        "report",
     )
     for name in SOURCE - {"image_size"}
     if (command, name) != ("consume search", "split_seed")

@@ -27,6 +27,7 @@ TINY = {
     "consume audit": "--epochs 1 --networks 2 --quiet",
     "consume replay": "--finetune-steps 1 --iterations 1 --epochs 1 --orders 1 --steps 2 --width 8 --real-batch 2 --quiet",
     "store show": "",
+    "report": "--quiet",
     "store export": "",
 }
 README = Path(__file__).parents[2] / "README.md"

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "atom_plugin"
 # Lower rooms first: a module imports from its own room and from those before it. `errors` is a module of its own.
 ROOMS = (
     "errors", "runtime", "datasets", "transforms", "models", "matchers", "store", "distillation", "evaluation", "search",
-    "audit", "replay",
+    "audit", "replay", "report",
 )  # fmt: skip
 
 

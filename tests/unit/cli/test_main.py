@@ -149,11 +149,12 @@ def test_a_command_that_ends_well_is_0_and_one_that_exits_keeps_its_code(run: An
         (
             ["distil"],
             "Error: no command is called 'distil'; did you mean 'distill'? "
-            "known: distill, select, store, pool, consume, do (see atom-cli --help)",
+            "known: distill, select, store, pool, consume, report, do (see atom-cli --help)",
         ),
         (
             ["xyzzy"],
-            "Error: no command is called 'xyzzy'; known: distill, select, store, pool, consume, do (see atom-cli --help)",
+            "Error: no command is called 'xyzzy'; known: distill, select, store, pool, consume, report, do (see atom-cli "
+            "--help)",
         ),
     ],
 )
@@ -310,7 +311,7 @@ def test_every_command_and_option_has_a_help_text(command: click.Command) -> Non
 
 
 def test_the_table_says_where_each_command_is() -> None:
-    assert list(cli.COMMANDS) == ["distill", "select", "store", "pool", "consume"]
+    assert list(cli.COMMANDS) == ["distill", "select", "store", "pool", "consume", "report"]
     for name, (target, line) in cli.COMMANDS.items():
         assert target == f"atom_plugin.cli.{name}:{name}"
         assert line.endswith(".")

@@ -1,0 +1,41 @@
+"""The real images that a set's images are most like, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from atom_plugin.datasets import Split
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+_PART = 1024
+
+
+def nearest_real(held: SyntheticSet, rows: Sequence[int], real: Split, *, count: int) -> torch.Tensor:
+    """For each of the decoded set's images at ``rows`` the ``count`` nearest real ones of its class, uint8 (n, count, C, H, W).
+
+    By squared distance in the set's preprocessing. Where a class has fewer images, its nearest one fills the places. Holds a
+    part of the real images at a time. A class without real images has none, and black images.
+    """
+    decoded = held.decoded()
+    images, labels = decoded.images[rows].flatten(1), decoded.labels[rows]
+    found = torch.zeros(len(rows), count, *real.image_shape, dtype=torch.uint8)
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        members = (real.labels == label).nonzero().flatten()
+        if not len(members):
+            continue
+        distances = torch.cat(
+            [
+                torch.cdist(images[own], held.preprocessing.forward(real.rows(part)).flatten(1))
+                for part in members.split(_PART)
+            ],
+            dim=1,
+        )
+        kept = min(count, len(members))
+        order = distances.topk(kept, dim=1, largest=False).indices
+        order = torch.cat([order, order[:, :1].expand(-1, count - kept)], dim=1)
+        for place, row in enumerate(own.tolist()):
+            found[row] = real.rows(members[order[place]])
+    return found
