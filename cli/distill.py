@@ -9,7 +9,14 @@ import click
 
 from atom_plugin.cli.command import RenamedOption, SectionedCommand, section
 from atom_plugin.cli.distill_files import RunFiles
-from atom_plugin.cli.distill_options import WITH_POOLING, Chosen, Recording, config_options, recording_options
+from atom_plugin.cli.distill_options import (
+    WITH_POOLING,
+    WITH_VALIDATION,
+    Chosen,
+    Recording,
+    config_options,
+    recording_options,
+)
 from atom_plugin.cli.distill_run import Run, finished_set
 from atom_plugin.cli.options import device_option, json_option, output_option, quiet_option
 from atom_plugin.cli.outputs import claim, default_name, write_set
@@ -32,7 +39,7 @@ class _Engine(click.Choice[str]):
 
 @click.command(
     cls=SectionedCommand,
-    only_with=(WITH_POOLING, WITH_DATA_DIR),
+    only_with=(WITH_POOLING, WITH_DATA_DIR, WITH_VALIDATION),
 )
 @section("Source", source_options, validation_option)
 @config_options
@@ -99,10 +106,11 @@ def distill(
     with rendezvous.leader_first():
         data = load_source(dataset, request)
     config = chosen.config(data)
-    if (recording.preview_every or 0) > config.iterations:
-        raise click.UsageError(
-            f"--preview-every {recording.preview_every} has no effect on a run of {config.iterations} steps; leave it out"
-        )
+    for option, every in (("preview", recording.preview_every), ("evaluate", recording.evaluate_every)):
+        if (every or 0) > config.iterations:
+            raise click.UsageError(
+                f"--{option}-every {every} has no effect on a run of {config.iterations} steps; leave it out"
+            )
     if finished:
         synthetic_set = finished_set(paths, config, data, device)
     else:

@@ -24,6 +24,9 @@ _MATCHING = "Matching"
 WITH_POOLING = OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none")
 """For commands that have the options of ConvNetChoices."""
 
+WITH_VALIDATION = OnlyWith("--validation", ("evaluate_every",), lambda values: values["validation"] is not None)
+"""For distill."""
+
 _LISTS = {"--list-matchers": "matchers", "--list-recipes": "recipes"}
 
 
@@ -94,6 +97,7 @@ class Recording:
 
     checkpoint_every: int
     preview_every: int | None
+    evaluate_every: int | None
     plot: bool
     resume: bool
     force: bool
@@ -190,6 +194,12 @@ def recording_options(command: Command) -> Command:
         click.option(
             "--preview-every", metavar="N", type=POSITIVE_INT, help="Write a picture of the set every N steps."
         ),
-        click.option("--plot", is_flag=True, help="Write the loss curve as a picture."),
+        click.option(
+            "--evaluate-every",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Train a network on the set every N steps, 100 epochs, and log its accuracy on the validation images.",
+        ),
+        click.option("--plot", is_flag=True, help="Write the loss curve, and the accuracy, as a picture."),
         force_option,
     )(gathered("recording", Recording)(command))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atom_plugin.cli.distill_accuracy import AccuracyOverSteps
 from atom_plugin.cli.distill_files import RunFiles
 from atom_plugin.cli.distill_options import Recording
 from atom_plugin.cli.terminal import echo
@@ -59,23 +60,33 @@ class Run:
             )
             stop_signal = stack.enter_context(stop_requests())
             unlogged: deque[Progress] = deque()
+            accuracy = AccuracyOverSteps(
+                every=self.recording.evaluate_every, data=data, config=config, device=self.device
+            )
+            told: dict[str, str] = {}
 
             def write_log(*, wait: bool) -> None:
                 while unlogged and (wait or unlogged[0].ready):
                     done = unlogged.popleft()
                     if not math.isfinite(done.loss):
                         continue  # the run ends with an error that says so
+                    values = {"loss": done.loss, "seconds": round(done.seconds, 6)}
+                    told["loss"] = f"{done.loss:.4g}"
+                    if (reached := accuracy.found.get(done.iteration)) is not None:
+                        values["accuracy"] = reached
+                        told["accuracy"] = f"{100 * reached:.1f} %"
                     if log is not None:
                         try:
-                            log.write(iteration=done.iteration, loss=done.loss, seconds=round(done.seconds, 6))
+                            log.write(iteration=done.iteration, **values)
                         except StoreError:
                             unlogged.clear()  # the run ends with this error, not with that of the next line
                             raise
-                    bar.set_postfix(loss=f"{done.loss:.4g}", refresh=False)
+                    bar.set_postfix(**told, refresh=False)
 
             stack.callback(write_log, wait=True)
 
             def on_progress(progress: Progress) -> None:
+                accuracy(progress)
                 unlogged.append(progress)
                 write_log(wait=False)  # a device may still be at work on the last steps; nothing waits for it here
                 bar.update()

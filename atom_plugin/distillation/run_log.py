@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per iteration, beside the set."""
+"""The log of a run: one JSON line per iteration, beside the set. Some have an accuracy too, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _record(line: dict[str, Any]) -> dict[str, Any]:
         raise StoreError(
             f"found iteration {shown(line['iteration'])}, expected a whole number from 1 on; remove the line"
         )
-    for name in ("loss", "seconds"):
+    for name in ("loss", "seconds", "accuracy"):
         if type(line.get(name, 0.0)) not in (int, float):
             raise StoreError(f"found {name} {shown(line[name])}, expected a number; remove the line")
     return line

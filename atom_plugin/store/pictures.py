@@ -21,6 +21,7 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image, ImageFont
 
 Pixels = np.ndarray[Any, Any]
@@ -82,8 +83,8 @@ def _class_order(labels: Sequence[int]) -> list[int]:
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
     """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a picture file.
 
-    Records without a positive, finite loss are left out. Raises ConfigError if none is left, StoreError where
-    writing fails.
+    Where records have an "accuracy", in [0, 1], it is drawn on an axis of its own, in percent. Records without a positive,
+    finite loss are left out. Raises ConfigError if none is left, StoreError where writing fails.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -113,8 +114,21 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
     axes.set_ylabel("loss")
     axes.grid(which="both", linewidth=0.3, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+    _add_accuracy(axes, records)
     axes.legend(frameon=False)
     write_figure(figure, target, force=force)
+
+
+def _add_accuracy(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    """The course of the accuracy over that of the loss, where there is one."""
+    reached = [(int(each["iteration"]), 100 * float(each["accuracy"])) for each in records if "accuracy" in each]
+    if not reached:
+        return
+    other = axes.twinx()
+    other.plot(*zip(*reached, strict=True), color="black", marker="o", markersize=3, linewidth=1.2)
+    other.set_ylabel("validation accuracy, %")
+    other.spines["top"].set_visible(False)
+    axes.plot([], [], color="black", marker="o", markersize=3, linewidth=1.2, label="accuracy")
 
 
 def running_median(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from commands import run
@@ -234,3 +235,20 @@ def test_resume_of_a_finished_run_is_no_error(inside, capsys):
     assert (inside / "a.h5").read_bytes() == before
     assert main(["distill", "--ipc", "1", *QUICK, "-o", "a.h5", "--resume", "--seed", "1"]) == 1
     assert "was made with another seed" in capsys.readouterr().err
+
+
+def test_accuracy_while_distilling_is_logged_told_and_drawn_and_changes_no_byte(inside, capsys):
+    words = ("distill", "--ipc", "1", "--iterations", "5", "--width", "8", "--real-batch", "2", "--validation", "0.2")
+    words += ("--precision", "float32", "--device", "cpu")
+    assert main([*words, "--evaluate-every", "2", "--plot", "-o", "a.h5"]) == 0
+    told = capsys.readouterr().err
+    records = [json.loads(line) for line in Path("a.log.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records if "accuracy" in record] == [2, 4]
+    assert all(0.1 < record["accuracy"] <= 1 for record in records if "accuracy" in record)
+    assert f"accuracy {100 * records[3]['accuracy']:.1f} %" in told
+    assert main([*words, "--plot", "--quiet", "-o", "b.h5"]) == 0
+    assert Path("a.h5").read_bytes() == Path("b.h5").read_bytes()
+    assert Path("a.loss.png").read_bytes() != Path("b.loss.png").read_bytes()
+    capsys.readouterr()
+    assert main([*words, "--evaluate-every", "6", "-o", "c.h5"]) == 2
+    assert "--evaluate-every 6 has no effect on a run of 5 steps" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""What a network learns from the set of a run that is under way, now and then, on validation images."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from atom_plugin.runtime import distributed
+
+if TYPE_CHECKING:
+    from atom_plugin.datasets import SourceData
+    from atom_plugin.distillation.config import DistillConfig
+    from atom_plugin.distillation.loop import Progress
+
+_EPOCHS = 100  # half of the recipe `search`: some seconds for a small set on a CPU
+_logger = logging.getLogger("atom_plugin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyOverSteps:
+    """Every ``every`` steps, None for never, a fresh network is trained on the set as it stands; ``found`` has its accuracy
+    on the source's validation images, by iteration. The same network each time, and no draw of the run's own.
+    """
+
+    every: int | None
+    data: SourceData
+    config: DistillConfig
+    device: str
+    found: dict[int, float] = field(default_factory=dict)
+
+    def __call__(self, progress: Progress) -> None:
+        """Measure, where it is due; all processes of a run call this, and the first one trains."""
+        if not self.every or progress.iteration % self.every:
+            return
+        from atom_plugin.errors import AtomError
+        from atom_plugin.evaluation import evaluate
+        from atom_plugin.evaluation.training_recipes import TrainConfig
+
+        seen = progress.snapshot()  # in all processes of a run
+        if not distributed.leads() or self.data.validation is None:
+            return
+        training = TrainConfig.from_recipe("search", epochs=_EPOCHS)
+        how = {"seed": self.config.seed, "device": self.device, "precision": self.config.precision}
+        try:
+            with distributed.alone():
+                reached = evaluate(seen, self.data.validation, training, repeats=1, on="validation", **how)
+        except AtomError as error:
+            _logger.warning("step %d: no accuracy: %s", progress.iteration, error)
+            return
+        if reached.mean is not None:
+            self.found[progress.iteration] = reached.mean
