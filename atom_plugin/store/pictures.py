@@ -32,6 +32,7 @@ _GAP = 2
 _MARGIN = 12
 _TALLEST = 4000
 _ROWS = 100
+_POINTS = 10.0  # of accuracy, which its axis covers at least
 _INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
 
 
@@ -126,6 +127,9 @@ def _add_accuracy(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
         return
     other = axes.twinx()
     other.plot(*zip(*reached, strict=True), color="black", marker="o", markersize=3, linewidth=1.2)
+    low, high = (function(value for _, value in reached) for function in (min, max))
+    spare = max(1.0, (_POINTS - (high - low)) / 2)  # one image more or less is no course
+    other.set_ylim(max(0.0, low - spare), min(100.0, high + spare))
     other.set_ylabel("validation accuracy, %")
     other.spines["top"].set_visible(False)
     axes.plot([], [], color="black", marker="o", markersize=3, linewidth=1.2, label="accuracy")
