@@ -43,13 +43,14 @@ class RunFiles:
 
     def outputs(self, pictures: list[Path], recording: Recording, *, finished: bool) -> list[Output]:
         """All that the run writes."""
-        again, force = recording.replaces, recording.force
+        again, force, board = recording.replaces, recording.force, recording.tensorboard
         left = "a stopped run left its state there; go on with --resume, or start over with --force"
         return [
             Output(path=self.output, option="-o", replace=force or finished),
             Output(path=self.checkpoint, option="the checkpoint", replace=again, ours=_is_checkpoint, kept=left),
             # An earlier run's log is never in the way: one that nothing goes on with gets another name.
             Output(path=self.log, option="the log", replace=True, ours=_is_log),
+            *([Output(path=board, option="--tensorboard", shared=True)] if board is not None else []),
             *(Output(path=path, option="the picture", replace=again, ours=_is_picture) for path in pictures),
         ]
 

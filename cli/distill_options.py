@@ -11,7 +11,7 @@ import click
 
 from atom_plugin.cli.command import Command, OnlyWith, bundle, gathered, section
 from atom_plugin.cli.field_options import field_options, given_fields
-from atom_plugin.cli.options import POSITIVE_INT, force_option, key_value_pairs
+from atom_plugin.cli.options import FOLDER, POSITIVE_INT, force_option, key_value_pairs
 from atom_plugin.cli.terminal import echo
 from atom_plugin.distillation.config import FROM_SET, DistillConfig
 from atom_plugin.models.convnet_choices import ConvNetChoices
@@ -98,9 +98,17 @@ class Recording:
     checkpoint_every: int
     preview_every: int | None
     evaluate_every: int | None
+    tensorboard: Path | None
+    tracker: tuple[str, ...]
     plot: bool
     resume: bool
     force: bool
+
+    @property
+    def trackers(self) -> list[str]:
+        """What follows the run, each as NAME:TARGET."""
+        board = [] if self.tensorboard is None else [f"tensorboard:{self.tensorboard}"]
+        return [*board, *self.tracker]
 
     @property
     def replaces(self) -> bool:
@@ -199,6 +207,15 @@ def recording_options(command: Command) -> Command:
             metavar="N",
             type=POSITIVE_INT,
             help="Train a network on the set every N steps, 100 epochs, and log its accuracy on the validation images.",
+        ),
+        click.option(
+            "--tensorboard", metavar="FOLDER", type=FOLDER, help="Log to TensorBoard too, which reads FOLDER."
+        ),
+        click.option(
+            "--tracker",
+            metavar="NAME[:TARGET]",
+            multiple=True,
+            help="Log to a plugin's tracker too; TARGET is its folder, project or address. May be repeated.",
         ),
         click.option("--plot", is_flag=True, help="Write the loss curve, and the accuracy, as a picture."),
         force_option,

@@ -39,6 +39,7 @@ class Run:
         from atom_plugin.distillation.checkpoint import Checkpoint
         from atom_plugin.distillation.loop import distill as run
         from atom_plugin.distillation.run_log import RunLog
+        from atom_plugin.distillation.trackers import tracked
         from atom_plugin.errors import StoreError
 
         leads, resume, checkpoint = distributed.leads(), self.recording.resume, self.paths.checkpoint
@@ -55,6 +56,9 @@ class Run:
                 if leads
                 else None
             )
+            chosen = self.recording.trackers if leads else []
+            name = self.paths.output.stem
+            trackers = stack.enter_context(tracked(chosen, name=name, config=config.to_json()))
             bar = stack.enter_context(
                 progress_bar(config.iterations, initial=done, hidden=hidden, unit="step", desc=config.matcher)
             )
@@ -81,6 +85,7 @@ class Run:
                         except StoreError:
                             unlogged.clear()  # the run ends with this error, not with that of the next line
                             raise
+                        trackers.log(done.iteration, values)
                     bar.set_postfix(**told, refresh=False)
 
             stack.callback(write_log, wait=True)

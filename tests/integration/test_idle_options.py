@@ -59,6 +59,7 @@ ALWAYS: dict[str, set[str]] = {
         "pooling",
         "weight_init",
     }
+    | {"tensorboard", "tracker"}
     | {"engine", "loss_scale", "output", "checkpoint_every", "resume", "plot", "force"},
     # The precision stands in the set, also where nothing is computed in it.
     "select": (RUN - {"device"})

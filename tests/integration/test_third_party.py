@@ -142,6 +142,13 @@ def test_its_source_is_distilled_with_its_matcher(stored: Path) -> None:
     assert held.provenance.source["name"] == "stripes"
 
 
+def test_its_tracker_follows_a_run(environment: Environment) -> None:
+    done = environment.cli(*DISTILL.split(), "followed.h5", "--tracker", "lines:course.txt")
+    assert done.returncode == 0, done.stderr
+    told = (environment.folder / "course.txt").read_text().splitlines()
+    assert told == ["followed: contrast", "1 loss seconds", "2 loss seconds", "end"]
+
+
 def test_its_source_is_loaded_again_from_what_the_set_remembers(
     environment: Environment, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ for name in {NOT_OURS}:
 
 def test_every_entry_point_loads(distribution: metadata.Distribution) -> None:
     points = distribution.entry_points
-    groups = {"matchers", "sources", "formats"}
+    groups = {"matchers", "sources", "formats", "trackers"}
     assert {point.group for point in points} == {"console_scripts", *(f"atom_plugin.{name}" for name in groups)}
     for point in points:
         held = point.load()
