@@ -41,10 +41,18 @@ class AccuracyOverSteps:
         if not distributed.leads() or self.data.validation is None:
             return
         training = TrainConfig.from_recipe("search", epochs=_EPOCHS)
-        how = {"seed": self.config.seed, "device": self.device, "precision": self.config.precision}
         try:
             with distributed.alone():
-                reached = evaluate(seen, self.data.validation, training, repeats=1, on="validation", **how)
+                reached = evaluate(
+                    seen,
+                    self.data.validation,
+                    training,
+                    repeats=1,
+                    seed=self.config.seed,
+                    device=self.device,
+                    precision=self.config.precision,
+                    on="validation",
+                )
         except AtomError as error:
             _logger.warning("step %d: no accuracy: %s", progress.iteration, error)
             return

@@ -53,7 +53,7 @@ class TensorBoard:
             raise MissingExtraError(
                 f"--tensorboard needs the package tensorboard, which cannot be imported ({error}): pip install tensorboard"
             ) from error
-        self._writer: Any = SummaryWriter(log_dir=target)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(log_dir=target)
         self._writer.add_text(name, f"```json\n{json.dumps(config, indent=2)}\n```")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

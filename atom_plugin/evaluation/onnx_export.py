@@ -67,6 +67,11 @@ def write_onnx(trained: TrainedNetwork, path: Path, *, force: bool) -> None:
 class _Whole(nn.Module):
     """Pixels in [0, 1] to probabilities. The preprocessing as plain operations, which every exporter knows."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+    zca_mean: torch.Tensor
+    zca_matrix: torch.Tensor
+
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network

@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
             about = None if text is None else bounded_json.parse(text)
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
@@ -207,7 +207,7 @@ def _preprocessing(
     shape: tuple[int, int, int], zca_eps: float | None, tensors: Mapping[str, torch.Tensor]
 ) -> Preprocessing:
     values = shape[0] * shape[1] * shape[2]
-    sizes = {"mean": (shape[0],), "std": (shape[0],)}
+    sizes: dict[str, tuple[int, ...]] = {"mean": (shape[0],), "std": (shape[0],)}
     if zca_eps is not None:
         sizes |= {"zca.mean": (values,), "zca.matrix": (values, values)}
     found = {name: tensors[f"{_PREPROCESSING}{name}"] for name in sizes}

@@ -24,6 +24,8 @@ COMMANDS = [
     ("store", "export", "evil.h5", "--format", "huggingface", "-o", "hub"),
     ("store", "import", "evil.npz", "--format", "npz", "--classes", "a,b", "-o", "again.h5"),
     ("consume", "evaluate", "evil.h5", "--precision", "float32"),
+    ("consume", "train", "evil.h5", "--epochs", "1", "--precision", "float32", "-o", "net.safetensors"),
+    ("report", "evil.h5", "--embedding", "none", "-o", "page.html"),
     ("consume", "evaluate", "evil.h5", "--dataset", "digits", "--precision", "float32"),
     ("consume", "score", "evil.h5", "--precision", "float32"),
     ("consume", "audit", "evil.h5", "--precision", "float32"),
