@@ -182,5 +182,5 @@ def _is_pyramid(outline: nn.Module) -> bool:
 
 def _is_fixed(outline: nn.Module) -> bool:
     """Whether the model is built for one image size, so that its maps must not come out larger than it expects."""
-    config: Any = outline.default_cfg
+    config: Any = getattr(outline, "default_cfg", None) or {}  # a model of the user's may have none
     return bool(config.get("fixed_input_size"))
