@@ -1,4 +1,4 @@
-"""The rows of the papers' tables, and of docs/accuracy.md, from the files in benchmarks/presets/.
+"""The rows of the papers' tables, and of docs/notes/accuracy.md, from the files in benchmarks/presets/.
 
 A file's keys are options of `atom-cli distill` by their own names, or of `atom-cli select` where there is a `method`. Beside
 them stand `[table]`: which table and row it is; `[evaluate]`: options of `atom-cli consume evaluate`; `[published]`: what the

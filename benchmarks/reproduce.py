@@ -11,7 +11,7 @@ Options after `--` go to every `atom-cli distill`; what a row says itself comes 
 --epochs. A row as printed takes its paper's recipe; --recipe puts another in its place, and leaves the paper's loss scale out.
 Sets, their checkpoints and the results of single networks are kept in --output, so that a stopped command goes on where it was.
 A cell is one JSON line of --results; `python benchmarks/results.py` puts those of benchmarks/results/ into docs/results.md and
-docs/accuracy.md.
+docs/notes/accuracy.md.
 """
 
 from __future__ import annotations

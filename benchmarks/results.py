@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and docs/accuracy.md from benchmarks/results/: `python benchmarks/results.py`.
+"""Write the tables of docs/results.md and docs/notes/accuracy.md from benchmarks/results/: `python benchmarks/results.py`.
 
 A page holds its own words; what stands between `<!-- NAME -->` and `<!-- end -->` is written anew. Lines are those that
 benchmarks/reproduce.py writes, printed figures those of benchmarks/presets/. Cells of one run stand in one column.
@@ -25,7 +25,7 @@ Line = dict[str, Any]
 HERE = Path(__file__).parent
 PAGES = {
     HERE.parent / "docs" / "results.md": HERE / "results" / "paper.jsonl",
-    HERE.parent / "docs" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
+    HERE.parent / "docs" / "notes" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
     HERE.parent / "docs" / "packing.md": HERE / "results" / "paper.jsonl",
     HERE.parent / "docs" / "any-ipc.md": HERE / "results" / "paper.jsonl",
 }

@@ -1,4 +1,4 @@
-"""docs/results.md and docs/accuracy.md: the papers' figures beside ours, and the commands that make them."""
+"""docs/results.md and docs/notes/accuracy.md: the papers' figures beside ours, and the commands that make them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_fewer_than_three_sets_have_no_interval_and_no_verdict(sets):
 
 
 def test_a_study_names_each_default_once_and_a_verdict_where_there_are_sets():
-    (first, *_) = read_lines(results.PAGES[results.HERE.parent / "docs" / "accuracy.md"])
+    (first, *_) = read_lines(results.PAGES[results.HERE.parent / "docs" / "notes" / "accuracy.md"])
 
     def cell(row: str, accuracies: list[list[float]], **training: object) -> dict:
         return {**first, "row": row, "accuracies": accuracies, "training": {**first["training"], **training}}
