@@ -51,3 +51,19 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the test's own, which it runs in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def photos(inside: Path) -> Path:
+    """The folder ``photos/`` of the README and the tutorials, and a folder to work in."""
+    import numpy as np  # not before the number of threads is set, as torch above
+    from PIL import Image
+
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for kind in ("cat", "dog", "owl"):
+            folder = inside / "photos" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(noise.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return inside

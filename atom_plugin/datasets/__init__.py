@@ -91,6 +91,7 @@ class SourceRequest:
 
 SourceLoader = Callable[[SourceRequest], SourceData]
 SOURCES: Registry[SourceLoader] = Registry("image source", "atom_plugin.sources")
+"""Image sources by name: the built-in ones, those of installed plugins, and what ``SOURCES.register`` adds."""
 
 # What SourceData.options may hold: the fields of a request that say which images come out, and their JSON types.
 _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {

@@ -50,6 +50,7 @@ class Matcher(Protocol):
 
 
 MATCHERS: Registry[Callable[..., Matcher]] = Registry("matcher", "atom_plugin.matchers")
+"""Matchers by name: the built-in ones, those of installed plugins, and what ``MATCHERS.register`` adds."""
 
 
 class MeanMatcher(ABC):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 FORMATS: Registry[object] = Registry("format", "atom_plugin.formats")
+"""Formats by name: the built-in ones, those of installed plugins, and what ``FORMATS.register`` adds."""
 
 _DIRECTIONS = {"write": "exported", "read": "imported"}
 

@@ -1,4 +1,4 @@
-"""The matcher in CONTRIBUTING.md is as short as it says, and works."""
+"""The matcher in docs/extend/matcher.md is as short as it says, and works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.models.features import Features
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "extend" / "matcher.md").read_text()
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> str:
     """The example's code, run; its registration is forgotten after the test."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
     monkeypatch.setattr(MATCHERS, "_local", dict(MATCHERS._local))
-    exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "your_package.variation"})
+    exec(compile(code, "matcher.md", "exec"), {"__name__": "your_package.variation"})
     return str(code)
 
 
