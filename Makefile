@@ -1,7 +1,7 @@
 # The verbs of this project. Each is a line or a few, so that it can be read here and typed by hand as well.
 PYTHON ?= python
 .DEFAULT_GOAL := help
-.PHONY: help format lint typecheck test test-slow wheel
+.PHONY: help format lint typecheck test test-slow docs wheel
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -27,6 +27,10 @@ test:  ## the tests that take seconds
 
 test-slow:  ## the tests that take minutes
 	$(PYTHON) -m pytest -m slow
+
+SITE ?= $(CURDIR)/site
+docs:  ## build the documentation's site in site/, and fail on a broken link
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --site-dir "$(SITE)"
 
 wheel:  ## build dist/*.whl
 	rm -rf build
