@@ -11,7 +11,7 @@ from typing import Any
 from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.distillation.prefixes import prefix_weights
 from atom_plugin.distillation.set_config import Config
-from atom_plugin.errors import ConfigError, shown
+from atom_plugin.errors import ConfigError, require, shown
 from atom_plugin.models.convnet_choices import ConvNetChoices
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.settings import about, check_value, config_class
@@ -194,7 +194,8 @@ class DistillConfig(NetworkConfig):
     @classmethod
     def from_json(cls: type[Config], stored: Mapping[str, Any]) -> Config:
         """As :meth:`SetConfig.from_json`."""
-        parts = stored.get("extended", ()) if isinstance(stored, Mapping) else ()
+        require("the stored DistillConfig", stored, Mapping)
+        parts = stored.get("extended", ())
         return super().from_json({**stored, "extended": tuple(parts) if isinstance(parts, list) else parts})
 
     @property
