@@ -124,4 +124,4 @@ def distill(
     paths.checkpoint.unlink(missing_ok=True)
     if recording.plot:
         loss_curve(read_log(paths.log_so_far), paths.plot, force=recording.replaces)
-    report(synthetic_set, paths.output, as_json=as_json, keep_paths=keep_paths)
+    report(synthetic_set, paths.output, made_from=len(data.train), as_json=as_json, keep_paths=keep_paths)

@@ -99,4 +99,4 @@ def select(
         preprocessing = None if fitted is None else fitted.preprocessing
         selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
     write_set(selected, output, force=force, keep_paths=keep_paths)
-    report(selected, output, as_json=as_json, keep_paths=keep_paths)
+    report(selected, output, made_from=len(data.train), as_json=as_json, keep_paths=keep_paths)

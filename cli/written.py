@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool, keep_paths: bool) -> None:
-    """One line on the set, and what to do with it next; or one JSON object."""
+def report(synthetic_set: SyntheticSet, path: Path, *, made_from: int, as_json: bool, keep_paths: bool) -> None:
+    """One line on the set, and what to do with it next; or one JSON object. It was made from so many training images."""
     provenance = synthetic_set.provenance
+    note_whitening(synthetic_set, made_from)
     precision = provenance.config["precision"]  # what "auto" took here; elsewhere it may take another
     if as_json:
         result = {
@@ -38,6 +40,17 @@ def report(synthetic_set: SyntheticSet, path: Path, *, as_json: bool, keep_paths
     name = quoted(path)
     where = "" if keep_paths else _folder_to_name(synthetic_set, path)
     echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}{where}")
+
+
+def note_whitening(synthetic_set: SyntheticSet, made_from: int) -> None:
+    """Say where the whitening in a file tells which images it was fitted on: where these are fewer than an image's values."""
+    values = math.prod(synthetic_set.preprocessing.image_shape)
+    if synthetic_set.preprocessing.whitening is not None and made_from <= values:
+        echo(
+            f"note: the whitening was fitted on {made_from:,} images, no more than an image has values ({values:,}), so that "
+            "whoever has the file can tell which (docs/privacy.md); --no-zca leaves it out",
+            err=True,
+        )
 
 
 def _folder_to_name(synthetic_set: SyntheticSet, path: Path) -> str:
