@@ -1,6 +1,6 @@
 """Federated learning on Flower: ten clients send distilled images of digits, beside FedAvg of the same network.
 
-pip install -e '.[flower-simulation]' && python examples/flower_digits.py      # some two minutes of two CPU cores
+pip install -e '.[flower-simulation]' && python examples/flower_digits.py      # 80 seconds on two CPU cores
 """
 
 from collections.abc import Callable
