@@ -153,7 +153,7 @@ def run(data: SourceData, given: argparse.Namespace) -> dict[str, Any]:
     config = DistillConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, zca=False, network=network)
     preprocessing = config.fit_preprocessing(only_classes(data, order[:2]))
     built = config.network.build(data.image_shape, 10, generator=generator_for(0, "network", 0))
-    learner = Learner(built.to(memory_format=torch.channels_last), generator_for(0, "levers", given.order))
+    learner = Learner(built.to(memory_format=torch.channels_last), generator_for(0, "screen", given.order))
     memory, filling = ReplayMemory(Budget(ipc=given.ipc)), supplier(given, network)
     curve, told, held, seen = [], [], None, []
     for number in range(5):
