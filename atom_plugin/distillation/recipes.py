@@ -13,7 +13,7 @@ from atom_plugin.transforms.whitening import DATADAM_EPS, MTT_EPS
 
 
 def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """The one that measures best here; docs/recipes.md and docs/notes/accuracy.md have the figures behind each choice.
+    """The one that measures best here; docs/notes/recipes.md and docs/notes/accuracy.md have the figures behind each choice.
 
     At a constant rate of 1 the images end in the noise of the last steps; a rate that falls to 0 leaves it behind. Batch
     normalisation and ZCA serve colour images of 32 pixels and more; small or grey ones, and any at IPC 1, collapse under

@@ -13,7 +13,7 @@ from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.matchers.nested import NestedMatcher
 from atom_plugin.models.batchnorm import ties_images
 
-# Below so many images, moments of a batch of synthetic ones mislead: at 10 the ConvNet itself collapses (docs/recipes.md).
+# Below so many images, moments of a synthetic batch mislead: at 10 the ConvNet itself collapses (docs/notes/recipes.md).
 _FEW_IMAGES = 32
 _logger = logging.getLogger("atom_plugin")
 
