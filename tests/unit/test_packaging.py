@@ -126,7 +126,7 @@ def test_the_test_extra_includes_avalanche_and_flower_and_the_core_does_not(
     assert required("test").items() <= required("dev").items()
     # flwr 1.25 asks for click below 8.2, the core for 8.2 or newer.
     assert ">=1.26" in required("flower")["flwr"]
-    # The two bounds that keep jax, GPL solvers and a telemetry stack out: docs/dependencies.md.
+    # The two bounds that keep jax, GPL solvers and a telemetry stack out: docs/notes/dependencies.md.
     assert "<2.4" in bounds["qpsolvers"]
     assert "<0.29" in bounds["wandb"]
 
