@@ -1,7 +1,7 @@
 """Keep the C library from handing every large tensor's memory back to the kernel.
 
 A step allocates and frees maps of many megabytes. glibc maps each anew and unmaps it when freed, so that each use begins
-with a page fault per 4 KiB; on a CPU that costs more than the arithmetic (see docs/performance.md: a training step of a
+with a page fault per 4 KiB; on a CPU that costs more than the arithmetic (see docs/notes/cpu-step.md: a training step of a
 ConvNet-3 takes 0.26 s instead of 1.1 s). Inside :func:`reuse_freed_memory` freed memory stays with the process.
 """
 
