@@ -15,7 +15,7 @@ from atom_plugin.cli.options import PATH, POSITIVE_INT, Number, force_option, js
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import training_options
+from atom_plugin.cli.training_options import settled_training, training_options
 
 if TYPE_CHECKING:
     from atom_plugin.audit.auditing import NamedShadow
@@ -87,6 +87,7 @@ _audit_options = bundle(
 
 @click.command(
     cls=CheckedCommand,
+    settled=settled_training,
     only_with=(
         WITH_DATASET,
         OnlyWith(
@@ -95,6 +96,7 @@ _audit_options = bundle(
             lambda values: values["csv_file"] or values["scores"] or values["picture"],
         ),
     ),
+    shown="data_dir images baseline shadow networks epochs csv_file picture as_json seed device",
 )
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @_audit_options

@@ -1,4 +1,4 @@
-"""What commands are made of: options in bundles and under headings, by a former name, or of effect beside others alone."""
+"""What commands are made of: options in bundles, by a former name, from a file, or of effect beside others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
-from atom_plugin.cli.terminal import phases_shown
+from atom_plugin.cli import config_files
+from atom_plugin.cli.headings import HEADINGS, OTHER, heading
+from atom_plugin.cli.terminal import echo, phases_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+ALL_OPTIONS = f"{__name__}.all"
+"""Key of a context's ``meta``: true where help shows all options."""
+
+_PRINT, _WORDS = f"{__name__}.print", f"{__name__}.words"
 
 
 def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -33,7 +40,7 @@ class RenamedOption(click.Option):
     Of use as ``click.option("--new", cls=RenamedOption, old=("--before",), …)``.
     """
 
-    def __init__(self, declarations: Sequence[str], *, old: Sequence[str], **attributes: Any) -> None:
+    def __init__(self, declarations: Sequence[str], *, old: Sequence[str] = (), **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
         self.old = list(old)
         self._by_old_name = f"{self.name} by an old name"
@@ -41,6 +48,8 @@ class RenamedOption(click.Option):
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """The old names beside the others, as an option of its own, so that both at once can be told."""
         super().add_to_parser(parser, ctx)
+        if not self.old:
+            return
         other = copy.copy(self)
         other.opts, other.name = self.old, self._by_old_name
         click.Option.add_to_parser(other, parser, ctx)
@@ -65,7 +74,7 @@ def option_label(param: click.Parameter) -> str:
 def is_given(ctx: click.Context, name: str) -> bool:
     """Whether the user chose the parameter ``name``, rather than leaving its default."""
     source = ctx.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
+    return source is not None and source is not ParameterSource.DEFAULT
 
 
 def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
@@ -86,25 +95,6 @@ def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-def section(title: str, *decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """As :func:`bundle`, with all the options under the heading ``title`` in the help of a :class:`SectionedCommand`."""
-
-    def decorate(command: Command) -> Command:
-        before = [id(option) for option in _options(command)]
-        command = bundle(*decorators)(command)
-        for option in _options(command):
-            if id(option) not in before and not hasattr(option, "section"):
-                option.section = title  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _options(command: Any) -> list[click.Parameter]:
-    """Those that click's decorators have left so far."""
-    return list(getattr(command, "__click_params__", ()))
-
-
 @dataclass(frozen=True)
 class OnlyWith:
     """Options, by their parameters' names, that have an effect only where ``holds`` says so of the values of all parameters.
@@ -117,40 +107,103 @@ class OnlyWith:
     holds: Callable[[Mapping[str, Any]], object]
 
     def refuse_idle(self, ctx: click.Context) -> None:
-        """Raises UsageError for the first that was given and has no effect."""
+        """Raises UsageError for the first that was given and has no effect; in a file, it names that."""
         idle = [param for param in ctx.command.params if param.name in self.options and is_given(ctx, param.name)]
         if idle and not self.holds(ctx.params):
-            label = option_label(idle[0])
+            label, source = option_label(idle[0]), ctx.get_parameter_source(str(idle[0].name))
+            where = f"{config_files.named(ctx)}: " if source is ParameterSource.DEFAULT_MAP else ""
             raise click.UsageError(
-                f"{label} has no effect without {self.remedy}; give that as well, or leave {label} out", ctx
+                f"{where}{label} has no effect without {self.remedy}; give that as well, or leave {label} out", ctx
             )
 
 
-class CheckedCommand(click.Command):
-    """A command that refuses options without effect before it begins."""
+def _help_all(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[ALL_OPTIONS] = True
+        echo(ctx.get_help())
+        ctx.exit()
 
-    def __init__(self, *args: Any, only_with: Sequence[OnlyWith] = (), **attributes: Any) -> None:
+
+class CheckedCommand(click.Command):
+    """A command whose options stand under headings, may come from a file, and are refused where they have no effect.
+
+    ``shown`` names the parameters whose options ``--help`` lists, by default all. ``settled`` gives, for the values of all
+    parameters, those that stand in the place of what was left to a recipe, for ``--print-config``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        only_with: Sequence[OnlyWith] = (),
+        shown: str = "",
+        settled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda values: {},
+        **attributes: Any,
+    ) -> None:
+        from atom_plugin.cli.options import PATH  # which is made of what this module has
+
         super().__init__(*args, **attributes)
-        self.only_with = only_with
+        self.only_with, self.shown, self.settled = only_with, shown.split(), settled
+        self.params += [
+            click.Option(
+                ["--config"],
+                metavar="FILE",
+                type=PATH,
+                expose_value=False,
+                help="Take options from a TOML file, or those that made a set from its file; given ones go before.",
+            ),
+            click.Option(
+                ["--print-config"],
+                is_flag=True,
+                expose_value=False,
+                help="Print the options of this run as TOML for --config, and do nothing else.",
+            ),
+            click.Option(
+                ["--help-all"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_help_all,
+                help="Show all options and exit.",
+            ),
+        ]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it, with the values of ``--config`` for what is not given. Raises UsageError for a wrong one."""
+        if not ctx.resilient_parsing:
+            words = dict(self.make_parser(ctx).parse_args(list(args))[0])
+            ctx.meta[_PRINT] = bool(words.get("print_config"))
+            if "config" in words and not {"help", "help_all"} & words.keys():
+                ctx.default_map = config_files.read(ctx, words["config"], given=words)
+            ctx.meta[_WORDS] = {**(ctx.default_map or {}), **words}
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does it, after that check; a command that may be quiet says what goes on where it is not."""
+        """As click does it, after the checks; a command that may be quiet says what goes on where it is not."""
         for rule in self.only_with:
             rule.refuse_idle(ctx)
         if ctx.params.get("quiet") is False:
             ctx.with_resource(phases_shown())
+        if ctx.meta[_PRINT]:
+            idle = {name for rule in self.only_with if not rule.holds(ctx.params) for name in rule.options}
+            echo(config_files.text(ctx, ctx.meta[_WORDS], self.settled(ctx.params), idle))
+            return None
         return super().invoke(ctx)
 
-
-class SectionedCommand(CheckedCommand):
-    """A command whose help lists its options under headings, in the order in which these first come up."""
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does it, heading by heading; options of no section come last."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        """As click does it, heading by heading; the last line says how many more there are."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in HEADINGS}
+        more = 0
         for option in self.get_params(ctx):
-            if (record := option.get_help_record(ctx)) is not None:
-                sections.setdefault(getattr(option, "section", "Other options"), []).append(record)
-        for title in sorted(sections, key="Other options".__eq__):
-            with formatter.section(title):
-                formatter.write_dl(sections[title])
+            if not isinstance(option, click.Option) or (record := option.get_help_record(ctx)) is None:
+                continue
+            if not self.shown or ctx.meta.get(ALL_OPTIONS) or option.name in self.shown or heading(option) == OTHER:
+                sections[heading(option)].append(record)
+            else:
+                more += 1
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        if more:
+            formatter.write_paragraph()
+            formatter.write_text(f"{more} more options: {ctx.command_path} --help-all")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from atom_plugin.cli.command import Command, OnlyWith, bundle, gathered, section
+from atom_plugin.cli.command import Command, OnlyWith, bundle, gathered
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import FOLDER, POSITIVE_INT, force_option, key_value_pairs
 from atom_plugin.cli.terminal import echo
@@ -60,6 +61,18 @@ class Chosen:
     network: dict[str, Any]
     matcher_options: dict[str, Any]
     zca: bool | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Chosen:
+        """From the values of all options, by parameter. Raises UsageError where the images per class are missing."""
+        if options["ipc"] is None:
+            raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
+        return cls(
+            fields=given_fields(DistillConfig, options),
+            network=given_fields(ConvNetChoices, options),
+            matcher_options={**options["matcher_option"], **given_fields(MatcherOptions, options)},
+            zca=options["zca"],
+        )
 
     @property
     def recipe(self) -> str:
@@ -135,13 +148,10 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 
 def zca_option(command: Command) -> Command:
     """``--zca/--no-zca``: the command gets ``zca``, None where it is not given."""
-    return section(
-        "Preprocessing",
-        click.option(
-            "--zca/--no-zca",
-            default=None,
-            help="Whiten with ZCA after standardising, with the recipe's eps or 0.1, or do not.  [default: the recipe's]",
-        ),
+    return click.option(
+        "--zca/--no-zca",
+        default=None,
+        help="Whiten with ZCA after standardising, with the recipe's eps or 0.1, or do not.  [default: the recipe's]",
     )(command)
 
 
@@ -149,34 +159,26 @@ def config_options(command: Command) -> Command:
     """What shapes the set: the command gets ``chosen`` (Chosen)."""
 
     @functools.wraps(command)
-    def with_chosen(*args: Any, zca: bool | None, matcher_option: dict[str, Any], **options: Any) -> Any:
-        chosen = Chosen(
-            fields=given_fields(DistillConfig, options),
-            network=given_fields(ConvNetChoices, options),
-            matcher_options={**matcher_option, **given_fields(MatcherOptions, options)},
-            zca=zca,
-        )
+    def with_chosen(*args: Any, **options: Any) -> Any:
         names = {name for kind in (DistillConfig, ConvNetChoices, MatcherOptions) for name in abouts(kind)}
-        return command(*args, chosen=chosen, **{name: options[name] for name in options if name not in names})
+        others = {name: options[name] for name in options if name not in names | {"zca", "matcher_option"}}
+        return command(*args, chosen=Chosen.of(options), **others)
 
     return bundle(
         field_options(DistillConfig, first=("ipc", "recipe", "matcher"), default="the recipe's"),
-        section(
-            _MATCHING,
-            field_options(MatcherOptions, default="the recipe's"),
+        field_options(MatcherOptions, default="the recipe's"),
+        click.option(
+            "--matcher-option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=key_value_pairs,
+            help="Any option of the matcher, by name; may be repeated.",
+        ),
+        *(
             click.option(
-                "--matcher-option",
-                metavar="KEY=VALUE",
-                multiple=True,
-                callback=key_value_pairs,
-                help="Any option of the matcher, by name; may be repeated.",
-            ),
-            *(
-                click.option(
-                    flag, is_flag=True, is_eager=True, expose_value=False, callback=_list, help=f"List the {what}."
-                )
-                for flag, what in _LISTS.items()
-            ),
+                flag, is_flag=True, is_eager=True, expose_value=False, callback=_list, help=f"List the {what}."
+            )
+            for flag, what in _LISTS.items()
         ),
         zca_option,
         field_options(ConvNetChoices, default="the recipe's"),
@@ -186,8 +188,7 @@ def config_options(command: Command) -> Command:
 def recording_options(command: Command) -> Command:
     """What is kept while it runs: the command gets ``recording`` (Recording)."""
 
-    return section(
-        "Files",
+    return bundle(
         click.option(
             "--checkpoint-every",
             metavar="N",

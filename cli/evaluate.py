@@ -23,7 +23,7 @@ from atom_plugin.cli.options import (
 from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas
+from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas, settled_training
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -126,12 +126,14 @@ def _claiming_outputs(command: Command) -> Command:
 
 @click.command(
     cls=CheckedCommand,
+    settled=settled_training,
     only_with=(
         WITH_DATASET,
         OnlyWith("--full", ("full_epochs", "full_repeats"), lambda values: values["full"]),
         TABLE_PRINTED,
         OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
     ),
+    shown="data_dir on models repeats full training_recipe epochs results csv_file chart seed device",
 )
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @_evaluation_options

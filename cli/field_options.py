@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import Command, RenamedOption, bundle, section
+from atom_plugin.cli.command import Command, RenamedOption, bundle
 from atom_plugin.cli.options import Number
 from atom_plugin.cli.sizes import SIZE
 from atom_plugin.runtime.settings import About, abouts
@@ -32,6 +32,14 @@ class _Names(_NamesType):
         return names
 
 
+class _FieldOption(RenamedOption):
+    """An option that stands under its field's heading."""
+
+    def __init__(self, declarations: Sequence[str], *, heading: str, **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.heading = heading
+
+
 def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> Callable[[Command], Command]:
     """Options for the fields of ``config`` that have a heading, those of ``first`` before others; None where not given.
 
@@ -52,16 +60,17 @@ def _option(each: Field[Any], default: str) -> Callable[[Command], Command]:
     default = item.default or ("" if item.fallback is None else str(item.fallback)) or default
     required = each.default is MISSING and each.default_factory is MISSING
     note = "  [required]" if required else f"  [default: {default}]" if default else ""
-    renamed: dict[str, Any] = {"cls": RenamedOption, "old": ("--" + item.was.replace("_", "-"),)} if item.was else {}
-    option = click.option(
+    old = ("--" + item.was.replace("_", "-"),) if item.was else ()
+    return click.option(
         f"{flag}/--no-{flag[2:]}" if hint.startswith("bool") else flag,
         default=None,
         type=_type(hint, item),
         metavar=item.metavar,
         help=item.help + note,
-        **renamed,
+        cls=_FieldOption,
+        heading=item.group,
+        old=old,
     )
-    return section(item.group or "", option)
 
 
 def _type(hint: str, item: About) -> click.ParamType[Any] | None:

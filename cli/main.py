@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, but an unknown name is answered with the nearest one."""
         name = args[0]
-        if name not in self.table and not name.startswith("-"):
+        if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(unknown("command", name, self.table), ctx)
         if isinstance(ctx.obj, Session):
             ctx.obj.path = f"{ctx.command_path} {name}"

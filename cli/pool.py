@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import SectionedCommand, section
+from atom_plugin.cli.command import CheckedCommand
 from atom_plugin.cli.distill_options import WITH_POOLING, zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option, run_options
@@ -28,33 +28,28 @@ def pool() -> None:
     """Train networks for distillations to match under."""
 
 
-@pool.command(cls=SectionedCommand, only_with=(WITH_POOLING,))
-@section("Source", source_options, validation_option)
-@section(
-    "Networks",
-    click.option("--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="How many to train."),
-    click.option(
-        "--epochs", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="Passes over the images."
-    ),
-    click.option(
-        "--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per step."
-    ),
-    click.option(
-        "--every",
-        metavar="N",
-        type=POSITIVE_INT,
-        help="Keep the networks after every so many epochs too, for --network-state random-epoch.  [default: start and end]",
-    ),
+@pool.command(
+    cls=CheckedCommand,
+    only_with=(WITH_POOLING,),
+    shown="dataset data_dir image_size validation networks width epochs output resume seed device",
+)
+@source_options
+@validation_option
+@click.option("--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="How many to train.")
+@click.option("--epochs", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="Passes over the images.")
+@click.option("--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per step.")
+@click.option(
+    "--every",
+    metavar="N",
+    type=POSITIVE_INT,
+    help="Keep the networks after every so many epochs too, for --network-state random-epoch.  [default: start and end]",
 )
 @field_options(ConvNetChoices, default="the atom recipe's")
 @zca_option
-@section("Computation", run_options)
-@section(
-    "Files",
-    click.option("-o", "--output", metavar="FILE", type=PATH, help="The pool to write.  [default: DATASET.pool]"),
-    click.option("--resume", is_flag=True, help="Go on with a pool that was stopped: networks that it holds are kept."),
-    force_option,
-)
+@run_options
+@click.option("-o", "--output", metavar="FILE", type=PATH, help="The pool to write.  [default: DATASET.pool]")
+@click.option("--resume", is_flag=True, help="Go on with a pool that was stopped: networks that it holds are kept.")
+@force_option
 @json_option
 def make(
     *,

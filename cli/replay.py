@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-@click.command(cls=CheckedCommand, only_with=ONLY_WITH)
+@click.command(
+    cls=CheckedCommand,
+    only_with=ONLY_WITH,
+    shown="dataset steps orders ipc memory policies baselines modes epochs output resume seed device",
+)
 @source_options
 @stream_options
 @training_options

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
             lambda values: values["embedding"] != "none",
         ),
     ),
+    shown="data_dir output results title per_class embedding force quiet",
 )
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", metavar="FILE.html", type=PATH, required=True, help="The page to write.")

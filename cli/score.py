@@ -13,7 +13,7 @@ from atom_plugin.cli.command import CheckedCommand, OnlyWith, RenamedOption
 from atom_plugin.cli.options import PATH, POSITIVE_INT, Number, json_option, run_options
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo
-from atom_plugin.cli.training_options import training_options
+from atom_plugin.cli.training_options import settled_training, training_options
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceData, SourceRequest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=CheckedCommand,
+    settled=settled_training,
     only_with=(
         WITH_DATASET,
         OnlyWith(
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
             lambda values: values["full_accuracy"] is None,
         ),
     ),
+    shown="data_dir repeats training_recipe epochs full_epochs full_accuracy as_json seed device",
 )
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @click.option(

@@ -24,7 +24,7 @@ from atom_plugin.cli.search_options import (
 )
 from atom_plugin.cli.source_options import other_source_options, validation_option
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import proxy_training_options
+from atom_plugin.cli.training_options import proxy_training_options, settled_training
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from atom_plugin.search.result import SearchResult
 
 
-@click.command(cls=CheckedCommand, only_with=ONLY_WITH)
+@click.command(
+    cls=CheckedCommand,
+    settled=settled_training,
+    only_with=ONLY_WITH,
+    shown="data_dir proxy reference space pick sample halving epochs results chart dry_run seed device",
+)
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
 @space_options
 @proxy_options

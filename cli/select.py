@@ -3,59 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atom_plugin.cli.command import OnlyWith, SectionedCommand, section
+from atom_plugin.cli.command import CheckedCommand, OnlyWith
+from atom_plugin.cli.config_files import option_values
 from atom_plugin.cli.distill_options import zca_option
 from atom_plugin.cli.field_options import field_options, given_fields
 from atom_plugin.cli.options import PATH, device_option, force_option, json_option, output_option, quiet_option
-from atom_plugin.cli.outputs import Output, claim, default_name, write_set
-from atom_plugin.cli.source_options import WITH_DATA_DIR, keep_paths_option, source_options, validation_option
+from atom_plugin.cli.outputs import Output, claim, write_set
+from atom_plugin.cli.seeds import output_of, seeds_of, seeds_option
+from atom_plugin.cli.source_options import (
+    WITH_DATA_DIR,
+    keep_paths_option,
+    source_options,
+    source_request,
+    validation_option,
+)
 from atom_plugin.cli.terminal import load_torch
 from atom_plugin.cli.written import report
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from atom_plugin.datasets import SourceRequest
+    from atom_plugin.datasets import SourceData, SourceRequest
+
+
+_PREPROCESSING = ("standardise", "zca", "zca_eps")
 
 
 def _computes(values: Mapping[str, Any]) -> bool:
     return values["method"] not in (None, "random")
 
 
+def _config(data: SourceData, options: Mapping[str, Any]) -> SelectConfig:
+    """For the images of ``data``, with the atom recipe's choices for the rest."""
+    given = given_fields(SelectConfig, options)
+    return SelectConfig.from_recipe("atom", image_shape=data.image_shape, zca=options["zca"], **given)
+
+
+def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """For ``--print-config``: what the recipe fills."""
+    from atom_plugin.datasets import load_source
+
+    _refuse_contradictions(values)
+    settled = option_values(_config(load_source(values["dataset"], source_request(values)), values).to_json())
+    preprocessing = _PREPROCESSING if values["preprocessing_of"] else ()
+    return {name: value for name, value in settled.items() if name not in preprocessing}
+
+
+def _refuse_contradictions(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that are missing, or of which one would do nothing."""
+    if options["ipc"] is None:
+        raise click.UsageError("--ipc is missing; say how many images per class you want, e.g. --ipc 10")
+    if options["preprocessing_of"] and any(options[name] is not None for name in _PREPROCESSING):
+        raise click.UsageError("--preprocessing-of excludes --standardise, --zca and --zca-eps: the file decides")
+
+
 @click.command(
-    cls=SectionedCommand,
+    cls=CheckedCommand,
+    settled=_settled,
     only_with=(OnlyWith("a --method that computes, such as herding", ("device",), _computes), WITH_DATA_DIR),
+    shown="dataset data_dir image_size ipc method output force seed seeds",
 )
-@section("Source", source_options, validation_option)
+@source_options
+@validation_option
 @field_options(SelectConfig, first=("ipc", "method"), default="the atom recipe's")
 @zca_option
-@section(
-    "Preprocessing",
-    click.option(
-        "--preprocessing-of",
-        metavar="FILE",
-        type=PATH,
-        help="Take the preprocessing of this set, so that the two compare.  [default: the atom recipe's]",
-    ),
+@click.option(
+    "--preprocessing-of",
+    metavar="FILE",
+    type=PATH,
+    help="Take the preprocessing of this set, so that the two compare.  [default: the atom recipe's]",
 )
-@section("Computation", device_option)
-@section("Files", output_option("DATASET-METHOD-ipcN.h5"), keep_paths_option, force_option)
+@device_option
+@output_option("DATASET-METHOD-ipcN.h5")
+@keep_paths_option
+@seeds_option
+@force_option
 @quiet_option
 @json_option
 def select(
     *,
     dataset: str,
     request: SourceRequest,
-    zca: bool | None,
     preprocessing_of: Path | None,
     device: str,
     output: Path | None,
     keep_paths: bool,
+    seeds: tuple[int, ...] | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -71,14 +110,15 @@ def select(
       atom-cli select --method herding --embedding trained:20 --ipc 20
       atom-cli consume evaluate digits-atom-ipc20.h5 digits-random-ipc20.h5 digits-herding-ipc20.h5
     """
-    given = given_fields(SelectConfig, options)
-    if "ipc" not in given:
-        raise click.UsageError("--ipc is missing; say how many images per class you want, e.g. --ipc 10")
-    if preprocessing_of is not None and (zca is not None or given.keys() & {"standardise", "zca_eps"}):
-        raise click.UsageError("--preprocessing-of excludes --standardise, --zca and --zca-eps: the file decides")
-    method, seed = given.get("method", "random"), given.get("seed", 0)
-    output = output or default_name(dataset, method, f"ipc{given['ipc']}", seed=seed, suffix=".h5")
-    claim([Output(path=output, option="-o", replace=force)], inputs=[preprocessing_of, request.data_dir])
+    options = {**options, "preprocessing_of": preprocessing_of}
+    _refuse_contradictions(options)
+    name = (dataset, options["method"] or "random", f"ipc{options['ipc']}")
+    sweep = seeds_of(click.get_current_context(), options["seed"] or 0, seeds)
+    outputs = {seed: output_of(output, name, seed, swept=seeds is not None) for seed in sweep}
+    claim(
+        [Output(path=path, option="-o", replace=force) for path in outputs.values()],
+        inputs=[preprocessing_of, request.data_dir],
+    )
     load_torch()
     from atom_plugin import store
     from atom_plugin.datasets import load_source
@@ -93,10 +133,15 @@ def select(
             f"{preprocessing_of}: its preprocessing was fitted on other images than those that --validation leaves; take a "
             "set made with the same --validation"
         )
-    config = SelectConfig.from_recipe("atom", image_shape=data.image_shape, zca=zca, **given)
+    config = _config(data, options)
+    preprocessing = None if fitted is None else fitted.preprocessing
     images = config.choosing_epochs * len(data.train)
-    with progress_bar(images, hidden=quiet or not images, unit="image", desc=method, unit_scale=True, delay=0.5) as bar:
-        preprocessing = None if fitted is None else fitted.preprocessing
-        selected = selected_set(config, data, preprocessing=preprocessing, device=device, on_images=bar.update)
-    write_set(selected, output, force=force, keep_paths=keep_paths)
-    report(selected, output, made_from=len(data.train), as_json=as_json, keep_paths=keep_paths)
+    made = {}
+    for seed, path in outputs.items():
+        hidden = quiet or not images
+        with progress_bar(images, hidden=hidden, unit="image", desc=config.method, unit_scale=True, delay=0.5) as bar:
+            made[path] = selected_set(
+                replace(config, seed=seed), data, preprocessing=preprocessing, device=device, on_images=bar.update
+            )
+        write_set(made[path], path, force=force, keep_paths=keep_paths)
+    report(made, made_from=len(data.train), as_json=as_json, keep_paths=keep_paths, swept=seeds is not None)

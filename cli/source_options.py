@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -32,6 +30,8 @@ WITH_DATA_DIR = OnlyWith("--data-dir", ("keep_paths",), lambda values: values["d
 OF_SOURCE = ("dataset", *OF_IMAGES, *_OF_SOURCE)
 """The parameters of all source options."""
 
+_OF_REQUEST = {*OF_IMAGES, *_OF_SOURCE, "validation"}
+
 
 def source_options(command: Command) -> Command:
     """The options that say which real images: the command gets ``dataset`` (str) and ``request`` (SourceRequest)."""
@@ -51,41 +51,22 @@ _DATASET: dict[str, Any] = {
 }
 
 
+def source_request(values: Mapping[str, Any]) -> SourceRequest:
+    """The request that the values of source options, by parameter, make; ``--validation`` where the command has it."""
+    from atom_plugin.datasets import SourceRequest
+
+    fields = {name: values[name] for name in (*OF_IMAGES, *_OF_SOURCE) if name != "split_seed"}
+    progress = not values.get("quiet", False)
+    return SourceRequest(**fields, seed=values["split_seed"], validation=values.get("validation"), progress=progress)
+
+
 def _with_request(command: Command) -> Command:
     """The options as one SourceRequest."""
 
     @functools.wraps(command)
-    def with_request(
-        *args: Any,
-        data_dir: Path | None,
-        image_size: int | None,
-        download: bool,
-        test_fraction: float | None,
-        split_seed: int | None,
-        cache_dir: Path | None,
-        workers: int | None,
-        class_order: str | None,
-        bit_depth: int | None,
-        max_pixels: int | None,
-        follow_links: bool,
-        **others: Any,
-    ) -> Any:
-        from atom_plugin.datasets import SourceRequest
-
-        request = SourceRequest(
-            data_dir=data_dir,
-            image_size=image_size,
-            download=download,
-            seed=split_seed,
-            test_fraction=test_fraction,
-            cache_dir=cache_dir,
-            workers=workers,
-            class_order=class_order,
-            bit_depth=bit_depth,
-            max_pixels=max_pixels,
-            follow_links=follow_links,
-            progress=not others.get("quiet", False),
-        )
+    def with_request(*args: Any, **given: Any) -> Any:
+        request = source_request(given)
+        others = {name: value for name, value in given.items() if name not in _OF_REQUEST}
         return command(*args, request=request, **others)
 
     return cast("Command", with_request)
@@ -157,19 +138,14 @@ def _options(dataset: Callable[..., Any]) -> Callable[[Command], Command]:
 
 
 def validation_option(command: Command) -> Command:
-    """``--validation``, below :func:`source_options`: the command's ``request`` holds it."""
-
-    @functools.wraps(command)
-    def with_validation(*args: Any, validation: float | None, request: SourceRequest, **others: Any) -> Any:
-        return command(*args, request=dataclasses.replace(request, validation=validation), **others)
-
+    """``--validation``, beside :func:`source_options`: the command's ``request`` holds it."""
     return click.option(
         "--validation",
         metavar="FRACTION|N",
         type=Number(float, above=0),
         help="Hold out a part of each class's training images, a share below 1 or their number, for `consume evaluate --on "
         "validation`.",
-    )(cast("Command", with_validation))
+    )(command)
 
 
 def keep_paths_option(command: Command) -> Command:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.class_options import ChosenClasses, classes_options
+from atom_plugin.cli.command import CheckedCommand
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, json_option
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.store_formats import export, import_
@@ -34,7 +35,7 @@ def store() -> None:
     """Look at, verify, export, import, merge and subset stored sets."""
 
 
-@store.command()
+@store.command(cls=CheckedCommand)
 @_file_argument
 @json_option
 def info(file: Path, as_json: bool) -> None:
@@ -48,7 +49,7 @@ def info(file: Path, as_json: bool) -> None:
     echo(json.dumps(_as_json(header), indent=2) if as_json else _as_text(header))
 
 
-@store.command()
+@store.command(cls=CheckedCommand)
 @_files_argument
 @click.pass_context
 def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
@@ -77,7 +78,7 @@ store.add_command(export)
 store.add_command(import_)
 
 
-@store.command()
+@store.command(cls=CheckedCommand)
 @_files_argument
 @_output_option
 @force_option
@@ -94,7 +95,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
     echo(output)
 
 
-@store.command()
+@store.command(cls=CheckedCommand)
 @_file_argument
 @classes_options
 @click.option("--ipc", metavar="N", type=POSITIVE_INT, help="Keep the first N images of each class.")

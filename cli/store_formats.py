@@ -88,7 +88,7 @@ def _format_options(command: Command) -> Command:
     )(command)
 
 
-@click.command()
+@click.command(cls=CheckedCommand)
 @click.argument("file", type=PATH)
 @_format_options
 @click.option(
@@ -116,7 +116,12 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
     echo(output)
 
 
-@click.command("import", cls=CheckedCommand, only_with=(WITH_SOURCE, WITH_DATA_DIR))
+@click.command(
+    "import",
+    cls=CheckedCommand,
+    only_with=(WITH_SOURCE, WITH_DATA_DIR),
+    shown="format_ list_formats option like dataset data_dir classes mean std output force",
+)
 @click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @_format_options
 @click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")

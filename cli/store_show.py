@@ -27,6 +27,7 @@ _OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "qu
 @click.command(
     cls=CheckedCommand,
     only_with=(OnlyWith("--embedding", _OF_EMBEDDING, lambda values: values["embedding"]), WITH_DATASET),
+    shown="data_dir classes embedding per_class output force",
 )
 @click.argument("file", type=PATH)
 @click.option(

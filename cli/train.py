@@ -11,14 +11,18 @@ from atom_plugin.cli.command import CheckedCommand
 from atom_plugin.cli.options import PATH, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim, quoted
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import training_options
+from atom_plugin.cli.training_options import settled_training, training_options
 from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
 
-@click.command(cls=CheckedCommand)
+@click.command(
+    cls=CheckedCommand,
+    settled=settled_training,
+    shown="model training_recipe epochs output onnx force seed device",
+)
 @click.argument("file", metavar="SET", type=PATH)
 @click.option(
     "--model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -89,6 +89,12 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
     recipe = others.pop("training_recipe")
     chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "schedule", "cutmix", "augmentation")}
     return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
+
+
+def settled_training(values: Mapping[str, Any]) -> dict[str, Any]:
+    """For ``--print-config``: the recipe's choices of a training."""
+    training, _ = _taken({**values, "augmentation": None})
+    return vars(training)
 
 
 def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Callable[[Command], Command]:

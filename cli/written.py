@@ -1,11 +1,12 @@
-"""What a command that wrote a set says of it."""
+"""What a command that wrote sets says of them."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atom_plugin.cli.outputs import quoted
 from atom_plugin.cli.terminal import echo
@@ -14,32 +15,45 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-def report(synthetic_set: SyntheticSet, path: Path, *, made_from: int, as_json: bool, keep_paths: bool) -> None:
-    """One line on the set, and what to do with it next; or one JSON object. It was made from so many training images."""
-    provenance = synthetic_set.provenance
-    note_whitening(synthetic_set, made_from)
-    precision = provenance.config["precision"]  # what "auto" took here; elsewhere it may take another
+def report(
+    made: Mapping[Path, SyntheticSet], *, made_from: int, as_json: bool, keep_paths: bool, swept: bool = False
+) -> None:
+    """A line on each set, and what to do with it next; or a JSON object, and of a sweep over seeds a list of them.
+
+    All were made from the same ``made_from`` training images.
+    """
+    note_whitening(next(iter(made.values())), made_from)
     if as_json:
-        result = {
-            "file": str(path),
-            "method": provenance.method,
-            "images": len(synthetic_set),
-            "classes": len(synthetic_set.classes),
-            "ipc": synthetic_set.ipc,
-            "iterations": provenance.iterations,
-            "precision": precision,
-            "final_loss": provenance.final_loss,
-        }
-        echo(json.dumps(result))
+        results = [_as_json(held, path) for path, held in made.items()]
+        echo(json.dumps(results if swept else results[0]))
         return
-    steps = f", {provenance.iterations} steps" if provenance.iterations else ""
-    echo(
-        f"{path}: {len(synthetic_set)} images, {synthetic_set.ipc} per class, {provenance.method}{steps}, "
-        f"precision {precision}, {synthetic_set.preprocessing.describe()}"
-    )
-    name = quoted(path)
-    where = "" if keep_paths else _folder_to_name(synthetic_set, path)
-    echo(f"look at it:  atom-cli store show {name}\ntrain on it: atom-cli consume evaluate {name}{where}")
+    for path, held in made.items():
+        provenance = held.provenance
+        steps = f", {provenance.iterations} steps" if provenance.iterations else ""
+        echo(
+            f"{path}: {len(held)} images, {held.ipc} per class, {provenance.method}{steps}, "
+            f"precision {provenance.config['precision']}, {held.preprocessing.describe()}"
+        )
+    names = " ".join(map(quoted, made))
+    where = "" if keep_paths else _folder_to_name(held, path)
+    if swept:
+        echo(f"train on each and pool the results: atom-cli consume evaluate {names}{where}")
+    else:
+        echo(f"look at it:  atom-cli store show {names}\ntrain on it: atom-cli consume evaluate {names}{where}")
+
+
+def _as_json(held: SyntheticSet, path: Path) -> dict[str, Any]:
+    provenance = held.provenance
+    return {
+        "file": str(path),
+        "method": provenance.method,
+        "images": len(held),
+        "classes": len(held.classes),
+        "ipc": held.ipc,
+        "iterations": provenance.iterations,
+        "precision": provenance.config["precision"],  # what "auto" took here; elsewhere it may take another
+        "final_loss": provenance.final_loss,
+    }
 
 
 def note_whitening(synthetic_set: SyntheticSet, made_from: int) -> None:

@@ -20,7 +20,7 @@ IMAGE_INITS = ("random", "noise", "k-center", "herding", "forgetting")
 SCHEDULES = ("constant", "cosine")
 FROM_SET = "set:"
 _NOT_THE_LOOPS = {"ipc", "recipe", "matcher", "matcher_options", "seed", "pool_sha256", "extend", "thaw", "extended"}
-_IMAGES, _MATCHING = "Synthetic images", "Matching"
+_IMAGES, _MATCHING, _OPTIMISATION = "Images", "Matching", "Optimisation"
 
 
 @config_class
@@ -61,23 +61,25 @@ class DistillConfig(NetworkConfig):
         ),
     )
     iterations: int = field(
-        default=1000, metadata=about("Number of matching steps.", group=_MATCHING, metavar="N", at_least=1)
+        default=1000, metadata=about("Number of matching steps.", group=_OPTIMISATION, metavar="N", at_least=1)
     )
     real_batch: int = field(
-        default=64, metadata=about("Real images per class and step.", group=_MATCHING, metavar="N", at_least=1)
+        default=64, metadata=about("Real images per class and step.", group=_OPTIMISATION, metavar="N", at_least=1)
     )
     image_lr: float = field(
-        default=1.0, metadata=about("Learning rate of the images.", group=_IMAGES, metavar="RATE", above=0)
+        default=1.0, metadata=about("Learning rate of the images.", group=_OPTIMISATION, metavar="RATE", above=0)
     )
     image_momentum: float = field(
         default=0.5,
-        metadata=about("Momentum of the SGD on the images, below 1.", group=_IMAGES, metavar="M", at_least=0, below=1),
+        metadata=about(
+            "Momentum of the SGD on the images, below 1.", group=_OPTIMISATION, metavar="M", at_least=0, below=1
+        ),
     )
     image_schedule: str = field(
         default="constant",
         metadata=about(
             "Schedule of the images' learning rate over the run: constant, or a cosine that falls to 0.",
-            group=_IMAGES,
+            group=_OPTIMISATION,
             choices=SCHEDULES,
         ),
     )
@@ -118,7 +120,7 @@ class DistillConfig(NetworkConfig):
         default=None,
         metadata=about(
             "Memory of one pass, e.g. 2GB, which decides how many classes pass together in each process.",
-            group="Computation",
+            group="Machine",
             metavar="SIZE",
             unit="bytes",
             at_least=1,

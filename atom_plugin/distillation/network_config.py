@@ -12,7 +12,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about, current_names
 
 POOL_STATES = ("interpolated", "random-epoch", "around")
-_COURSE = "Matching networks"
+_COURSE = "Networks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class NetworkConfig(SetConfig):
     matching_model: str = field(
         default="convnet",
         metadata=about(
-            "Network that images are matched under: convnet (the options under ConvNet), resnet10, resnet18, vgg11, alexnet, "
+            "Network that images are matched under: convnet (--depth, --width and so on), resnet10, resnet18, vgg11, alexnet, "
             "vit, or any of timm's, as timm:NAME.",
             group=_COURSE,
             metavar="NAME",

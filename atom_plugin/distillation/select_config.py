@@ -29,7 +29,7 @@ class SelectConfig(SetConfig):
         default="random",
         metadata=about(
             "How images are chosen: herding and k-center compare embeddings, forgetting counts what training forgets.",
-            group="Choice of real images",
+            group="Images",
             choices=METHODS,
             default="random",
         ),

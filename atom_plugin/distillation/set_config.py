@@ -39,12 +39,12 @@ def all_operations() -> str:
 class SetConfig(RecipeConfig):
     """What every set is made with. Fields that say something only beside another choice are None where they are not given."""
 
-    ipc: int = field(metadata=about("Images per class.", group="Synthetic images", metavar="N", at_least=1))
+    ipc: int = field(metadata=about("Images per class.", group="Images", metavar="N", at_least=1))
     factor: int = field(
         default=1,
         metadata=about(
             "Tiles along each side of a stored image: 2 packs four images of half the side into one.",
-            group="Synthetic images",
+            group="Images",
             metavar="N",
             at_least=1,
             default="1",
@@ -55,22 +55,20 @@ class SetConfig(RecipeConfig):
         metadata=about(
             "How images are stored: preprocessed as float32 or float16, or as uint8 pixels, a quarter of float32's bytes; a "
             "distillation to uint8 keeps its images within the range of pixels.",
-            group="Synthetic images",
+            group="Images",
             choices=STORAGES,
             default="float32",
         ),
     )
     standardise: bool = field(
         default=True,
-        metadata=about(
-            "Subtract each channel's mean and divide by its standard deviation, or do not.", group="Preprocessing"
-        ),
+        metadata=about("Subtract each channel's mean and divide by its standard deviation, or do not.", group="Data"),
     )
     zca_eps: float | None = field(
         default=None,
         metadata=about(
             "Whiten with ZCA, with this eps: 0.1 is MTT's and DataDAM's, 1e-6 kornia's own.",
-            group="Preprocessing",
+            group="Data",
             metavar="EPS",
             above=0,
         ),
@@ -87,7 +85,7 @@ class SetConfig(RecipeConfig):
         default=None,
         metadata=about(
             "The network whose embeddings herding and k-center compare: random, or trained:EPOCHS on the real images before.",
-            group="Choice of real images",
+            group="Images",
             metavar="STATE",
             beside="herding and k-center",
             fallback="random",
@@ -97,7 +95,7 @@ class SetConfig(RecipeConfig):
         default=None,
         metadata=about(
             "Passes over the real images in which the method forgetting counts forgetting events.",
-            group="Choice of real images",
+            group="Images",
             metavar="N",
             at_least=2,  # right in one, wrong in the next, is an event
             beside="forgetting",
@@ -108,7 +106,7 @@ class SetConfig(RecipeConfig):
         default=0,
         metadata=about(
             "Seed of every random draw: same seed and machine, same result.",
-            group="Computation",
+            group="Machine",
             metavar="N",
             at_least=0,
             at_most=2**64 - 1,
@@ -120,7 +118,7 @@ class SetConfig(RecipeConfig):
         metadata=about(
             "Arithmetic of the networks; auto takes bfloat16 where the device is fast at it, so that results differ between "
             "devices and processors.",
-            group="Computation",
+            group="Machine",
             choices=PRECISIONS,
             default="auto",
         ),

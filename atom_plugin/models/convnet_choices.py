@@ -13,7 +13,7 @@ ACTIVATIONS = ("relu", "leakyrelu", "sigmoid", "swish")
 NORMALISATIONS = ("none", "batch", "layer", "instance", "group")
 POOLINGS = ("none", "max", "avg")
 WEIGHT_INITS = ("uniform", "normal")
-_GROUP = "ConvNet"
+_GROUP = "Networks"
 Choices = TypeVar("Choices", bound="ConvNetChoices")
 
 

@@ -1,4 +1,4 @@
-"""The command-line reference: when the site is built, docs/cli.md gets what each command's ``--help`` says, as Markdown."""
+"""The command-line reference: when the site is built, docs/cli.md gets what each command's ``--help-all`` says, as Markdown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from atom_plugin.cli.command import ALL_OPTIONS
 from atom_plugin.cli.main import atom_cli
 
 
@@ -47,6 +48,7 @@ def _escaped(text: str) -> str:
 def _chapters(name: str, command: click.Command, parent: click.Context | None = None, level: int = 2) -> Iterator[str]:
     """A command, and those below it."""
     context = command.context_class(command, info_name=name, parent=parent, **command.context_settings)
+    context.meta[ALL_OPTIONS] = True
     formatter = MarkdownFormatter()
     command.format_help(context, formatter)
     yield f"{'#' * level} {context.command_path}\n\n{formatter.getvalue()}"

@@ -1,7 +1,8 @@
-"""Options that nobody should give, from the definitions of every command."""
+"""Options that nobody should give, on the command line and in files, from the definitions of every command."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ _WORK = {
     "network_epochs",
     "real_batch",
 }
-_LEFT_OUT = {"help", "debug", "version", "download", "dataset", "device", "list_models", "full"}
+_LEFT_OUT = {"help", "help_all", "debug", "version", "download", "dataset", "device", "list_models", "full"}
 _LARGE = ["2", "3", "7", "65536", "2147483647", "99999999999"]
 _KEYS = [
     "p_s",
@@ -103,8 +104,16 @@ def option_case(base: Path, chance: random.Random) -> Case:
     given = [option for option in command.params if isinstance(option, click.Option) and option.name not in _LEFT_OUT]
     if not given:
         arguments.append(chance.choice(TEXTS))
+    table = []
     for option in chance.choices(given, k=chance.choice((1, 1, 2, 3))) if given else []:
-        arguments += _spelt(option, path, chance)
+        words = _spelt(option, path, chance)
+        if words[0].startswith("--") and len(words) > 1 and chance.random() < 0.2:
+            table.append(f"{words[0].removeprefix('--')} = {json.dumps(words[1])}\n")
+        else:
+            arguments += words
+    if table:
+        Path("mine.toml").write_text("".join(table), errors="replace")
+        arguments += ["--config", "mine.toml"]
     return [word for word in arguments if "\0" not in word]
 
 

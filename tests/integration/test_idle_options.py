@@ -5,6 +5,7 @@ The commands and their options are click's own definitions, so that a new option
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ ALWAYS: dict[str, set[str]] = {
         "pooling",
         "weight_init",
     }
-    | {"tensorboard", "tracker"}
+    | {"tensorboard", "tracker", "seeds"}
     | {"engine", "loss_scale", "output", "checkpoint_every", "resume", "plot", "force"},
     # The precision stands in the set, also where nothing is computed in it.
     "select": (RUN - {"device"})
@@ -73,6 +74,7 @@ ALWAYS: dict[str, set[str]] = {
         "standardise",
         "zca",
         "preprocessing_of",
+        "seeds",
         "output",
         "force",
     },
@@ -260,6 +262,25 @@ def test_an_option_without_effect_is_refused_at_once(
     option = options(COMMANDS[path])[name]
     told = refusal(capsys, path, *BESIDE.get((path, name), ()), *words(option))
     assert option_label(option) in told and "has no effect without" in told and "leave" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(path, name) for path, command in COMMANDS.items() for name in sorted(ruled(command))]
+)
+def test_in_a_file_it_is_refused_as_well_unless_it_is_a_flag_that_is_off(
+    inside: Path, capsys: pytest.CaptureFixture[str], path: str, name: str
+) -> None:
+    capsys.readouterr()
+    option = options(COMMANDS[path])[name]
+    label, *value = words(option)
+    key = f"[{path.replace(' ', '.')}]\n{label.removeprefix('--')} ="
+    (inside / "mine.toml").write_text(f"{key} {json.dumps(value[0]) if value else 'true'}")
+    told = refusal(capsys, path, *BESIDE.get((path, name), ()), "--config", "mine.toml")
+    assert f"mine.toml: {label} has no effect without" in told
+    if option.is_flag and not option.secondary_opts:
+        (inside / "mine.toml").write_text(f"{key} false")
+        arguments = [*path.split(), *NEEDED[path], *BESIDE.get((path, name), ()), "--config", "mine.toml"]
+        assert main([*arguments, "--print-config"]) == 0
 
 
 @pytest.mark.auto_precision("float32")

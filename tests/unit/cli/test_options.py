@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 import click.testing
 import pytest
 
-from atom_plugin.cli.command import RenamedOption, SectionedCommand, gathered, is_given, section
+from atom_plugin.cli.command import RenamedOption, gathered, is_given
 from atom_plugin.cli.options import (
     FRACTION,
     POSITIVE_FLOAT,
@@ -258,18 +257,3 @@ def test_a_value_under_a_former_name_counts_as_given() -> None:
 
     assert command.main(["--old-name", "3"], standalone_mode=False) is True
     assert command.main([], standalone_mode=False) is False
-
-
-def test_help_lists_options_under_headings_in_the_order_in_which_these_come_up() -> None:
-    @click.command(cls=SectionedCommand)
-    @click.option("--alone", help="No heading.")
-    @section("Second", click.option("--two", help="Two."))
-    @section("First", click.option("--one", help="One."))
-    @section("Second", click.option("--three", help="Three."))
-    def command(**_: Any) -> None: ...
-
-    text = click.testing.CliRunner().invoke(command, "--help").output
-    words = re.findall(r"^(\w.*):$|^  (--\w+)", text, re.M)
-    assert [heading or option for heading, option in words] == [
-        *("Second", "--two", "--three", "First", "--one", "Other options", "--alone", "--help")
-    ]
