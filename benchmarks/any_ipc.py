@@ -11,10 +11,12 @@ saw.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from images import load_images
 
@@ -28,8 +30,11 @@ from atom_plugin.evaluation import network_seed
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
+from atom_plugin.runtime.picture_files import write_figure
 from atom_plugin.store.synthetic_set import SyntheticSet
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+MARKERS = "osD^vP"
 Sets = Callable[[SourceData, argparse.Namespace, int], Iterator[tuple[str, int, SyntheticSet, float]]]
 
 
@@ -64,6 +69,30 @@ def main() -> None:
     measure(arguments(__doc__), sets)
 
 
+def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Accuracy over images per class, a line for each kind of set: the mean over sets."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    counts = sorted({line["ipc"] for line in lines})
+    for kind, colour, marker in zip(dict.fromkeys(line["kind"] for line in lines), COLOURS, MARKERS, strict=False):
+        own: dict[int, list[float]] = {}
+        for line in lines:
+            if line["kind"] == kind:
+                own.setdefault(line["ipc"], []).extend(line["accuracies"])
+        means = [100 * statistics.fmean(values) for values in own.values()]
+        axes.plot(list(own), means, color=colour, marker=marker, label=kind)
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("images per class")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(linewidth=0.3, alpha=0.6)
+    axes.legend(frameon=False)
+    write_figure(figure, path, force=True)
+
+
 def arguments(description: str | None, words: Sequence[str] | None = None) -> argparse.Namespace:
     """``words``, or what the command line holds, for a benchmark whose sets are trained on, and tested on validation images."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,11 +104,12 @@ def arguments(description: str | None, words: Sequence[str] | None = None) -> ar
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--chart", type=Path, help="a picture of the lines in --out")
     return parser.parse_args(words)
 
 
 def measure(given: argparse.Namespace, sets: Sets) -> None:
-    """Train on each of ``sets``, and append a line for each."""
+    """Train on each of ``sets``, append a line for each, and draw them all if asked to."""
     device = resolve_device(given.device)
     data = hold_out(load_images(given.data), 0.1)
     assert data.validation is not None
@@ -97,6 +127,8 @@ def measure(given: argparse.Namespace, sets: Sets) -> None:
             about = {"source": data.name, "images": len(data.validation), "machine": describe_hardware(device)}
             jsonl.append(given.out, {**line, "seconds": seconds, "accuracies": reached, **about})
             print(f"{kind}, IPC {count}, seed {seed}: {100 * statistics.fmean(reached):.2f} %", flush=True)
+    if given.chart:
+        draw([json.loads(line) for line in given.out.read_text().splitlines()], given.chart)
 
 
 if __name__ == "__main__":

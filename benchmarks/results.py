@@ -55,6 +55,7 @@ def render(page: str, lines: Sequence[Line]) -> str:
         "packed choices": lambda _: grid(study_tables.choices(studies, "packed")),
         "pool choices": lambda _: grid(study_tables.choices(studies, "pools")),
         "any ipc": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-digits.jsonl"))),
+        "any ipc cifar": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-cifar.jsonl"))),
         "growing": lambda _: grid(study_tables.growing(study_tables.read_lines("growing-digits.jsonl"))),
         "step times": lambda _: grid(study_tables.step_times(study_tables.read_lines("any-ipc-time.jsonl"))),
     }

@@ -57,10 +57,12 @@ def test_each_part_runs_and_its_ratio_is_to_the_plain_one(script):
 def test_sets_of_any_ipc_are_made_and_judged(tmp_path, sets, kinds):
     out = tmp_path / "lines.jsonl"
     short = ["--ipc", "2", "--iterations", "1", "--epochs", "1", "--networks", "1", "--seeds", "1", "--out", str(out)]
+    short += ["--chart", str(tmp_path / "lines.png")]
     any_ipc.measure(any_ipc.arguments(None, short), sets)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert Counter(line["kind"] for line in lines) == kinds
     assert all(0 <= value <= 1 for line in lines for value in line["accuracies"])
+    assert (tmp_path / "lines.png").stat().st_size > 5000
 
 
 def test_steps_of_a_nested_and_of_a_growing_run_are_timed_beside_a_plain_one():
