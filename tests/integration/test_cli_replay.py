@@ -211,7 +211,7 @@ def test_defaults_depend_on_the_mode_and_the_recipe(inside, monkeypatch):
 
 
 def test_help_is_short_of_nothing(capsys):
-    assert cli.main(["consume", "replay", "--help"]) == 0
+    assert cli.main(["consume", "replay", "--help-all"]) == 0
     text = capsys.readouterr().out
     for option in ("--steps", "--ipc", "--memory", "--policy", "--orders", "--resume", "--markdown", "PREFIX"):
         assert option in text
