@@ -84,10 +84,6 @@ def any_ipc(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
     for count in counts:
         held = {kind: [line for line in lines if (line["kind"], line["ipc"]) == (kind, count)] for kind in kinds}
         columns[f"IPC {count}"] = [_mean(held[kind], "accuracies") for kind in kinds]
-    seconds = {
-        kind: [line["seconds"] for line in lines if (line["kind"], line["ipc"]) == (kind, counts[-1])] for kind in kinds
-    }
-    columns[f"seconds, IPC {counts[-1]}"] = [f"{statistics.median(seconds[kind]):.0f}" for kind in kinds]
     return columns
 
 
