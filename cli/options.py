@@ -93,6 +93,17 @@ def run_options(command: Command) -> Command:
     )(command)
 
 
+def placing_network_option(*, default: str) -> Callable[[Command], Command]:
+    """``--network-state`` of what draws images as points: the command gets ``network_state``."""
+    return click.option(
+        "--network-state",
+        metavar="STATE",
+        default=default,
+        show_default=True,
+        help="That network: random, or trained:EPOCHS on the real images before.",
+    )
+
+
 def device_option(command: Command) -> Command:
     """``--device``: the command gets ``device``."""
     return click.option(

@@ -194,7 +194,7 @@ def training_options(command: Command) -> Command:
             metavar="N",
             type=POSITIVE_INT,
             help="Tiles along each side of a stored image: 2 packs four images of half the side into one.  [default: 2 for "
-            "colour images of 32 pixels or more without ZCA, else 1]",
+            "colour images of 32 pixels or more, else 1]",
         ),
         click.option(
             "--storage",

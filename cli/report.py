@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.command import CheckedCommand, OnlyWith
-from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, placing_network_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
@@ -56,13 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Draw synthetic images as points among real ones, where a network places them.",
 )
-@click.option(
-    "--network-state",
-    metavar="STATE",
-    default="random",
-    show_default=True,
-    help="That network: random, or trained:EPOCHS on the real images before.",
-)
+@placing_network_option(default="random")
 @other_source_options(default="the one that each set names")
 @run_options
 @force_option

@@ -9,7 +9,7 @@ import click
 
 from atom_plugin.cli.class_options import ChosenClasses, classes_options
 from atom_plugin.cli.command import CheckedCommand, OnlyWith
-from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, run_options
+from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, placing_network_option, run_options
 from atom_plugin.cli.outputs import Output, claim
 from atom_plugin.cli.source_options import OF_SOURCE, WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo
@@ -51,13 +51,7 @@ _OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "qu
     help="Draw synthetic images as points among real ones instead, where a network places them; FILE with .pca.png or "
     ".tsne.png.",
 )
-@click.option(
-    "--network-state",
-    metavar="STATE",
-    default="trained:10",
-    show_default=True,
-    help="That network: random, or trained:EPOCHS on the real images before.",
-)
+@placing_network_option(default="trained:10")
 @other_source_options(default="the one that the set names")
 @run_options
 @force_option

@@ -162,25 +162,22 @@ class SelectingSupplier:
     ) -> SyntheticSet:
         """Raises ConfigError for options that do not fit."""
         arrived = only_classes(data, classes)
-        config = self._config(arrived, ipc)
+        config = self._config(arrived.image_shape, ipc)
         prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
         counts = [min(ipc, count // config.tiles) for count in arrived.train.labels.bincount().tolist()]
         chosen = []
         for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
             alike = [label for label, of_class in zip(sorted(set(classes)), counts, strict=True) if of_class == count]
             some = only_classes(data, alike)
-            made = selected_set(self._config(some, count), some, preprocessing=prepared, device=self.device)
+            made = selected_set(self._config(some.image_shape, count), some, preprocessing=prepared, device=self.device)
             chosen.append(_with_class_ids(made, data, alike))
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
         """That of the configuration."""
-        return self._config_for(image_shape, 1).storage
+        return self._config(image_shape, 1).storage
 
-    def _config(self, data: SourceData, ipc: int) -> SelectConfig:
-        return self._config_for(data.image_shape, ipc)
-
-    def _config_for(self, image_shape: tuple[int, int, int], ipc: int) -> SelectConfig:
+    def _config(self, image_shape: tuple[int, int, int], ipc: int) -> SelectConfig:
         fixed = {"ipc": ipc, "seed": self.seed, "method": self.method, "image_shape": image_shape}
         return SelectConfig.from_recipe(self.recipe, **{"storage": "uint8", **self.overrides, **fixed})
 

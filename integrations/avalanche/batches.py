@@ -50,10 +50,14 @@ class MixedBatches:
         return len(self._stream)  # type: ignore[arg-type]  # a loader has a length, though Iterable does not say so
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        endless = itertools.chain.from_iterable(itertools.repeat(self._memory))
-        for current, replayed in zip(self._stream, endless, strict=False):
+        for current, replayed in zip(self._stream, endless(self._memory), strict=False):
             self.stream_samples = len(current[1])
             yield [torch.cat(pair) for pair in zip(current, replayed, strict=True)]
+
+
+def endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """``batches``, from the first again after the last."""
+    return itertools.chain.from_iterable(itertools.repeat(batches))
 
 
 def batches_of(policy: Any, batch_size: int) -> Iterable[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from atom_plugin.integrations.avalanche.batches import endless
 from atom_plugin.transforms.augmentation import Augmentation
 
 FINETUNE_STEPS = 500
@@ -30,8 +31,7 @@ def fine_tune(
     groups = strategy.optimizer.param_groups
     rates = [group["lr"] for group in groups]
     strategy.model.train()
-    endless = itertools.chain.from_iterable(itertools.repeat(batches))
-    for step, batch in enumerate(itertools.islice(endless, steps)):
+    for step, batch in enumerate(itertools.islice(endless(batches), steps)):
         if step == (steps + 1) // 2:
             for group in groups:
                 group["lr"] *= 0.1

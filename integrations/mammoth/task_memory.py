@@ -25,9 +25,9 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 class TaskMemory:
     """At most ``size`` stored images in all, shared from the start by all ``classes`` that will come.
 
-    ``fill`` is a matcher, which distils, or a selection method; images are stored as uint8 pixels. ``options``, a JSON object,
-    are fields of :class:`DistillConfig`, or :class:`SelectConfig`, that differ from the recipe ``atom``. ``stored``, a file of
-    a set with the data set's class names, in any order, takes the place of both. Raises ConfigError for options that do not
+    ``fill`` is a matcher, which distils, or a selection method. ``options``, a JSON object, are ``overrides`` of the one in
+    :mod:`atom_plugin.replay.suppliers` which fills it and stores uint8 pixels unless they say otherwise. ``stored``, a file
+    of a set with the data set's class names, in any order, takes the place of both. Raises ConfigError for options that do not
     fit, PluginError for a matcher that cannot be loaded, StoreError for a set that cannot be read.
     """
 
@@ -106,12 +106,11 @@ def _parsed(options: str) -> Mapping[str, Any]:
 
 def _supplier(fill: str, options: Mapping[str, Any], seed: int, device: str) -> Supplier:
     if fill in METHODS:
-        return SelectingSupplier(method=fill, seed=seed, overrides={"storage": "uint8", **options}, device=device)
+        return SelectingSupplier(method=fill, seed=seed, overrides=dict(options), device=device)
     if fill not in MATCHERS.names():
         raise ConfigError(unknown("way to fill the memory", fill, [*MATCHERS.names(), *METHODS]))
     MATCHERS.get(fill)
-    overrides = {"storage": "uint8", "seed": seed, **options, "matcher": fill}
-    return DistillingSupplier(overrides=overrides, device=device)
+    return DistillingSupplier(overrides={"seed": seed, **options, "matcher": fill}, device=device)
 
 
 def _with_class_ids(stored: SyntheticSet, names: tuple[str, ...]) -> SyntheticSet:
