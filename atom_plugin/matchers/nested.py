@@ -35,6 +35,8 @@ class NestedMatcher(MeanMatcher):
         self._inner = inner
         self._prefixes = tuple(prefixes)
         self._weights = tuple(weights)
+        # How the rows of a class average, kept by what asked for it: making it anew would copy from the host in every step.
+        self._averaging: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
     @property
     def real_side(self) -> MeanMatcher:
@@ -69,10 +71,12 @@ class NestedMatcher(MeanMatcher):
     def means(self, descriptor: torch.Tensor, groups: int) -> torch.Tensor:
         """(N, D), class-major over ``groups`` classes, to (J, groups, D): one product, in one order on every device."""
         rows = grouped(descriptor, groups)
-        places = torch.arange(rows.shape[1], device=rows.device)
-        counts = torch.tensor(self._prefixes, device=rows.device)[:, None]
-        averaging = (places < counts).to(rows.dtype) / counts.to(rows.dtype)
-        return torch.einsum("jn,knd->jkd", averaging, rows)
+        key = rows.shape[1], rows.dtype, rows.device
+        if key not in self._averaging:
+            counts = torch.tensor(self._prefixes, device=rows.device)[:, None]
+            places = torch.arange(rows.shape[1], device=rows.device)
+            self._averaging[key] = (places < counts).to(rows.dtype) / counts.to(rows.dtype)
+        return torch.einsum("jn,knd->jkd", self._averaging[key], rows)
 
     def compare(self, real: Statistics, synthetic: Statistics) -> torch.Tensor:
         """The weighted sum of the losses of all prefixes."""

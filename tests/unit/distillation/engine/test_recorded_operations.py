@@ -58,7 +58,7 @@ class Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.removeprefix("aten::")
-        if not func.is_view and name not in NO_KERNEL:
+        if name in FROM_THE_HOST or (not func.is_view and name not in NO_KERNEL):  # lifting is a view to torch
             self.seen[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -84,7 +84,7 @@ class Launches:
 def recorded(monkeypatch):
     """The operations and launches of one captured step, which runs on the CPU here."""
 
-    def count(*, fused, matcher="atom", normalisation="batch"):
+    def count(*, fused, matcher="atom", normalisation="batch", **options):
         monkeypatch.setattr(distiller, "choose_engine", lambda name, network, *_: CudaEngine(network))
         monkeypatch.setattr(augmentation, "resample", resample_gathering)
         launches = Launches()
@@ -92,7 +92,7 @@ def recorded(monkeypatch):
             monkeypatch.setitem(sys.modules, f"atom_plugin.{room}.{name}", launches)
             monkeypatch.setattr(sys.modules[f"atom_plugin.{room}"], name, launches, raising=False)
         network = {"depth": 3, "normalisation": normalisation}
-        config = small_config(precision="bfloat16", network=network, zca=True, matcher=matcher)
+        config = small_config(precision="bfloat16", network=network, matcher=matcher, **{"zca": True, **options})
         run = Distiller(config, coloured_source(), device="cpu")
         step = run.captured_step
         with run.running():
@@ -112,6 +112,14 @@ def test_the_host_waits_for_nothing_and_brings_nothing(recorded, matcher, normal
     seen, _ = recorded(fused=fused, matcher=matcher, normalisation=normalisation)
     assert not [name for name in (*WAITS, *FROM_THE_HOST) if seen[name]]
     assert not [name for name in seen if name.startswith("index") and name not in ("index_select", "index_add")]
+
+
+@pytest.mark.parametrize(
+    "options", [{"nested": "all"}, {"factor": 2, "zca": False}, {"factor": 2, "zca": False, "nested": "all"}]
+)
+def test_nested_and_packed_sets_bring_nothing_either(recorded, options):
+    seen, _ = recorded(fused=True, ipc=2, **options)
+    assert not [name for name in (*WAITS, *FROM_THE_HOST) if seen[name]]
 
 
 @pytest.mark.skipif(TORCH < (2, 14), reason="counted under torch 2.14; older ones decompose some operations otherwise")
