@@ -41,7 +41,7 @@ Sets = Callable[[SourceData, argparse.Namespace, int], Iterator[tuple[str, int, 
 def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tuple[str, int, SyntheticSet, float]]:
     """Kind, images per class, the set, and the seconds of the distillation that it took."""
 
-    def made(ipc: int, nested: str | None) -> tuple[SyntheticSet, float]:
+    def made(ipc: int, nested: str | None, image_lr: float = 1.0) -> tuple[SyntheticSet, float]:
         config = DistillConfig.from_recipe(
             "atom",
             ipc=ipc,
@@ -50,23 +50,25 @@ def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tup
             iterations=given.iterations,
             image_init="herding",
             nested=nested,
+            image_lr=image_lr,
         )
         began = time.perf_counter()
         return distill(config, data, device=given.device), time.perf_counter() - began
 
-    nested, seconds = made(given.ipc, "some")
+    nested = {rate: made(given.ipc, "some", rate) for rate in given.nested_rates}
     plain, plain_seconds = made(given.ipc, None)
     chosen = SelectConfig.from_recipe("atom", ipc=given.ipc, image_shape=data.image_shape, method="herding", seed=seed)
     herding = selected_set(chosen, data, preprocessing=plain.preprocessing, device=given.device)
-    for count in nested.prefixes:
-        yield "nested, cut", count, nested.first(count), seconds
+    for count in next(iter(nested.values()))[0].prefixes:
+        for rate, (held, seconds) in nested.items():
+            yield "nested, cut" if rate == 1 else f"nested, rate {rate:g}, cut", count, held.first(count), seconds
         yield "plain, cut", count, plain.first(count), plain_seconds
         yield "made for it", count, *((plain, plain_seconds) if count == given.ipc else made(count, None))
         yield "herding", count, herding.first(count), 0.0
 
 
 def main() -> None:
-    measure(arguments(__doc__), sets)
+    measure(arguments(__doc__, rates=True), sets)
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -93,8 +95,13 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     write_figure(figure, path, force=True)
 
 
-def arguments(description: str | None, words: Sequence[str] | None = None) -> argparse.Namespace:
-    """``words``, or what the command line holds, for a benchmark whose sets are trained on, and tested on validation images."""
+def arguments(
+    description: str | None, words: Sequence[str] | None = None, *, rates: bool = False
+) -> argparse.Namespace:
+    """``words``, or what the command line holds, for a benchmark whose sets are trained on, and tested on validation images.
+
+    ``rates``: whether nested sets may be asked for at several image learning rates.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")
     parser.add_argument("--ipc", type=int, default=10)
@@ -105,6 +112,9 @@ def arguments(description: str | None, words: Sequence[str] | None = None) -> ar
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chart", type=Path, help="a picture of the lines in --out")
+    parser.set_defaults(nested_rates=[1.0])
+    if rates:
+        parser.add_argument("--nested-rates", type=float, nargs="+", help="image learning rates of the nested sets")
     return parser.parse_args(words)
 
 

@@ -129,6 +129,24 @@ class Bench:
         """The 25 kernels that take most of a captured step, and how many launches it has; without our own kernels too."""
         return {way: self._kernels(way, steps) for way in ("captured, fused", "captured")}
 
+    def draws(self) -> dict[str, Any]:
+        """Milliseconds that a block of an iteration's draws takes, by the threads that draw: the host's part, without the GPU."""
+        found = {}
+        count = 16 if self._quick else 480
+        for threads in (1, 2, 3, 4, 6, 8):
+            run = self._run("ipc10", "captured")
+            inputs = run.captured_step.inputs
+            inputs.threads = threads
+            with run.running():
+                for iteration in range(count // 2):
+                    inputs.block(iteration)
+                began = time.perf_counter()
+                for iteration in range(count // 2, count):
+                    inputs.block(iteration)
+                found[str(threads)] = 1e3 * (time.perf_counter() - began) / (count - count // 2)
+                inputs.close()
+        return {"milliseconds a block, by threads": found}
+
     def together(self, data: SourceData) -> dict[str, Any]:
         """Evaluation networks trained together, and one in turn."""
         selection = SelectConfig.from_recipe(

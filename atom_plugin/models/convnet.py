@@ -162,10 +162,8 @@ class ConvNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 fan_in = module.weight[0].numel()
-                weight, bias = (
-                    torch.empty(module.weight.shape),
-                    torch.empty(fan_in if module.bias is None else len(module.bias)),
-                )
+                weight = _drawable(module.weight)
+                bias = torch.empty(fan_in) if module.bias is None else _drawable(module.bias)
                 if self.config.weight_init == "normal":
                     weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
                     bias.zero_()
@@ -173,11 +171,18 @@ class ConvNet(nn.Module):
                     bound = 1.0 / math.sqrt(fan_in)
                     weight.uniform_(-bound, bound, generator=generator)
                     bias.uniform_(-bound, bound, generator=generator)
-                module.weight.copy_(weight)
-                if module.bias is not None:
+                if weight is not module.weight:
+                    module.weight.copy_(weight)
+                if module.bias is not None and bias is not module.bias:
                     module.bias.copy_(bias)
             elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
                 module.reset_parameters()
+
+
+def _drawable(parameter: torch.Tensor) -> torch.Tensor:
+    """What a draw of ``parameter`` fills: itself, where its values lie in the order of the draws, else another."""
+    at_once = parameter.device.type == "cpu" and parameter.is_contiguous() and parameter.dtype == torch.float32
+    return parameter if at_once else torch.empty(parameter.shape)
 
 
 def _refuse_oversized(config: ConvNetConfig, channels: int, depth: int, outputs: int) -> None:

@@ -116,7 +116,7 @@ def test_figures_of_two_machines_do_not_stand_in_one_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["correctness", "ceilings", "kernels", "step-packed-ipc10", "together", "set-best-ipc1"]
+    "kind", ["correctness", "ceilings", "kernels", "draws", "step-packed-ipc10", "together", "set-best-ipc1"]
 )
 def test_every_kind_of_piece_for_a_gpu_goes_through_on_a_cpu(tmp_path, kind):
     bench = gpu_pieces.Bench("cpu", quick=True)

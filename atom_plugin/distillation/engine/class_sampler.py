@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from atom_plugin.errors import SourceError
@@ -27,45 +29,47 @@ class ClassSampler:
         in_order = bool((labels[1:] >= labels[:-1]).all())
         self._order = None if in_order else labels.argsort(stable=True)
 
-    def sample(self, per_class: int, generator: torch.Generator) -> torch.Tensor:
-        """Indices (classes * per_class,): without replacement; a class with too few images repeats them in turn.
+    def sample(self, per_class: int, *generators: torch.Generator) -> torch.Tensor:
+        """Indices (len(generators), classes * per_class), a batch of each of ``generators``: without replacement.
 
-        Each class's images come in an order that is uniform over all orders: a class of up to four batches is shuffled
-        whole, by random keys; a larger one is drawn from with replacement until enough different images have come, of
-        which the first count.
+        A class with too few images repeats them in turn. Each class's images come in an order that is uniform over all orders:
+        a class of up to four batches is shuffled whole, by random keys; a larger one is drawn from with replacement until
+        enough different images have come, of which the first count. A batch is the same whichever others are drawn with it.
         """
-        places = torch.empty(len(self.counts), per_class, dtype=torch.int64)
+        places = torch.empty(len(generators), len(self.counts), per_class, dtype=torch.int64)
         small = self.counts <= _SHUFFLED * per_class
         if bool(small.any()):
-            places[small] = _shuffled(self.counts[small], per_class, generator)
+            places[:, small] = _shuffled(self.counts[small], per_class, generators)
         if not bool(small.all()):
-            places[~small] = _first_different(self.counts[~small], per_class, generator)
-        indices = (self._starts[:, None] + places).flatten()
+            places[:, ~small] = _first_different(self.counts[~small], per_class, generators)
+        indices = (self._starts[:, None] + places).flatten(1)
         return indices if self._order is None else self._order[indices]
 
 
-def _shuffled(counts: torch.Tensor, per_class: int, generator: torch.Generator) -> torch.Tensor:
-    """(k, per_class) places within each class: the first of a permutation of 0 … counts - 1, repeated where it ends."""
+def _shuffled(counts: torch.Tensor, per_class: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """(n, k, per_class) places within each class: the first of a permutation of 0 … counts - 1, repeated where it ends."""
     width = int(counts.max())
-    keys = torch.rand(len(counts), width, generator=generator, dtype=torch.float64)
-    keys.masked_fill_(torch.arange(width) >= counts[:, None], torch.inf)
-    return keys.argsort(1).gather(1, torch.arange(per_class) % counts[:, None])
+    drawn = [torch.rand(len(counts), width, generator=generator, dtype=torch.float64) for generator in generators]
+    keys = torch.stack(drawn).masked_fill_(torch.arange(width) >= counts[:, None], torch.inf)
+    first = torch.arange(per_class) % counts[:, None]
+    return keys.argsort(2).gather(2, first.expand(len(generators), -1, -1))
 
 
-def _first_different(counts: torch.Tensor, per_class: int, generator: torch.Generator) -> torch.Tensor:
-    """(k, per_class) places within each class: of uniform draws with replacement, the first ``per_class`` different ones.
+def _first_different(counts: torch.Tensor, per_class: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """(n, k, per_class) places within each class: of uniform draws with replacement, the first ``per_class`` different ones.
 
     By symmetry any ordered choice of different places is as likely as any other. How far the draws go on does not matter
     to their first part, so all classes may go on until the last has enough.
     """
-    drawn = counts.new_empty(len(counts), 0)
+    size = len(counts), 2 * per_class
+    drawn = counts.new_empty(len(generators), len(counts), 0)
     while True:
         # The remainder of a 62-bit draw is uniform to counts / 2**62.
-        more = torch.randint(_LARGEST_DRAW, (len(counts), 2 * per_class), generator=generator) % counts[:, None]
-        drawn = torch.cat([drawn, more], 1)
-        in_order, positions = drawn.sort(dim=1, stable=True)
+        more = torch.stack([torch.randint(_LARGEST_DRAW, size, generator=generator) for generator in generators])
+        drawn = torch.cat([drawn, more % counts[:, None]], 2)
+        in_order, positions = drawn.sort(dim=2, stable=True)
         new = torch.ones_like(drawn, dtype=torch.bool)
-        new.scatter_(1, positions[:, 1:], in_order[:, 1:] != in_order[:, :-1])
-        number = new.cumsum(1)
-        if bool((number[:, -1] >= per_class).all()):
-            return drawn[new & (number <= per_class)].view(len(counts), per_class)
+        new.scatter_(2, positions[..., 1:], in_order[..., 1:] != in_order[..., :-1])
+        number = new.cumsum(2)
+        if bool((number[..., -1] >= per_class).all()):
+            return drawn[new & (number <= per_class)].view(*drawn.shape[:2], per_class)

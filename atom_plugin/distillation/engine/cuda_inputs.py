@@ -3,7 +3,12 @@
 Everything is drawn on the CPU from the iteration's own generator, in the order of the plain step, so that a run on any device
 sees the same networks, images and augmentations. A block holds the network's parameters, the chosen images, the augmentation
 and the learning rate in one piece of page-locked memory: one asynchronous copy a step, some 1.3 MB for a ConvNet-3 of width
-128. Iterations do not depend on each other, so several threads draw ahead (torch lets go of the interpreter in each draw).
+128.
+
+Iterations do not depend on each other, so several threads draw ahead. They share Python's lock, and each of torch's operations
+gives it up and waits for it: what counts is how few operations a block takes, not how many threads there are. So a thread
+draws several blocks together, and what can be worked out for all of them at once, is; the parameters stay in the order of
+the draws, and the device puts them in the order that convolutions take.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,7 +26,6 @@ import torch
 
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.models.convnet import ConvNet
-from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.device import copies_from_pinned
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation
@@ -30,6 +34,7 @@ DrawInto = Callable[[ConvNet, torch.Generator], torch.Tensor | None]
 """Gives a network the parameters of a draw; returns the weights of a trained one beside it, or None."""
 
 Views = dict[str, torch.Tensor]
+_TOGETHER, _CHUNK_BYTES = 8, 2**26  # blocks that a thread draws together, and the most bytes of these
 _ALIGNMENT = 256  # bytes; what a GPU's allocator gives, and its wide loads ask for
 
 
@@ -45,11 +50,11 @@ class Layout:
         return sum(_aligned(dtype.itemsize * math.prod(shape)) for _, dtype, shape in self.sections)
 
     def views(self, block: torch.Tensor) -> Views:
-        """The tensors, as views of ``block``, uint8 (size,)."""
+        """The tensors, as views of ``block``, uint8 (..., size); those of several blocks have its leading dimensions."""
         found, start = {}, 0
         for name, dtype, shape in self.sections:
             count = dtype.itemsize * math.prod(shape)
-            found[name] = block[start : start + count].view(dtype).view(shape)
+            found[name] = block[..., start : start + count].view(dtype).unflatten(-1, shape)
             start += _aligned(count)
         return found
 
@@ -59,16 +64,35 @@ def _aligned(count: int) -> int:
 
 
 def point_at(network: ConvNet, flat: torch.Tensor) -> None:
-    """Let the parameters of ``network`` be views of ``flat`` (their number,), convolutions in channels-last order."""
-    start = 0
+    """Let the parameters of ``network`` be views of ``flat`` (their number,), one after the other."""
+    held = list(network.parameters())
+    for parameter, part in zip(held, flat.split([each.numel() for each in held]), strict=True):
+        parameter.data = part.view(parameter.shape)
+
+
+def point_at_channels_last(network: ConvNet, flat: torch.Tensor) -> torch.Tensor:
+    """As :func:`point_at` with convolutions in channels-last order; returns where each value of ``flat`` stands without it."""
+    order, start = [], 0
     for parameter in network.parameters():
+        places = torch.arange(start, start + parameter.numel()).view(parameter.shape)
         part = flat[start : start + parameter.numel()]
         if parameter.ndim == 4:
             out, channels, height, width = parameter.shape
+            places = places.permute(0, 2, 3, 1)
             parameter.data = part.view(out, height, width, channels).permute(0, 3, 1, 2)
         else:
             parameter.data = part.view(parameter.shape)
+        order.append(places.flatten())
         start += parameter.numel()
+    return torch.cat(order).to(flat.device)
+
+
+def _one_core() -> None:
+    """Give the calling thread's operations one core; others keep theirs. The teams of eight threads would fight for cores."""
+    from threadpoolctl import threadpool_limits
+
+    torch.get_num_threads()  # what torch sets at its first call in a thread is set now, not after the limit
+    threadpool_limits(1, user_api="openmp")
 
 
 class StepInputs:
@@ -76,7 +100,8 @@ class StepInputs:
 
     Each holds the parameters that ``draw_into`` gives a copy of ``network``, with ``calibrates`` those of the trained network
     that it returns, the draw of ``augmentation``, the real images that ``batches`` choose
-    (their indices, where the device holds all images), and the learning rate that ``rate`` gives.
+    (their indices, where the device holds all images), and the learning rate that ``rate`` gives. ``threads`` draw: up to four,
+    unless it says how many; the attribute may be set before the first block is asked for.
     """
 
     def __init__(
@@ -88,6 +113,7 @@ class StepInputs:
         rate: Callable[[int], float],
         draw_into: DrawInto,
         calibrates: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.augmentation = augmentation
         self.network = copy.deepcopy(network).cpu()
@@ -101,56 +127,81 @@ class StepInputs:
         by_index = ("indices", torch.int64, (chosen,)), ("images", torch.uint8, (chosen, *batches.image_shape))
         self.layout = Layout(
             sections=(
-                by_index[batches.pixels is None],
+                by_index[batches.held is None],
                 ("plan", torch.float32, (classes, PLAN_COLUMNS)),
                 ("parameters", torch.float32, (parameters,)),
                 *([("calibration", torch.float32, (parameters,))] if calibrates else []),
                 ("rate", torch.float32, (1,)),
             )
         )
-        self._threads = max(1, min(8, (os.cpu_count() or 1) // 2))
+        self._together = max(1, min(_TOGETHER, _CHUNK_BYTES // self.layout.size))
+        self.threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
         self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[tuple[int, Future[torch.Tensor]]] = deque()
+        self._waiting: deque[Future[Sequence[torch.Tensor]]] = deque()
+        self._ready: deque[torch.Tensor] = deque()
+        self._next = self._asked = (
+            0  # the iteration whose block is first of those ready, or waited for; the first not asked for
+        )
 
     def block(self, iteration: int) -> torch.Tensor:
         """The bytes of ``iteration``; asking for iterations in turn finds them ready."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="step-inputs")
-        if self._waiting and self._waiting[0][0] != iteration:
-            self._drop()
-        following = self._waiting[-1][0] + 1 if self._waiting else iteration
-        for ahead in range(following, min(iteration + 4 * self._threads, self._batches.iterations)):
-            self._waiting.append((ahead, self._pool.submit(self.draw, ahead)))
-        return self._waiting.popleft()[1].result() if self._waiting else self.draw(iteration)
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="step-inputs", initializer=_one_core)
+        if iteration != self._next:
+            self._drop(iteration)
+        end = min(iteration + (self.threads + 1) * self._together, self._batches.iterations)
+        while self._asked < end:
+            chunk = range(self._asked, min(self._asked + self._together, self._batches.iterations))
+            self._waiting.append(self._pool.submit(self.draw, chunk))
+            self._asked = chunk.stop
+        if not self._ready:
+            self._ready.extend(
+                self._waiting.popleft().result() if self._waiting else self.draw(range(iteration, iteration + 1))
+            )
+        self._next = iteration + 1
+        return self._ready.popleft()
 
-    def draw(self, iteration: int) -> torch.Tensor:
-        """The bytes of ``iteration``, drawn now: the network, the augmentation, the real batch, as the plain step does."""
-        batches = self._batches
-        block = torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=copies_from_pinned(batches.device))
-        views = self.layout.views(block)
-        generator = generator_for(batches.seed, "iteration", iteration)
+    @torch.no_grad()
+    def draw(self, iterations: range) -> Sequence[torch.Tensor]:
+        """The bytes of ``iterations``, drawn now: the network, the augmentation, the real batch, as the plain step does."""
+        batches, size = self._batches, self.layout.size
+        pinned = copies_from_pinned(batches.device)
+        blocks = torch.empty(len(iterations), size, dtype=torch.uint8, pin_memory=pinned)
+        views = self.layout.views(blocks)
         if not hasattr(self._local, "network"):
-            self._local.network, self._local.trained = (copy.deepcopy(self.network) for _ in range(2))
-        point_at(self._local.network, views["parameters"])
-        trained = self._draw_into(self._local.network, generator)
-        if self._calibrates and trained is not None:
-            point_at(self._local.trained, views["calibration"])
-            set_weights(self._local.trained, trained)
-        views["plan"].copy_(self.augmentation.draw(batches.classes, generator).plan(batches.image_shape[1:]))
+            self._local.network = copy.deepcopy(self.network)
+        draws = []
+        for row, iteration in enumerate(iterations):
+            generator = generator_for(batches.seed, "iteration", iteration)
+            point_at(self._local.network, views["parameters"][row])
+            trained = self._draw_into(self._local.network, generator)
+            if self._calibrates and trained is not None:
+                views["calibration"][row].copy_(trained)
+            draws.append(self.augmentation.draw(batches.classes, generator))
+        choice, uniforms = torch.cat([each.choice for each in draws]), torch.cat([each.uniforms for each in draws])
+        plans = self.augmentation.plan(
+            choice, uniforms, batches.image_shape[1:]
+        )  # of all at once: it is many small operations
+        views["plan"].copy_(plans.unflatten(0, (len(iterations), -1)))
+        chosen = batches.drawn(iterations).flatten(1)
         if "indices" in views:
-            views["indices"].copy_(batches.drawn(iteration).flatten())
+            views["indices"].copy_(chosen)
         else:
-            batches.rows(batches.drawn(iteration).flatten(), out=views["images"])
-        views["rate"].fill_(self._rate(iteration))
-        return block
+            for rows, out in zip(chosen, views["images"], strict=True):
+                batches.rows(rows, out=out)
+        views["rate"].copy_(torch.tensor([self._rate(iteration) for iteration in iterations])[:, None])
+        return blocks.unbind(0)
 
     def close(self) -> None:
         """Let the threads go; a later :meth:`block` starts others."""
-        self._drop()
+        self._drop(0)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def _drop(self) -> None:
+    def _drop(self, following: int) -> None:
+        """Forget what was drawn ahead; iterations are asked for from ``following`` on."""
         while self._waiting:
-            self._waiting.pop()[1].cancel()
+            self._waiting.pop().cancel()
+        self._ready.clear()
+        self._next = self._asked = following

@@ -1,7 +1,7 @@
 """One distillation step that an accelerator runs by itself: static shapes, nothing that the host waits for.
 
 What the iteration draws arrives as one block of bytes (:mod:`.cuda_inputs`). Everything else happens on the device, between
-tensors whose addresses never change: the chosen images are gathered from uint8, preprocessed and augmented,
+tensors whose addresses never change: the chosen images are gathered, preprocessed and augmented,
 both branches run (:mod:`.cuda_engine`), the images are updated. On CUDA the whole is one
 graph (:mod:`~atom_plugin.runtime.cuda`).
 
@@ -20,7 +20,7 @@ import torch
 from atom_plugin.distillation.engine import Engine
 from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.cuda_engine import CudaEngine, fuses
-from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at
+from atom_plugin.distillation.engine.cuda_inputs import StepInputs, point_at_channels_last
 from atom_plugin.distillation.engine.image_sgd import ImageSGD
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import Decode, image_gradient
@@ -85,7 +85,7 @@ class CapturedStep:
         fused: bool = True,
     ) -> None:
         self._matcher = matcher
-        self._inputs = inputs
+        self.inputs = inputs
         self._batches = batches
         self._optimizer, self._images, self._velocity = optimizer, optimizer.images, optimizer.started()
         self._decode = decode
@@ -96,7 +96,7 @@ class CapturedStep:
         self._device = self._images.device
         self._precision = precision
         self._on_loss = on_loss
-        self._source = batches.pixels
+        self._source = batches.held
         self._block = torch.empty(inputs.layout.size, dtype=torch.uint8, device=self._device)
         self._given = inputs.layout.views(self._block)
         network = copy.deepcopy(inputs.network).to(self._device)
@@ -107,9 +107,11 @@ class CapturedStep:
             inputs.augmentation, shape, self._device, self._dtype
         )
         fused = fused and fuses(network, matcher.real_side, shape, precision)
-        point_at(network, self._given["parameters"])
+        self._weights = {"parameters": torch.empty_like(self._given["parameters"])}
+        self._order = point_at_channels_last(network, self._weights["parameters"])
         if self._calibration is not None:
-            point_at(self._calibration.network, self._given["calibration"])
+            self._weights["calibration"] = torch.empty_like(self._given["calibration"])
+            point_at_channels_last(self._calibration.network, self._weights["calibration"])
         self.engine = CudaEngine(network, fused=fused)
         self._loss = torch.zeros((), device=self._device)
         self._run: Callable[[], object] | None = None if self._device.type == "cuda" else self.compute
@@ -120,7 +122,7 @@ class CapturedStep:
         self._tell(_AHEAD - 1)
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             # torch keeps a page-locked block that is given up here until the copy from it has happened.
-            self._block.copy_(self._inputs.block(iteration), non_blocking=True)
+            self._block.copy_(self.inputs.block(iteration), non_blocking=True)
             if self._run is None:
                 self._run = captured(self.compute, changed=(self._images, self._velocity))
             self._run()
@@ -153,7 +155,7 @@ class CapturedStep:
 
     def close(self) -> None:
         """Stop drawing ahead; a later :meth:`launch` starts again."""
-        self._inputs.close()
+        self.inputs.close()
 
     def _read(self, iteration: int) -> PendingLoss:
         if self._device.type != "cuda":
@@ -168,8 +170,10 @@ class CapturedStep:
         """One step from what the block holds now: static shapes, fixed addresses, no wait."""
         given, classes = self._given, self._batches.classes
         with torch.no_grad():
+            for name, weights in self._weights.items():
+                torch.index_select(given[name], 0, self._order, out=weights)
             chosen = given["images"] if self._source is None else self._source.index_select(0, given["indices"])
-            real = self._augmented(self._batches.preprocessing.forward(chosen))
+            real = self._augmented(self._batches.preprocessed(chosen))
         leaf = self._images.detach().requires_grad_()
         synthetic = self._augmented(self._decode(leaf))
         with autocast(self._device, self._precision):
@@ -184,7 +188,7 @@ class CapturedStep:
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
         by_class = images.unflatten(0, (self._batches.classes, -1))
-        settings, plan = self._inputs.augmentation, self._given["plan"]
+        settings, plan = self.inputs.augmentation, self._given["plan"]
         if self.fuses_augmentation:
             return fused_augmentation.augment_fused(settings, by_class, plan, self._dtype)
         return augment(settings, by_class, plan).flatten(0, 1)

@@ -26,10 +26,10 @@ class RealBatches:
 
     Where the pixels are kept follows from the source, the config and the device, and never changes what a batch holds:
 
+    - Images that are whitened are kept as preprocessed floats where these fit into :data:`PREPARED_BYTES` and the run draws
+      each image :data:`PREPARED_USES` times on average. Values differ from whitening per batch by rounding alone; the rule
+      reads nothing but config and source, so that a resumed run keeps to it.
     - A GPU holds all uint8 images where they fit into :data:`DEVICE_SHARE` of its free memory; it gathers and preprocesses.
-    - On a CPU, images that are whitened are kept as preprocessed floats where these fit into :data:`PREPARED_BYTES` and the
-      run draws each image :data:`PREPARED_USES` times on average. Values differ from whitening per batch by rounding alone;
-      the rule reads nothing but config and source, so that a resumed run keeps to it.
     - Else a CPU gathers from a source in memory.
     - What is left, a source on disk and images that a GPU has no room for, is read a batch ahead by a thread, into pinned
       memory for a GPU. See :class:`~atom_plugin.distillation.engine.prefetch.Prefetcher`.
@@ -68,20 +68,24 @@ class RealBatches:
         time, and parts of it fetched by any process.
         """
         if iteration not in self._drawn:
-            chosen = self.drawn(iteration)
+            chosen = self.drawn(range(iteration, iteration + 1))[0]
             latest = max(self._drawn, default=None)
             self._drawn = {iteration: chosen} if latest is None else {latest: self._drawn[latest], iteration: chosen}
         return self._drawn[iteration]
 
-    def drawn(self, iteration: int) -> torch.Tensor:
-        """What :meth:`choose` gives, drawn anew: any thread may ask."""
-        generator = generator_for(self.seed, "real", iteration)
-        return self._sampler.sample(self.per_class, generator).view(-1, self.per_class)
+    def drawn(self, iterations: range) -> torch.Tensor:
+        """What :meth:`choose` gives for each of ``iterations``, drawn anew, (n, K, per_class): any thread may ask."""
+        generators = (generator_for(self.seed, "real", iteration) for iteration in iterations)
+        return self._sampler.sample(self.per_class, *generators).unflatten(1, (-1, self.per_class))
 
     @property
-    def pixels(self) -> torch.Tensor | None:
-        """All images, uint8 (N, C, H, W), where the device keeps them."""
-        return self._raw
+    def held(self) -> torch.Tensor | None:
+        """All images (N, C, H, W) where the device keeps them: uint8 pixels, or preprocessed floats."""
+        return self._raw if self._prepared is None else self._prepared
+
+    def preprocessed(self, images: torch.Tensor) -> torch.Tensor:
+        """Some of :attr:`held` as networks see them, float32."""
+        return images if images.is_floating_point() else self.preprocessing.forward(images)
 
     def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Images ``indices`` (n,), uint8 (n, C, H, W) on the CPU, in ``out`` where given."""
@@ -97,7 +101,7 @@ class RealBatches:
         """
         rows = indices.flatten()
         if self._prepared is not None:
-            return self._prepared[rows]
+            return self._prepared[rows.to(self.device, non_blocking=True)]
         if self._raw is not None:
             pixels = self._raw[rows.to(self.device, non_blocking=True)]
         else:
@@ -134,7 +138,7 @@ class RealBatches:
         return out
 
     def _worth_preparing(self) -> bool:
-        if not (self._keeps_whitened and on_host(self.device)) or self.preprocessing.whitening is None:
+        if not self._keeps_whitened or self.preprocessing.whitening is None:
             return False
         drawn = self.iterations * self.per_class * self.classes
         return self._train.pixel_bytes * 4 <= PREPARED_BYTES and drawn >= PREPARED_USES * len(self._train)

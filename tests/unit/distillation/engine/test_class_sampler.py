@@ -14,7 +14,7 @@ LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1, 2, 0, 0])  # 4, 3, 4 of classes 0
 def test_batches_are_class_major_without_replacement():
     sampler = ClassSampler(LABELS, 3)
     for seed in range(20):
-        chosen = sampler.sample(3, generator_for(seed, "batch"))
+        chosen = sampler.sample(3, generator_for(seed, "batch"))[0]
         assert LABELS[chosen].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         assert len(set(chosen.tolist())) == 9
 
@@ -23,6 +23,13 @@ def test_small_classes_repeat_in_turn():
     chosen = ClassSampler(LABELS, 3).sample(6, generator_for(0, "batch")).view(3, 6)
     assert chosen[1, :3].tolist() == chosen[1, 3:].tolist()
     assert sorted(chosen[1, :3].tolist()) == [2, 3, 7]
+
+
+@pytest.mark.parametrize("per_class", [2, 6, 40])
+def test_a_batch_is_the_same_whichever_others_are_drawn_with_it(per_class):
+    sampler = ClassSampler(torch.arange(3).repeat_interleave(torch.tensor([3, 45, 200])), 3)
+    together = sampler.sample(per_class, *(generator_for(0, i) for i in range(50)))
+    assert torch.equal(together, torch.cat([sampler.sample(per_class, generator_for(0, i)) for i in range(50)]))
 
 
 def test_a_class_without_images_is_refused():
@@ -64,7 +71,7 @@ def test_every_ordered_pair_is_equally_likely(count):
 def test_every_image_is_drawn_equally_often(per_class):
     count, draws = 37, 1500
     sampler = ClassSampler(torch.zeros(count, dtype=torch.int64), 1)
-    drawn = torch.stack([sampler.sample(per_class, generator_for(0, i)) for i in range(draws)])
+    drawn = torch.cat([sampler.sample(per_class, generator_for(0, i)) for i in range(draws)])
     expected = draws / count  # at each place of the batch
     for place in (0, per_class - 1):
         statistic = ((torch.bincount(drawn[:, place], minlength=count) - expected) ** 2 / expected).sum()

@@ -63,7 +63,7 @@ def test_other_choices_too(everywhere, options):
 
 def test_images_that_stay_on_the_host_make_the_same_step(everywhere, monkeypatch):
     here = steps(3)
-    monkeypatch.setattr(RealBatches, "pixels", None)
+    monkeypatch.setattr(RealBatches, "held", None)
     there = steps(3)
     assert there[0] == here[0]
     assert torch.equal(there[1], here[1])
