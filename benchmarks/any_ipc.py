@@ -11,6 +11,7 @@ saw.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from images import load_images
+from together import raised_or
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.datasets.validation import hold_out
@@ -27,6 +29,7 @@ from atom_plugin.distillation.loop import distill
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.evaluation import network_seed
+from atom_plugin.evaluation.cuda_training import suits, train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.device import describe_hardware, resolve_device, resolve_precision
@@ -125,18 +128,34 @@ def measure(given: argparse.Namespace, sets: Sets) -> None:
     assert data.validation is not None
     run = TrainingRun(device=device, precision=resolve_precision("auto", device))
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    training = TrainConfig(epochs=given.epochs)
     for seed in range(given.seeds):
-        for kind, count, held, seconds in sets(data, given, seed):
+        seeds = [network_seed(seed, repeat) for repeat in range(given.networks)]
+        for count, group in itertools.groupby(sets(data, given, seed), key=lambda made: made[1]):
+            made = list(group)
             network = DistillConfig.from_recipe("atom", ipc=count, image_shape=data.image_shape).network
-            trained = (
-                train(held, network, TrainConfig(epochs=given.epochs), seed=network_seed(seed, repeat), run=run)
-                for repeat in range(given.networks)
-            )
-            reached = [accuracy(one, held.preprocessing, data.validation, device=device) for one in trained]
-            line = {"kind": kind, "ipc": count, "seed": seed, "iterations": given.iterations, "epochs": given.epochs}
-            about = {"source": data.name, "images": len(data.validation), "machine": describe_hardware(device)}
-            jsonl.append(given.out, {**line, "seconds": seconds, "accuracies": reached, **about})
-            print(f"{kind}, IPC {count}, seed {seed}: {100 * statistics.fmean(reached):.2f} %", flush=True)
+            places = [(held, own) for _, _, held, _ in made for own in seeds]
+            if suits(network, training, device):
+                alike, own = zip(*places, strict=True)
+                trained = [raised_or(one) for one in train_together(alike, network, training, seeds=own, run=run)]
+            else:
+                trained = [train(held, network, training, seed=own, run=run) for held, own in places]
+            reached = [
+                accuracy(one, held.preprocessing, data.validation, device=device)
+                for one, (held, _) in zip(trained, places, strict=True)
+            ]
+            for row, (kind, _, _, seconds) in enumerate(made):
+                own_share = reached[row * len(seeds) : (row + 1) * len(seeds)]
+                line = {
+                    "kind": kind,
+                    "ipc": count,
+                    "seed": seed,
+                    "iterations": given.iterations,
+                    "epochs": given.epochs,
+                }
+                about = {"source": data.name, "images": len(data.validation), "machine": describe_hardware(device)}
+                jsonl.append(given.out, {**line, "seconds": seconds, "accuracies": own_share, **about})
+                print(f"{kind}, IPC {count}, seed {seed}: {100 * statistics.fmean(own_share):.2f} %", flush=True)
     if given.chart:
         draw([json.loads(line) for line in given.out.read_text().splitlines()], given.chart)
 

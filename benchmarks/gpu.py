@@ -3,9 +3,9 @@
 In the order of their worth, one JSON line to --out after each piece, so that an interruption loses nothing of what was done:
 
 1. correctness: how far captured losses are from plain ones, whether bytes repeat;
-2. the step at IPC 10, packed and not: captured with kernels of our own and without, plain and compiled, the baseline of
-   step.py; device events and the host's clock, peak memory; where its time goes, by kernel; how long the host draws for it;
-   the ceilings of the machine;
+2. the step at IPC 10, packed and not: captured with kernels of our own and without, plain, plain with compiled features, the
+   baseline of step.py; device events and the host's clock, peak memory; where its time goes, by kernel; how long the host
+   draws for it; the ceilings of the machine;
 3. sets at IPC 10 and 8,000 iterations by the recipes best and atom, five networks of 1,000 epochs on each;
 4. 20 evaluation networks together, one of them in turn as well;
 5. the step at 128 real images per class, IPC 1 and 50; sets at IPC 1 and 50, and by other matchers, while time is left.
@@ -49,7 +49,7 @@ def pieces(images: Images, folder: Path, bench: Bench) -> dict[str, Piece]:
     first, *others = STEPS
     found: dict[str, Piece] = {"correctness": bench.correctness, "ceilings": bench.ceilings}
     found |= {f"step-{name}": partial(bench.step, name) for name in (first, "packed-ipc10")}
-    found |= {"kernels": bench.kernels, "draws": bench.draws}
+    found |= {"kernels": bench.kernels, "draws": bench.draws, "compiled": bench.compiled}
     found |= {f"set-{recipe}-ipc10": made(recipe, 10) for recipe in ("best", "atom")}
     found |= {"together": lambda: bench.together(images.data())}
     found |= {f"step-{name}": partial(bench.step, name) for name in others if name != "packed-ipc10"}

@@ -10,6 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,6 @@ class Bench:
                 for way in ("captured, fused", "captured")
             }
             result["plain"] = self._measured(lambda: self._run(name, "plain").launch, few, warm_up=3)
-            if self._cuda and name == "ipc10":  # once: compiling takes 20 s here, minutes on a CPU
-                result["plain, compiled"] = self._measured(lambda: self._compiled(name), few, warm_up=10)
             for way in ("captured, fused", "captured"):
                 result[f"device alone, {way}"] = self._device_alone(self._run(name, way), steps)
         if config.factor == 1:
@@ -114,6 +113,16 @@ class Bench:
             result["ratio to the baseline"] = result["baseline"]["host_ms"] / result["captured, fused"]["host_ms"]
         result["gflop"] = count(config)
         return result
+
+    def compiled(self) -> dict[str, Any]:
+        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
+        if not self._cuda:  # a CPU's compiler takes minutes, and proves nothing here
+            return {}
+        run = self._run("ipc10", "plain")
+        assert isinstance(run.engine, PlainEngine)
+        run.engine.features = torch.compile(run.engine.features, mode="reduce-overhead")
+        with repeatable_convolutions():
+            return self._measured(lambda: run.launch, 20, warm_up=10)
 
     def ceilings(self) -> dict[str, Any]:
         """The bandwidth of a copy, and the rate of a matrix product."""
@@ -130,7 +139,7 @@ class Bench:
         return {way: self._kernels(way, steps) for way in ("captured, fused", "captured")}
 
     def draws(self) -> dict[str, Any]:
-        """Milliseconds that a block of an iteration's draws takes, by the threads that draw: the host's part, without the GPU."""
+        """Milliseconds that a block of an iteration's draws takes, by the threads that draw: the host's part of a step."""
         found = {}
         count = 16 if self._quick else 480
         for threads in (1, 2, 3, 4, 6, 8):
@@ -154,7 +163,16 @@ class Bench:
         )
         config = TrainConfig(epochs=2 if self._quick else 1000)
         chosen = selected_set(selection, data, device=str(self.device))
-        return compare(chosen, data, config, 2 if self._quick else 20, self.device, turns=1)
+        count, epochs = (2, 1) if self._quick else (20, 50)
+        run = TrainingRun(device=self.device, precision=resolve_precision("auto", self.device))
+
+        def go() -> None:
+            train_together(
+                [chosen] * count, selection.network, replace(config, epochs=epochs), seeds=range(count), run=run
+            )
+
+        found = compare(chosen, data, config, count, self.device, turns=1)
+        return {**found, "kernels": self._profiled(go, epochs)}  # an epoch is one step here
 
     def make_set(self, images: Images, folder: Path, *, recipe: str, ipc: int, matcher: str = "atom") -> dict[str, Any]:
         """A set at the papers' length, stored in ``folder``, and what five networks reach that are trained on it."""
@@ -223,13 +241,6 @@ class Bench:
         iterations = itertools.count()
         return lambda: run.captured_step.launch(next(iterations))
 
-    def _compiled(self, name: str) -> Callable[[], object]:
-        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
-        run = self._run(name, "plain")
-        assert isinstance(run.engine, PlainEngine)
-        run.engine.features = torch.compile(run.engine.features, mode="reduce-overhead")
-        return run.launch
-
     def _device_alone(self, run: Distiller, steps: int) -> dict[str, Any]:
         """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
         with run.running():
@@ -243,16 +254,24 @@ class Bench:
 
     def _kernels(self, way: str, steps: int) -> dict[str, Any]:
         run = self._run("ipc10", way)
-        kind = torch.profiler.ProfilerActivity.CUDA if self._cuda else torch.profiler.ProfilerActivity.CPU
         with run.running():
             step = self._stepping(run, way)
             for _ in range(2 if self._quick else 20):
                 step()
-            self._wait()
-            with torch.profiler.profile(activities=[kind], acc_events=True) as profile:
+
+            def go() -> None:
                 for _ in range(steps):
                     step()
-                self._wait()
+
+            return self._profiled(go, steps)
+
+    def _profiled(self, go: Callable[[], object], steps: int) -> dict[str, Any]:
+        """The kernels of ``steps`` steps, which ``go`` takes."""
+        kind = torch.profiler.ProfilerActivity.CUDA if self._cuda else torch.profiler.ProfilerActivity.CPU
+        self._wait()
+        with torch.profiler.profile(activities=[kind], acc_events=True) as profile:
+            go()
+            self._wait()
         clock = "self_device_time_total" if self._cuda else "self_cpu_time_total"
         events = sorted(profile.key_averages(), key=lambda event: -getattr(event, clock))
         rows = [[event.key[:120], event.count / steps, getattr(event, clock) / steps] for event in events[:25]]

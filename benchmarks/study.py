@@ -151,6 +151,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--networks", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=60.0, help="start no set that would end after these")
+    parser.add_argument(
+        "--sets-only", action="store_true", help="make the sets; a later call tests them, here or elsewhere"
+    )
     given = parser.parse_args()
     study, began = read_toml(given.cells), time.perf_counter()
     device = resolve_device(given.device)
@@ -189,7 +192,7 @@ def main() -> None:
             jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "seconds": seconds, **about})
             print(f"{cell.key}: {seconds:.1f} s", file=sys.stderr, flush=True)
         sets[cell] = store.read(path)
-    for name, options in study["trainings"].items():
+    for name, options in ({} if given.sets_only else study["trainings"]).items():
         training = _training(options)
         for cell, result in judged(sets, judges, training, given.networks, device):
             jsonl.append(lines, {"cell": cell.key, "training": {name: options}, **result, **about})

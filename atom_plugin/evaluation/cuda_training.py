@@ -29,6 +29,7 @@ from atom_plugin.runtime.cuda import captured
 from atom_plugin.runtime.device import autocast, long_work
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.transforms import fused_augmentation
 from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation, augment
 from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
 from atom_plugin.transforms.policies import POLICIES
@@ -143,6 +144,11 @@ class _Learner:
         self._size = images.shape[-2], images.shape[-1]
         self._classes = stack.template.classifier.out_features
         self._augmentation = Augmentation(strategy=config.augmentation)
+        self._fuses_augmentation = (
+            (images.is_cuda and images.dtype == torch.float32)
+            and bool(self._augmentation.operations)
+            and fused_augmentation.fuses(self._augmentation, images.shape[1:], images.device, images.dtype)
+        )
         self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
         self._batches: dict[int, _Batch] = {}
 
@@ -202,9 +208,7 @@ class _Learner:
     def _compute(self, given: dict[str, torch.Tensor]) -> None:
         indices, config, device = given["indices"].flatten(), self._config, self._images.device
         with torch.no_grad():
-            images = self._images.index_select(0, indices).unsqueeze(1)
-            plan = given["plan"].flatten(0, 1).to(images.dtype)
-            images = augment(self._augmentation, images, plan).squeeze(1)
+            images = self._augmented(self._images.index_select(0, indices), given["plan"].flatten(0, 1))
             images = images.unflatten(0, given["indices"].shape)
             targets = self._labels.index_select(0, indices)
             if config.cutmix:
@@ -226,6 +230,13 @@ class _Learner:
         )
         with torch.no_grad():
             self.losses.copy_(losses)
+
+    def _augmented(self, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+        """Images (n, C, H, W), each by its own row of ``plan`` (n, columns)."""
+        by_image = images.unsqueeze(1)
+        if self._fuses_augmentation:
+            return fused_augmentation.augment_fused(self._augmentation, by_image, plan, images.dtype)
+        return augment(self._augmentation, by_image, plan.to(images.dtype)).squeeze(1)
 
 
 def _rates(config: TrainConfig) -> Iterator[float]:
