@@ -134,7 +134,7 @@ class RealBatches:
         """``of`` every image, on the device, made slice by slice: slices of a fixed size give the same bytes every time."""
         out = torch.empty(len(self._train), *self.image_shape, dtype=dtype, device=self.device)
         for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
-            target.copy_(of(part))
+            target.copy_(of(part.to(self.device)))
         return out
 
     def _worth_preparing(self) -> bool:

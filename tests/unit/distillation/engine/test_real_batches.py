@@ -52,6 +52,17 @@ def test_kept_whitened_images_are_those_whitened_per_batch(monkeypatch):
     assert len(calls) == 5, "the kept ones are not whitened again"
 
 
+def test_whitened_images_are_kept_on_the_device_of_the_preprocessing():
+    """A device that only knows shapes refuses tensors of another, as a GPU does."""
+    data = coloured_source()
+    there = Preprocessing.fit(data.train.images, zca_eps=0.1).to(torch.device("meta"))
+    ours = RealBatches(data, there, per_class=5, iterations=1000, seed=0)
+    assert ours.held is not None
+    assert (ours.held.device.type, ours.held.dtype, ours.held.shape) == ("meta", torch.float32, data.train.images.shape)
+    assert ours.preprocessed(ours.held[:3]).device.type == "meta"
+    assert ours.fetch(ours.choose(0)).device.type == "meta"
+
+
 def test_images_are_kept_whitened_only_where_the_run_gains():
     def kept(zca_eps: float | None, iterations: int) -> bool:
         ours = real_batches(coloured_source(per_class=30), zca_eps, iterations=iterations)
