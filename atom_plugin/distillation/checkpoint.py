@@ -21,13 +21,13 @@ from atom_plugin.runtime.files import write_bytes
 from atom_plugin.store.formats.archives import refuse_bomb
 
 _FORMAT = "atom-plugin/checkpoint"
-_VERSION = 2  # 2 has ``network``; 1 is read as before
+_VERSION = 3  # 2 has ``network``, 3 ``learned``; older ones are read as before
 _ADVICE = "delete it to start over"
 _KINDS: dict[str, tuple[type, ...]] = {
     **{"iteration": (int,), "images": (torch.Tensor,), "momentum": (torch.Tensor, NoneType), "config": (dict,)},
-    **{"fingerprint": (str,), "network": (dict, NoneType), "loss": (float, NoneType)},
+    **{"fingerprint": (str,), "network": (dict, NoneType), "loss": (float, NoneType), "learned": (dict, NoneType)},
 }
-_OPTIONAL = ("network", "loss")
+_OPTIONAL = ("network", "loss", "learned")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -41,7 +41,8 @@ class Checkpoint:
     """The state after ``iteration`` iterations: ``images`` (K * ipc, C, H, W) and their ``momentum`` (None at first).
 
     ``network`` is that of a network the next iteration goes on with; None where it draws one. ``loss`` is that of the last
-    iteration; None where it is not known.
+    iteration; None where it is not known. ``learned`` are the values that a matcher of whole sets optimises beside the images,
+    and what it carries (:mod:`.set_matching`); None for other matchers.
     """
 
     iteration: int
@@ -51,6 +52,7 @@ class Checkpoint:
     fingerprint: str
     network: dict[str, Any] | None = None
     loss: float | None = None
+    learned: Mapping[str, Mapping[str, torch.Tensor]] | None = None
 
     def save(self, path: Path) -> None:
         """Write to ``path``, atomically. Raises StoreError where that fails."""
@@ -64,6 +66,7 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
             "network": self.network,
             "loss": self.loss,
+            "learned": self.learned,
         }
         # Serialised in memory first: torch's own writer reports a full disk as an internal error.
         buffer = io.BytesIO()

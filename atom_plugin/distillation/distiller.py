@@ -28,8 +28,10 @@ from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.distillation.run_matcher import matcher_of, warn_of_few_images
+from atom_plugin.distillation.set_matching import SetMatching
 from atom_plugin.errors import DivergenceError, StoreError, require
 from atom_plugin.matchers import MeanMatcher
+from atom_plugin.matchers.set_matcher import SetMatcher
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
 from atom_plugin.models.network_pool import set_weights
@@ -106,6 +108,10 @@ class Distiller:
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
         self._calibration = self._calibration_of(config)
+        self._set_matching: SetMatching | None = None
+        if isinstance(self.matcher, SetMatcher):
+            about = {"decode": self._decoded, "pool": self._matching.pool, "size": size}
+            self._set_matching = SetMatching(self.matcher, config, self._batches, self.network, **about)
         self._matching_step = MatchingStep(
             self.matcher,
             self.engine,
@@ -159,6 +165,8 @@ class Distiller:
         config = self.config
         generator = generator_for(config.seed, "iteration", self.iteration)
         self._matching.prepare(self.iteration, generator)
+        if self._set_matching is not None:
+            return self._descend_whole(self._set_matching, generator)
         if self._calibration is not None and self._matching.calibrating is not None:
             set_weights(self._calibration.network, self._matching.calibrating)
         draw = self._augmentation.draw(self.classes, generator)
@@ -166,6 +174,15 @@ class Distiller:
         self._note_loss(self.iteration, loss)
         self._optimizer.step(self.iteration, gradient.flatten(0, 1))
         self._matching.advance(self.iteration, lambda: self._decoded(self._whole(self.images)))
+        return loss
+
+    def _descend_whole(self, matching: SetMatching, generator: torch.Generator) -> float:
+        """The same with a matcher of whole sets, which draws what it augments by itself, and moves other values as well."""
+        loss, gradient = matching.step(self.iteration, self.images, generator)
+        self._note_loss(self.iteration, loss)
+        if matching.moves_images:
+            self._optimizer.step(self.iteration, gradient)
+        matching.advance(self.iteration, self.images, generator)
         return loss
 
     @property
@@ -253,6 +270,7 @@ class Distiller:
             images=self._whole(self._sane_images()),
             momentum=None if self._optimizer.velocity is None else self._whole(self._optimizer.velocity),
             network=self._matching.state(self.iteration),
+            learned=None if self._set_matching is None else self._set_matching.state.to_json(),
             loss=self.loss if math.isfinite(self.loss) else None,
             config=self.config,
             fingerprint=self.data.fingerprint,
@@ -263,6 +281,8 @@ class Distiller:
         checkpoint.check(self.config, self.data, path)
         try:
             self._matching.restore(checkpoint.network, checkpoint.iteration)
+            if self._set_matching is not None:
+                self._set_matching.restore(checkpoint.learned)
         except StoreError as error:
             raise StoreError(f"{path}: {error}: it is damaged; delete it to start over") from error
         self.iteration = checkpoint.iteration

@@ -5,7 +5,8 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
 - ``network_state`` "random", or "trained:EPOCHS": each draw is one of ``network_pool`` networks trained on the real images
   (DataDAM's table 7). Such a network is trained when first drawn, and again after a resume, to the same bytes.
 - ``pool``: each draw comes from a file of trained networks (:mod:`atom_plugin.models.network_pool`), in the ``network_state``
-  "interpolated" or "random-epoch", or "around" the end of its training, ``network_radius`` away from it.
+  "interpolated" or "random-epoch", or "around" the end of its training, ``network_radius`` away from it. A matcher of
+  trajectories draws from the pool by itself ("trajectory").
 - ``inner_loop``: matching steps under one draw.
 - ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
   algorithm 1 (Zhao, Mopuri & Bilen, 2021), at ``network_lr`` and ``network_momentum``.
@@ -24,6 +25,7 @@ from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.set_config import SetConfig
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
+from atom_plugin.matchers.set_matcher import SetMatcher
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
@@ -159,7 +161,7 @@ class MatchingNetwork(NetworkTrainer):
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network where ``iteration``, from 0, begins a new inner loop."""
-        if iteration % self._config.inner_loop:
+        if iteration % self._config.inner_loop or self._config.network_state == "trajectory":
             return
         self._optimizer = None
         if not self._config.pretraining_epochs:
@@ -242,9 +244,15 @@ class MatchingNetwork(NetworkTrainer):
 def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
     """Raise ConfigError for choices about networks and their layers that ``matcher`` would make nothing of."""
     maps = isinstance(matcher, MeanMatcher) and matcher.matched_maps(2) > 0
-    if config.matching_layers and not maps and isinstance(matcher, MeanMatcher | ImageMatcher):
+    if config.matching_layers and not maps and isinstance(matcher, MeanMatcher | ImageMatcher | SetMatcher):
         raise ConfigError(
             f"matching_layers have no effect on the matcher {config.matcher!r}, which compares no maps; leave them out"
+        )
+    trajectories = isinstance(matcher, SetMatcher) and matcher.uses_trajectories
+    if (config.network_state == "trajectory") != trajectories:
+        raise ConfigError(
+            f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; trajectories are matched by mtt, and "
+            "by it alone"
         )
     if getattr(matcher, "uses_network", True):
         return

@@ -11,7 +11,7 @@ from atom_plugin.distillation.set_config import Config, SetConfig, trained_epoch
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about, current_names
 
-POOL_STATES = ("interpolated", "random-epoch", "around")
+POOL_STATES = ("interpolated", "random-epoch", "around", "trajectory")
 _COURSE = "Networks"
 
 
@@ -41,7 +41,8 @@ class NetworkConfig(SetConfig):
         default="random",
         metadata=about(
             "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
-            "pool's, interpolated between start and end of their training, at a random-epoch of it, or around its end.",
+            "pool's, interpolated between start and end of their training, at a random-epoch of it, around its end, or the whole "
+            "trajectory (mtt).",
             group=_COURSE,
             metavar="STATE",
             default="random; interpolated with a pool",

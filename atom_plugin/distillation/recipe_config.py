@@ -59,7 +59,8 @@ class RecipeConfig:
         if given.get("pool") is not None and "pool" in own:
             pool = _pool(given["pool"])
             chosen = asdict(pool.network)
-            values |= {"network_state": "interpolated", "pool_sha256": pool.sha256}
+            state = values.get("network_state", "random")
+            values |= {"network_state": "interpolated" if state == "random" else state, "pool_sha256": pool.sha256}
         if given.get("extend") is not None and "extend" in own:
             values |= _grown(given["extend"])
         values["network"] = ConvNetConfig(**{**chosen, **(network or {})})

@@ -11,6 +11,13 @@ such vector as one row. The 1e-6 is the released code's.
 
 DSA is DC on images that the loop has augmented: the two differ in ``loop_defaults`` alone. So are the repeated matching
 under one network and its training in between the loop's (``inner_loop`` and ``network_epochs``).
+
+DCC (Lee et al., 2022) matches the gradients of all classes together, so that what tells classes apart takes part:
+
+    loss = loss_scale * sum_layers sum_i  1 - <sum_k g_T,k[i], sum_k g_S,k[i]> / (... + 1e-6)
+
+With equally many images of each class the sums are the gradients of the mean cross entropy of all images, times K, and the
+cosine does not see the K. Its bi-level warm-up is not built; `--network-state trained:EPOCHS` starts from trained networks.
 """
 
 from __future__ import annotations
@@ -129,6 +136,54 @@ class SiameseGradientMatching(GradientMatching):
     """DSA: DC with siamese augmentation of the real and the synthetic images."""
 
     loop_defaults: ClassVar[Mapping[str, Any]] = {**_COMMON, "augmentation": DEFAULT_STRATEGY}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveGradientMatching(GradientMatching):
+    """DCC: distance of the gradients of all classes together."""
+
+    @property
+    def separates(self) -> bool:
+        """No: a class's images change the gradients that all others are compared in."""
+        return False
+
+    def loss(
+        self,
+        network: nn.Module,
+        real_images: torch.Tensor,
+        synthetic_images: torch.Tensor,
+        real_labels: torch.Tensor,
+        synthetic_labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """The distance; see :meth:`ImageMatcher.loss`. Raises ConfigError where the two sides differ in classes.
+
+        Classes count alike where each side has equally many images of each.
+        """
+        list(class_rows(real_labels, synthetic_labels))
+        return self._together(network, (real_images, synthetic_images), (real_labels, synthetic_labels))
+
+    def grouped_loss(
+        self,
+        network: nn.Module,
+        real_images: torch.Tensor,
+        synthetic_images: torch.Tensor,
+        *,
+        groups: int,
+        first_class: int = 0,
+    ) -> torch.Tensor:
+        """The same, of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
+        images = (real_images, synthetic_images)
+        real, synthetic = (class_labels(len(side), groups, first_class, side.device) for side in images)
+        return self._together(network, images, (real, synthetic))
+
+    def _together(
+        self,
+        network: nn.Module,
+        images: tuple[torch.Tensor, torch.Tensor],
+        labels: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        everything = [(slice(None), slice(None))]
+        return self._over_classes(network, images, labels, everything)
 
 
 def layer_distances(real: list[torch.Tensor], synthetic: list[torch.Tensor]) -> torch.Tensor:

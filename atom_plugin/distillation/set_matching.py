@@ -1,0 +1,204 @@
+"""A run with a :class:`~atom_plugin.matchers.set_matcher.SetMatcher`: its learned values and its state, beside the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.engine.chunking import PassSize, readable
+from atom_plugin.distillation.engine.image_sgd import Rate
+from atom_plugin.distillation.engine.real_batches import RealBatches
+from atom_plugin.distillation.engine.step import Decode
+from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.matchers import class_labels
+from atom_plugin.matchers.set_matcher import LABELS, STEP_SIZES, SetMatcher, SetStep
+from atom_plugin.models.fitting import sgd_step
+from atom_plugin.models.network_pool import NetworkPool
+from atom_plugin.runtime import distributed
+from atom_plugin.runtime.memory import machine_memory
+from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.transforms.augmentation import Augmentation
+
+Values = dict[str, torch.Tensor]
+_IMAGES = "images"
+_COPIES_OF_IMAGES, _COPIES_OF_MAPS = 7, 3  # floats kept per value of an image and of its maps, as in a plain pass
+
+
+@dataclass(kw_only=True)
+class State:
+    """What a checkpoint keeps of such a run: learned values and their momentum, and what the matcher carries."""
+
+    learned: Values
+    momentum: Values
+    carried: Values
+
+    def to_json(self) -> dict[str, Values]:
+        """Tensors on the CPU, by name."""
+        return {
+            part: {name: item.cpu() for name, item in values.items()}
+            for part, values in (("learned", self.learned), ("momentum", self.momentum), ("carried", self.carried))
+        }
+
+
+class SetMatching:
+    """The steps of ``matcher`` on the images of a whole set, ``ipc`` stored ones of each of ``classes``.
+
+    ``network`` is the one that the loop draws for each iteration. Raises ConfigError where such a run cannot go: in several
+    processes, with a part of the set frozen, or with more images in memory at once than the machine has room for.
+    """
+
+    def __init__(
+        self,
+        matcher: SetMatcher,
+        config: DistillConfig,
+        batches: RealBatches,
+        network: nn.Module,
+        *,
+        decode: Decode,
+        pool: NetworkPool | None,
+        size: PassSize,
+    ) -> None:
+        self._matcher = matcher
+        self._config = config
+        self._batches = batches
+        self._network = network
+        self._decode = decode
+        self._pool = pool
+        self._augmentation = Augmentation(strategy=config.augmentation)
+        self._device = batches.device
+        classes = batches.classes
+        _refuse(matcher, config)
+        matcher.check(network, pool)
+        _check_memory(matcher, config, size, classes)
+        labels = torch.arange(classes).repeat_interleave(config.ipc)
+        self._learned = matcher.learned(labels, classes)
+        values = {name: item.start.clone().to(self._device) for name, item in self._learned.items()}
+        self.state = State(
+            learned=values,
+            momentum={name: torch.zeros_like(item) for name, item in values.items()},
+            carried=matcher.carried(network, generator_for(config.seed, "carried")),
+        )
+
+    def step(self, iteration: int, images: torch.Tensor, generator: torch.Generator) -> tuple[float, torch.Tensor]:
+        """The loss, and its gradient for the stored ``images`` (K * ipc, C, H, W); learned values have moved after it.
+
+        Call :meth:`advance` when the images have moved too.
+        """
+        learned = {name: item.detach().requires_grad_() for name, item in self.state.learned.items()}
+        leaf = images.detach().requires_grad_(self.moves_images)
+        seen = self._seen(iteration, leaf, learned, generator)
+        loss = self._matcher.loss(seen)
+        leaves = {**({_IMAGES: leaf} if self.moves_images else {}), **learned}
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradients = dict(zip(leaves, found, strict=True))
+        gradient = gradients.pop(_IMAGES, torch.zeros_like(images))
+        self._move(iteration, gradients)
+        return float(loss.detach()), gradient
+
+    @property
+    def moves_images(self) -> bool:
+        """Whether the images are optimised."""
+        return self._matcher.moves_images
+
+    def _seen(
+        self, iteration: int, images: torch.Tensor, learned: Mapping[str, torch.Tensor], generator: torch.Generator
+    ) -> SetStep:
+        classes = self._batches.classes
+        decoded = self._decode(images)
+        real = self._batches.fetch(self._batches.choose(iteration), ahead=self._batches.choose(iteration + 1))
+        return SetStep(
+            images=decoded,
+            labels=class_labels(len(decoded), classes, 0, self._device),
+            learned=learned,
+            carried=self.state.carried,
+            network=self._network,
+            real_images=real,
+            real_labels=class_labels(len(real), classes, 0, self._device),
+            generator=generator,
+            augment=self._augmented,
+            pool=self._pool,
+        )
+
+    def _augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return self._augmentation.per_sample(images, generator) if self._augmentation.operations else images
+
+    def _move(self, iteration: int, gradients: Mapping[str, torch.Tensor]) -> None:
+        """A step of SGD of the learned values, at the schedule and momentum of the images."""
+        config = self._config
+        for name, gradient in gradients.items():
+            about, value = self._learned[name], self.state.learned[name]
+            rate = Rate(lr=about.lr, schedule=config.image_schedule, iterations=config.iterations)
+            sgd_step(value, gradient, self.state.momentum[name], lr=rate(iteration), momentum=config.image_momentum)
+            if about.at_least is not None:
+                value.clamp_(min=about.at_least)
+
+    def advance(self, iteration: int, images: torch.Tensor, generator: torch.Generator) -> None:
+        """Let the matcher change what it carries, after ``images`` have moved."""
+        with torch.no_grad():
+            seen = self._seen(iteration, images, self.state.learned, generator)
+        with torch.enable_grad():
+            self._matcher.advance(seen)
+
+    @property
+    def soft_labels(self) -> tuple[torch.Tensor, str] | None:
+        """The learned labels (N, classes) on the CPU and their kind, if labels are learned."""
+        values = self.state.learned.get(LABELS)
+        return None if values is None else (values.detach().cpu().clone(), self._matcher.label_kind)
+
+    @property
+    def learned_lr(self) -> float | None:
+        """The mean of the learned step sizes, if there are any."""
+        sizes = self.state.learned.get(STEP_SIZES)
+        return None if sizes is None else float(sizes.mean())
+
+    def restore(self, stored: Mapping[str, Values] | None) -> None:
+        """Continue from what :meth:`State.to_json` gave. Raises StoreError where it is of no such run."""
+        fresh = self.state
+        if stored is None:
+            raise StoreError("found no learned values, expected those of the matcher")
+        for part in ("learned", "momentum", "carried"):
+            expected, found = getattr(fresh, part), stored.get(part)
+            if not isinstance(found, Mapping) or found.keys() != expected.keys():
+                raise StoreError(f"found other {part} values than {', '.join(expected) or 'none'}")
+            for name, value in expected.items():
+                given = found[name]
+                fits = isinstance(given, torch.Tensor) and given.shape == value.shape and given.dtype == value.dtype
+                if not fits or not bool(given.isfinite().all()):
+                    raise StoreError(f"found {part} {name!r} of another shape or type, or not finite")
+        self.state = State(
+            **{
+                part: {name: item.clone().to(getattr(fresh, part)[name].device) for name, item in stored[part].items()}
+                for part in ("learned", "momentum", "carried")
+            }
+        )
+
+
+def _refuse(matcher: SetMatcher, config: DistillConfig) -> None:
+    name = config.matcher
+    if distributed.count() > 1:
+        raise ConfigError(f"the matcher {name!r} needs the whole set in one process, found {distributed.count()}; start one")
+    if config.extend is not None:
+        raise ConfigError(
+            f"the matcher {name!r} optimises the whole set together, so no part of it can stay; leave out --extend, or start from "
+            "its images with --image-init set:FILE"
+        )
+    for field, usual in (("inner_loop", 1), ("calibration", None)):
+        if (given := getattr(config, field)) != usual:
+            raise ConfigError(f"{field} ({given}) has no effect on the matcher {name!r}; leave it out")
+
+
+def _check_memory(matcher: SetMatcher, config: DistillConfig, size: PassSize, classes: int) -> None:
+    """Raise ConfigError where the maps that are held at once would not fit: into the memory budget, or into the machine."""
+    held = matcher.held_images(classes * config.ipc * config.tiles, classes * config.real_batch)
+    needed = 4 * held * (_COPIES_OF_IMAGES * size.pixels + _COPIES_OF_MAPS * size.maps)
+    room = config.memory_budget or machine_memory()
+    if needed > room:
+        raise ConfigError(
+            f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, and there is room "
+            f"for {readable(room)}; take fewer steps or smaller batches (see `atom-cli distill --list-matchers`), a narrower "
+            "network, or fewer images"
+        )

@@ -1,0 +1,106 @@
+"""Matchers of whole sets: the loss is of all images, of their labels and of other learned values, under the loop's network.
+
+Feature and gradient matchers compare real and synthetic images of one class. What a network becomes when it trains on the set,
+or what a kernel regression on it predicts, depends on all of its images together, and on their labels. A
+:class:`SetMatcher` is handed all of that, and says what the loop optimises beside the images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.models.features import Features
+from atom_plugin.models.network_pool import NetworkPool
+
+LABELS, STEP_SIZES = "labels", "step sizes"
+"""Names of learned values that a set stores: (N, classes) of its N images, and the step sizes of a training on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A value that the loop moves beside the images: where it starts, and the learning rate of its SGD.
+
+    Values stay at or above ``at_least``, where it is given.
+    """
+
+    start: torch.Tensor
+    lr: float
+    at_least: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetStep:
+    """What a :class:`SetMatcher` sees of one iteration.
+
+    ``images`` are float32 (n, C, H, W) as networks see them, class-major, with gradient; ``labels`` int64 (n,). ``learned`` holds
+    the learned values, with gradient; ``carried`` the matcher's own state, without. ``network`` has the parameters that the loop
+    drew for the iteration; a matcher may set others. ``real_images`` (m, C, H, W) and ``real_labels`` (m,) are the
+    iteration's real batch, not augmented. ``generator`` lives on the CPU. ``augment`` augments each of some images by a draw from
+    a generator. ``pool`` holds the trained networks of the run, if it has any.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    learned: Mapping[str, torch.Tensor]
+    carried: Mapping[str, torch.Tensor]
+    network: nn.Module
+    real_images: torch.Tensor
+    real_labels: torch.Tensor
+    generator: torch.Generator
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+    pool: NetworkPool | None = None
+
+    def per_image(self, value: torch.Tensor) -> torch.Tensor:
+        """Rows (N, …) of stored images, one for each of ``images``: a packed image's tiles share its row."""
+        return value.repeat_interleave(len(self.images) // len(value), dim=0, output_size=len(self.images))
+
+
+class SetMatcher(ABC):
+    """A method whose loss is of the whole set. The loop minimises it over the images and over the :meth:`learned` values."""
+
+    moves_images: ClassVar[bool] = True
+    """Whether the images are optimised."""
+    uses_trajectories: ClassVar[bool] = False
+    """Whether it needs a pool of networks that were kept at several ages."""
+    label_kind: ClassVar[str] = "logits"
+    """What learned :data:`LABELS` are: logits, whose softmax is the target, or "scores", targets of a regression."""
+
+    @property
+    def separates(self) -> bool:
+        """No: the loss is of all classes together."""
+        return False
+
+    def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
+        """What is optimised beside the images, by name; ``labels`` int64 (N,) are the classes of the stored images."""
+        return {}
+
+    def carried(self, network: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The state that it carries from one iteration to the next, at the start; a checkpoint holds it."""
+        return {}
+
+    def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
+        """Raise ConfigError where a run with these cannot go; asked before the first step."""
+        return
+
+    @abstractmethod
+    def loss(self, step: SetStep) -> torch.Tensor:
+        """The scalar to be minimised."""
+
+    def advance(self, step: SetStep) -> None:
+        """Change what is ``carried``, in place, after the images and learned values of ``step`` have moved."""
+        return
+
+    @abstractmethod
+    def held_images(self, images: int, real: int) -> int:
+        """How many images' maps are in memory at once, for a set of ``images`` and a batch of ``real`` ones."""
+
+    def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
+        """Raises ConfigError: so that a loop which knows features only says what is amiss."""
+        raise ConfigError(f"{type(self).__name__} needs the whole set, not features; call its loss(step)")

@@ -1,0 +1,137 @@
+"""Trajectory matching: MTT (Cazenavette et al., 2022), and DATM's choices of ages and learned labels (Guo et al., 2024).
+
+Experts are networks that were trained on the real images and kept at several ages. A student starts where an expert was at a
+drawn age e, takes N steps on the synthetic images at a learned step size eta, and is compared with the expert M epochs later:
+
+    L = || theta_student,N - theta_expert,e+M ||^2 / || theta_expert,e - theta_expert,e+M ||^2
+
+The experts come from the run's pool, which `atom-cli pool make --every K` fills. Steps take batches of the set in a new order
+in each pass, every image augmented on its own, as the released code does.
+
+Deviations: the experts have the loop's schedule and augmentation; DATM's ages grow with the iterations, here ``oldest`` is fixed
+(run with a larger one from `--image-init set:FILE`); its labels start from an expert's logits, here from ``label_share``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from atom_plugin.errors import ConfigError
+from atom_plugin.matchers.distances import check_weights
+from atom_plugin.matchers.set_matcher import LABELS, STEP_SIZES, Learned, SetMatcher, SetStep
+from atom_plugin.matchers.unrolled import (
+    LOOP,
+    check_counts,
+    check_share,
+    confident_logits,
+    trained_on,
+    weights_of,
+)
+from atom_plugin.models.network_pool import NetworkPool
+from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryMatching(SetMatcher):
+    """MTT: a student that trains on the set goes where the expert went.
+
+    ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: the oldest of the pool that has one M
+    epochs later), ``student_batch`` images a step (None: all). ``step_size`` is where eta starts, ``step_size_lr`` its learning
+    rate. A ``label_lr`` above 0 learns soft labels, which start with ``label_share`` for the image's class.
+    """
+
+    student_steps: int = 20
+    expert_epochs: int = 2
+    youngest: int = 0
+    oldest: int | None = None
+    student_batch: int | None = None
+    step_size: float = 0.01
+    step_size_lr: float = 1e-5
+    label_lr: float = 0.0
+    label_share: float = 0.9
+    loss_scale: float = 1.0
+
+    uses_trajectories: ClassVar[bool] = True
+    loop_defaults: ClassVar[Mapping[str, Any]] = {
+        **LOOP,
+        "augmentation": DEFAULT_STRATEGY,
+        "network_state": "trajectory",
+        "image_lr": 100.0,
+    }
+
+    def __post_init__(self) -> None:
+        check_weights(self, "loss_scale", "step_size_lr", "label_lr")
+        check_counts(self, "student_steps", "expert_epochs", *(["student_batch"] if self.student_batch else []))
+        check_share(self.label_share)
+        if not self.step_size > 0:
+            raise ConfigError(f"step_size must be above 0, not {self.step_size}")
+        if self.youngest < 0 or (self.oldest is not None and self.oldest < self.youngest):
+            raise ConfigError(
+                f"found ages from {self.youngest} to {self.oldest}, expected 0 or more, and the second no less than the first"
+            )
+
+    def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
+        """The student's step size (1,), and the labels' logits (N, classes) where they are learned."""
+        found = {STEP_SIZES: Learned(start=torch.full((1,), self.step_size), lr=self.step_size_lr, at_least=1e-6)}
+        if self.label_lr:
+            found[LABELS] = Learned(start=confident_logits(labels, classes, self.label_share), lr=self.label_lr)
+        return found
+
+    def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
+        """Raises ConfigError without a pool, and for one that keeps no two ages as far apart as asked."""
+        if pool is None:
+            raise ConfigError(
+                "found no pool of trained networks, expected one kept at several ages; make it with  atom-cli pool make --every 1,"
+                " and give it with --pool"
+            )
+        self._starts(pool)
+
+    def _starts(self, pool: NetworkPool) -> list[int]:
+        """The ages that a student may start at."""
+        oldest = pool.epochs[-1] if self.oldest is None else self.oldest
+        found = [
+            age for age in pool.epochs if self.youngest <= age <= oldest and age + self.expert_epochs in pool.epochs
+        ]
+        if not found:
+            raise ConfigError(
+                f"found a pool that keeps its networks at the epochs {', '.join(map(str, pool.epochs))}, expected two of them "
+                f"{self.expert_epochs} apart, the first from {self.youngest} to {oldest}; lower expert_epochs, or make a pool "
+                "with more epochs and  --every 1"
+            )
+        return found
+
+    def loss(self, step: SetStep) -> torch.Tensor:
+        """How far the student ends from the expert, as a share of the expert's way."""
+        assert step.pool is not None
+        pool, generator, device = step.pool, step.generator, step.images.device
+        starts = self._starts(pool)
+        expert = pool.weights[int(torch.randint(len(pool), (), generator=generator))]
+        age = starts[int(torch.randint(len(starts), (), generator=generator))]
+        start, target = (
+            expert[pool.epochs.index(each)].to(device, step.images.dtype) for each in (age, age + self.expert_epochs)
+        )
+        weights = weights_of(step.network, start.clone().requires_grad_())
+        sizes = step.learned[STEP_SIZES].expand(self.student_steps).unbind()
+        ended = trained_on(step.network, weights, self._batches(step), sizes)
+        way = torch.cat([item.flatten() for item in ended.values()]) - target
+        return self.loss_scale * way.square().sum() / (start - target).square().sum()
+
+    def _batches(self, step: SetStep) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches without end, in a new order in each pass."""
+        targets = step.labels
+        if LABELS in step.learned:
+            targets = step.per_image(step.learned[LABELS].softmax(1))
+        size = self.student_batch or len(step.images)
+        while True:
+            for rows in torch.randperm(len(step.images), generator=step.generator).split(size):
+                chosen = rows.to(step.images.device)
+                yield step.augment(step.images[chosen], step.generator), targets[chosen]
+
+    def held_images(self, images: int, real: int) -> int:
+        """A batch in each step, twice for the gradient of the gradient."""
+        return 2 * self.student_steps * min(images, self.student_batch or images)
