@@ -140,6 +140,10 @@ def _as_json(header: SetHeader) -> dict[str, Any]:
         "factor": header.factor,
         "prefixes": list(header.prefixes),
         "image_bytes": header.image_bytes,
+        "soft_labels": None
+        if header.soft_labels is None
+        else {"kind": header.soft_labels.kind, "bytes": header.soft_label_bytes},
+        "learned_lr": header.learned_lr,
         "classes": [
             {"id": label, "name": header.class_names[label], "images": count} for label, count in header.counts.items()
         ],
@@ -165,6 +169,7 @@ def _as_text(header: SetHeader) -> str:
         "classes": f"{len(header.counts)} of {len(header.class_names)}, {each}: "
         + listed([header.class_names[label] for label in header.counts]),
         **({"nested at": ", ".join(map(str, header.prefixes)) + " images per class"} if header.prefixes else {}),
+        **_learned(header),
         "mean, std": f"{_short(header.mean)}, {_short(header.std)}",
         "ZCA": "none" if header.zca_eps is None else f"eps {header.zca_eps:g}",
         "method": f"{made.method}, {made.iterations} iterations, seed {made.seed}{loss}",
@@ -175,7 +180,18 @@ def _as_text(header: SetHeader) -> str:
     }
     rows["in Python"] = f"atom_plugin.load({str(header.path)!r}).dataloader(batch_size=64, augment=True)"
     rows["own images"] = f"atom_plugin.preprocess_for({str(header.path)!r}), a transform from any size"
-    return "\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows.items())
+    return "\n".join(f"{name + ':':<13}{printable(value)}" for name, value in rows.items())
+
+
+def _learned(header: SetHeader) -> dict[str, str]:
+    """What was learned beside the images."""
+    rows, soft = {}, header.soft_labels
+    if soft is not None:
+        total = header.image_bytes + header.soft_label_bytes
+        rows["soft labels"] = f"{soft.kind}; {soft.nbytes:,} bytes, with the images {total:,}{_share(header, total)}"
+    if header.learned_lr is not None:
+        rows["learned lr"] = f"{header.learned_lr:.6g}"
+    return rows
 
 
 def _grown_from(config: Mapping[str, Any]) -> dict[str, str]:
@@ -192,10 +208,14 @@ def _grown_from(config: Mapping[str, Any]) -> dict[str, str]:
 def _storage(header: SetHeader) -> str:
     """How images are stored, with the bytes of as many real ones beside them."""
     tiles = header.factor**2
-    real = math.prod(header.shape) * tiles
     packed = f", each of {tiles} tiles: {header.shape[0] * tiles} images" if tiles > 1 else ""
-    share = f", {header.image_bytes / real:.3g} of as many real ones" if real else ""
-    return f"{header.storage}{packed}; {header.image_bytes:,} bytes{share}"
+    return f"{header.storage}{packed}; {header.image_bytes:,} bytes{_share(header, header.image_bytes)}"
+
+
+def _share(header: SetHeader, taken: int) -> str:
+    """What ``taken`` bytes are of those of as many real images, a byte a value; empty where there are no images."""
+    real = math.prod(header.shape) * header.factor**2
+    return f", {taken / real:.3g} of as many real ones" if real else ""
 
 
 def _short(values: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening
@@ -21,12 +22,15 @@ def make_set(
     zca: bool = False,
     pixels: int = 0,
     factor: int = 1,
+    soft: str | None = None,
     storage: str = "float32",
     class_names: tuple[str, ...] | None = None,
     labels: torch.Tensor | None = None,
     **provenance: Any,
 ) -> SyntheticSet:
-    """A set of random pixels (``pixels`` is their seed), class-major unless ``labels`` says otherwise."""
+    """A set of random pixels (``pixels`` is their seed), class-major unless ``labels`` says otherwise; ``soft`` is the kind of
+    its soft labels.
+    """
     generator = torch.Generator().manual_seed(pixels)
     channels, size = shape[0], shape[0] * shape[1] * shape[2]
     whitening = None
@@ -43,6 +47,10 @@ def make_set(
     if labels is None:
         labels = torch.arange(classes).repeat_interleave(ipc)
     names = class_names if class_names is not None else tuple(f"class {label}" for label in range(classes))
+    soft_labels = None
+    if soft is not None:
+        values = torch.randn(len(labels), len(names), generator=torch.Generator().manual_seed(pixels + 1))
+        soft_labels = SoftLabels(values=values.softmax(1) if soft == "probabilities" else values, kind=soft)
     made = {"method": "atom", "seed": 0, "config": {"ipc": ipc}, "source": {"name": "digits"}, "iterations": 7}
     return SyntheticSet(
         images=torch.randn(len(labels), *shape, generator=generator),
@@ -51,6 +59,7 @@ def make_set(
         preprocessing=preprocessing,
         provenance=Provenance(**(made | provenance)),
         factor=factor,
+        soft_labels=soft_labels,
     ).stored_as(storage)
 
 
@@ -96,6 +105,12 @@ def golden_packed_set() -> SyntheticSet:
     )
 
 
+def golden_soft_set() -> SyntheticSet:
+    """The set in golden/synthetic-set-v3.h5: logits and a learned learning rate."""
+    values = (torch.arange(6 * 3).view(6, 3) * 7 % 18 - 9) / 4
+    return replace(golden_set(), soft_labels=SoftLabels(values=values, kind="logits"), learned_lr=0.03125)
+
+
 def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
     """Equal to the last bit, with the same types."""
     assert found.images.dtype == expected.images.dtype
@@ -106,3 +121,8 @@ def assert_equal_sets(found: SyntheticSet, expected: SyntheticSet) -> None:
     assert found.preprocessing.matches(expected.preprocessing)
     assert found.provenance == expected.provenance
     assert (found.factor, found.prefixes) == (expected.factor, expected.prefixes)
+    assert found.learned_lr == expected.learned_lr
+    assert (found.soft_labels is None) == (expected.soft_labels is None)
+    if found.soft_labels is not None and expected.soft_labels is not None:
+        assert found.soft_labels.kind == expected.soft_labels.kind
+        assert torch.equal(found.soft_labels.values, expected.soft_labels.values)

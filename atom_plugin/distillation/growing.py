@@ -121,6 +121,11 @@ class Growth:
 
 
 def _refuse_other_form(path: Path, held: SyntheticSet, config: DistillConfig, data: SourceData) -> None:
+    if held.soft_labels is not None:
+        raise ConfigError(
+            f"{path}: has soft labels, which were made for its images together and none of which new images would have; extend "
+            "a set without, or start from its images with --image-init set:" + str(path)
+        )
     if held.preprocessing.image_shape != data.image_shape:
         raise ConfigError(
             f"{path}: holds images of {shape_text(held.preprocessing.image_shape)}, expected {shape_text(data.image_shape)} as "

@@ -58,7 +58,7 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A sha256 of all that a network learns from: images, labels and preprocessing; not of where they come from."""
+        """A sha256 of all that a network learns from: images, labels, soft ones too, and preprocessing; not of their origin."""
         sha = hashlib.sha256()
         preprocessing, whitening = self.synthetic_set.preprocessing, self.synthetic_set.preprocessing.whitening
         parts = [preprocessing.mean, preprocessing.std]
@@ -68,6 +68,9 @@ class Subject:
             sha.update(f"{FULL} {self.tested_on}{self.part and f' {self.part}'}".encode())
         else:
             parts += [self.synthetic_set.images, self.synthetic_set.labels]
+            if (soft := self.synthetic_set.soft_labels) is not None:
+                sha.update(soft.kind.encode())
+                parts.append(soft.values)
             if self.synthetic_set.factor > 1:
                 parts.append(self.synthetic_set.labels.new_tensor(self.synthetic_set.factor))
         for part in parts:

@@ -28,8 +28,8 @@ class Budget:
     ``ipc`` bounds a class, whatever the number of classes. ``max_images`` and ``max_bytes`` are shared equally by the
     classes held, so each class's share shrinks as classes come, or by ``classes`` where their number is known beforehand:
     then the share stays. What does not divide goes to the lowest class ids, an image each. Bytes are those of the pixels as
-    kept; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one of the
-    three is given, and all are at least 1.
+    kept, and of soft labels; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one
+    of the three is given, and all are at least 1.
     """
 
     ipc: int | None = None
@@ -108,8 +108,8 @@ class ReplayMemory:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the pixels held."""
-        return 0 if self._held is None else self._held.image_bytes
+        """Bytes held, as the budget counts them."""
+        return 0 if self._held is None else self._held.nbytes
 
     def room_for(
         self, classes: Iterable[int], image_shape: tuple[int, int, int], storage: str = "float32"
@@ -128,15 +128,16 @@ class ReplayMemory:
 
         A class seen for the n-th time gives an n-th of its places to the first of the new images (at least one, and those
         that were free) and keeps the first of its old ones. More class names than those held may follow theirs, as in a
-        stream that does not know its later classes. Raises ConfigError where class names, preprocessing, image size or
-        tasks contradict those held, naming both.
+        stream that does not know its later classes. Soft labels are left out, with a warning. Raises ConfigError where class
+        names, preprocessing, image size or tasks contradict those held, naming both.
         """
         require("the set to add", new, SyntheticSet)
         if not len(new):
             return
+        new = new.with_class_labels("a replay memory")
         tasks = self._tasks_with(new.classes, task)
         sightings = self._sightings | {label: self._sightings.get(label, 0) + 1 for label in new.classes}
-        none = replace(new, images=new.images[:0], labels=new.labels[:0])
+        none = new.at(slice(0))
         held, new = _alike(none if self._held is None else self._held, new)
         room = self.room_for([*held.classes, *new.classes], new.preprocessing.image_shape, new.storage)
         had = Counter(held.labels.tolist())
@@ -218,7 +219,7 @@ class ReplayMemory:
         tasks: Mapping[int, int],
     ) -> SyntheticSet:
         """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
-        kept = first_images(joined, budget.shares(joined.classes, joined.image_bytes // len(joined)))
+        kept = first_images(joined, budget.shares(joined.classes, joined.nbytes // len(joined)))
         state = {
             "version": _VERSION,
             "budget": asdict(budget),
@@ -235,7 +236,7 @@ def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
     chosen = torch.cat(members) if members else torch.zeros(0, dtype=torch.int64)
     counts = [min(most[label], len(part)) for label, part in zip(images.classes, members, strict=True)]
     kept = tuple(count for count in images.prefixes if count <= min(counts, default=0))
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen], prefixes=kept)
+    return replace(images.at(chosen), prefixes=kept)
 
 
 def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, SyntheticSet]:
@@ -261,7 +262,7 @@ def in_turns(parts: Sequence[SyntheticSet], *, names: Sequence[str] | None = Non
         places = torch.cat([(torch.arange(count[label]) + 0.5) / max(1, count[label]) for count in counts])
         order.append(start + places.argsort(stable=True))
         start += len(places)
-    return replace(joined, images=joined.images[torch.cat(order)])
+    return joined.at(torch.cat(order))
 
 
 def _as_json(by_class: Mapping[int, int]) -> dict[str, int]:

@@ -2,11 +2,13 @@
 
 from atom_plugin.store.files import SetHeader, open_dataset, read_header, verify
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate, read, write
 
 __all__ = [
     "Provenance",
     "SetHeader",
+    "SoftLabels",
     "SyntheticSet",
     "concatenate",
     "open_dataset",

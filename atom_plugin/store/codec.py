@@ -15,7 +15,8 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.text import flaw
 from atom_plugin.store.provenance import Provenance
-from atom_plugin.store.schema import ELEMENTS, ZCA, Array, Arrays, SchemaError
+from atom_plugin.store.schema import ELEMENTS, SOFT_LABELS, ZCA, Array, Arrays, SchemaError
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening
 
@@ -30,6 +31,8 @@ class SetFields(TypedDict):
     provenance: Provenance
     factor: int
     prefixes: tuple[int, ...]
+    soft_labels: SoftLabels | None
+    learned_lr: float | None
 
 
 def encode(fields: SetFields) -> dict[str, Array]:
@@ -51,6 +54,11 @@ def encode(fields: SetFields) -> dict[str, Array]:
         arrays["factor"] = np.array(fields["factor"], "<i8")
     if fields["prefixes"]:
         arrays["prefixes"] = np.array(fields["prefixes"], "<i8")
+    if (soft := fields["soft_labels"]) is not None:
+        arrays[f"{SOFT_LABELS}/values"] = _numbers(soft.values)
+        arrays[f"{SOFT_LABELS}/kind"] = _scalar(f"{SOFT_LABELS}/kind", soft.kind)
+    if fields["learned_lr"] is not None:
+        arrays["learned_lr"] = np.array(fields["learned_lr"], "<f8")
     for field in dataclasses.fields(Provenance):
         value = getattr(provenance, field.name)
         if value is not None:
@@ -68,7 +76,25 @@ def decode(arrays: Arrays) -> SetFields:
         provenance=decode_provenance(arrays),
         factor=decode_factor(arrays),
         prefixes=decode_prefixes(arrays),
+        soft_labels=decode_soft_labels(arrays),
+        learned_lr=decode_learned_lr(arrays),
     )
+
+
+def decode_soft_labels(arrays: Arrays) -> SoftLabels | None:
+    """Soft labels, checked; None where there are none. Raises SchemaError."""
+    if f"{SOFT_LABELS}/values" not in arrays:
+        return None
+    kind = _text(f"{SOFT_LABELS}/kind", arrays[f"{SOFT_LABELS}/kind"].item())
+    try:
+        return SoftLabels(values=_tensor(arrays[f"{SOFT_LABELS}/values"]), kind=kind)
+    except ConfigError as error:
+        raise SchemaError(f"{SOFT_LABELS}: {error}") from error
+
+
+def decode_learned_lr(arrays: Arrays) -> float | None:
+    """The learning rate that was learned with the images; None where none was."""
+    return float(arrays["learned_lr"]) if "learned_lr" in arrays else None
 
 
 def decode_prefixes(arrays: Arrays) -> tuple[int, ...]:

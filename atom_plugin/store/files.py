@@ -19,6 +19,7 @@ from atom_plugin.store.hdf5_writer import serialise
 from atom_plugin.store.paths import located, portable
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.schema import ZCA, Arrays, SchemaError, check_shapes, check_values
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.torch_dataset import StoredImages
 
 
@@ -57,8 +58,8 @@ def read_fields(path: str | Path) -> SetFields:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SetHeader:
     """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
-    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage``, ``factor`` and
-    ``prefixes`` are those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
+    ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage``, ``factor``,
+    ``prefixes``, ``soft_labels`` and ``learned_lr`` are those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
     """
 
     path: Path
@@ -71,6 +72,8 @@ class SetHeader:
     factor: int
     prefixes: tuple[int, ...]
     labels: torch.Tensor
+    soft_labels: SoftLabels | None
+    learned_lr: float | None
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -81,6 +84,11 @@ class SetHeader:
     def image_bytes(self) -> int:
         """Bytes of the images alone."""
         return math.prod(self.shape) * np.dtype(self.storage).itemsize
+
+    @property
+    def soft_label_bytes(self) -> int:
+        """Bytes of the soft labels alone."""
+        return 0 if self.soft_labels is None else self.soft_labels.nbytes
 
     @property
     def counts(self) -> dict[int, int]:
@@ -130,6 +138,8 @@ def _read_header_fields(file: StoreFile, arrays: Arrays) -> SetHeader:
         factor=codec.decode_factor(arrays),
         prefixes=codec.decode_prefixes(arrays),
         labels=codec.decode_labels(arrays),
+        soft_labels=codec.decode_soft_labels(arrays),
+        learned_lr=codec.decode_learned_lr(arrays),
         class_names=codec.decode_names(arrays),
         mean=tuple(arrays["preprocessing/mean"].tolist()),
         std=tuple(arrays["preprocessing/std"].tolist()),
@@ -152,6 +162,7 @@ def open_dataset(path: str | Path) -> StoredImages:
             file_identity=file.identity,
             factor=codec.decode_factor(arrays),
             labels=codec.decode_labels(arrays),
+            soft_labels=codec.decode_soft_labels(arrays),
             class_names=codec.decode_names(arrays),
             preprocessing=codec.decode_preprocessing(arrays),
             provenance=located(codec.decode_provenance(arrays), target.parent),

@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 FORMAT = "atom-plugin/synthetic-set"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest that is read. A file says the oldest version that has all that it holds (:func:`needed_version`)."""
 
 ZCA = "preprocessing/zca"
+SOFT_LABELS = "soft_labels"
+_COMPLETE = (ZCA, SOFT_LABELS)  # groups that a file holds whole, or not at all
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -50,6 +52,7 @@ GROUPS = {
     "preprocessing": "From images v in [0, 1] to the stored ones: x = (v - mean) / std per channel, then, if there "
     "is a group zca, y = matrix @ (flatten(x) - zca/mean), flattened in the order C, H, W.",
     ZCA: "ZCA whitening fitted on the real training images after standardisation.",
+    SOFT_LABELS: "What networks learn of each image in place of its class.",
     "provenance": "What made the images.",
 }
 
@@ -79,6 +82,25 @@ ELEMENTS = {
     ),
     "labels": Element(("<i8",), "N", "class id", "The class of each image, an index into class_names."),
     "class_names": Element(("text",), "K", "UTF-8 text", "The name of every class of the image source, by class id."),
+    f"{SOFT_LABELS}/values": Element(
+        ("<f4",), "N K", "by kind", "A value for each image and class of class_names.", optional=True, since=3
+    ),
+    f"{SOFT_LABELS}/kind": Element(
+        ("text",),
+        "",
+        "UTF-8 text",
+        "probabilities (a row sums to 1), logits (their softmax is learned) or scores (targets of a regression).",
+        optional=True,
+        since=3,
+    ),
+    "learned_lr": Element(
+        ("<f8",),
+        "",
+        "learning rate",
+        "What a method learned to train on the images with; absent where none was learned.",
+        optional=True,
+        since=3,
+    ),
     "preprocessing/image_shape": Element(("<i8",), "3", "pixels", "C, H, W that the preprocessing was fitted on."),
     "preprocessing/mean": Element(("<f4",), "C", "pixel value in [0, 1]", "Subtracted per channel; 0 for none."),
     "preprocessing/std": Element(("<f4",), "C", "pixel value in [0, 1]", "Divided by per channel; 1 for none."),
@@ -109,20 +131,19 @@ def element_of(key: str, dtype: str) -> Element:
 
 def needed_version(found: Mapping[str, str]) -> int:
     """The oldest format version that has these elements, numpy's type by name."""
-    return 1 if found.get("images", "<f4") == "<f4" and all(ELEMENTS[key].since == 1 for key in found) else 2
+    return max([1 if found.get("images", "<f4") == "<f4" else 2, *(ELEMENTS[key].since for key in found)])
 
 
 def check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]], *, version: int = FORMAT_VERSION) -> None:
     """Check each element's (numpy type, shape). Raises SchemaError at the first that is missing or does not fit ``version``."""
     if (needed := needed_version({key: dtype for key, (dtype, _) in found.items()})) > version:
-        raise SchemaError(
-            f"format_version: found {version}, expected {needed} for images that are packed or no float32"
-        )
+        what = "images that are packed or no float32" if needed == 2 else "soft labels or a learned learning rate"
+        raise SchemaError(f"format_version: found {version}, expected {needed} for {what}")
     lengths = {"3": 3}
-    whitened = any(key.startswith(f"{ZCA}/") for key in found)
+    begun = tuple(f"{group}/" for group in _COMPLETE if any(key.startswith(f"{group}/") for key in found))
     for key, element in ELEMENTS.items():
         if key not in found:
-            if element.optional and not (whitened and key.startswith(f"{ZCA}/")):
+            if element.optional and not key.startswith(begun):
                 continue
             raise SchemaError(f"{key} is missing")
         dtype, shape = found[key]
@@ -150,7 +171,7 @@ def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tup
     fitted_on = tuple(arrays["preprocessing/image_shape"].tolist())
     if fitted_on != tuple(image_shape):
         raise SchemaError(f"preprocessing/image_shape: found {fitted_on}, expected that of the images, {image_shape}")
-    for key in ("preprocessing/std", f"{ZCA}/eps", "factor"):
+    for key in ("preprocessing/std", f"{ZCA}/eps", "factor", "learned_lr"):
         if key in arrays and not (arrays[key] > 0).all():
             raise SchemaError(f"{key}: found {arrays[key].min()}, expected values above 0")
     prefixes = arrays.get("prefixes", np.ones(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,12 @@ from atom_plugin.store.batches import batches_of, own_strategy
 from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
+from atom_plugin.store.soft_labels import SoftLabels, joined
 from atom_plugin.store.torch_dataset import HeldImages, LabelledImages
 from atom_plugin.transforms.packing import check_packing, decode, unpack
 from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
+
+_logger = logging.getLogger("atom_plugin")
 
 # How images may be stored: preprocessed as float32 or float16, or as pixels of 256 levels before preprocessing.
 STORAGE_TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
@@ -32,6 +36,8 @@ class SyntheticSet:
     of the source, class-major; ``class_names[id]`` names every class of the source, also those a subset no longer holds.
     ``factor`` above 1 says that each stored image holds factor x factor tiles (:mod:`atom_plugin.transforms.packing`).
     ``prefixes`` say of which counts the first so many images of each class are a set of their own, ascending.
+    ``soft_labels`` are what networks learn in place of ``labels``, whose class need not be their largest value; ``learned_lr``
+    is the learning rate that a method learned for training on the set.
     Raises ConfigError for fields that do not fit together.
     """
 
@@ -42,6 +48,8 @@ class SyntheticSet:
     provenance: Provenance
     factor: int = 1
     prefixes: tuple[int, ...] = ()
+    soft_labels: SoftLabels | None = None
+    learned_lr: float | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -72,6 +80,20 @@ class SyntheticSet:
                 f"{len(self.class_names)} class names"
             )
         check_packing(self.factor, self.preprocessing)
+        self._check_learned()
+
+    def _check_learned(self) -> None:
+        soft, rate = self.soft_labels, self.learned_lr
+        if soft is not None:
+            require("soft_labels", soft, SoftLabels)
+            expected = len(self.labels), len(self.class_names)
+            if tuple(soft.values.shape) != expected:
+                raise ConfigError(
+                    f"found soft labels of shape {tuple(soft.values.shape)}, expected {expected} for {expected[0]} images and "
+                    f"{expected[1]} class names; give one row for each image, one value for each class"
+                )
+        if rate is not None and not (isinstance(rate, float) and 0 < rate < float("inf")):
+            raise ConfigError(f"learned_lr must be a number above 0, not {rate!r}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,12 +123,39 @@ class SyntheticSet:
         """Bytes that the images take in a file."""
         return self.images.numel() * self.images.element_size()
 
+    @property
+    def soft_label_bytes(self) -> int:
+        """Bytes that the soft labels take in a file."""
+        return 0 if self.soft_labels is None else self.soft_labels.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and soft labels: what budgets and comparisons count."""
+        return self.image_bytes + self.soft_label_bytes
+
+    def targets(self, temperature: float = 1.0) -> torch.Tensor:
+        """What networks learn of each stored image, float32 (N, classes): as :meth:`SoftLabels.targets`; without soft labels
+        1 for its class and 0 for the others, whatever the temperature.
+        """
+        if self.soft_labels is not None:
+            return self.soft_labels.targets(temperature)
+        return torch.nn.functional.one_hot(self.labels.cpu(), len(self.class_names)).float()
+
+    def with_class_labels(self, user: str) -> SyntheticSet:
+        """The same without soft labels; a warning tells of those that ``user``, "a replay memory" say, does not use."""
+        if self.soft_labels is None:
+            return self
+        _logger.warning("soft labels are not used: %s takes the class of each image", user)
+        return replace(self, soft_labels=None)
+
     def decoded(self) -> SyntheticSet:
         """The same with every image as networks see it: float32, preprocessed, a tile of a packed image being one."""
         if self.storage == "float32" and self.factor == 1:
             return self
-        images = decode(self.images, self.preprocessing, self.factor)
-        return replace(self, images=images, labels=self.labels.repeat_interleave(self.factor**2), factor=1, prefixes=())
+        images, tiles = decode(self.images, self.preprocessing, self.factor), self.factor**2
+        soft = None if self.soft_labels is None else self.soft_labels.repeated(tiles)
+        labels = self.labels.repeat_interleave(tiles)
+        return replace(self, images=images, labels=labels, soft_labels=soft, factor=1, prefixes=())
 
     def stored_as(self, storage: str) -> SyntheticSet:
         """The same images in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
@@ -133,6 +182,11 @@ class SyntheticSet:
         images = self.images[rows]
         return images.float() / 255 if self.storage == "uint8" else self.preprocessing.inverse(images.float())
 
+    def at(self, rows: torch.Tensor | slice) -> SyntheticSet:
+        """The stored images at ``rows``, with their labels; all else stays, ``prefixes`` too."""
+        soft = None if self.soft_labels is None else self.soft_labels.at(rows)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], soft_labels=soft)
+
     def subset(self, classes: Sequence[int]) -> SyntheticSet:
         """Only the images of the given class ids, class by class in their order; labels keep their ids.
 
@@ -144,7 +198,7 @@ class SyntheticSet:
         if absent:
             raise ConfigError(f"the set holds no images of class {absent}; it holds {self.classes}")
         kept = torch.cat([(self.labels == label).nonzero().flatten() for label in classes] or [self.labels[:0]])
-        return replace(self, images=self.images[kept], labels=self.labels[kept])
+        return self.at(kept)
 
     def first(self, ipc: int) -> SyntheticSet:
         """The first ``ipc`` images of each class, stored ones. Raises ConfigError where a class has fewer."""
@@ -153,7 +207,7 @@ class SyntheticSet:
         in_order = self.labels.unique_consecutive().tolist()
         rows = torch.cat([(self.labels == label).nonzero().flatten()[:ipc] for label in dict.fromkeys(in_order)])
         kept = tuple(count for count in self.prefixes if count <= ipc)
-        return replace(self, images=self.images[rows], labels=self.labels[rows], prefixes=kept)
+        return replace(self.at(rows), prefixes=kept)
 
     def as_dataset(self) -> LabelledImages:
         """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""
@@ -190,6 +244,8 @@ def fields_of(synthetic_set: SyntheticSet) -> SetFields:
         provenance=synthetic_set.provenance,
         factor=synthetic_set.factor,
         prefixes=synthetic_set.prefixes,
+        soft_labels=synthetic_set.soft_labels,
+        learned_lr=synthetic_set.learned_lr,
     )
 
 
@@ -207,9 +263,9 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
     """All images of ``sets``, class-major, within a class in the order of the sets.
 
     The provenance keeps each part's own under ``config["merged"]``; a source that all share stays the set's source,
-    the seed is the first part's, and iterations are added up. Prefixes stay where no class is in two parts.
-    Raises ConfigError unless class names and preprocessing are the same throughout; ``names`` (file names, say)
-    are what it calls the sets.
+    the seed is the first part's, and iterations are added up. Prefixes stay where no class is in two parts, and a learned
+    learning rate where all have the same. Raises ConfigError unless class names, preprocessing and the kind of soft labels are
+    the same throughout; ``names`` (file names, say) are what it calls the sets.
     """
     if not sets:
         raise ConfigError("found no sets to concatenate, expected at least one")
@@ -232,15 +288,16 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
                 f"{called[0]} and {name} store images in different ways: {first.storage} packed by {first.factor} against "
                 f"{other.storage} packed by {other.factor}; make both with the same --factor and --storage"
             )
-    labels = torch.cat([part.labels for part in sets])
-    order = labels.argsort(stable=True)
-    return replace(
+    whole = replace(
         first,
-        images=torch.cat([part.images for part in sets])[order],
-        labels=labels[order],
+        images=torch.cat([part.images for part in sets]),
+        labels=torch.cat([part.labels for part in sets]),
         prefixes=_shared_prefixes(sets),
+        soft_labels=joined([part.soft_labels for part in sets], names=called),
+        learned_lr=first.learned_lr if len({part.learned_lr for part in sets}) == 1 else None,
         provenance=merged_provenance([part.provenance for part in sets]),
     )
+    return whole.at(whole.labels.argsort(stable=True))
 
 
 def _shared_prefixes(sets: Sequence[SyntheticSet]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from atom_plugin.errors import StoreError
 from atom_plugin.store.hdf5_reader import Identity, identity
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.transforms.packing import decode
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -55,8 +56,8 @@ class HeldImages(LabelledImages):
 class StoredImages(LabelledImages):
     """The images of a file that :func:`atom_plugin.store.open_dataset` verified, decoded; items as in ``LabelledImages``.
 
-    ``labels`` are those of the decoded images, and an index of a packed set counts these: item i is a tile of stored image
-    i // factor^2. ``shape`` is that of the stored images, and ``dtype`` numpy's name of their type.
+    ``labels`` and ``soft_labels`` are those of the decoded images, and an index of a packed set counts these: item i is a tile
+    of stored image i // factor^2. ``shape`` is that of the stored images, and ``dtype`` numpy's name of their type.
 
     Pixels are mapped on first access in each process, straight from the contiguous bytes: no HDF5 state crosses a fork, and a
     pickled copy maps anew. Raises StoreError where the file was replaced since it was opened.
@@ -72,6 +73,7 @@ class StoredImages(LabelledImages):
         file_identity: Identity,
         factor: int,
         labels: torch.Tensor,
+        soft_labels: SoftLabels | None,
         class_names: tuple[str, ...],
         preprocessing: Preprocessing,
         provenance: Provenance,
@@ -80,6 +82,7 @@ class StoredImages(LabelledImages):
         self.path = path
         self.shape = shape
         self.factor = factor
+        self.soft_labels = None if soft_labels is None else soft_labels.repeated(factor**2)
         self.class_names = class_names
         self.preprocessing = preprocessing
         self.provenance = provenance

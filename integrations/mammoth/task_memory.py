@@ -121,6 +121,7 @@ def _with_class_ids(stored: SyntheticSet, names: tuple[str, ...]) -> SyntheticSe
             f"the set's classes are not the data set's: only the set has {shown(mine)}, only the data set {shown(theirs)}; "
             "make the set from the same classes, named alike"
         )
+    stored = stored.with_class_labels("a replay memory")
     ids = torch.tensor([names.index(name) for name in stored.class_names])
     labels = ids[stored.labels]
     order = labels.argsort(stable=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +87,33 @@ def test_info_as_json(path, held):
     assert found["provenance"]["config"] == held.provenance.config
     assert found["checksum"] == library.verify(path).checksum
     assert (found["format"], found["format_version"]) == ("atom-plugin/synthetic-set", 1)
+
+
+def test_info_counts_soft_labels(tmp_path):
+    replace(make_set(soft="logits"), learned_lr=0.015).save(tmp_path / "set.h5")
+    text = done("info", tmp_path / "set.h5")
+    assert re.search(
+        r"^soft labels: +logits; 72 bytes, with the images 456, 4.75 of as many real ones$", text, re.MULTILINE
+    )
+    assert re.search(r"^learned lr: +0.015$", text, re.MULTILINE)
+    found = json.loads(done("info", tmp_path / "set.h5", "--json"))
+    assert (found["soft_labels"], found["learned_lr"]) == ({"kind": "logits", "bytes": 72}, 0.015)
+    make_set().save(tmp_path / "hard.h5")
+    assert json.loads(done("info", tmp_path / "hard.h5", "--json"))["soft_labels"] is None
+
+
+def test_subset_and_merge_keep_soft_labels(tmp_path):
+    held = replace(make_set(soft="scores"), learned_lr=0.015)
+    held.save(tmp_path / "set.h5")
+    done("subset", tmp_path / "set.h5", "--class-ids", "0", "-o", tmp_path / "a.h5")
+    done("subset", tmp_path / "set.h5", "--class-ids", "1,2", "-o", tmp_path / "b.h5")
+    done("merge", tmp_path / "b.h5", tmp_path / "a.h5", "-o", tmp_path / "c.h5")
+    whole = library.read(tmp_path / "c.h5")
+    assert torch.equal(whole.soft_labels.values, held.soft_labels.values)
+    assert whole.learned_lr == 0.015
+    replace(library.read(tmp_path / "a.h5"), soft_labels=None).save(tmp_path / "hard.h5")
+    words = fails(ConfigError, "merge", tmp_path / "b.h5", tmp_path / "hard.h5", "-o", tmp_path / "d.h5")
+    assert "hard.h5 has no soft labels; join sets that have the same kind" in words
 
 
 def test_info_of_uneven_and_empty_sets(tmp_path):

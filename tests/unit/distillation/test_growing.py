@@ -23,6 +23,7 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation import network_of
 from atom_plugin.runtime import distributed
+from atom_plugin.store.soft_labels import SoftLabels
 
 DATA = coloured_source(per_class=40)
 FORMS = [{}, {"storage": "float16"}, {"factor": 2, "storage": "uint8"}, {"zca_eps": 0.1}, {"standardise": False}]
@@ -37,6 +38,14 @@ def old(tmp_path):
 
 def grown(path, data=DATA, **options):
     return distill(small_config(extend=str(path), **{"ipc": 5, **options}), data, device="cpu")
+
+
+def test_a_set_with_soft_labels_does_not_grow(old):
+    held = store.read(old)
+    soft = SoftLabels(values=torch.zeros(len(held), 3), kind="logits")
+    replace(held, soft_labels=soft).save(old, force=True)
+    with pytest.raises(ConfigError, match=r"old\.h5: has soft labels, .*--image-init set:"):
+        grown(old)
 
 
 def by_class(made, classes=3):

@@ -24,6 +24,7 @@ from atom_plugin.evaluation import (
 )
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.store.soft_labels import KINDS, SoftLabels
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(epochs=1)
@@ -72,6 +73,7 @@ def test_a_fingerprint_is_of_what_networks_learn_from():
     for other in (
         replace(held, images=held.images + 1),
         replace(held, labels=held.labels.flip(0)),
+        *(replace(held, soft_labels=SoftLabels(values=held.targets(), kind=kind)) for kind in KINDS),
         replace(held, preprocessing=replace(held.preprocessing, std=held.preprocessing.std * 2)),
     ):
         assert replace(one, synthetic_set=other).fingerprint != one.fingerprint

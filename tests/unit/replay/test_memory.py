@@ -375,3 +375,9 @@ def test_a_memory_without_its_parts_is_damaged(tmp_path, merged):
     store.write(replace(held, provenance=replace(held.provenance, config=config)), tmp_path / "memory.h5")
     with pytest.raises(StoreError, match="damaged"):
         ReplayMemory.load(tmp_path / "memory.h5")
+
+
+def test_soft_labels_do_not_go_in_and_take_no_places(caplog):
+    memory = filled(Budget(max_bytes=6 * IMAGE_BYTES), make_set(soft="logits"))
+    assert "soft labels are not used: a replay memory" in caplog.text
+    assert (len(memory), memory.bytes, memory.images.soft_labels) == (6, 6 * IMAGE_BYTES, None)

@@ -43,6 +43,10 @@ def crafted(tmp_path, *, drop=(), **changes):
     return path
 
 
+def soft(values, kind=b"logits"):
+    return {"soft_labels__values": values, "soft_labels__kind": np.array(kind)}
+
+
 def test_crafted_file_itself_is_sound(tmp_path):
     assert_equal_sets(store.read(crafted(tmp_path)), make_set(zca=True, final_loss=1.0))
 
@@ -163,6 +167,14 @@ def test_version_must_be_a_version(tmp_path, version):
         ({"provenance__method": np.array(b"a\0b")}, "provenance/method: found 'a\\x00b': it holds a zero character"),
         ({"class_names": np.array([b"a", b"b\0b", b"c"])}, "class_names: found 'b\\x00b': it holds a zero character"),
         ({"provenance__seed": np.zeros(2, "<i8")}, "provenance/seed: found shape (2,), expected ()"),
+        ({"soft_labels__kind": np.array(b"logits")}, "soft_labels/values is missing"),
+        ({"soft_labels__values": np.zeros((6, 3), "<f4")}, "soft_labels/kind is missing"),
+        (soft(np.zeros((6, 2), "<f4")), "soft_labels/values: found shape (6, 2), expected (N, K) with N = 6, K = 3"),
+        (soft(np.zeros((6, 3), "<f8")), "soft_labels/values: found values of type <f8, expected <f4"),
+        (soft(np.full((6, 3), np.nan, "<f4")), "soft_labels/values: found 18 of 18 values not finite"),
+        (soft(np.full((6, 3), 0.5, "<f4"), b"probabilities"), "soft_labels: the probabilities of image 0 sum to 1.5"),
+        (soft(np.zeros((6, 3), "<f4"), b"odds"), "soft_labels: no kind of soft labels is called 'odds'"),
+        ({"learned_lr": np.float64(-1)}, "learned_lr: found -1.0, expected values above 0"),
         ({"images": np.full((6, 1, 4, 4), np.inf, "<f4")}, "images: found 96 of 96 values not finite"),
     ],
 )

@@ -16,11 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_sets import assert_equal_sets, golden_packed_set, golden_set, make_set
+from synthetic_sets import assert_equal_sets, golden_packed_set, golden_set, golden_soft_set, make_set
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS
+from atom_plugin.store.soft_labels import KINDS
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import to_uint8
@@ -126,6 +127,19 @@ def test_file_of_version_2_is_read():
     assert len(held.decoded()) == 24
 
 
+def test_file_of_version_3_is_read():
+    path = GOLDEN.with_name("synthetic-set-v3.h5")
+    assert_equal_sets(store.read(path), golden_soft_set())
+    header = store.verify(path)
+    assert (header.version, header.soft_labels.kind, header.soft_label_bytes, header.learned_lr) == (
+        3,
+        "logits",
+        72,
+        0.03125,
+    )
+    assert header.checksum == from_page("checksum")["checksum"](path)
+
+
 def test_page_reads_a_set_without_this_package(tmp_path, monkeypatch):
     for zca in (True, False):
         held = make_set(zca=zca, shape=(3, 2, 2), class_names=("a", "żółw", "c"))
@@ -144,6 +158,10 @@ def test_page_reads_a_set_without_this_package(tmp_path, monkeypatch):
         seen = packed.true_colour() if storage == "uint8" else unpack(packed.as_stored().clamp(0, 1), 2)
         torch.testing.assert_close(enlarged, seen, rtol=0, atol=1e-5)
         assert found["labels"].tolist() == packed.decoded().labels.tolist()
+        assert found["soft"] is None
+    packed = make_set(shape=(3, 4, 4), factor=2, soft="scores")
+    packed.save(tmp_path / "set.h5", force=True)
+    assert np.array_equal(from_page("read")["soft"], packed.decoded().soft_labels.values.numpy())
 
 
 def test_page_names_every_element_with_type_and_shape():
@@ -168,15 +186,16 @@ def test_page_names_every_element_with_type_and_shape():
 
 def test_every_element_describes_itself(tmp_path):
     make_set(zca=True, final_loss=0.5).save(tmp_path / "whitened.h5")
-    replace(make_set(factor=2, final_loss=0.5), prefixes=(1, 2)).save(tmp_path / "packed.h5")
+    packed_set = make_set(factor=2, final_loss=0.5, soft="probabilities")
+    replace(packed_set, prefixes=(1, 2), learned_lr=0.5).save(tmp_path / "packed.h5")
     with h5py.File(tmp_path / "whitened.h5") as file, h5py.File(tmp_path / "packed.h5") as packed:
         for key in ELEMENTS:
-            found = packed[key] if key in ("factor", "prefixes") else file[key]
+            found = packed[key] if key in packed else file[key]
             assert set(found.attrs) == {"axes", "units", "description"}
             assert all(text.decode() for text in found.attrs.values())
             assert found.chunks is None
         for group in GROUPS:
-            assert set(file[group].attrs) == {"description"}
+            assert set((packed if group in packed else file)[group].attrs) == {"description"}
         assert h5py.check_string_dtype(file["class_names"].dtype).encoding == "utf-8"
 
 
@@ -318,6 +337,26 @@ def test_every_form_comes_back_as_it_was(tmp_path, storage, factor):
     assert torch.equal(lazy[-1][0], decoded.images[-1])
     with pytest.raises(IndexError):
         lazy[-len(lazy) - 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_soft_labels_come_back_as_they_were(tmp_path, kind, factor):
+    held = replace(make_set(factor=factor, soft=kind), learned_lr=0.015)
+    held.save(tmp_path / "set.h5")
+    assert_equal_sets(store.read(tmp_path / "set.h5"), held)
+    header = store.read_header(tmp_path / "set.h5")
+    assert (header.version, header.soft_labels.kind, header.learned_lr) == (3, kind, 0.015)
+    assert header.soft_label_bytes == held.soft_label_bytes == 6 * 3 * 4
+    assert held.nbytes == held.image_bytes + 72
+
+
+def test_a_file_with_soft_labels_is_none_of_an_older_version(tmp_path):
+    make_set(soft="logits").save(tmp_path / "set.h5")
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(StoreError, match="found 2, expected 3 for soft labels"):
+        store.read(tmp_path / "set.h5")
 
 
 def test_what_version_1_does_not_have_is_refused_in_its_files(tmp_path):
