@@ -110,8 +110,12 @@ class Distiller:
         self._calibration = self._calibration_of(config)
         self._set_matching: SetMatching | None = None
         if isinstance(self.matcher, SetMatcher):
-            about = {"decode": self._decoded, "pool": self._matching.pool, "size": size}
-            self._set_matching = SetMatching(self.matcher, config, self._batches, self.network, **about)
+            self._set_matching = SetMatching(
+                *(self.matcher, config, self._batches, self.network),
+                decode=self._decoded,
+                pool=self._matching.pool,
+                size=size,
+            )
         self._matching_step = MatchingStep(
             self.matcher,
             self.engine,
@@ -248,7 +252,8 @@ class Distiller:
             iterations=self.iteration,
             final_loss=self.loss if math.isfinite(self.loss) else None,
         )
-        return replace(made, prefixes=self._prefixes)
+        made = replace(made, prefixes=self._prefixes)
+        return made if self._set_matching is None else self._set_matching.labelled(made)
 
     def _sane_images(self) -> torch.Tensor:
         """A step may throw the images off while the loss stays finite; such a state is neither saved nor handed out."""

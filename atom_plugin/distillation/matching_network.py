@@ -251,8 +251,8 @@ def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
     trajectories = isinstance(matcher, SetMatcher) and matcher.uses_trajectories
     if (config.network_state == "trajectory") != trajectories:
         raise ConfigError(
-            f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; trajectories are matched by mtt, and "
-            "by it alone"
+            f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; mtt, and mtt alone, matches a "
+            "trajectory"
         )
     if getattr(matcher, "uses_network", True):
         return

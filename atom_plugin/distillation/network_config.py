@@ -41,8 +41,8 @@ class NetworkConfig(SetConfig):
         default="random",
         metadata=about(
             "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
-            "pool's, interpolated between start and end of their training, at a random-epoch of it, around its end, or the whole "
-            "trajectory (mtt).",
+            "pool's, interpolated between start and end of their training, at a random-epoch of it, around its end, or the "
+            "whole trajectory (mtt).",
             group=_COURSE,
             metavar="STATE",
             default="random; interpolated with a pool",

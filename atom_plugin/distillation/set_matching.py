@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from atom_plugin.models.network_pool import NetworkPool
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.soft_labels import SoftLabels
+from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
 
 Values = dict[str, torch.Tensor]
@@ -143,19 +145,15 @@ class SetMatching:
         with torch.enable_grad():
             self._matcher.advance(seen)
 
-    @property
-    def soft_labels(self) -> tuple[torch.Tensor, str] | None:
-        """The learned labels (N, classes) on the CPU and their kind, if labels are learned."""
-        values = self.state.learned.get(LABELS)
-        return None if values is None else (values.detach().cpu().clone(), self._matcher.label_kind)
+    def labelled(self, made: SyntheticSet) -> SyntheticSet:
+        """The set with the learned labels, and the mean of the learned step sizes as the learning rate to train on it at."""
+        labels, sizes = (self.state.learned.get(name) for name in (LABELS, STEP_SIZES))
+        soft = None
+        if labels is not None:
+            soft = SoftLabels(values=labels.detach().cpu().clone(), kind=self._matcher.label_kind)
+        return replace(made, soft_labels=soft, learned_lr=None if sizes is None else float(sizes.mean()))
 
-    @property
-    def learned_lr(self) -> float | None:
-        """The mean of the learned step sizes, if there are any."""
-        sizes = self.state.learned.get(STEP_SIZES)
-        return None if sizes is None else float(sizes.mean())
-
-    def restore(self, stored: Mapping[str, Values] | None) -> None:
+    def restore(self, stored: Mapping[str, Mapping[str, torch.Tensor]] | None) -> None:
         """Continue from what :meth:`State.to_json` gave. Raises StoreError where it is of no such run."""
         fresh = self.state
         if stored is None:
@@ -180,11 +178,13 @@ class SetMatching:
 def _refuse(matcher: SetMatcher, config: DistillConfig) -> None:
     name = config.matcher
     if distributed.count() > 1:
-        raise ConfigError(f"the matcher {name!r} needs the whole set in one process, found {distributed.count()}; start one")
+        raise ConfigError(
+            f"the matcher {name!r} needs the whole set in one process, found {distributed.count()}; start one"
+        )
     if config.extend is not None:
         raise ConfigError(
-            f"the matcher {name!r} optimises the whole set together, so no part of it can stay; leave out --extend, or start from "
-            "its images with --image-init set:FILE"
+            f"the matcher {name!r} optimises the whole set together, so no part of it can stay; leave out --extend, or start "
+            "from its images with --image-init set:FILE"
         )
     for field, usual in (("inner_loop", 1), ("calibration", None)):
         if (given := getattr(config, field)) != usual:
@@ -198,7 +198,7 @@ def _check_memory(matcher: SetMatcher, config: DistillConfig, size: PassSize, cl
     room = config.memory_budget or machine_memory()
     if needed > room:
         raise ConfigError(
-            f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, and there is room "
-            f"for {readable(room)}; take fewer steps or smaller batches (see `atom-cli distill --list-matchers`), a narrower "
-            "network, or fewer images"
+            f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, and there is "
+            f"room for {readable(room)}; take fewer steps or smaller batches (see `atom-cli distill --list-matchers`), a "
+            "narrower network, or fewer images"
         )

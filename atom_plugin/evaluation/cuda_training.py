@@ -144,10 +144,11 @@ class _Learner:
         self._size = images.shape[-2], images.shape[-1]
         self._classes = stack.template.classifier.out_features
         self._augmentation = Augmentation(strategy=config.augmentation)
+        channels, height, width = images.shape[1:]
         self._fuses_augmentation = (
             (images.is_cuda and images.dtype == torch.float32)
             and bool(self._augmentation.operations)
-            and fused_augmentation.fuses(self._augmentation, images.shape[1:], images.device, images.dtype)
+            and fused_augmentation.fuses(self._augmentation, (channels, height, width), images.device, images.dtype)
         )
         self._momentum = torch.zeros_like(stack.flat, requires_grad=False)
         self._batches: dict[int, _Batch] = {}

@@ -44,7 +44,8 @@ def ridge_predictions(
     """P (m, K) for embeddings (m, D) and (n, D) and labels (n, K)."""
     kernel = synthetic @ synthetic.T
     regularised = kernel + ridge * kernel.trace() / len(kernel) * torch.eye(len(kernel), device=kernel.device)
-    return real @ synthetic.T @ torch.linalg.solve(regularised, labels)
+    predicted: torch.Tensor = real @ synthetic.T @ torch.linalg.solve(regularised, labels)
+    return predicted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,11 +39,11 @@ class Learned:
 class SetStep:
     """What a :class:`SetMatcher` sees of one iteration.
 
-    ``images`` are float32 (n, C, H, W) as networks see them, class-major, with gradient; ``labels`` int64 (n,). ``learned`` holds
-    the learned values, with gradient; ``carried`` the matcher's own state, without. ``network`` has the parameters that the loop
-    drew for the iteration; a matcher may set others. ``real_images`` (m, C, H, W) and ``real_labels`` (m,) are the
-    iteration's real batch, not augmented. ``generator`` lives on the CPU. ``augment`` augments each of some images by a draw from
-    a generator. ``pool`` holds the trained networks of the run, if it has any.
+    ``images`` are float32 (n, C, H, W) as networks see them, class-major, with gradient; ``labels`` int64 (n,). ``learned``
+    holds the learned values, with gradient; ``carried`` the matcher's own state, without. ``network`` has the parameters that
+    the loop drew for the iteration; a matcher may set others. ``real_images`` (m, C, H, W) and ``real_labels`` (m,) are the
+    iteration's real batch, not augmented. ``generator`` is on the CPU. ``augment`` augments each of some images by a draw
+    from a generator. ``pool`` holds the trained networks of the run, if it has any.
     """
 
     images: torch.Tensor

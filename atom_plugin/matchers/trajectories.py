@@ -8,8 +8,9 @@ drawn age e, takes N steps on the synthetic images at a learned step size eta, a
 The experts come from the run's pool, which `atom-cli pool make --every K` fills. Steps take batches of the set in a new order
 in each pass, every image augmented on its own, as the released code does.
 
-Deviations: the experts have the loop's schedule and augmentation; DATM's ages grow with the iterations, here ``oldest`` is fixed
-(run with a larger one from `--image-init set:FILE`); its labels start from an expert's logits, here from ``label_share``.
+Deviations: the experts have the schedule and augmentation of `pool make`; DATM's ages grow with the iterations, here ``oldest``
+is fixed (a second run may start from `--image-init set:FILE`); its labels start from an expert's logits, here from
+``label_share``.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class TrajectoryMatching(SetMatcher):
         """Raises ConfigError without a pool, and for one that keeps no two ages as far apart as asked."""
         if pool is None:
             raise ConfigError(
-                "found no pool of trained networks, expected one kept at several ages; make it with  atom-cli pool make --every 1,"
-                " and give it with --pool"
+                "found no pool of trained networks, expected one kept at several ages; make it with  atom-cli pool make "
+                "--every 1  and give it with --pool"
             )
         self._starts(pool)
 

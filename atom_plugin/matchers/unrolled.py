@@ -1,4 +1,5 @@
-"""Training unrolled: DD (Wang et al., "Dataset Distillation", 2018) and LD (Bohdal et al., "Flexible Dataset Distillation", 2020).
+"""Training unrolled: DD (Wang et al., "Dataset Distillation", 2018) and LD (Bohdal et al., 2020, "Flexible Dataset
+Distillation").
 
 A network with fresh weights theta_0 takes T steps of gradient descent on the whole set, at learned step sizes:
 
@@ -34,7 +35,7 @@ _SMALLEST_STEP = 1e-6
 
 
 def weights_of(network: nn.Module, flat: torch.Tensor | None = None) -> Weights:
-    """The parameters of ``network`` by name, or ``flat`` (P,) in their shapes; they carry gradient, the network's own do not."""
+    """The parameters of ``network`` by name, copies that carry gradient; or views of ``flat`` (P,) in their shapes."""
     held = dict(network.named_parameters())
     if flat is None:
         return {name: item.detach().clone().requires_grad_() for name, item in held.items()}

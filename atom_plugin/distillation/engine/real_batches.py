@@ -81,11 +81,15 @@ class RealBatches:
     @property
     def held(self) -> torch.Tensor | None:
         """All images (N, C, H, W) where the device keeps them: uint8 pixels, or preprocessed floats."""
-        return self._raw if self._prepared is None else self._prepared
+        held: torch.Tensor | None = self._raw if self._prepared is None else self._prepared
+        return held
 
     def preprocessed(self, images: torch.Tensor) -> torch.Tensor:
         """Some of :attr:`held` as networks see them, float32."""
-        return images if images.is_floating_point() else self.preprocessing.forward(images)
+        if images.is_floating_point():
+            return images
+        seen: torch.Tensor = self.preprocessing.forward(images)
+        return seen
 
     def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Images ``indices`` (n,), uint8 (n, C, H, W) on the CPU, in ``out`` where given."""
