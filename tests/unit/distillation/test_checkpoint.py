@@ -64,7 +64,7 @@ for _ in range(100):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "2"}, "found checkpoint version '2', expected 1 to 2"),
+        ({"version": "2"}, "found checkpoint version '2', expected 1 to 3"),
         ({"version": None}, "found checkpoint version None"),
         ({"version": True}, "found checkpoint version True"),
         ({"version": 0}, "found checkpoint version 0"),
