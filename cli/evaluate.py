@@ -23,7 +23,12 @@ from atom_plugin.cli.options import (
 from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.source_options import WITH_DATASET, other_source_options
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import compared_training_options, names_joined_by_commas, settled_training
+from atom_plugin.cli.training_options import (
+    compared_training_options,
+    label_options,
+    names_joined_by_commas,
+    settled_training,
+)
 
 if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
@@ -139,6 +144,7 @@ def _claiming_outputs(command: Command) -> Command:
 @_evaluation_options
 @_claiming_outputs
 @compared_training_options
+@label_options
 @other_source_options(default="the one that the set names")
 @run_options
 @json_option

@@ -11,7 +11,7 @@ from atom_plugin.cli.command import CheckedCommand
 from atom_plugin.cli.options import PATH, force_option, run_options
 from atom_plugin.cli.outputs import Output, claim, quoted
 from atom_plugin.cli.terminal import echo, load_torch
-from atom_plugin.cli.training_options import settled_training, training_options
+from atom_plugin.cli.training_options import label_options, settled_training, training_options
 from atom_plugin.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     help="Write it as ONNX too, preprocessing included; needs the packages onnx and onnxscript.",
 )
 @training_options
+@label_options
 @run_options
 @force_option
 def train(

@@ -20,12 +20,33 @@ _AUGMENTATIONS = (
 )
 
 
+_FIELDS = ("epochs", "batch_size", "lr", "schedule", "cutmix", "augmentation", "labels", "temperature", "learned_lr")
 _one_augmentation = click.option("--augmentation", metavar="OPS", help=f"{_AUGMENTATIONS}.  [default: siamese]")
 _normalisation = click.option(
     "--normalisation",
     type=NORMALISATION,
     help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
 )
+
+
+def label_options(command: Command) -> Command:
+    """What networks learn of each image, and at the set's own learning rate: beside options of a training."""
+    return bundle(
+        click.option(
+            "--labels",
+            type=click.Choice(["soft", "hard"]),
+            help="What networks learn of each image: the set's soft labels where it has some, or its class.  [default: soft]",
+        ),
+        click.option(
+            "--temperature",
+            metavar="T",
+            type=POSITIVE_FLOAT,
+            help="Divides the logits of soft labels; above 1, classes come nearer to each other.  [default: 1]",
+        ),
+        click.option(
+            "--learned-lr", is_flag=True, help="Take the learning rate that was learned with the set, in place of --lr."
+        ),
+    )(command)
 
 
 def training_options(command: Command) -> Command:
@@ -87,14 +108,16 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
 
     others = dict(given)
     recipe = others.pop("training_recipe")
-    chosen = {name: others.pop(name) for name in ("epochs", "batch_size", "lr", "schedule", "cutmix", "augmentation")}
+    chosen = {name: others.pop(name) for name in _FIELDS if name in others}
+    if chosen.get("learned_lr") and chosen["lr"] is not None:
+        raise click.UsageError("found --lr and --learned-lr, expected one of them; leave one out")
     return TrainConfig.from_recipe(recipe, **{k: value for k, value in chosen.items() if value is not None}), others
 
 
 def settled_training(values: Mapping[str, Any]) -> dict[str, Any]:
     """For ``--print-config``: the recipe's choices of a training."""
     training, _ = _taken({**values, "augmentation": None})
-    return vars(training)
+    return {name: value for name, value in vars(training).items() if not (training.learned_lr and name == "lr")}
 
 
 def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Callable[[Command], Command]:

@@ -47,20 +47,25 @@ def make_set(
     if labels is None:
         labels = torch.arange(classes).repeat_interleave(ipc)
     names = class_names if class_names is not None else tuple(f"class {label}" for label in range(classes))
-    soft_labels = None
-    if soft is not None:
-        values = torch.randn(len(labels), len(names), generator=torch.Generator().manual_seed(pixels + 1))
-        soft_labels = SoftLabels(values=values.softmax(1) if soft == "probabilities" else values, kind=soft)
     made = {"method": "atom", "seed": 0, "config": {"ipc": ipc}, "source": {"name": "digits"}, "iterations": 7}
-    return SyntheticSet(
+    held = SyntheticSet(
         images=torch.randn(len(labels), *shape, generator=generator),
         labels=labels,
         class_names=names,
         preprocessing=preprocessing,
         provenance=Provenance(**(made | provenance)),
         factor=factor,
-        soft_labels=soft_labels,
     ).stored_as(storage)
+    return held if soft is None else with_soft_labels(held, soft, seed=pixels)
+
+
+def with_soft_labels(held: SyntheticSet, kind: str, *, seed: int = 0) -> SyntheticSet:
+    """The set with random soft labels."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    values = torch.randn(len(held), len(held.class_names), generator=generator)
+    return replace(
+        held, soft_labels=SoftLabels(values=values.softmax(1) if kind == "probabilities" else values, kind=kind)
+    )
 
 
 def golden_set() -> SyntheticSet:

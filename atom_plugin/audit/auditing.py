@@ -65,6 +65,8 @@ def audit(
     Shadow networks are trained on ``shadows``, each with the source of the images that it was made from, or without any on
     random images that are no members. Raises ConfigError and SourceError for sets and images that do not fit.
     """
+    sets = [(name, each.with_class_labels("an audit")) for name, each in sets]
+    shadows = [(name, each.with_class_labels("an audit"), made_of) for name, each, made_of in shadows]
     for name, each in sets:
         check_made_of(name, each, source)
     device = resolve_device(config.device)

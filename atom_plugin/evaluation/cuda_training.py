@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from atom_plugin.distillation.engine.cuda_inputs import Layout
 from atom_plugin.errors import ConfigError, DivergenceError
 from atom_plugin.evaluation.stacked_convnet import Stack
+from atom_plugin.evaluation.targets import HARD, Targets, label_words, settled, targets_of
 from atom_plugin.evaluation.training import DEFAULT_RUN, TrainingRun
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
@@ -31,7 +32,7 @@ from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms import fused_augmentation
 from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation, augment
-from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
+from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels, mix_targets
 from atom_plugin.transforms.policies import POLICIES
 
 _KEPT_MAPS = 6  # of the size of the first one, of which the deeper ones are fractions
@@ -72,20 +73,20 @@ def train_together(
     after each epoch of all. In the place of a network whose loss blew up, which the others know nothing of, stands its error.
     Raises ConfigError where the sets do not fit, and for another optimizer than SGD and policies on pixels.
     """
-    _check_sets(sets, seeds)
+    _check_sets(sets, seeds, config)
     if not _trains_plainly(config):
         raise ConfigError(
             f"networks train together by SGD with siamese augmentation, not by recipe {config.recipe!r}; train them in turn"
         )
     shape, classes = sets[0].preprocessing.image_shape, len(sets[0].class_names)
-    sets = _decoded(sets)
+    config, sets = _settled(config, sets), _decoded(sets)
     networks = [network_config.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
     distinct = list({id(item): item for item in sets}.values())  # repeats of one set share its images
     rows = {id(item): index * len(item) for index, item in enumerate(distinct)}
     learner = _Learner(
         Stack([network.to(run.dtype) for network in networks], run.device),
         torch.cat([item.images for item in distinct]).to(run.device, run.dtype),
-        torch.cat([item.labels for item in distinct]).to(run.device),
+        _targets(distinct, config, run.device),
         config,
         run,
     )
@@ -101,6 +102,21 @@ def _decoded(sets: Sequence[SyntheticSet]) -> list[SyntheticSet]:
     return [decoded[id(item)] for item in sets]
 
 
+def _settled(config: TrainConfig, sets: Sequence[SyntheticSet]) -> TrainConfig:
+    """``config`` with the learning rate of all sets. Raises ConfigError where each has its own, which one step cannot take."""
+    rates = {settled(config, item).lr for item in sets}
+    if len(rates) > 1:
+        found = " and ".join(f"{rate:g}" for rate in sorted(rates))
+        raise ConfigError(f"networks train together at one learning rate, not {found}; train these one after the other")
+    return settled(config, sets[0])
+
+
+def _targets(decoded: Sequence[SyntheticSet], config: TrainConfig, device: torch.device) -> Targets:
+    """Of all images of the sets, one set after the other."""
+    parts = [targets_of(item, config) for item in decoded]
+    return Targets(values=torch.cat([part.values for part in parts]).to(device), squared=parts[0].squared)
+
+
 def _unless_diverged(network: ConvNet, seed: int, loss: float, config: TrainConfig) -> ConvNet | DivergenceError:
     try:
         check_loss(loss, f"lower --lr (now {config.lr:g})", network=f"network {seed}")
@@ -109,13 +125,16 @@ def _unless_diverged(network: ConvNet, seed: int, loss: float, config: TrainConf
     return network
 
 
-def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int]) -> None:
+def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int], config: TrainConfig) -> None:
     if not seeds or len(sets) != len(seeds):
         raise ConfigError(f"found {len(sets)} sets and {len(seeds)} seeds; give a set for each seed, and at least one")
-    shapes = {(len(item), item.preprocessing.image_shape, len(item.class_names)) for item in sets}
+    shapes = {
+        (len(item), item.preprocessing.image_shape, len(item.class_names), label_words(item, config)) for item in sets
+    }
     if len(shapes) > 1:
         found = " and ".join(
-            f"{count} images of {shape} in {classes} classes" for count, shape, classes in sorted(shapes)
+            f"{count} images of {shape} in {classes} classes{'' if labels == HARD else f' ({labels} labels)'}"
+            for count, shape, classes, labels in sorted(shapes)
         )
         raise ConfigError(f"networks train together on sets of one size, not {found}; train these one after the other")
 
@@ -133,12 +152,12 @@ class _Learner:
     """SGD on all networks of ``stack``; ``losses`` (R,) are those of the last step."""
 
     def __init__(
-        self, stack: Stack, images: torch.Tensor, labels: torch.Tensor, config: TrainConfig, run: TrainingRun
+        self, stack: Stack, images: torch.Tensor, targets: Targets, config: TrainConfig, run: TrainingRun
     ) -> None:
         self.stack = stack
         self.losses = torch.zeros(stack.count, device=images.device)
         self._images = images
-        self._labels = labels
+        self._targets = targets
         self._config = config
         self._run = run
         self._size = images.shape[-2], images.shape[-1]
@@ -211,14 +230,16 @@ class _Learner:
         with torch.no_grad():
             images = self._augmented(self._images.index_select(0, indices), given["plan"].flatten(0, 1))
             images = images.unflatten(0, given["indices"].shape)
-            targets = self._labels.index_select(0, indices)
+            targets = self._targets.values.index_select(0, indices)
             if config.cutmix:
                 images = mix_images(images, given["box"])
-                targets = targets.view(given["indices"].shape)
-                targets = mix_labels(targets, given["box"], self._size, self._classes).flatten(0, 1)
+                targets = self._mixed(targets.unflatten(0, given["indices"].shape), given["box"]).flatten(0, 1)
         with autocast(device, self._run.precision):
             logits = self.stack.logits(images).flatten(0, 1).float()
-        losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=config.label_smoothing)
+        if self._targets.squared:
+            losses = F.mse_loss(logits, targets, reduction="none").mean(1)
+        else:
+            losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=config.label_smoothing)
         losses = losses.view(given["indices"].shape).mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), self.stack.flat)
         sgd_step(
@@ -231,6 +252,12 @@ class _Learner:
         )
         with torch.no_grad():
             self.losses.copy_(losses)
+
+    def _mixed(self, targets: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        """Class ids (R, n), or what images have for each class (R, n, classes), mixed as their images: (R, n, classes)."""
+        if targets.is_floating_point():
+            return mix_targets(targets, box, self._size)
+        return mix_labels(targets, box, self._size, self._classes)
 
     def _augmented(self, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
         """Images (n, C, H, W), each by its own row of ``plan`` (n, columns)."""

@@ -97,7 +97,7 @@ class Scores:
             **{name: _summary(values) for name, values in series.items()},
             "full": {**_summary(self.full.accuracies), "epochs": self.full.epochs},
             "weight": self.weight,
-            "training": asdict(self.training),
+            "training": self.training.to_json(),
             "network": asdict(self.network),
             "precision": self.precision,
             "images": self.images,
@@ -158,9 +158,11 @@ def score(
     """Train networks on the set and on random real images, by one recipe, and test each on ``data.test``.
 
     Repeat r draws other real images and another network than repeat r + 1; the two networks of a repeat start alike, and those
-    of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains. Raises ConfigError for a set without images,
+    of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains on hard labels: a score is robust to labels,
+    and takes the class of each image. Raises ConfigError for a set without images,
     SourceError where ``data`` has fewer images of a class than the set.
     """
+    synthetic_set = synthetic_set.with_class_labels("a label-robust score")
     longer = replace(config.training, epochs=config.full_epochs)
     chosen = config.network or network_of(synthetic_set)
     on = resolve_device(config.device)
@@ -215,6 +217,7 @@ def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: i
         synthetic_set,
         images=synthetic_set.preprocessing.forward(data.train.rows(indices)),
         labels=data.train.labels[indices],
+        soft_labels=None,
         provenance=Provenance(method="random", seed=seed),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.errors import ConfigError, listed
 from atom_plugin.evaluation.architectures import Network, network_for, network_of
+from atom_plugin.evaluation.targets import HARD, check_effect, label_words
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -90,17 +91,28 @@ class EvaluationCell:
     training: TrainConfig
     precision: str
 
+    @property
+    def labels(self) -> str:
+        """What networks learn of each image, in words."""
+        return HARD if self.subject.full else label_words(self.subject.synthetic_set, self.training)
+
+    @property
+    def _trained_on(self) -> str:
+        """What is learned from; the set's own learning rate where the training takes it."""
+        rate = self.subject.synthetic_set.learned_lr if self.training.learned_lr else None
+        return self.subject.fingerprint if rate is None else f"{self.subject.fingerprint} at {rate!r}"
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Plain JSON values; what decides the result beside the seed. Hardware and versions are not in it."""
         return {
-            "trained_on": self.subject.fingerprint,
+            "trained_on": self._trained_on,
             "full": self.subject.full,
             "tested_on": self.subject.tested_on,
             "on": self.subject.on,
             "model": self.model,
             "network": asdict(self.network),
-            "training": asdict(self.training),
+            "training": self.training.to_json(),
             "precision": self.precision,
         }
 
@@ -178,8 +190,9 @@ def plan_jobs(
     """Every network of an evaluation, cell by cell: ``repeats`` of each model on each subject.
 
     Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
-    subjects would train alike are trained once. Raises ConfigError for less than one repeat, an unknown model, a model or
-    training named twice, a normalisation that no model has, a subject without images, or two sets that are the same.
+    subjects would train alike are trained once; real images have classes alone. Raises ConfigError for less than one repeat, an
+    unknown model, a model or training named twice, a normalisation that no model has, labels that no set has, a subject without
+    images, or two sets that are the same.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
@@ -192,12 +205,15 @@ def plan_jobs(
     if empty := [subject.name for subject in subjects if not len(subject)]:
         raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
     check_distinct(subjects)
+    if sets := [subject.synthetic_set for subject in subjects if not subject.full]:
+        for each in trainings:
+            check_effect(each, sets)
     cells = [
         EvaluationCell(
             subject=subject,
             model=model,
             network=network_for(model, subject.synthetic_set, normalisation),
-            training=each,
+            training=each.on_classes() if subject.full else each,
             precision=precision,
         )
         for subject in subjects

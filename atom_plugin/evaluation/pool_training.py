@@ -93,7 +93,7 @@ def _begun(
         accuracies=(),
         fingerprint=data.fingerprint,
         preprocessing=preprocessing.describe(),
-        made={"training": dataclasses.asdict(config.training), "seed": config.seed},
+        made={"training": config.training.to_json(), "seed": config.seed},
     )
     if begun is None:
         return fresh

@@ -11,6 +11,7 @@ from atom_plugin.errors import AtomError, StoreError
 from atom_plugin.evaluation.architectures import NamedModel, Network
 from atom_plugin.evaluation.results import Evaluation
 from atom_plugin.evaluation.results_file import read_records
+from atom_plugin.evaluation.targets import HARD
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
 
@@ -50,6 +51,7 @@ def _evaluation(records: list[dict[str, Any]]) -> Evaluation:
         images=int(first.get("steps", 0)) // training.epochs * training.batch_size,
         test_images=None,
         on=first["on"],
+        labels=str(first.get("labels", HARD)),
     )
 
 

@@ -13,6 +13,7 @@ from atom_plugin.distillation.select_config import current_json
 from atom_plugin.evaluation.architectures import Network
 from atom_plugin.evaluation.jobs import EvaluationCell, Outcome, Subject
 from atom_plugin.evaluation.spread import sample_std
+from atom_plugin.evaluation.targets import HARD
 from atom_plugin.evaluation.training_recipes import SIAMESE, TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.store.provenance import Provenance
@@ -27,9 +28,10 @@ class Evaluation:
     """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
 
     ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
-    ``ipc``. ``images`` is how many a network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how
-    many of its source it was tested, None where nobody says, ``on`` which of them (one of
-    :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended the networks early, None where all were trained.
+    ``ipc``. ``labels`` is what the networks learned of each image, "hard", or "soft" with the kind; ``images`` how many a
+    network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how many of its source it was tested,
+    None where nobody says, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended
+    the networks early, None where all were trained.
     """
 
     names: tuple[str, ...]
@@ -43,6 +45,7 @@ class Evaluation:
     images: int
     test_images: int | None
     on: str = "test"
+    labels: str = HARD
     preprocessing: str = ""
     error: str | None = None
 
@@ -121,14 +124,16 @@ class Evaluation:
             "cosine": f"cosine, {100 * training.warmup:g} % warm-up",
         }
         extras = {"label smoothing": training.label_smoothing, "CutMix probability": training.cutmix}
+        rate = "at the set's learned rate" if training.learned_lr else f"{training.lr:g}"
         return {
             "recipe": training.recipe,
             "epochs": str(training.epochs),
             "batch": str(training.batch_size),
             "steps": str(self.steps),
-            "optimizer": f"{training.optimizer} {training.lr:g} ({', '.join(details)}), {courses[training.schedule]}",
+            "optimizer": f"{training.optimizer} {rate} ({', '.join(details)}), {courses[training.schedule]}",
             "regularisation": ", ".join(f"{name} {value:g}" for name, value in extras.items() if value) or "none",
             "augmentation": augmentation_name(training),
+            "labels": self.labels,
             "normalisation": self.network.normalisation or "own",
             "precision": self.precision,
             "measured on": self.measured_on,
@@ -203,6 +208,7 @@ def _of_cell(outcomes: Sequence[Outcome]) -> Evaluation:
         images=len(cell.subject),
         test_images=len(cell.subject.test),
         on=cell.subject.on,
+        labels=cell.labels,
         error=errors[0] if errors else None,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.evaluation.jobs import EvaluationJob, Outcome
+from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import jsonl
 from atom_plugin.runtime.files import reason
@@ -72,9 +73,10 @@ class NetworkResultsFile:
             held, ways = record["training"], asked.get(record["full"], [])
             if ways and held not in ways:
                 name = min((_differing(held, training) for training in ways), key=len)[0]
-                wanted = " or ".join(dict.fromkeys(str(training.get(name)) for training in ways))
+                usual = getattr(TrainConfig, name, None)  # of a field that is not told
+                wanted = " or ".join(dict.fromkeys(str(training.get(name, usual)) for training in ways))
                 raise ConfigError(
-                    f"{self.path}: holds networks trained with {name} {held.get(name)}, this evaluation asks for "
+                    f"{self.path}: holds networks trained with {name} {held.get(name, usual)}, this evaluation asks for "
                     f"{wanted}; give the same options, or another file for --results"
                 )
 
@@ -87,6 +89,7 @@ class NetworkResultsFile:
             "name": subject.name,
             "method": subject.method,
             "ipc": subject.ipc,
+            "labels": job.cell.labels,
             **job.identity,
             "steps": job.cell.training.steps(len(subject)),
             "accuracy": outcome.accuracy,

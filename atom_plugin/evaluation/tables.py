@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atom_plugin.evaluation.results import Evaluation, augmentation_name
+from atom_plugin.evaluation.targets import HARD
 from atom_plugin.runtime.table_text import remark, table_text
 from atom_plugin.runtime.text import printable
 
@@ -57,7 +58,10 @@ def results_table(evaluations: Sequence[Evaluation]) -> PrettyTable:
 def shared_settings(evaluations: Sequence[Evaluation]) -> str:
     """The settings that all results have in common, in words."""
     differing = differing_settings(evaluations)
-    return ", ".join(f"{name} {value}" for name, value in evaluations[0].settings().items() if name not in differing)
+    shared = {name: value for name, value in evaluations[0].settings().items() if name not in differing}
+    if shared.get("labels") == HARD:  # as of every set but a few: no news
+        del shared["labels"]
+    return ", ".join(f"{name} {value}" for name, value in shared.items())
 
 
 def differing_settings(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -141,7 +141,7 @@ def train_network(
         class_names=synthetic_set.class_names,
         decoding=decoding_of(made.source),
         made={
-            "training": asdict(config),
+            "training": config.to_json(),
             "seed": seed,
             "precision": precision,
             "set": {"sha256": subject.fingerprint, "method": made.method, "images": len(subject)},

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from atom_plugin.datasets import Split
+from atom_plugin.evaluation.targets import settled, targets_of
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.fitting import Batches, Course, check_loss, fit
 from atom_plugin.runtime.device import long_work
@@ -68,9 +69,13 @@ def train(
     seed: int,
     run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
-    """A fresh network of ``architecture``, trained on the set. Raises DivergenceError where the loss blows up."""
-    batches = _set_batches(synthetic_set, config, run)
-    return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
+    """A fresh network of ``architecture``, trained on the set, on its soft labels where ``config`` takes them.
+
+    Raises DivergenceError where the loss blows up, ConfigError where ``config`` asks of the labels what they do not have.
+    """
+    config, targets = settled(config, synthetic_set), targets_of(synthetic_set, config)
+    batches = _set_batches(synthetic_set, targets.values, config, run)
+    return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run, squared=targets.squared)
 
 
 def train_on_real(
@@ -82,20 +87,21 @@ def train_on_real(
     seed: int,
     run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
-    """As :func:`train`, on all of ``real``, uint8 images, in place of the set's; preprocessing and classes are the set's.
+    """As :func:`train`, on all of ``real``, uint8 images and classes, in place of the set's; preprocessing is the set's.
 
     A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
     """
-    batches = _pixel_batches(real, synthetic_set.preprocessing, config, run)
+    batches = _pixel_batches(real, real.labels, synthetic_set.preprocessing, config, run)
     return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
 
 
-def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: TrainingRun) -> Batches:
+def _set_batches(synthetic_set: SyntheticSet, targets: torch.Tensor, config: TrainConfig, run: TrainingRun) -> Batches:
+    """Of the decoded images, each with its row of ``targets``."""
     decoded = synthetic_set.decoded()
     if config.augmentation in POLICIES:
         pictures = Split(images=to_uint8(synthetic_set.true_colour()), labels=decoded.labels)
-        return _pixel_batches(pictures, synthetic_set.preprocessing, config, run)
-    images, labels = decoded.images.to(run.device, run.dtype), decoded.labels.to(run.device)
+        return _pixel_batches(pictures, targets, synthetic_set.preprocessing, config, run)
+    images, labels = decoded.images.to(run.device, run.dtype), targets.to(run.device)
     augmentation = Augmentation(strategy=config.augmentation)
 
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,8 +111,13 @@ def _set_batches(synthetic_set: SyntheticSet, config: TrainConfig, run: Training
     return Batches(count=len(labels), size=config.batch_size, of=batch)
 
 
-def _pixel_batches(pictures: Split, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun) -> Batches:
-    """Of uint8 ``pictures``: policies see those, siamese operations what preprocessing makes of them."""
+def _pixel_batches(
+    pictures: Split, targets: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun
+) -> Batches:
+    """Of uint8 ``pictures``, each with its row of ``targets``.
+
+    Policies see pictures, siamese operations what preprocessing makes of them.
+    """
     prepare = preprocessing.to(run.device)
     policy = pixel_policy(config.augmentation, pictures.image_shape[0]) if config.augmentation in POLICIES else None
     augmentation = Augmentation(strategy="none" if policy else config.augmentation)
@@ -114,7 +125,7 @@ def _pixel_batches(pictures: Split, preprocessing: Preprocessing, config: TrainC
     def batch(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = pictures.rows(chosen) if policy is None else policy(pictures.rows(chosen), generator)
         images = prepare.forward(pixels.to(run.device)).to(run.dtype)
-        return augmentation.per_sample(images, generator), pictures.labels[chosen].to(run.device)
+        return augmentation.per_sample(images, generator), targets[chosen].to(run.device)
 
     return Batches(count=len(pictures), size=config.batch_size, of=batch)
 
@@ -127,8 +138,9 @@ def _trained(
     *,
     seed: int,
     run: TrainingRun,
+    squared: bool = False,
 ) -> nn.Module:
-    """A network for the images and classes of the set, trained on ``batches``."""
+    """A network for the images and classes of the set, trained on ``batches``; ``squared``: by mean squared error."""
     shape, classes = synthetic_set.preprocessing.image_shape, len(synthetic_set.class_names)
     network = architecture.build(shape, classes, generator=generator_for(seed, "network"))
     network.to(memory_format=torch.channels_last).to(run.device, run.dtype).train()
@@ -139,6 +151,7 @@ def _trained(
         epochs=config.epochs,
         precision=run.precision,
         label_smoothing=config.label_smoothing,
+        squared=squared,
         schedule=config.build_schedule(optimizer),
         on_epoch=lambda done: run.tell(done, lambda: [network]),
     )

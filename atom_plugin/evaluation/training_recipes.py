@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from atom_plugin.transforms.policies import POLICIES
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("half", "multistep", "step", "cosine")
+LABELS = ("soft", "hard")
 SIAMESE = "siamese"  # all siamese operations, whatever their names
 
 
@@ -31,8 +32,13 @@ class TrainConfig:
     "step" is times ``step_factor`` after every ``step_epochs``; "cosine" rises linearly over the share ``warmup`` of them, then
     falls to 0 along half a cosine (Loshchilov & Hutter, 2017). ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016).
     ``cutmix`` is the probability that a batch is mixed (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a siamese
-    strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own. Raises
-    ConfigError for impossible values.
+    strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own.
+
+    ``labels`` "soft": networks learn a set's soft labels where it has some, by cross-entropy, or scores by mean squared error;
+    "hard": they learn classes. ``temperature`` is that of soft labels
+    (:meth:`~atom_plugin.store.soft_labels.SoftLabels.targets`). CutMix mixes soft labels as it does classes, label smoothing
+    takes its share of them. ``learned_lr`` takes the set's own learning rate in the place of ``lr``. Raises ConfigError for
+    impossible values.
     """
 
     recipe: str = "standard"
@@ -49,13 +55,16 @@ class TrainConfig:
     label_smoothing: float = 0.0
     cutmix: float = 0.0
     augmentation: str = DEFAULT_STRATEGY
+    labels: str = "soft"
+    temperature: float = 1.0
+    learned_lr: bool = False
 
     def __post_init__(self) -> None:
         check_values(self)
         for name in ("epochs", "batch_size", "step_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("lr", "step_factor"):
+        for name in ("lr", "step_factor", "temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
         if not self.weight_decay >= 0:
@@ -65,9 +74,10 @@ class TrainConfig:
         for name in ("momentum", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        _check_temperature(self.labels, self.temperature)
         if self.augmentation == SIAMESE:  # one spelling, so that equal budgets compare equal
             object.__setattr__(self, "augmentation", DEFAULT_STRATEGY)
         if self.augmentation not in POLICIES:
@@ -79,6 +89,19 @@ class TrainConfig:
         if name not in RECIPES:
             raise ConfigError(unknown("training recipe", name, RECIPES))
         return cls(recipe=name, **{**RECIPES[name], **overrides})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. What is asked of soft labels stands there where it is not the default: results from before there
+        were any are those of the same training.
+        """
+        values = asdict(self)
+        return {
+            name: value for name, value in values.items() if name not in _SOFT or value != getattr(TrainConfig, name)
+        }
+
+    def on_classes(self) -> TrainConfig:
+        """The same on images that have classes alone, as real ones."""
+        return replace(self, **{name: getattr(TrainConfig, name) for name in _SOFT})
 
     def build_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         """Over all parameters, weight decay on each."""
@@ -108,6 +131,14 @@ class TrainConfig:
         if epoch < rising:
             return (epoch + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (epoch - rising) / max(1, self.epochs - rising)))
+
+
+_SOFT = ("labels", "temperature", "learned_lr")  # fields that sets without what a method learned have no use for
+
+
+def _check_temperature(labels: str, temperature: float) -> None:
+    if labels == "hard" and temperature != 1:
+        raise ConfigError(f"temperature ({temperature:g}) has no effect on labels hard; leave one of them out")
 
 
 def _check_strategy(strategy: str) -> None:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from atom_plugin.errors import DivergenceError
 from atom_plugin.runtime.device import autocast
-from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels
+from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels, mix_targets
 
 BATCH_SIZE = 256
 """Images of a batch where nothing else is asked for."""
@@ -41,7 +41,7 @@ class Batches:
     """``count`` images, ``size`` at a time, in a new order in each epoch.
 
     ``of`` makes one batch from its indices, int64 (n,) on the CPU, and the generator of what it draws besides: images
-    (n, C, H, W), and their class ids (n,) or shares of classes (n, classes), on the network's device.
+    (n, C, H, W), and their class ids (n,) or a value for each class (n, classes), on the network's device.
     """
 
     count: int
@@ -49,12 +49,14 @@ class Batches:
     of: Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
     def with_cutmix(self, probability: float, classes: int) -> Batches:
-        """These batches, mixed with ``probability`` each (:mod:`~atom_plugin.transforms.cutmix`); labels become shares."""
+        """These batches, mixed with ``probability`` each (:mod:`~atom_plugin.transforms.cutmix`); class ids become shares."""
 
         def mixed(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
             images, labels = self.of(chosen, generator)
             height, width = images.shape[-2:]
             box = draw_box(probability, (height, width), generator).to(images.device)
+            if labels.is_floating_point():
+                return mix_images(images, box), mix_targets(labels, box, (height, width))
             return mix_images(images, box), mix_labels(labels, box, (height, width), classes)
 
         return replace(self, of=mixed)
@@ -62,11 +64,15 @@ class Batches:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a training goes: ``schedule`` is stepped once an epoch; ``on_epoch`` is told how many epochs are done."""
+    """How a training goes: ``schedule`` is stepped once an epoch; ``on_epoch`` is told how many epochs are done.
+
+    ``squared``: by mean squared error, not by cross-entropy with ``label_smoothing``.
+    """
 
     epochs: int
     precision: str = "float32"
     label_smoothing: float = 0.0
+    squared: bool = False
     schedule: LRScheduler | None = None
     on_batch: OnBatch | None = None
     on_epoch: Callable[[int], object] | None = None
@@ -79,7 +85,7 @@ def fit(
     course: Course,
     generator: torch.Generator,
 ) -> float:
-    """Train ``network`` by cross entropy; returns the loss of the last batch, which :func:`check_loss` is for.
+    """Train ``network`` by cross-entropy or mean squared error; returns the last batch's loss, which :func:`check_loss` is for.
 
     ``generator`` lives on the CPU and draws the order of the images and what their batches ask for.
     """
@@ -92,7 +98,10 @@ def fit(
                 logits = network(images.contiguous(memory_format=torch.channels_last))
             if course.on_batch is not None:
                 course.on_batch(chosen, logits.detach())
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=course.label_smoothing)
+            if course.squared:
+                loss = F.mse_loss(logits.float(), targets)
+            else:
+                loss = F.cross_entropy(logits.float(), targets, label_smoothing=course.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

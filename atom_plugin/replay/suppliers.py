@@ -252,4 +252,5 @@ def _described(preprocessing: Preprocessing) -> str:
 
 def _with_class_ids(made: SyntheticSet, data: SourceData | None, classes: Sequence[int]) -> SyntheticSet:
     assert data is not None
+    made = made.with_class_labels("a replay memory")
     return replace(made, labels=torch.tensor(sorted(set(classes)))[made.labels], class_names=data.class_names)

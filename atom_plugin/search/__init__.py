@@ -58,7 +58,7 @@ def rank(
     that ``finished`` holds are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there.
     Candidates that cannot take the images or whose loss blows up come last, with the reason.
     """
-    on = resolve_device(device)
+    on, synthetic_set = resolve_device(device), synthetic_set.with_class_labels("an architecture search")
     subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on)
     kept = len(synthetic_set)
     workload = Workload(name="proxy", subject=subject, training=config, stored=kept, seed=seed, repeats=repeats)

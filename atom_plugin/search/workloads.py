@@ -67,6 +67,7 @@ def proxies(sets: Sequence[tuple[str, SyntheticSet]], source: SourceData, plan: 
     Raises ConfigError for two sets that are the same and for a source without validation images, and what
     :func:`~atom_plugin.distillation.selected_set.selected_set` raises.
     """
+    sets = [(name, held_set.with_class_labels("an architecture search")) for name, held_set in sets]
     found = [_on_set(name, held_set, source, plan) for name, held_set in sets]
     models = {each.ipc: each for _, each in reversed(sets)}
     for ipc in dict.fromkeys(each.ipc for _, each in sets):

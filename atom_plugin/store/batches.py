@@ -11,10 +11,8 @@ from torch.utils.data import DataLoader
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.provenance import Provenance
-from atom_plugin.store.torch_dataset import LabelledImages
+from atom_plugin.store.torch_dataset import Item, LabelledImages
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
-
-Item = tuple[torch.Tensor, int]
 
 
 def own_strategy(made: Provenance) -> str:
@@ -29,7 +27,9 @@ def own_strategy(made: Provenance) -> str:
 def batches_of(
     dataset: LabelledImages, *, batch_size: int, strategy: str, shuffle: bool, seed: int
 ) -> DataLoader[Item]:
-    """A loader of (float32 (n, C, H, W), int64 (n,)); each image is augmented on its own by ``strategy``.
+    """A loader of (float32 (n, C, H, W), int64 (n,) or soft targets float32 (n, classes)).
+
+    Each image is augmented on its own by ``strategy``.
 
     Every pass draws anew; equal seeds give equal passes. Raises ConfigError for a batch of no images, or an unknown strategy.
     """
@@ -52,4 +52,5 @@ class _Augmented:
 
     def __call__(self, items: list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.stack([image for image, _ in items])
-        return self._augmentation.per_sample(images, self._generator), torch.tensor([label for _, label in items])
+        targets = torch.stack([torch.as_tensor(target) for _, target in items])
+        return self._augmentation.per_sample(images, self._generator), targets

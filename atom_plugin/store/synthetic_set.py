@@ -18,7 +18,7 @@ from atom_plugin.store.codec import SetFields
 from atom_plugin.store.files import read_fields, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
 from atom_plugin.store.soft_labels import SoftLabels, joined
-from atom_plugin.store.torch_dataset import HeldImages, LabelledImages
+from atom_plugin.store.torch_dataset import HeldImages, Item, LabelledImages
 from atom_plugin.transforms.packing import check_packing, decode, unpack
 from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
 
@@ -212,17 +212,19 @@ class SyntheticSet:
     def as_dataset(self) -> LabelledImages:
         """A ``torch.utils.data.Dataset`` over the decoded images, preprocessed."""
         decoded = self.decoded()
-        return HeldImages(decoded.labels, decoded.images)
+        return HeldImages(decoded.labels, decoded.soft_labels, decoded.images)
 
     def dataloader(
-        self, batch_size: int = 64, *, augment: bool = False, shuffle: bool = True, seed: int = 0
-    ) -> DataLoader[tuple[torch.Tensor, int]]:
+        self, batch_size: int = 64, *, augment: bool = False, shuffle: bool = True, seed: int = 0, soft: bool = False
+    ) -> DataLoader[Item]:
         """Batches of decoded, preprocessed images and class ids; ``augment`` by the operations that the set was made under.
 
-        See :func:`~atom_plugin.store.batches.batches_of`.
+        ``soft``: the set's soft labels in the place of class ids. Raises ConfigError where it has none, and as
+        :func:`~atom_plugin.store.batches.batches_of`.
         """
         strategy = own_strategy(self.provenance) if augment else "none"
-        return batches_of(self.as_dataset(), batch_size=batch_size, strategy=strategy, shuffle=shuffle, seed=seed)
+        dataset = self.as_dataset().with_soft_targets() if soft else self.as_dataset()
+        return batches_of(dataset, batch_size=batch_size, strategy=strategy, shuffle=shuffle, seed=seed)
 
     def save(self, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
         """Write to one HDF5 file, atomically. See :func:`write`."""

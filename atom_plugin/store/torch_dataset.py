@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import abstractmethod
 from pathlib import Path
@@ -12,19 +13,36 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from atom_plugin.errors import StoreError
+from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.hdf5_reader import Identity, identity
 from atom_plugin.store.provenance import Provenance
 from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.transforms.packing import decode
 from atom_plugin.transforms.preprocessing import Preprocessing
 
+Item = tuple[torch.Tensor, int | torch.Tensor]
 
-class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
-    """Items are (float32 (C, H, W), int class id); ``labels`` is int64 (N,)."""
 
-    def __init__(self, labels: torch.Tensor) -> None:
+class LabelledImages(Dataset[Item]):
+    """Items are (float32 (C, H, W), int class id); ``labels`` is int64 (N,), ``soft_labels`` are those of a set that has some.
+
+    :meth:`with_soft_targets` has these in the place of class ids.
+    """
+
+    def __init__(self, labels: torch.Tensor, soft_labels: SoftLabels | None = None) -> None:
         self.labels = labels
+        self.soft_labels = soft_labels
+        self._targets: torch.Tensor | None = None
+
+    def with_soft_targets(self, temperature: float = 1.0) -> LabelledImages:
+        """The same with items (image, float32 (classes,)), as :meth:`SoftLabels.targets` has them. Raises ConfigError for a set
+        without soft labels.
+        """
+        if self.soft_labels is None:
+            raise ConfigError("the set has no soft labels, expected some to take as targets; leave soft targets out")
+        changed = copy.copy(self)
+        changed._targets = self.soft_labels.targets(temperature)
+        return changed
 
     @abstractmethod
     def gather(self, indices: list[int]) -> torch.Tensor:
@@ -33,19 +51,20 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> Item:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+    def __getitems__(self, indices: list[int]) -> list[Item]:
         # DataLoader asks for a whole batch through this name: one gather instead of one per image.
-        return list(zip(self.gather(indices), self.labels[indices].tolist(), strict=True))
+        targets = self.labels[indices].tolist() if self._targets is None else self._targets[indices]
+        return list(zip(self.gather(indices), targets, strict=True))
 
 
 class HeldImages(LabelledImages):
     """Images in memory, float32 (N, C, H, W), as they are."""
 
-    def __init__(self, labels: torch.Tensor, images: torch.Tensor) -> None:
-        super().__init__(labels)
+    def __init__(self, labels: torch.Tensor, soft_labels: SoftLabels | None, images: torch.Tensor) -> None:
+        super().__init__(labels, soft_labels)
         self._images = images
 
     def gather(self, indices: list[int]) -> torch.Tensor:
@@ -78,11 +97,12 @@ class StoredImages(LabelledImages):
         preprocessing: Preprocessing,
         provenance: Provenance,
     ) -> None:
-        super().__init__(labels.repeat_interleave(factor**2))
+        tiles = factor**2
+        soft = None if soft_labels is None else soft_labels.repeated(tiles)
+        super().__init__(labels.repeat_interleave(tiles), soft)
         self.path = path
         self.shape = shape
         self.factor = factor
-        self.soft_labels = None if soft_labels is None else soft_labels.repeated(factor**2)
         self.class_names = class_names
         self.preprocessing = preprocessing
         self.provenance = provenance

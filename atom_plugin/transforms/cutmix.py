@@ -1,9 +1,9 @@
 """CutMix (Yun et al., 2019): a box of every image of a batch shows its neighbour, and labels are mixed by its area.
 
 One box serves a whole batch, as in the released code: with lambda drawn uniformly (the paper's Beta(1, 1)), its sides are
-sqrt(1 - lambda) of the image's, its centre any pixel; what lies outside the image is cut off, and the label takes the share of
-what is left. The released code pairs a batch with a permutation of itself. Batches come in random order already, so the image
-before is as good a partner, and none meets itself.
+sqrt(1 - lambda) of the image's, its centre any pixel; what lies outside the image is cut off, and the label, class or soft,
+takes the share of what is left. The released code pairs a batch with a permutation of itself. Batches come in random order
+already, so the image before is as good a partner, and none meets itself.
 
 Boxes are drawn on the host as four whole numbers. A batch that is not mixed has an empty box: a captured graph does the same
 with both.
@@ -41,10 +41,14 @@ def mix_images(images: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
 
 def mix_labels(labels: torch.Tensor, box: torch.Tensor, size: tuple[int, int], classes: int) -> torch.Tensor:
     """The shares of ``classes``, float32 (..., n, classes), of images that :func:`mix_images` mixed; ``labels`` (..., n)."""
+    return mix_targets((labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).float(), box, size)
+
+
+def mix_targets(targets: torch.Tensor, box: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """As :func:`mix_labels`, of what images have for each class, float32 (..., n, classes)."""
     top, bottom, left, right = box.unbind(-1)
     share = ((bottom - top) * (right - left) / math.prod(size))[..., None, None]
-    own = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).float()
-    return torch.lerp(own, own.roll(1, dims=-2), share.float())
+    return torch.lerp(targets, targets.roll(1, dims=-2), share.float())
 
 
 def _covered(length: int, edges: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ def answer(message: Message, images: Split, *, device: str = "auto") -> Message:
     data = _source_of(images, held, task)
     with tempfile.TemporaryDirectory(prefix="atom-plugin-") as folder:
         config = _own_config(message.content, task, data, held, Path(folder))
-        made = distill(config, data, device=device, preprocessing=task.preprocessing)
+        made = distill(config, data, device=device, preprocessing=task.preprocessing).with_class_labels("a federation")
     content = reply_content(task, made.images, torch.tensor(held)[made.labels], examples=len(data.train))
     return Message(content, reply_to=message)
 

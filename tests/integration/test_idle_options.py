@@ -170,6 +170,16 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("consume train", "normalisation"): (("--normalisation", "batch", "--model", "vit"), "normalisation"),
     ("consume replay", "markdown"): (("--markdown", "--json"), "--markdown"),
 }
+# Of sets without soft labels and without a learning rate of their own.
+FOUND |= {
+    (f"consume {command}", name): (given, name)
+    for command in ("evaluate", "train")
+    for name, given in {
+        "labels": ("--labels", "hard"),
+        "temperature": ("--temperature", "2"),
+        "learned_lr": ("--learned-lr",),
+    }.items()
+}
 # Digits take no other option of a source than --image-size; sets made of them likewise.
 FOUND |= {
     (command, name): ((), name)

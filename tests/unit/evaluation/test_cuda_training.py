@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small import coloured_source, small_selection
+from synthetic_sets import with_soft_labels
 
 from atom_plugin import evaluation
 from atom_plugin.distillation.selected_set import selected_set
@@ -15,6 +16,7 @@ from atom_plugin.evaluation.cuda_training import train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import NORMALISATIONS, ConvNetConfig
 from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.store.soft_labels import KINDS
 
 CPU = torch.device("cpu")
 IN_DOUBLE = TrainingRun(dtype=torch.float64)  # in which only mistakes differ; the loss alone is float32, for both
@@ -81,6 +83,41 @@ def test_a_network_that_blows_up_leaves_those_beside_it_as_they_are():
         assert max(differences(ours, without)) < 1e-6
     assert isinstance(failed, DivergenceError)
     assert "training network 1 ended with a loss of nan" in str(failed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_soft_labels_are_learned_as_alone(kind, cutmix):
+    sets, network = [with_soft_labels(a_set(seed), kind) for seed in (0, 1)], ConvNetConfig(width=8, depth=2)
+    config = TrainConfig(epochs=4, batch_size=5, lr=0.05, cutmix=cutmix)
+    trained = train_together(sets, network, config, seeds=[3, 4], run=IN_DOUBLE)
+    hard = train_together(sets, network, replace(config, labels="hard"), seeds=[3, 4], run=IN_DOUBLE)
+    for chosen, seed, ours, without in zip(sets, [3, 4], trained, hard, strict=True):
+        assert max(differences(ours, train(chosen, network, config, seed=seed, run=IN_DOUBLE))) < 1e-6
+        assert max(differences(ours, without)) > 1e-3
+
+
+def test_sets_of_one_kind_of_labels_and_one_learning_rate_train_together():
+    network, config = ConvNetConfig(width=4, depth=2), TrainConfig(epochs=1)
+    soft = with_soft_labels(a_set(), "logits")
+    with pytest.raises(ConfigError, match=r"in 3 classes \(soft logits labels\)"):
+        train_together([soft, a_set()], network, config, seeds=[0, 1])
+    rates = [replace(a_set(), learned_lr=rate) for rate in (0.02, 0.01)]
+    with pytest.raises(ConfigError, match=r"at one learning rate, not 0\.01 and 0\.02"):
+        train_together(rates, network, replace(config, learned_lr=True), seeds=[0, 1])
+    (ours,) = train_together(rates[:1], network, replace(config, learned_lr=True), seeds=[0], run=IN_DOUBLE)
+    expected = train(a_set(), network, replace(config, lr=0.02), seed=0, run=IN_DOUBLE)
+    assert max(differences(ours, expected)) < 1e-6
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cutmix", [0.0, 0.5])
+def test_soft_labels_on_a_gpu_too(kind, cutmix):
+    run, chosen = TrainingRun(device=torch.device("cuda")), with_soft_labels(a_set(), kind)
+    network, config = ConvNetConfig(width=16, depth=2), TrainConfig(epochs=5, cutmix=cutmix)
+    for seed, ours in enumerate(train_together([chosen] * 2, network, config, seeds=range(2), run=run)):
+        assert max(differences(ours, train(chosen, network, config, seed=seed, run=run))) < 1e-2
 
 
 @needs_gpu

@@ -107,7 +107,7 @@ def test_siamese_is_another_spelling_of_the_whole_strategy():
 
 
 def test_every_field_is_plain_json():
-    assert {type(value) for value in asdict(TrainConfig.from_recipe("modern")).values()} == {str, int, float}
+    assert {type(value) for value in asdict(TrainConfig.from_recipe("modern")).values()} == {str, int, float, bool}
     assert {field.name for field in fields(TrainConfig)} >= set(RECIPES["modern"])
 
 
