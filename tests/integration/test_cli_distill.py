@@ -92,7 +92,7 @@ def test_a_run_is_gone_on_with_under_its_own_validation_part_alone(inside, capsy
         (("--validation", "9"), "a validation part of 9 images does not suit 10 classes"),
         (
             ("--validation", "0.1", "--preprocessing-of", "a.h5"),
-            "fitted on other images than those that --validation leaves",
+            "fitted on other training images than --validation leaves",
         ),
     ],
 )

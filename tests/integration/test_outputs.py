@@ -96,8 +96,8 @@ CASES = [
     (2, READ, (*EVALUATE, "--csv", "link.h5")),
     (2, READ, (*EVALUATE, "--chart", "S.H5")),
     (2, READ, (*EVALUATE, "--csv", "r.csv", "--results", "s.h5")),
-    (2, "are one file", (*EVALUATE, "--csv", "x", "--chart", "x")),
-    (2, "are one file", (*EVALUATE, "--csv", "x", "--results", "./x")),
+    (2, "are the same file", (*EVALUATE, "--csv", "x", "--chart", "x")),
+    (2, "are the same file", (*EVALUATE, "--csv", "x", "--results", "./x")),
     (
         2,
         READ,

@@ -51,14 +51,14 @@ def test_two_outputs_are_two_files(inside, other):
     Path("sub-link").symlink_to(".")
     Path("symlink").symlink_to("x")
     os.link("x", "hardlink")
-    with pytest.raises(ConfigError, match=r"--csv x and --chart .* are one file; give each a name of its own"):
+    with pytest.raises(ConfigError, match=r"--csv x and --chart .* are the same file; give different names"):
         claimed(out("x", "--csv", replace=True), out(other, "--chart", replace=True))
     with pytest.raises(ConfigError, match=r"--csv is the name of x, which the command reads; choose another name"):
         claimed(out(other, "--csv", replace=True), inputs=(Path("x"),))
 
 
 def test_names_that_do_not_exist_yet_are_compared_as_well(inside):
-    with pytest.raises(ConfigError, match="are one file"):
+    with pytest.raises(ConfigError, match="are the same file"):
         claimed(out("new", "--csv"), out("NEW", "--chart"))
 
 
@@ -88,8 +88,8 @@ def test_made_up_names_replace_only_files_of_ours(inside):
         with pytest.raises(StoreError, match=r"a\.log: exists, is not the log of an earlier run, and is kept"):
             claimed(out("a.log", "the log", replace=replace, ours=lambda path: False))
     claimed(out("a.log", "the log", replace=True, ours=lambda path: True))
-    with pytest.raises(StoreError, match=r"a\.log: go on with --resume"):
-        claimed(out("a.log", "the log", ours=lambda path: True, kept="go on with --resume"))
+    with pytest.raises(StoreError, match=r"a\.log: continue with --resume"):
+        claimed(out("a.log", "the log", ours=lambda path: True, kept="continue with --resume"))
 
 
 @pytest.mark.parametrize(
