@@ -96,7 +96,7 @@ def test_one_file_serves_several_commands_and_flags_win_over_it(
         ("matcher-option = 'p_s'", "mine.toml: --matcher-option must be KEY=VALUE, not 'p_s'"),
         ("initialiser = 'noise'\nimage-init = 'noise'", "mine.toml: image-init is given twice"),
         ("seeds = '0-2'\nseed = 1", "--seed and --seeds contradict each other"),
-        ("ipc =", "mine.toml: is no TOML"),
+        ("ipc =", "mine.toml: is not TOML"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(
