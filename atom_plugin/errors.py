@@ -1,4 +1,4 @@
-"""What can go wrong, in a few kinds. Each message says what was found, what was expected and what to do.
+"""The kinds of errors of this package. Each message says what was found, what was expected and what to do.
 
 The functions compose parts of messages that many places need.
 """
@@ -18,7 +18,7 @@ class AtomError(Exception):
 def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> str:
     """``"no matcher is called 'atm'; did you mean 'atom'? known: atom, dm"``.
 
-    ``see`` stands in place of the list where that would be long or not the whole truth.
+    ``see`` replaces the list of known names if that would be long or incomplete.
     """
     names = list(known)
     # Comparing takes the product of two lengths for each name; what nobody types has no nearest.
@@ -31,14 +31,14 @@ def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> 
 
 
 def listed(items: Iterable[object], *, most: int = 10) -> str:
-    """``"cat, dog, … (12 in all)"``: the first ``most`` items in a line; "none" without any."""
+    """``"cat, dog, … (12 in all)"``: the first ``most`` items in a line; "none" if there are none."""
     texts = list(map(str, items))
     more = f", … ({len(texts)} in all)" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more or "none"
 
 
 def shown(value: object) -> str:
-    """``value`` as code would write it, its first 80 characters where there are more."""
+    """The repr of ``value``, cut after 80 characters."""
     # Python converts no whole number of thousands of digits.
     text = f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >> 256 else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
@@ -80,7 +80,7 @@ class DivergenceError(AtomError):
 
 
 class ProcessError(AtomError):
-    """A process of a run that lost the others: one of them ended, or is stuck."""
+    """A process of a run that lost its connection to the others: one of them ended, or is stuck."""
 
 
 class Interrupted(AtomError):
@@ -95,4 +95,4 @@ class Interrupted(AtomError):
 
 
 class MissingExtraError(AtomError, ImportError):
-    """A library that only some features need, and that is not installed, or is broken."""
+    """A library that some features need, and that is not installed or is broken."""

@@ -1,4 +1,4 @@
-"""``atom-cli consume audit``: what a set tells about the real images that it was made from."""
+"""``atom-cli consume audit``: measure how much a set reveals of the real images it was made from."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What is written."""
+    """The files that the command writes."""
 
     csv_file: Path | None
     scores: Path | None
     picture: Path | None
 
     def claimed(self, *, force: bool) -> list[Output]:
-        """Those that were given."""
+        """The output files that the user named."""
         named = {"--csv": self.csv_file, "--scores": self.scores, "--picture": self.picture}
         return [
             Output(path=path, option=option, replace=force, picture=option == "--picture")
@@ -57,13 +57,13 @@ _audit_options = bundle(
         type=POSITIVE_INT,
         default=5000,
         show_default=True,
-        help="Members asked about, at most, and non-members: as many of each class.",
+        help="Number of members to test, at most; equally many non-members of each class are tested.",
     ),
     click.option(
         "--baseline/--no-baseline",
         default=True,
         show_default=True,
-        help="Audit beside the sets as many random real images, the known leak.",
+        help="Also audit equally many random real images, which are a known leak, for comparison.",
     ),
     click.option(
         "--shadow",
@@ -71,16 +71,16 @@ _audit_options = bundle(
         metavar="FILE",
         multiple=True,
         type=PATH,
-        help="Train shadow networks on this set, made as the others but from other images; may be repeated.  [default: random "
-        "images from half of those that no set was made from]",
+        help="Train the shadow networks on this set, made with the same options from other images; may be "
+        "repeated.  [default: random images from half of the images that no set was made from]",
     ),
-    click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write the figures as CSV."),
+    click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write the results as CSV."),
     click.option("--scores", metavar="FILE.csv", type=PATH, help="Write the scores of every image as CSV."),
     click.option(
         "--picture",
         metavar="FILE",
         type=PATH,
-        help="Draw the images nearest to members beside these: .png, .jpg, .svg or .pdf.",
+        help="Draw the synthetic images that are nearest to members next to these members: .png, .jpg, .svg or .pdf.",
     ),
 )
 
@@ -119,10 +119,10 @@ def audit(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure what sets tell about the images they were made from: membership inference, and copies.
+    """Measure how much sets reveal of the images they were made from: membership inference, and near copies.
 
-    Members are the training images that a set was made from; non-members those that it was made without (distill
-    --validation), else the test images. docs/privacy.md says how the attacks work, and what a figure near 0.5 does not prove.
+    Members are the training images that a set was made from. Non-members are training images that were held out (distill
+    --validation), or else the test images. docs/privacy.md explains the attacks, and what a value near 0.5 does not prove.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The options that choose classes of a set, by name or by id: names that are numbers are no ids."""
+"""The options that choose classes of a set, by name or by id. A name that is a number is not an id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenClasses:
-    """What the options say; at most one of the two holds anything."""
+    """The values of the options; at most one of the two is not empty."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]
@@ -28,11 +28,11 @@ class ChosenClasses:
         return bool(self.names or self.ids)
 
     def of(self, held: SyntheticSet) -> SyntheticSet:
-        """The chosen classes of ``held``, in the order given; all of it where none is. Raises as :meth:`labels`."""
+        """The chosen classes of ``held``, in the given order; all of ``held`` if none is chosen. Raises as :meth:`labels`."""
         return held.subset(self.labels(held.class_names)) if self else held
 
     def labels(self, class_names: Sequence[str]) -> list[int]:
-        """Their ids. Raises ConfigError for what is no class, or is two, and for a class named twice."""
+        """Their ids. Raises ConfigError for an unknown or ambiguous class, and for a class named twice."""
         wanted = _by_id(self.ids, class_names) if self.ids else _by_name(self.names, class_names)
         if twice := [label for label in wanted if wanted.count(label) > 1]:
             raise ConfigError(f"the class {class_names[twice[0]]!r} (id {twice[0]}) is named twice; name it once")
@@ -53,10 +53,14 @@ def classes_options(command: Command) -> Command:
             "--classes",
             metavar="NAMES",
             multiple=True,
-            help="Names of classes, comma separated, in the order wanted; may be given several times, so that a name may hold "
-            "a comma.",
+            help="Class names, comma separated, in the wanted order; repeat the option for names that contain a comma.",
         ),
-        click.option("--class-ids", metavar="IDS", multiple=True, help="The same by their ids, such as 4,0,2."),
+        click.option(
+            "--class-ids",
+            metavar="IDS",
+            multiple=True,
+            help="Class ids, comma separated, in the wanted order, e.g. 4,0,2.",
+        ),
     )(cast("Command", with_chosen))
 
 

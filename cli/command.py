@@ -1,4 +1,4 @@
-"""What commands are made of: options in bundles, by a former name, from a file, or of effect beside others."""
+"""The kinds of commands and options: bundles of options, renamed options, options from a file, options that need another."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from atom_plugin.cli.terminal import echo, phases_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ALL_OPTIONS = f"{__name__}.all"
-"""Key of a context's ``meta``: true where help shows all options."""
+"""Key of a context's ``meta``: true if help shows all options."""
 
 _PRINT, _WORDS = f"{__name__}.print", f"{__name__}.words"
 
 
 def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """One decorator of several; ``--help`` lists their options in the given order."""
+    """Combine decorators into one; ``--help`` lists their options in the given order."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -35,9 +35,9 @@ def bundle(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 class RenamedOption(click.Option):
-    """An option that had other names before: ``old`` ones are still taken, but neither help nor messages show them.
+    """An option that was renamed. It still accepts the ``old`` names, but help and messages show only the new one.
 
-    Of use as ``click.option("--new", cls=RenamedOption, old=("--before",), …)``.
+    Usage: ``click.option("--new", cls=RenamedOption, old=("--before",), …)``.
     """
 
     def __init__(self, declarations: Sequence[str], *, old: Sequence[str] = (), **attributes: Any) -> None:
@@ -46,7 +46,7 @@ class RenamedOption(click.Option):
         self._by_old_name = f"{self.name} by an old name"
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """The old names beside the others, as an option of its own, so that both at once can be told."""
+        """Add the old names as a separate option, to detect that both are given."""
         super().add_to_parser(parser, ctx)
         if not self.old:
             return
@@ -57,7 +57,7 @@ class RenamedOption(click.Option):
     def handle_parse_result(
         self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
     ) -> tuple[Any, list[str]]:
-        """Raises UsageError where a new and an old name are given."""
+        """Raises UsageError if a new and an old name are given."""
         if self._by_old_name in opts:
             if self.name in opts:
                 new = option_label(self)
@@ -72,15 +72,15 @@ def option_label(param: click.Parameter) -> str:
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
-    """Whether the user chose the parameter ``name``, rather than leaving its default."""
+    """Whether the user gave the parameter ``name`` a value, instead of leaving its default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source is not ParameterSource.DEFAULT
 
 
 def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
-    """The options that are fields of the dataclass ``kind`` come to the command as one argument ``name``.
+    """Pass the options that are fields of the dataclass ``kind`` to the command as one argument ``name``.
 
-    Stands between the options and the command.
+    Put this decorator between the options and the command.
     """
     names = [field.name for field in dataclasses.fields(kind)]
 
@@ -97,9 +97,9 @@ def gathered(name: str, kind: type[Any]) -> Callable[[Command], Command]:
 
 @dataclass(frozen=True)
 class OnlyWith:
-    """Options, by their parameters' names, that have an effect only where ``holds`` says so of the values of all parameters.
+    """Options, by parameter name, that have an effect only if ``holds`` is true of the values of all parameters.
 
-    ``remedy`` says what to give with them: "--full", or how else the values must be.
+    ``remedy`` names what to give with them, e.g. "--full", or which values they need.
     """
 
     remedy: str
@@ -107,7 +107,7 @@ class OnlyWith:
     holds: Callable[[Mapping[str, Any]], object]
 
     def refuse_idle(self, ctx: click.Context) -> None:
-        """Raises UsageError for the first that was given and has no effect; in a file, it names that."""
+        """Raises UsageError for the first option that was given and has no effect; names the file if it comes from a file."""
         idle = [param for param in ctx.command.params if param.name in self.options and is_given(ctx, param.name)]
         if idle and not self.holds(ctx.params):
             label, source = option_label(idle[0]), ctx.get_parameter_source(str(idle[0].name))
@@ -125,10 +125,10 @@ def _help_all(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 
 
 class CheckedCommand(click.Command):
-    """A command whose options stand under headings, may come from a file, and are refused where they have no effect.
+    """A command that groups its options under headings, reads them from a file, and refuses options that have no effect.
 
-    ``shown`` names the parameters whose options ``--help`` lists, by default all. ``settled`` gives, for the values of all
-    parameters, those that stand in the place of what was left to a recipe, for ``--print-config``.
+    ``shown`` names the parameters whose options ``--help`` lists, by default all. ``settled`` takes the values of all
+    parameters and returns those that the recipe fills, for ``--print-config``.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class CheckedCommand(click.Command):
                 metavar="FILE",
                 type=PATH,
                 expose_value=False,
-                help="Take options from a TOML file, or those that made a set from its file; given ones go before.",
+                help="Read options from a TOML file or from a set's file; options on the command line have priority.",
             ),
             click.Option(
                 ["--print-config"],
                 is_flag=True,
                 expose_value=False,
-                help="Print the options of this run as TOML for --config, and do nothing else.",
+                help="Print the options of this run as TOML for --config, and exit.",
             ),
             click.Option(
                 ["--help-all"],
@@ -168,7 +168,7 @@ class CheckedCommand(click.Command):
         ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does it, with the values of ``--config`` for what is not given. Raises UsageError for a wrong one."""
+        """As in click, but ``--config`` gives values for options that are left out. Raises UsageError for a wrong value."""
         if not ctx.resilient_parsing:
             words = dict(self.make_parser(ctx).parse_args(list(args))[0])
             ctx.meta[_PRINT] = bool(words.get("print_config"))
@@ -178,7 +178,7 @@ class CheckedCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does it, after the checks; a command that may be quiet says what goes on where it is not."""
+        """As in click, after the checks. A command with ``--quiet`` prints its phases unless it is given."""
         for rule in self.only_with:
             rule.refuse_idle(ctx)
         if ctx.params.get("quiet") is False:
@@ -190,7 +190,7 @@ class CheckedCommand(click.Command):
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does it, heading by heading; the last line says how many more there are."""
+        """As in click, one section per heading; the last line says how many options are hidden."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in HEADINGS}
         more = 0
         for option in self.get_params(ctx):

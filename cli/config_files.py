@@ -1,4 +1,4 @@
-"""Options in files: those that ``--config`` reads, from TOML or from a set, and those that ``--print-config`` writes."""
+"""Options in files: ``--config`` reads them from TOML or from a set, ``--print-config`` writes them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from atom_plugin.runtime.toml import read_toml
 _FILE = f"{__name__}.file"
 _IN_PLACE_OF = {"seed": "seeds", "zca": "zca_eps", "classes": "class_ids"}
 _IN_PLACE_OF |= {other: name for name, other in _IN_PLACE_OF.items()}
-"""Parameters of which a command takes one alone: the one that is given stands in place of the other in a file."""
+"""Pairs of parameters that exclude each other: on the command line one replaces the other's value from the file."""
 
 
 def named(ctx: click.Context) -> str:
-    """The file that the values in the context's ``default_map`` come from."""
+    """The file from which the values in the context's ``default_map`` come."""
     return str(ctx.meta[_FILE])
 
 
 def read(ctx: click.Context, name: str, *, given: Collection[str]) -> dict[str, Any]:
-    """What a file says of the options of the context's command, by parameter, as words of a command line.
+    """The options in a file for the context's command, by parameter, as words of a command line.
 
-    Parameters that are ``given`` on the command line go before. Raises UsageError, with the file's name, for an option that
-    the command does not have and for a value that the option does not take.
+    Parameters ``given`` on the command line have priority. Raises UsageError, with the file's name, for an option that the
+    command does not have and for a value that the option does not accept.
     """
     path = ctx.meta[_FILE] = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's raises for an unknown user)
     known = _options(ctx.command)
@@ -43,7 +43,7 @@ def read(ctx: click.Context, name: str, *, given: Collection[str]) -> dict[str, 
         if option is None:
             raise click.UsageError(f"{path}: {_unknown(ctx, key, value, known)}", ctx)
         if option.name in values:
-            raise click.UsageError(f"{path}: {key} stands there twice, under two names; leave one out", ctx)
+            raise click.UsageError(f"{path}: {key} is given twice, under two names; leave one out", ctx)
         if _says_nothing(option, value):
             continue
         words = values[str(option.name)] = _words(option, value)
@@ -56,10 +56,10 @@ def read(ctx: click.Context, name: str, *, given: Collection[str]) -> dict[str, 
 
 
 def text(ctx: click.Context, words: Mapping[str, Any], settled: Mapping[str, Any], idle: Collection[str]) -> str:
-    """The options of the context's command as a table of TOML, but for ``idle`` ones.
+    """The options of the context's command as a TOML table, without the ``idle`` ones.
 
-    ``words`` are those of the command line and of a file, by parameter, and ``settled`` the values that stand where there are
-    none. Raises UsageError for a word that TOML cannot hold.
+    ``words`` are the words of the command line and of a file, by parameter; ``settled`` are the values for parameters without
+    words. Raises UsageError for a word that TOML cannot represent.
     """
     lines = [f"[{'.'.join(ctx.command_path.split()[1:])}]"]
     for label, option in _labelled(ctx.command):
@@ -76,7 +76,7 @@ def text(ctx: click.Context, words: Mapping[str, Any], settled: Mapping[str, Any
 
 
 def option_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A set's ``config`` as its JSON has it, by the parameters of the options that say the same."""
+    """A set's stored ``config``, by the parameters of the corresponding options."""
     values = {**config["network"], **config, "matcher_option": config.get("matcher_options")}
     if values["pooling"] == "none":
         del values["pool_size"]
@@ -86,7 +86,9 @@ def option_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made_with(path: Path, command: click.Command, known: Mapping[str, click.Option]) -> dict[str, Any]:
-    """What made the set at ``path``, by the names of ``command``'s options. Raises ConfigError if another command did."""
+    """The options that made the set at ``path``, by the names of ``command``'s options. Raises ConfigError if another command
+    made it.
+    """
     from atom_plugin import store
     from atom_plugin.distillation.config import DistillConfig
     from atom_plugin.distillation.select_config import SelectConfig
@@ -100,7 +102,7 @@ def _made_with(path: Path, command: click.Command, known: Mapping[str, click.Opt
     maker = "select" if made.method in METHODS else "distill"
     if not made.config or "merged" in made.config or command.name != maker:
         by = f"by `{maker}`" if "ipc" in made.config else "in another way"
-        raise ConfigError(f"{path}: was made {by}, and holds no options of `{command.name}`; give it a TOML file")
+        raise ConfigError(f"{path}: was made {by}, and has no options of `{command.name}`; give a TOML file")
     try:
         config = (SelectConfig if maker == "select" else DistillConfig).from_json(made.config).to_json()
     except ConfigError as error:
@@ -118,7 +120,7 @@ def _is_set(path: Path) -> bool:
 
 
 def _of_command(table: dict[str, Any], ctx: click.Context) -> dict[str, Any]:
-    """The keys for the context's command: those before all tables, those of its group's table, and those of its own."""
+    """The keys for the context's command: keys before all tables, keys of its group's table, and keys of its own table."""
     values: dict[str, Any] = {}
     for name, commands in _groups(ctx):
         tables = {key for key, value in table.items() if key in commands and isinstance(value, dict)}
@@ -128,7 +130,7 @@ def _of_command(table: dict[str, Any], ctx: click.Context) -> dict[str, Any]:
 
 
 def _groups(ctx: click.Context) -> list[tuple[str, list[str]]]:
-    """On the way from the program to the context's command: the name of each step, and what else could be chosen there."""
+    """The path from the program to the context's command: the name of each step, and the alternatives to it."""
     if ctx.parent is None:
         return []
     assert isinstance(ctx.parent.command, click.Group)
@@ -136,14 +138,14 @@ def _groups(ctx: click.Context) -> list[tuple[str, list[str]]]:
 
 
 def _unknown(ctx: click.Context, key: str, value: Any, known: Collection[str]) -> str:
-    """Words for a key of a file that is no option of the command, nor a command's table."""
+    """The message for a key of a file that is neither an option of the command nor a command's table."""
     tables = [name for _, commands in _groups(ctx) for name in commands] if isinstance(value, dict) else []
     kind = "table or option" if tables else "option"
     return unknown(kind, key, [*tables, *known], see=f"{ctx.command_path} --help-all lists the options")
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
-    """The command's options by their long names without dashes, former ones too."""
+    """The command's options by their long names without dashes, including old names."""
     return {
         name.removeprefix("--"): option
         for _, option in _labelled(command)
@@ -153,19 +155,19 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 
 def _labelled(command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """The options that a file may have, each after its longest name without dashes."""
+    """The options that a file may contain, each by its longest name without dashes."""
     for option in command.params:
         if isinstance(option, click.Option) and option.expose_value:
             yield max(option.opts, key=len).lstrip("-"), option
 
 
 def _says_nothing(option: click.Option, value: Any) -> bool:
-    """Whether ``value`` is what a command line can only leave out: a flag that is off, or none of what may be repeated."""
+    """Whether ``value`` means that the option is left out: a flag that is off, or an empty list."""
     return (value is False and not option.secondary_opts) or (option.multiple and value in ((), [], {}))
 
 
 def _words(option: click.Option, value: Any) -> Any:
-    """``value`` as a command line has it: a list as its words, or joined by commas, and a table as KEY=VALUE words."""
+    """``value`` as words of a command line: a list as words or joined by commas, a table as KEY=VALUE words."""
     if isinstance(value, bool) and option.is_flag:
         return value
     if isinstance(value, Mapping):
@@ -183,5 +185,5 @@ def _toml(value: Any, ctx: click.Context) -> str:
         return f"[{', '.join(_toml(item, ctx) for item in value)}]"
     literal = json.dumps(value, ensure_ascii=False)
     if why := flaw(literal):
-        raise click.UsageError(f"--print-config: TOML cannot hold {shown(value)}: {why}; rename it", ctx)
+        raise click.UsageError(f"--print-config: TOML cannot represent {shown(value)}: {why}; rename it", ctx)
     return "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in literal)

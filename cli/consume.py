@@ -1,4 +1,4 @@
-"""``atom-cli consume``: what sets are for."""
+"""``atom-cli consume``: train, evaluate and replay with sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atom_plugin.cli.train import train
 
 @click.group()
 def consume() -> None:
-    """Use stored sets."""
+    """Train networks on sets, evaluate and score sets, and replay them."""
 
 
 consume.add_command(evaluate)

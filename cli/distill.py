@@ -1,4 +1,4 @@
-"""``atom-cli distill``: real images in, a synthetic set out."""
+"""``atom-cli distill``: make a synthetic set from real images."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 
 class _Engine(click.Choice[str]):
-    """The names of engines; "captured" was the name of the one on CUDA."""
+    """The names of engines; "captured" is the old name of the engine for CUDA."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The engine's name of today."""
+        """The engine's current name."""
         return super().convert("cuda" if value == "captured" else value, param, ctx)
 
 
 def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """For ``--print-config``: what the recipe fills, which depends on the images."""
+    """For ``--print-config``: the recipe's values, which depend on the images."""
     from atom_plugin.datasets import load_source
 
     chosen = Chosen.of(values)
@@ -74,8 +74,8 @@ def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
     type=_Engine(["auto", "plain", "cuda"]),
     default="auto",
     show_default=True,
-    help="How a step is computed: plain suits any network and device, cuda is faster for the ConvNet on CUDA; auto "
-    "takes the fastest that suits.",
+    help="Implementation of a step: plain works for every network and device, cuda is faster for the ConvNet on "
+    "CUDA; auto takes the fastest one that works.",
 )
 @output_option("DATASET-MATCHER-ipcN.h5")
 @keep_paths_option
@@ -97,10 +97,10 @@ def distill(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Distil a source into a few synthetic images per class, stored as one HDF5 file.
+    """Distil an image source into a few synthetic images per class, stored in one HDF5 file.
 
-    Beside FILE.h5 go a log of loss and time per step (FILE.log.jsonl), the checkpoints while it runs (FILE.checkpoint), and
-    the pictures asked for.
+    Other files are written next to FILE.h5: a log of loss and time per step (FILE.log.jsonl), checkpoints while the run lasts
+    (FILE.checkpoint), and pictures on request.
 
     \b
     Examples:
@@ -143,7 +143,7 @@ def distill(
 def _claim(
     runs: Mapping[int, RunFiles], recording: Recording, finished: Collection[int], inputs: list[Path | None]
 ) -> None:
-    """The outputs of all runs."""
+    """The output files of all runs."""
     outputs = []
     for seed, paths in runs.items():
         pictures = paths.pictures(plot=recording.plot, previews=recording.preview_every is not None)
@@ -152,7 +152,7 @@ def _claim(
 
 
 def _made(run: Run, config: DistillConfig, data: SourceData, *, finished: bool, keep_paths: bool) -> SyntheticSet:
-    """The set of one run, which is written, with the picture of its loss."""
+    """Run once, write the set and the picture of its loss, and return the set."""
     from atom_plugin.distillation.run_log import read_log
     from atom_plugin.store.pictures import loss_curve
 

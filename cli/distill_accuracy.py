@@ -1,4 +1,4 @@
-"""What a network learns from the set of a run that is under way, now and then, on validation images."""
+"""Accuracy on validation images while a distillation runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _logger = logging.getLogger("atom_plugin")
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyOverSteps:
-    """Every ``every`` steps, None for never, a fresh network is trained on the set as it stands; ``found`` has its accuracy
-    on the source's validation images, by iteration. The same network each time, and no draw of the run's own.
+    """Every ``every`` steps (None: never), train a fresh network on the current set; ``found`` maps iteration to its accuracy
+    on the source's validation images. The network is the same each time, and uses no random draw of the run.
     """
 
     every: int | None
@@ -30,7 +30,7 @@ class AccuracyOverSteps:
     found: dict[int, float] = field(default_factory=dict)
 
     def __call__(self, progress: Progress) -> None:
-        """Measure, where it is due; all processes of a run call this, and the first one trains."""
+        """Measure if a measurement is due. All processes of a run call this; the first one trains."""
         if not self.every or progress.iteration % self.every:
             return
         from atom_plugin.errors import AtomError

@@ -1,4 +1,4 @@
-"""Where the parts of a distillation go: beside the set, under its name."""
+"""Names of a distillation's files, derived from the name of the set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atom_plugin.cli.outputs import Output
 
 
 class RunFiles:
-    """Where the parts of a run go: beside the set, under its name."""
+    """Names of a run's files, derived from the name of the set."""
 
     def __init__(self, output: Path) -> None:
         if not output.name:
@@ -26,25 +26,25 @@ class RunFiles:
 
     @property
     def log_so_far(self) -> Path:
-        """The log of the run until now; a run that an older release began has it under FILE.jsonl."""
+        """The run's log; a run of an older release may have it under FILE.jsonl."""
         from atom_plugin.distillation.run_log import is_log
 
         old = self.output.with_suffix(".jsonl")
         return old if not self.log.exists() and old.is_file() and is_log(old) else self.log
 
     def preview(self, iteration: int) -> Path:
-        """The picture of the set after so many steps."""
+        """The picture of the set after this many steps."""
         return self.output.with_suffix(f".{iteration:06d}.png")
 
     def pictures(self, *, plot: bool, previews: bool) -> list[Path]:
-        """The pictures to write, of the previews those that are there already."""
+        """The pictures that will be written, and the previews that already exist."""
         pattern = f"{glob.escape(self.output.stem)}.{'[0-9]' * 6}.png"
         return ([self.plot] if plot else []) + (sorted(self.output.parent.glob(pattern)) if previews else [])
 
     def outputs(self, pictures: list[Path], recording: Recording, *, finished: bool) -> list[Output]:
-        """All that the run writes."""
+        """All files that the run writes."""
         again, force, board = recording.replaces, recording.force, recording.tensorboard
-        left = "a stopped run left its state there; go on with --resume, or start over with --force"
+        left = "a stopped run left its state there; continue it with --resume, or start over with --force"
         return [
             Output(path=self.output, option="-o", replace=force or finished),
             Output(path=self.checkpoint, option="the checkpoint", replace=again, ours=_is_checkpoint, kept=left),

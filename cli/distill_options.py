@@ -1,4 +1,4 @@
-"""The options of ``atom-cli distill``. What a config holds is made from its fields; the recipe fills what is not given."""
+"""The options of ``atom-cli distill``. Config options come from the config's fields; the recipe fills those not given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MATCHING = "Matching"
 WITH_POOLING = OnlyWith("a --pooling", ("pool_size",), lambda values: values["pooling"] != "none")
-"""For commands that have the options of ConvNetChoices."""
+"""For commands with the options of ConvNetChoices."""
 
 WITH_VALIDATION = OnlyWith("--validation", ("evaluate_every",), lambda values: values["validation"] is not None)
 """For distill."""
@@ -33,29 +33,34 @@ _LISTS = {"--list-matchers": "matchers", "--list-recipes": "recipes"}
 
 @dataclass(frozen=True, kw_only=True)
 class MatcherOptions:
-    """The options of matchers that have a name on the command line; ``--matcher-option`` gives any."""
+    """The matchers' options that have a command-line option; ``--matcher-option`` accepts any."""
 
     p_s: float | None = field(
-        default=None, metadata=about("Power of spatial attention, 1 or more.", group=_MATCHING, metavar="P", at_least=1)
+        default=None,
+        metadata=about("Exponent of the spatial attention maps, 1 or more.", group=_MATCHING, metavar="P", at_least=1),
     )
     p_c: float | None = field(
-        default=None, metadata=about("Power of channel attention, 1 or more.", group=_MATCHING, metavar="P", at_least=1)
+        default=None,
+        metadata=about("Exponent of the channel attention maps, 1 or more.", group=_MATCHING, metavar="P", at_least=1),
     )
     task_balance: float | None = field(
         default=None,
-        metadata=about("Weight of the mean-embedding term.", group=_MATCHING, metavar="WEIGHT", at_least=0),
+        metadata=about("Weight of the loss between mean embeddings.", group=_MATCHING, metavar="WEIGHT", at_least=0),
     )
     loss_scale: float | None = field(
         default=None,
         metadata=about(
-            "Factor on the loss: 100 in DataDAM's code, 1 in print.", group=_MATCHING, metavar="FACTOR", above=0
+            "Factor on the matching loss; DataDAM's code uses 100, its paper 1.",
+            group=_MATCHING,
+            metavar="FACTOR",
+            above=0,
         ),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What the user chose of a DistillConfig, as :meth:`DistillConfig.from_recipe` takes it."""
+    """The user's choices for a DistillConfig, in the form that :meth:`DistillConfig.from_recipe` takes."""
 
     fields: dict[str, Any]
     network: dict[str, Any]
@@ -64,7 +69,7 @@ class Chosen:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Chosen:
-        """From the values of all options, by parameter. Raises UsageError where the images per class are missing."""
+        """From the values of all options, by parameter. Raises UsageError if the images per class are missing."""
         if options["ipc"] is None:
             raise click.UsageError("--ipc is missing; say how many synthetic images per class you want, e.g. --ipc 10")
         return cls(
@@ -82,19 +87,19 @@ class Chosen:
 
     @property
     def method(self) -> str:
-        """What the set is called after, before the recipe is looked up."""
+        """The name in the set's file name, before the recipe is read."""
         name: str = self.fields.get("matcher", self.recipe)
         return name
 
     @property
     def files(self) -> list[Path]:
-        """The files that the run reads beside its images."""
+        """The files that the run reads in addition to its images."""
         start = str(self.fields.get("image_init", ""))
         named = [self.fields.get("extend"), self.fields.get("pool"), start.removeprefix(FROM_SET)]
         return [Path(name) for name in named[: 3 if start.startswith(FROM_SET) else 2] if name]
 
     def config(self, data: SourceData) -> DistillConfig:
-        """For the images of ``data``, with the recipe's choices for the rest."""
+        """The config for the images of ``data``; the recipe fills the rest."""
         return DistillConfig.from_recipe(
             **{"recipe": self.recipe, **self.fields},
             image_shape=data.image_shape,
@@ -106,7 +111,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What is kept while a run is under way, and what a new run makes of an older one's files."""
+    """What a run records, and what happens to the files of an earlier run."""
 
     checkpoint_every: int
     preview_every: int | None
@@ -119,13 +124,13 @@ class Recording:
 
     @property
     def trackers(self) -> list[str]:
-        """What follows the run, each as NAME:TARGET."""
+        """The trackers that log the run, each as NAME:TARGET."""
         board = [] if self.tensorboard is None else [f"tensorboard:{self.tensorboard}"]
         return [*board, *self.tracker]
 
     @property
     def replaces(self) -> bool:
-        """Whether pictures of an earlier run are written over."""
+        """Whether pictures of an earlier run are overwritten."""
         return self.resume or self.force
 
 
@@ -151,12 +156,12 @@ def zca_option(command: Command) -> Command:
     return click.option(
         "--zca/--no-zca",
         default=None,
-        help="Whiten with ZCA after standardising, with the recipe's eps or 0.1, or do not.  [default: the recipe's]",
+        help="Apply ZCA whitening after standardisation, with the recipe's eps or 0.1.  [default: the recipe's]",
     )(command)
 
 
 def config_options(command: Command) -> Command:
-    """What shapes the set: the command gets ``chosen`` (Chosen)."""
+    """The options that determine the set: the command gets ``chosen`` (Chosen)."""
 
     @functools.wraps(command)
     def with_chosen(*args: Any, **options: Any) -> Any:
@@ -172,7 +177,7 @@ def config_options(command: Command) -> Command:
             metavar="KEY=VALUE",
             multiple=True,
             callback=key_value_pairs,
-            help="Any option of the matcher, by name; may be repeated.",
+            help="Set any option of the matcher by name; may be repeated.",
         ),
         *(
             click.option(
@@ -186,7 +191,7 @@ def config_options(command: Command) -> Command:
 
 
 def recording_options(command: Command) -> Command:
-    """What is kept while it runs: the command gets ``recording`` (Recording)."""
+    """The options for checkpoints, logs and pictures: the command gets ``recording`` (Recording)."""
 
     return bundle(
         click.option(
@@ -198,26 +203,32 @@ def recording_options(command: Command) -> Command:
             help="Steps between checkpoints.",
         ),
         click.option(
-            "--resume", is_flag=True, help="Continue a stopped run of the same options; start if there is none."
+            "--resume",
+            is_flag=True,
+            help="Continue a stopped run with the same options; start a new run if there is none.",
         ),
         click.option(
-            "--preview-every", metavar="N", type=POSITIVE_INT, help="Write a picture of the set every N steps."
+            "--preview-every", metavar="N", type=POSITIVE_INT, help="Write a picture of the current set every N steps."
         ),
         click.option(
             "--evaluate-every",
             metavar="N",
             type=POSITIVE_INT,
-            help="Train a network on the set every N steps, 100 epochs, and log its accuracy on the validation images.",
+            help="Every N steps, train a network on the current set for 100 epochs and log its accuracy on the "
+            "validation images.",
         ),
         click.option(
-            "--tensorboard", metavar="FOLDER", type=FOLDER, help="Log to TensorBoard too, which reads FOLDER."
+            "--tensorboard", metavar="FOLDER", type=FOLDER, help="Also write a log for TensorBoard to FOLDER."
         ),
         click.option(
             "--tracker",
             metavar="NAME[:TARGET]",
             multiple=True,
-            help="Log to a plugin's tracker too; TARGET is its folder, project or address. May be repeated.",
+            help="Also log to a tracker of a plugin; TARGET is the tracker's folder, project or address. May be "
+            "repeated.",
         ),
-        click.option("--plot", is_flag=True, help="Write the loss curve, and the accuracy, as a picture."),
+        click.option(
+            "--plot", is_flag=True, help="Write a picture of the loss curve, and of the accuracy if it is measured."
+        ),
         force_option,
     )(gathered("recording", Recording)(command))

@@ -1,4 +1,4 @@
-"""A distillation while it runs, with its log, pictures and progress; and the set of one that has run before."""
+"""Run a distillation with log, pictures and progress bar, or return the set of a finished run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run and its records: called, it distils, while a log is written, pictures are drawn and progress is shown."""
+    """A run and its records: a call distils, writes the log, draws pictures and shows progress."""
 
     paths: RunFiles
     recording: Recording
@@ -34,7 +34,7 @@ class Run:
     quiet: bool
 
     def __call__(self, config: DistillConfig, data: SourceData) -> SyntheticSet:
-        """The finished set. Raises what the loop raises, Interrupted with a checkpoint written among it."""
+        """The finished set. Raises what the loop raises, including Interrupted after a checkpoint."""
         from atom_plugin.cli.interrupts import stop_requests
         from atom_plugin.distillation.checkpoint import Checkpoint
         from atom_plugin.distillation.loop import distill as run
@@ -110,7 +110,7 @@ class Run:
             )
 
     def _draw(self, progress: Progress, config: DistillConfig) -> None:
-        """The picture of the set as it stands, where one is due."""
+        """The picture of the current set, if one is due."""
         from atom_plugin.store.pictures import grid
 
         every = self.recording.preview_every
@@ -124,7 +124,7 @@ class Run:
 
 
 def _keep_log(path: Path, *, quiet: bool) -> None:
-    """Rename the log of an earlier run, which this one does not go on with."""
+    """Rename the log of an earlier run that this run does not continue."""
     from atom_plugin.distillation.run_log import set_aside
 
     kept = set_aside(path)
@@ -133,7 +133,7 @@ def _keep_log(path: Path, *, quiet: bool) -> None:
 
 
 def finished_set(paths: RunFiles, config: DistillConfig, data: SourceData, device: str) -> SyntheticSet:
-    """The set of a run that was stopped after storing it. Raises StoreError if another run made the file."""
+    """The set of a run that stopped after storing it. Raises StoreError if another run made the file."""
     from atom_plugin import store
     from atom_plugin.distillation.config import DistillConfig
     from atom_plugin.errors import ConfigError, StoreError
@@ -146,8 +146,8 @@ def finished_set(paths: RunFiles, config: DistillConfig, data: SourceData, devic
         held = DistillConfig.from_json(provenance.config)
     except ConfigError as error:
         raise StoreError(
-            f"{paths.output}: already exists, and is no set that this release distils ({error}); choose another name, or "
-            "replace it with --force"
+            f"{paths.output}: already exists, and is not a set that this release can distil ({error}); choose "
+            "another name, or replace it with --force"
         ) from None
     differing = [line.partition(":")[0] for line in expected.differences(held)]
     if provenance.source.get("fingerprint") != data.fingerprint:

@@ -1,4 +1,4 @@
-"""``atom-cli consume evaluate``: what networks reach that were trained on a set, by set and architecture."""
+"""``atom-cli consume evaluate``: accuracy of networks trained on a set, by set and architecture."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _print_models(ctx: click.Context, param: click.Parameter, pattern: str | Non
 
 
 def _evaluation_options(command: Command) -> Command:
-    """What is trained on what, and where results go."""
+    """The networks that are trained, the sets they are trained on, and the output files."""
     return bundle(
         click.option(
             "--models",
@@ -55,9 +55,8 @@ def _evaluation_options(command: Command) -> Command:
             default="convnet",
             show_default=True,
             callback=names_joined_by_commas,
-            help="Architectures to train, joined by commas: convnet (the set's own), alexnet, vgg11, "
-            "resnet18, vit, resnet10, or any of "
-            "timm's, as timm:convnext_atto.",
+            help="Network architectures to train, joined by commas: convnet (with the set's settings), alexnet, "
+            "vgg11, resnet18, vit, resnet10, or a timm model, e.g. timm:convnext_atto.",
         ),
         click.option(
             "--list-models",
@@ -65,7 +64,7 @@ def _evaluation_options(command: Command) -> Command:
             is_eager=True,
             expose_value=False,
             callback=_print_models,
-            help="List models, timm's by a pattern such as '*mixer*'.",
+            help="List the models; a pattern such as '*mixer*' lists timm models.",
         ),
         click.option(
             "--repeats",
@@ -73,24 +72,24 @@ def _evaluation_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=5,
             show_default=True,
-            help="Networks per set and model; the papers: 20.",
+            help="Networks trained per set and model; papers use 20.",
         ),
         click.option(
             "--on",
             type=click.Choice(["test", "validation"]),
             default="test",
             show_default=True,
-            help="Images to measure accuracy on: the source's test images, or the training images that the sets were made "
-            "without (distill --validation).",
+            help="Images for measuring accuracy: the source's test images, or the training images that were held "
+            "out of the sets (distill --validation).",
         ),
-        click.option("--full", is_flag=True, help="Train on all real training images too: the upper bound."),
+        click.option("--full", is_flag=True, help="Also train on all real training images, as an upper bound."),
         click.option(
             "--full-epochs",
             metavar="N",
             type=POSITIVE_INT,
             default=100,
             show_default=True,
-            help="Passes over those.",
+            help="Training epochs on all real images (with --full).",
         ),
         click.option(
             "--full-repeats",
@@ -98,26 +97,27 @@ def _evaluation_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=1,
             show_default=True,
-            help="Networks per model on those.",
+            help="Networks per model on all real images (with --full).",
         ),
         click.option(
             "--results",
             metavar="FILE.jsonl",
             type=PATH,
-            help="Add each finished network to this file, and skip those that stand in it: a stopped evaluation goes on.",
+            help="Append each trained network's results to FILE, and skip networks already in FILE, so that a "
+            "stopped evaluation continues.",
         ),
         click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write the table as CSV."),
         click.option(
             "--chart",
             metavar="FILE",
             type=PATH,
-            help="Draw the table as bars with error bars: .png, .jpg, .svg or .pdf.",
+            help="Draw the table as a bar chart with error bars: .png, .jpg, .svg or .pdf.",
         ),
     )(command)
 
 
 def _claiming_outputs(command: Command) -> Command:
-    """Claim what the command writes before its options become trainings, which takes torch, and so seconds."""
+    """Reserve the output files before the options become trainings, since that imports torch, which takes seconds."""
 
     @functools.wraps(command)
     def claiming(*args: Any, **given: Any) -> Any:
@@ -168,12 +168,12 @@ def evaluate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Train fresh networks on each set, test them, and report mean and standard deviation after the last epoch.
+    """Train new networks on each set, test them, and report mean and standard deviation of the accuracy after the last epoch.
 
-    Sets that differ in their seed alone are also pooled, as the papers do with five sets and 20 networks each. The test
-    images are those of the source that the set names, also where its folder moved (--data-dir); --dataset names another
-    source. Choices are best made --on validation, which leaves the test images alone. A model that cannot take the images
-    is reported and the others go on (docs/evaluation.md).
+    Results of sets that differ only in their seed are also pooled, as the papers do with five sets and 20 networks each. The
+    test images come from the source that the set names; --data-dir gives its folder if it moved, and --dataset names another
+    source. Use --on validation to choose options, so that the test images stay unseen. A model that cannot take the images is
+    reported, and the evaluation continues (docs/evaluation.md).
 
     \b
     Examples:
@@ -184,8 +184,8 @@ def evaluate(
     """
     if options["on"] == "validation" and dataset is not None:
         raise click.UsageError(
-            "--on validation takes the images that the sets were made without; leave --dataset out (--data-dir says where "
-            "the source's files are now)"
+            "--on validation uses the images held out of the sets; leave --dataset out (--data-dir gives the folder "
+            "of the source's files)"
         )
     from atom_plugin.evaluation import NetworkResultsFile, summarise_networks
     from atom_plugin.evaluation.chart import draw_chart

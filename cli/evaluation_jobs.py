@@ -1,4 +1,4 @@
-"""What ``atom-cli consume evaluate`` runs: the networks of an evaluation, listed, dealt to processes, and followed."""
+"""The jobs of ``atom-cli consume evaluate``: list them, divide them among processes, and show progress."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def plan(
     trainings: Sequence[TrainConfig],
     options: dict[str, Any],
 ) -> list[EvaluationJob]:
-    """The networks of all ``options["models"]`` on all ``files``, and with ``options["full"]`` those on all real images.
+    """The networks of all ``options["models"]`` on all ``files``, and with ``options["full"]`` on all real images.
 
-    Each in all ``trainings``.
+    Each is trained with all ``trainings``.
     """
     from atom_plugin import store
     from atom_plugin.evaluation import Subject, check_validation_parts, full_subjects, load_test_sources, plan_jobs
@@ -66,12 +66,12 @@ def run(
     quiet: bool,
     name_of: Callable[[EvaluationCell], str] = attrgetter("model"),
 ) -> list[Outcome]:
-    """The outcomes in the order of the jobs; those that stand in the file, or that another job gives as well, are not run.
+    """The outcomes in the order of the jobs. Jobs already in the file, and duplicates, do not run.
 
-    ``name_of`` is what messages call a cell's networks.
+    ``name_of`` gives the name of a cell's networks in messages.
 
-    Processes deal the others out among themselves, and have all outcomes in the end. With a file networks train one at a time
-    on any device, so that a kill loses the one under way and no more.
+    Processes divide the other jobs among themselves and all get all outcomes. With a file, networks train one at a time on any
+    device, so that a kill loses only the current one.
     """
     from atom_plugin.evaluation import Outcome, run_jobs
     from atom_plugin.runtime import distributed, rendezvous
@@ -118,16 +118,18 @@ def run(
 
 
 def _resume_hint(path: Path, jobs: Sequence[EvaluationJob]) -> str:
-    """Counts what is in the file, where other processes write too, and where the signal may have come just after a line."""
+    """Counts the results in the file, since other processes also write it and the signal may come just after a line."""
     from atom_plugin.evaluation import NetworkResultsFile
 
     held, distinct = NetworkResultsFile(path), {job.key: job for job in jobs}
     done = sum(held.accuracy_of(job) is not None for job in distinct.values())
-    return f"Stopped after {done} of {len(distinct)} networks; give the same command to go on (results so far: {path})"
+    return (
+        f"Stopped after {done} of {len(distinct)} networks; run the same command to continue (results so far: {path})"
+    )
 
 
 def _where(name_of: Callable[[EvaluationCell], str], compared: bool, cell: EvaluationCell, name: str) -> str:
-    """The model and its set's ``name``, and where several augmentations are ``compared``, which it is."""
+    """The model and its set's ``name``, and the augmentation if several are ``compared``."""
     from atom_plugin.evaluation.results import augmentation_name
 
     words = f"{name_of(cell)} on {name}"
@@ -139,7 +141,7 @@ def _tell(bar: Any, where: Callable[[EvaluationCell, str], str], job: Evaluation
 
 
 def _show_cause(error: AtomError) -> None:
-    """With --debug: a failure ends no command, but may be a mistake of ours."""
+    """With --debug, print the traceback: a failed network does not stop the command, but may be a bug."""
     from atom_plugin.cli.main import Session
 
     session = click.get_current_context().find_object(Session)

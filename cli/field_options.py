@@ -1,4 +1,4 @@
-"""Options made from the fields of a config: type, choices, bounds, help and heading are the field's."""
+"""Options made from the fields of a config: the field gives type, choices, bounds, help and heading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Names(_NamesType):
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names, without blanks around them."""
+        """The names, without surrounding spaces."""
         names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
         if not all(names):
             self.fail(f"found {value!r}, expected names joined by commas, e.g. layer1,layer2", param, ctx)
@@ -33,7 +33,7 @@ class _Names(_NamesType):
 
 
 class _FieldOption(RenamedOption):
-    """An option that stands under its field's heading."""
+    """An option under its field's heading."""
 
     def __init__(self, declarations: Sequence[str], *, heading: str, **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
@@ -41,16 +41,16 @@ class _FieldOption(RenamedOption):
 
 
 def field_options(config: type, *, first: Sequence[str] = (), default: str = "") -> Callable[[Command], Command]:
-    """Options for the fields of ``config`` that have a heading, those of ``first`` before others; None where not given.
+    """Options for the fields of ``config`` that have a heading, the ``first`` ones before others; None if not given.
 
-    ``default`` says in words what holds then, unless the field says it.
+    ``default`` describes the default, unless the field does.
     """
     named = sorted(fields(config), key=lambda each: first.index(each.name) if each.name in first else len(first))
     return bundle(*(_option(each, default) for each in named if each.metadata["about"].group))
 
 
 def given_fields(config: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the parsed ``options`` that are fields of ``config`` and were given."""
+    """The parsed ``options`` that are fields of ``config`` and were given."""
     return {name: options[name] for name in abouts(config) if options.get(name) is not None}
 
 

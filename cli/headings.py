@@ -1,4 +1,4 @@
-"""What options stand under in the help of every command: the same one under the same heading."""
+"""The headings of options in help: an option has the same heading in every command."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ _HEADING = {name: heading for heading, names in _UNDER.items() for name in names
 
 
 def heading(option: click.Parameter) -> str:
-    """That of the config's field which the option is made from, else that of its parameter's name."""
+    """The heading of the config's field that the option is made from, or else of its parameter's name."""
     return getattr(option, "heading", None) or _HEADING.get(str(option.name), OTHER)

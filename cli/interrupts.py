@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a long run answers between two steps, when its state is whole."""
+"""Ctrl-C and SIGTERM as a request, which a long run answers between two steps, when its state is complete."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Yields a function that gives the number of the signal that asked to stop, or 0.
+    """Yields a function that returns the number of the signal that asked to stop, or 0.
 
-    The first signal is noted; a second acts as before this context, at once.
+    The first signal is noted; a second one has its usual effect at once.
     """
     noted = 0
     if threading.current_thread() is not threading.main_thread():
@@ -41,7 +41,7 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def explaining_how_to_resume(words: Callable[[], str]) -> Iterator[None]:
-    """Where a signal stops the work within, raise Interrupted with ``words``, which are made then."""
+    """If a signal stops the work within, raise Interrupted with the message that ``words`` returns."""
     from atom_plugin.cli.main import Terminated
 
     try:

@@ -1,4 +1,4 @@
-"""The `atom-cli` command: its table of commands, and the one place that turns errors into exit codes.
+"""The `atom-cli` command: its table of commands, and the only place that turns errors into exit codes.
 
 0 done · 1 failed · 2 wrong usage · 130 interrupted · 143 terminated. Every failure is one line on stderr.
 """
@@ -30,29 +30,29 @@ from atom_plugin.runtime.text import printable
 from atom_plugin.runtime.versions import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "distill": ("atom_plugin.cli.distill:distill", "Distil a source into a few synthetic images per class."),
-    "select": ("atom_plugin.cli.select:select", "Select real images into a set of the same format: the baseline."),
-    "store": ("atom_plugin.cli.store:store", "Look at, verify, export, import, merge and subset stored sets."),
-    "pool": ("atom_plugin.cli.pool:pool", "Train networks for distillations to match under."),
-    "consume": ("atom_plugin.cli.consume:consume", "Use stored sets: train networks on them, score them, replay them."),
-    "report": ("atom_plugin.cli.report:report", "One page on sets: images, runs, results, embeddings."),
+    "distill": ("atom_plugin.cli.distill:distill", "Distil an image source into a few synthetic images per class."),
+    "select": ("atom_plugin.cli.select:select", "Select real images into a set, as a baseline."),
+    "store": ("atom_plugin.cli.store:store", "Show, verify, export, import, merge and subset sets."),
+    "pool": ("atom_plugin.cli.pool:pool", "Train networks that distillations match under."),
+    "consume": ("atom_plugin.cli.consume:consume", "Train networks on sets, evaluate and score sets, replay them."),
+    "report": ("atom_plugin.cli.report:report", "Write one HTML page on sets: images, runs, accuracies, embeddings."),
 }
-"""Name to where its click command is, and its line in the listing, so that the listing imports no command."""
+"""Name to import path and help line, so that listing the commands imports none of them."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it runs, and none to list them or to refuse an unknown name."""
+    """A group that imports a command only to run it, not to list commands or refuse an unknown name."""
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.table = table or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table, which is the order of work."""
+        """The names in the order of the table, which is the order of work."""
         return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command behind a name, None where there is no such name."""
+        """Import the command of this name; None if there is no such name."""
         if cmd_name not in self.table:
             return None
         module, _, attribute = self.table[cmd_name][0].partition(":")
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, but an unknown name is answered with the nearest one."""
+        """As in click, but the error for an unknown name suggests the nearest one."""
         name = args[0]
         if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(unknown("command", name, self.table), ctx)
@@ -72,14 +72,14 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The listing, from the table alone."""
+        """Write the list of commands, from the table alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
 @dataclass
 class Session:
-    """What a run tells :func:`main`, handed down as ``ctx.obj``: the flag, the command it came to, and all its words."""
+    """State of a run for :func:`main`, passed as ``ctx.obj``: the --debug flag, the command's path, and all words."""
 
     debug: bool = False
     path: str = "atom-cli"
@@ -88,10 +88,10 @@ class Session:
 
 @click.group("atom-cli", cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="atom-cli", help="Show the version and exit.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error, and the warnings of libraries.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and warnings of libraries.")
 @click.pass_obj
 def atom_cli(session: Session, debug: bool) -> None:
-    """Distil a set of images into a few synthetic ones, store them, look at them, train on them.
+    """Distil image datasets into a few synthetic images per class; store them, show them, train on them.
 
     \b
     A first run, offline, in under a minute:
@@ -103,7 +103,7 @@ def atom_cli(session: Session, debug: bool) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt no Exception, so that only `finally` and `with` blocks see it."""
+    """SIGTERM arrived. Not an Exception, like KeyboardInterrupt, so that only `finally` and `with` blocks see it."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -136,7 +136,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: BaseException, path: str) -> tuple[str, int]:
-    """The line for people and the exit code that an error ends in."""
+    """The message and the exit code for an error."""
     if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
         error = error.__cause__  # click takes every EOFError for Ctrl-D at a prompt, a truncated file's too
     disk_full = _disk_full(error)
@@ -172,7 +172,7 @@ def _explain(error: BaseException, path: str) -> tuple[str, int]:
 
 
 def _disk_full(error: BaseException | None) -> BaseException | None:
-    """The error that says so, among those that led to ``error``. HDF5 says it only in words when it closes a file."""
+    """The error for a full disk, in the causes of ``error``. HDF5 reports it only as text when it closes a file."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             return error
@@ -181,7 +181,7 @@ def _disk_full(error: BaseException | None) -> BaseException | None:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """torch has an OutOfMemoryError on accelerators, and a RuntimeError on CPUs; torch may not be imported here."""
+    """Whether memory ran out: OutOfMemoryError on accelerators, RuntimeError on CPUs. torch may not be imported here."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -200,12 +200,12 @@ def _shortened(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Lines folded into one; what would not print (an escape code in a file name, say) escaped."""
+    """Lines folded into one, with unprintable characters (an escape code in a file name, say) escaped."""
     return printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def _drop_unwritten_output() -> None:
-    """Else the interpreter flushes stdout at exit, fails on a full disk again, and adds lines and a code of its own."""
+    """Flush stdout now; else the interpreter does at exit, fails again on a full disk, and prints more lines."""
     if sys.stdout is not None:
         try:
             sys.stdout.flush()

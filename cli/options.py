@@ -1,4 +1,4 @@
-"""Options that several commands share, and types whose errors name option, bound and value."""
+"""Options that several commands share, and option types whose errors name option, bound and value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_DIGITS = 40
 class Number(_NumberType):
     """A number of ``kind`` int or float, within :class:`~atom_plugin.runtime.settings.Bounds`.
 
-    Without an upper bound of its own a whole number is at most COUNT_MAX; every other number is finite in float32.
+    A whole number without an upper bound is at most COUNT_MAX; every other number is finite in float32.
     """
 
     def __init__(self, kind: type[int] | type[float], **bounds: float | None) -> None:
@@ -36,7 +36,7 @@ class Number(_NumberType):
         self.most = FLOAT32_MAX if kind is float else COUNT_MAX if self.bounds.at_most is None else self.bounds.at_most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        """Raises UsageError, in words of its own: "--ipc must be at least 1, not 0"."""
+        """Raises UsageError with a message like "--ipc must be at least 1, not 0"."""
         label = "the value" if param is None else option_label(param)
         try:
             # Python converts no whole number of thousands of digits; as a float such a one is infinite.
@@ -55,13 +55,13 @@ class Number(_NumberType):
 
 
 class PathType(click.Path):
-    """A path as a Path, ``~`` and ``~user`` expanded, which a shell leaves alone in ``--output=~/x.h5``."""
+    """A path as a Path. Expands ``~`` and ``~user``, since a shell does not expand ``--output=~/x.h5``."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(file_okay=file_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """``value`` expanded, then as click takes it."""
+        """Expand ``value``, then convert as click does."""
         return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 (Path's raises for an unknown user)
 
 
@@ -77,7 +77,7 @@ NORMALISATION = click.Choice(NORMALISATIONS)
 
 
 def run_options(command: Command) -> Command:
-    """How a computation runs: the command gets ``seed``, ``device``, ``precision`` and ``quiet``."""
+    """The options of every computation: the command gets ``seed``, ``device``, ``precision`` and ``quiet``."""
     return bundle(
         seed_option,
         device_option,
@@ -86,21 +86,21 @@ def run_options(command: Command) -> Command:
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
-            help="Arithmetic of the networks; auto takes bfloat16 where the device is fast at it, so that results differ "
-            "between devices and processors.",
+            help="Number format of the networks' arithmetic; auto takes bfloat16 if the device computes it fast, so "
+            "results differ between devices.",
         ),
         quiet_option,
     )(command)
 
 
 def placing_network_option(*, default: str) -> Callable[[Command], Command]:
-    """``--network-state`` of what draws images as points: the command gets ``network_state``."""
+    """``--network-state`` of the network that places images as points: the command gets ``network_state``."""
     return click.option(
         "--network-state",
         metavar="STATE",
         default=default,
         show_default=True,
-        help="That network: random, or trained:EPOCHS on the real images before.",
+        help="State of the network that computes the points: random, or trained:EPOCHS on the real images first.",
     )
 
 
@@ -111,7 +111,7 @@ def device_option(command: Command) -> Command:
         type=click.Choice(["auto", "cpu", "cuda", "mps"]),
         default="auto",
         show_default=True,
-        help="Where to compute; auto takes an accelerator if there is one.",
+        help="Device to compute on; auto takes an accelerator if there is one.",
     )(command)
 
 
@@ -123,7 +123,7 @@ def seed_option(command: Command) -> Command:
         type=SEED,
         default=0,
         show_default=True,
-        help="Seed of every random draw: same seed and machine, same result.",
+        help="Seed of all random draws; the same seed on the same machine gives the same result.",
     )(command)
 
 
@@ -133,13 +133,13 @@ def quiet_option(command: Command) -> Command:
 
 
 def output_option(default: str) -> Callable[[Command], Command]:
-    """``--output``, the set to write: the command gets ``output``, None where it is called as ``default`` says."""
+    """``--output``, the set's file: the command gets ``output``, None for the name that ``default`` describes."""
     return click.option(
         "-o",
         "--output",
         metavar="FILE",
         type=PATH,
-        help=f"The set to write.  [default: {default}, with -seedN before .h5 where --seed is not 0]",
+        help=f"File of the set.  [default: {default}, with -seedN before .h5 if --seed is not 0]",
     )
 
 
@@ -150,13 +150,13 @@ def force_option(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     """``--json``: the command gets ``as_json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and only that.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")(command)
 
 
 def latex_option(command: Command) -> Command:
     """``--latex``: the command gets ``latex``; see :data:`TABLE_PRINTED`."""
     return click.option(
-        "--latex", is_flag=True, help="Print tables as rows of LaTeX (booktabs), and the lines beside them as comments."
+        "--latex", is_flag=True, help="Print tables as LaTeX rows (booktabs), and other lines as LaTeX comments."
     )(command)
 
 
@@ -165,7 +165,7 @@ TABLE_PRINTED = OnlyWith("a table, which --json leaves out", ("latex",), lambda 
 
 
 def key_value_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """``KEY=VALUE`` items as a dict; a value that is JSON is read as such, any other is a string."""
+    """``KEY=VALUE`` items as a dict; a value that is valid JSON is parsed, any other is a string."""
     pairs: dict[str, Any] = {}
     for item in given:
         key, equals, value = item.partition("=")

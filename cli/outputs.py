@@ -1,4 +1,4 @@
-"""What a command writes: checked together and taken before the work, so that no file is lost to it, and no work to a file."""
+"""Output files of a command: checked and reserved together before the work starts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A file that a command writes, and the ``option`` that names it, or the word for it.
+    """A file that a command writes, and the ``option`` that names it.
 
-    ``replace``: one that exists may be replaced. ``ours`` recognises a file of this kind and of this package; it is given
-    where the command makes up the name, and a file that it does not know is kept, whatever ``replace`` says. ``kept`` says
-    what to do about one that may not be replaced. ``shared``: the command adds to it, as other processes may at the same
-    time. ``picture``: its ending says what is drawn.
+    ``replace``: an existing file may be replaced. ``ours`` tells whether a file is of this kind and written by this package; it
+    is set if the command chose the name itself, and other files are then kept in any case. ``kept`` is the advice if a file may
+    not be replaced. ``shared``: the command appends to the file, and other processes may too. ``picture``: the file ending
+    determines the picture format.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Output:
 
 
 def table_outputs(csv_file: Path | None, chart: Path | None, results: Path | None, *, force: bool) -> list[Output]:
-    """Those of ``--csv``, ``--chart`` and ``--results`` that were given, the latter shared with other processes."""
+    """The outputs of ``--csv``, ``--chart`` and ``--results`` that were given; ``--results`` is shared with other processes."""
     named = [("--csv", csv_file), ("--chart", chart)]
     outputs = [
         Output(path=path, option=name, replace=force, picture=name == "--chart")
@@ -57,17 +57,17 @@ def table_outputs(csv_file: Path | None, chart: Path | None, results: Path | Non
 
 
 def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock: bool = True) -> None:
-    """Take the names of ``outputs`` until the command ends; call it before any work.
+    """Reserve the names of ``outputs`` until the command ends; call it before any work.
 
-    Raises ConfigError where two outputs are one file (by path, link or case), or where one is among the ``inputs``, files or
-    folders, or where a picture has an ending that none is drawn for; StoreError where another process writes one, where one
-    exists and must not be replaced, or cannot be written. ``lock`` False leaves other processes out of it, where the last move
-    of the writing itself decides.
+    Raises ConfigError if two outputs are the same file (by path, link or case), if an output is among the ``inputs`` (files or
+    folders), or if a picture has an unknown ending. Raises StoreError if another process writes an output, or if an output
+    exists and must not be replaced, or cannot be written. With ``lock`` False other processes are not excluded; the last rename
+    of the write decides.
     """
     for one, other in itertools.combinations(outputs, 2):
         if _same(one.path, other.path):
             raise ConfigError(
-                f"{one.option} {one.path} and {other.option} {other.path} are one file; give each a name of its own"
+                f"{one.option} {one.path} and {other.option} {other.path} are the same file; give different names"
             )
     for output, read in itertools.product(outputs, [path for path in inputs if path is not None]):
         _refuse_input(output, read)
@@ -86,7 +86,7 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
 
 
 def write_set(synthetic_set: SyntheticSet, path: Path, *, force: bool, keep_paths: bool) -> None:
-    """Write the result of long work; where that fails, keep it under another name, and say so in the StoreError."""
+    """Write the result of long work; if that fails, keep it under another name, which the StoreError names."""
     from atom_plugin import store
 
     try:
@@ -102,17 +102,17 @@ def write_set(synthetic_set: SyntheticSet, path: Path, *, force: bool, keep_path
 
 
 def default_name(*parts: str, seed: int, suffix: str = "") -> Path:
-    """The name of an output that the user gave none: its ``parts``, and a seed that is not 0, joined by hyphens."""
+    """The default name of an output: its ``parts``, and a seed that is not 0, joined by hyphens."""
     return Path("-".join([*parts, *([f"seed{seed}"] if seed else [])]) + suffix)
 
 
 def quoted(path: Path | str) -> str:
-    """``path`` as a shell takes it: for commands that a message suggests."""
+    """``path`` quoted for a shell, for commands in messages."""
     return shlex.quote(str(path))
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one file, or would be on a file system that ignores case."""
+    """Whether both are the same file, or would be on a file system that ignores case."""
     if os.path.realpath(one).casefold() == os.path.realpath(other).casefold():
         return True
     try:
@@ -129,13 +129,14 @@ def _refuse_input(output: Output, read: Path) -> None:
         )
     if output.replace and Path(os.path.realpath(path)) in Path(os.path.realpath(read)).parents:
         raise ConfigError(
-            f"{path}: {output.option} holds {read}, which the command reads, and would be replaced; choose another name"
+            f"{path}: {output.option} contains {read}, which the command reads, and would be replaced; choose "
+            "another name"
         )
     inside = Path(os.path.realpath(read)) in Path(os.path.realpath(path)).parents
     if inside and not output.shared and os.path.lexists(path) and not _of_this_package(output):
         raise ConfigError(
-            f"{path}: {output.option} is a file in {read}, which the command reads, and none that this package wrote; choose "
-            "another name"
+            f"{path}: {output.option} is a file in {read}, which the command reads, and was not written by this "
+            "package; choose another name"
         )
 
 
@@ -153,7 +154,7 @@ def _refuse_output(output: Output) -> None:
         raise StoreError(f"{path}: cannot be written: {reason(FileNotFoundError(), path)}")
     if present and output.ours is not None and not path.is_dir() and not output.ours(path):
         raise StoreError(
-            f"{path}: exists, is not {output.option} of an earlier run, and is kept; move it elsewhere, or choose another name "
+            f"{path}: exists, is not {output.option} of an earlier run, and is kept; move it, or choose another name "
             "with -o"
         )
     if present and not output.replace and not path.is_dir():
@@ -181,7 +182,7 @@ def _command(context: click.Context) -> str:
 
 
 def _kept_elsewhere(synthetic_set: SyntheticSet, path: Path, keep_paths: bool) -> Path | None:
-    """Where the set could be written after all: beside ``path``, else in a new folder among temporary files, else at home."""
+    """Other places for the set: next to ``path``, in a new temporary folder, in the home folder."""
     from atom_plugin import store
 
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))

@@ -1,4 +1,4 @@
-"""``atom-cli pool``: trained networks that distillations share."""
+"""``atom-cli pool``: train networks that several distillations share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def pool() -> None:
-    """Train networks for distillations to match under."""
+    """Train networks that distillations match under."""
 
 
 @pool.command(
@@ -35,20 +35,31 @@ def pool() -> None:
 )
 @source_options
 @validation_option
-@click.option("--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="How many to train.")
-@click.option("--epochs", metavar="N", type=POSITIVE_INT, default=10, show_default=True, help="Passes over the images.")
-@click.option("--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per step.")
+@click.option(
+    "--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="Number of networks to train."
+)
+@click.option(
+    "--epochs",
+    metavar="N",
+    type=POSITIVE_INT,
+    default=10,
+    show_default=True,
+    help="Training epochs on the real images.",
+)
+@click.option(
+    "--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per training step."
+)
 @click.option(
     "--every",
     metavar="N",
     type=POSITIVE_INT,
-    help="Keep the networks after every so many epochs too, for --network-state random-epoch.  [default: start and end]",
+    help="Also keep the weights after every N-th epoch, for --network-state random-epoch.  [default: start and end]",
 )
 @field_options(ConvNetChoices, default="the atom recipe's")
 @zca_option
 @run_options
-@click.option("-o", "--output", metavar="FILE", type=PATH, help="The pool to write.  [default: DATASET.pool]")
-@click.option("--resume", is_flag=True, help="Go on with a pool that was stopped: networks that it holds are kept.")
+@click.option("-o", "--output", metavar="FILE", type=PATH, help="File of the pool.  [default: DATASET.pool]")
+@click.option("--resume", is_flag=True, help="Continue a stopped pool; networks already in the file are kept.")
 @force_option
 @json_option
 def make(
@@ -70,10 +81,10 @@ def make(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train networks on the real images, and keep them in one file for `atom-cli distill --pool`.
+    """Train networks on the real images and write them to one file for `atom-cli distill --pool`.
 
-    The file is written after each network, and is a pool from the first one on. Images are standardised, as those of packed
-    sets are; --zca whitens them, for sets that are whitened. docs/packing.md says what a pool gains.
+    The file is a valid pool after each network. Images are standardised, as for packed sets; use --zca for sets that are
+    whitened. docs/packing.md has the accuracy that a pool gains.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``atom-cli consume predict``: what a kept network says of images."""
+"""``atom-cli consume predict``: classify images with a network that `consume train` wrote."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _TOLD = 5  # files that could not be read, each in a line
     type=POSITIVE_INT,
     default=1,
     show_default=True,
-    help="Tell the N likeliest classes of each image.",
+    help="Number of most probable classes to print per image.",
 )
-@click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write a line per image and class as CSV.")
+@click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write one line per image and class as CSV.")
 @device_option
 @quiet_option
 @json_option
@@ -46,10 +46,11 @@ def predict(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Tell the class of each image, and its probability, by a network that `consume train` wrote.
+    """Print the class of each image and its probability, predicted by a network that `consume train` wrote.
 
-    IMAGES are files, or folders with images at any depth. Each image is resized and preprocessed as the images of the set
-    were. A file that cannot be read is told in a line of its own, the others go on, and the exit code is 1.
+    IMAGES are image files, or folders that are searched for images at any depth. Each image is resized and preprocessed like
+    the images of the set. A file that cannot be read gets an error line, the other files are still classified, and the exit
+    code is 1.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""``atom-cli consume replay``: continual learning with a memory of synthetic images, and the baselines beside it."""
+"""``atom-cli consume replay``: continual learning with a memory of synthetic images, compared with baselines."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def replay(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Learn classes step by step, with a memory of a few images each, in several class orders.
+    """Learn classes in several steps, with a replay memory of a few images per class, in several class orders.
 
-    Prints accuracy on all classes seen after each step, as mean and standard deviation over class orders, with forgetting
-    and backward transfer, and draws the curves. All policies see the same stream in the same batches. --precision is that
-    of distillation and selection; the learning networks compute in float32. Needs avalanche-lib: pip install
+    Prints the accuracy on all classes so far after each step, as mean and standard deviation over class orders, with forgetting
+    and backward transfer, and draws the curves. All policies see the same stream in the same batches. --precision applies to
+    distillation and selection; the learning networks compute in float32. Needs avalanche-lib: pip install
     'atom-plugin[avalanche]'.
 
     \b
@@ -134,7 +134,7 @@ def _claim(files: ComparisonFiles, inputs: list[Path | None], *, resume: bool, f
     from atom_plugin.runtime.picture_files import is_picture
 
     again = resume or force
-    kept = "already exists and is kept; go on with --resume, or start over with --force"
+    kept = "already exists and is kept; continue with --resume, or start over with --force"
     outputs = [
         # With --resume the results are read, and a line that is none is named.
         Output(
@@ -152,7 +152,7 @@ def _claim(files: ComparisonFiles, inputs: list[Path | None], *, resume: bool, f
 
 
 def _own(runs: list[ReplayRun]) -> list[ReplayRun]:
-    """This process's. Those of a policy in one class order stay together: they share the sets in the folder."""
+    """The runs of this process. Runs of a policy in one class order stay together, since they share the sets in the folder."""
     own = set(distributed.share(list(dict.fromkeys((run.policy, run.order) for run in runs))))
     return [run for run in runs if (run.policy, run.order) in own]
 
@@ -160,7 +160,7 @@ def _own(runs: list[ReplayRun]) -> list[ReplayRun]:
 def _of_all_processes(
     files: ComparisonFiles, results: StreamResultsFile, runs: list[ReplayRun]
 ) -> Sequence[StreamResult]:
-    """All results: where processes share the file, in the order of the plan, and not in that of finishing."""
+    """All results, in the order of the plan if processes share the file."""
     if distributed.count() == 1:
         return results.results
     place = {tuple(run): index for index, run in enumerate(runs)}
@@ -169,7 +169,7 @@ def _of_all_processes(
 
 
 def _refuse_contradictions(outputs: Outputs) -> None:
-    """Raises UsageError for options of which one would do nothing."""
+    """Raises UsageError for options that exclude each other."""
     if outputs.resume and outputs.force:
         raise click.UsageError("--resume and --force contradict each other; give one of the two")
     for name, other in (("json", outputs.as_json), ("latex", outputs.latex)):
@@ -245,7 +245,7 @@ def _run_all(
 
 def _resume_hint(files: ComparisonFiles) -> str:
     kept = f"results so far: {files.results}" if files.results.exists() else f"no result yet; state: {files.folder}"
-    return f"Stopped; go on with --resume ({kept})"
+    return f"Stopped; continue with --resume ({kept})"
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""The options of ``atom-cli consume replay``. Many have no default of their own: the mode or the recipe fills them."""
+"""The options of ``atom-cli consume replay``. Many have no fixed default: the mode or the recipe fills them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DISTILLATION = ("factor", "storage", "iterations", "real_batch", "precision")
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What runs in a comparison; ``memory`` are the files of sets to replay."""
+    """What a comparison runs; ``memory`` are the files of the sets to replay."""
 
     policies: tuple[str, ...]
     memory: tuple[Path, ...]
@@ -41,7 +41,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Where results go, what of it may be there already, and in what form they are printed."""
+    """Output files, whether existing ones may be continued or replaced, and how results are printed."""
 
     output: Path | None
     resume: bool
@@ -52,7 +52,7 @@ class Outputs:
 
 
 def _has_modes(values: Mapping[str, Any]) -> bool:
-    """Whether any policy runs in the modes that are named; each baseline has one of its own."""
+    """Whether any policy runs in the named modes; each baseline has its own mode."""
     from atom_plugin.replay.plan import BASELINES
 
     named = set(values["policies"])
@@ -64,17 +64,17 @@ def _has_modes(values: Mapping[str, Any]) -> bool:
 ONLY_WITH = (
     OnlyWith("--mode replay", REPLAY_ALONE, lambda values: "replay" in values["modes"]),
     TABLE_PRINTED,
-    OnlyWith("a --policy that is no baseline", ("modes",), _has_modes),
+    OnlyWith("a --policy that is not a baseline", ("modes",), _has_modes),
 )
 
 
 def given(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of ``names`` that the user chose."""
+    """The ``names`` that the user gave."""
     return {name: options[name] for name in names if options[name] is not None}
 
 
 def stream_options(command: Command) -> Command:
-    """What arrives when, and what the memory holds."""
+    """The options for the stream and the memory."""
     return bundle(
         click.option(
             "--steps",
@@ -82,7 +82,7 @@ def stream_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=5,
             show_default=True,
-            help="Experiences the classes come in.",
+            help="Number of experiences that the classes are divided into.",
         ),
         click.option("--ipc", metavar="N", type=POSITIVE_INT, help="Memory images per class.  [required]"),
         click.option(
@@ -90,25 +90,25 @@ def stream_options(command: Command) -> Command:
             metavar="FILE",
             multiple=True,
             type=PATH,
-            help="A set to replay: one of all classes, or, given several times, one for every experience. Adds the "
-            "policy stored.",
+            help="Set to replay: one with all classes, or, given several times, one per experience. Adds the policy "
+            "stored.",
         ),
         click.option(
             "--distill",
             is_flag=True,
-            help="Distil each experience's classes when they come.  [default without --memory]",
+            help="Distil the classes of each experience when it arrives.  [default without --memory]",
         ),
         click.option(
             "--policy",
             "policies",
             metavar="NAME",
             multiple=True,
-            help="What the memory holds: a matcher's name (distilled), random, herding or k-center (real images; random-packed "
-            "packs them as the distilled ones), stored, several of these in equal parts (atom+herding), or a baseline: "
-            "real-ipc, real-bytes, gdumb, naive, joint, each in its own mode. May be given several times.  "
-            "[default: atom, or stored]",
+            help="Method that fills the memory: a matcher's name (distilled images), random, herding or k-center "
+            "(real images; random-packed packs them), stored (from --memory), several in equal parts "
+            "(atom+herding), or a baseline: real-ipc, real-bytes, gdumb, naive, joint, each with its own mode. "
+            "May be given several times.  [default: atom, or stored]",
         ),
-        click.option("--baselines", is_flag=True, help="Add random and herding and all five baselines."),
+        click.option("--baselines", is_flag=True, help="Also run random, herding and all five baselines."),
         click.option(
             "--mode",
             "modes",
@@ -116,8 +116,8 @@ def stream_options(command: Command) -> Command:
             multiple=True,
             default=("replay",),
             show_default=True,
-            help="replay: one network goes on with real images and memory; from-memory: after each step a fresh one sees the "
-            "memory alone, as the papers do it. May be given twice.",
+            help="replay: one network learns from the real images of the stream and the memory; from-memory: after "
+            "each step a new network learns from the memory alone, as in the papers. May be given twice.",
         ),
         click.option(
             "--orders",
@@ -125,7 +125,7 @@ def stream_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=3,
             show_default=True,
-            help="Class orders, seeds 0 to N-1.",
+            help="Number of class orders, with seeds 0 to N-1.",
         ),
         click.option(
             "--networks",
@@ -133,19 +133,19 @@ def stream_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=1,
             show_default=True,
-            help="Networks for each class order.",
+            help="Number of networks per class order.",
         ),
     )(command)
 
 
 def training_options(command: Command) -> Command:
-    """How networks are trained, and sets made."""
+    """The options for training networks and making sets."""
     return bundle(
         click.option(
             "--epochs",
             metavar="N",
             type=POSITIVE_INT,
-            help="Passes over each experience, or over the memory.  [default: 5 for replay, 300 from memory; the papers: 1001]",
+            help="Epochs on each experience, or on the memory.  [default: 5 for replay, 300 from memory; papers: 1001]",
         ),
         click.option(
             "--batch-size",
@@ -157,76 +157,83 @@ def training_options(command: Command) -> Command:
             "--lr",
             metavar="RATE",
             type=POSITIVE_FLOAT,
-            help="Learning rate; from memory times 0.1 at half.  [default: 0.01]",
+            help="Learning rate; from memory it is multiplied by 0.1 after half of the epochs.  [default: 0.01]",
         ),
         click.option(
             "--memory-augmentation",
             metavar="OPS",
-            help="Siamese operations on memory images, joined by _, or none.  [default: none for replay, all from memory]",
+            help="Siamese augmentation of the memory's images: operations joined by _, or none.  [default: none for "
+            "replay, all from memory]",
         ),
         click.option(
-            "--stream-augmentation", metavar="OPS", help="The same on the stream's images, in replay.  [default: none]"
+            "--stream-augmentation",
+            metavar="OPS",
+            help="Siamese augmentation of the stream's images, in replay: "
+            "operations joined by _, or none.  [default: none]",
         ),
         click.option(
             "--asymmetric-loss/--no-asymmetric-loss",
             default=None,
-            help="Compare the stream's images with the classes of their own experience alone, in replay (ER-ACE).  "
-            "[default: asymmetric]",
+            help="In replay, compute the loss of the stream's images over the classes of their own experience only "
+            "(ER-ACE).  [default: asymmetric]",
         ),
         click.option(
             "--finetune-steps",
             metavar="N",
             type=NON_NEGATIVE_INT,
-            help="Steps on the memory alone after each experience, in replay: balanced fine-tuning. Baselines take none.  "
-            "[default: 500]",
+            help="In replay, training steps on the memory alone after each experience (balanced fine-tuning); "
+            "baselines take none.  [default: 500]",
         ),
         click.option(
             "--normalisation",
             type=NORMALISATION,
-            help="The network's normalisation.  [default: the recipe's]",
+            help="Normalisation layer of the network.  [default: the recipe's]",
         ),
-        click.option("--width", metavar="N", type=POSITIVE_INT, help="The network's channels.  [default: 128]"),
+        click.option("--width", metavar="N", type=POSITIVE_INT, help="Channels of the network.  [default: 128]"),
         click.option(
-            "--zca/--no-zca", default=None, help="Whiten, fitted on the first experience.  [default: the recipe's]"
+            "--zca/--no-zca",
+            default=None,
+            help="Apply ZCA whitening, fitted on the first experience.  [default: the recipe's]",
         ),
         click.option(
             "--factor",
             metavar="N",
             type=POSITIVE_INT,
-            help="Tiles along each side of a stored image: 2 packs four images of half the side into one.  [default: 2 for "
-            "colour images of 32 pixels or more, else 1]",
+            help="Tiles along each side of a stored image: 2 packs four images of half the side into one.  "
+            "[default: 2 for colour images of 32 pixels or more, else 1]",
         ),
         click.option(
             "--storage",
             type=click.Choice(STORAGES),
-            help="How distilled images are stored; real ones are kept as uint8 pixels.  [default: uint8]",
+            help="Number format of distilled images; real images are always stored as uint8 pixels.  [default: uint8]",
         ),
         click.option(
             "--iterations",
             metavar="N",
             type=POSITIVE_INT,
-            help="Steps of each distillation.  [default: a third of the recipe atom's: every step of every order is one]",
+            help="Matching steps of each distillation; there is one distillation per step and class order.  "
+            "[default: a third of the recipe atom's]",
         ),
         click.option(
             "--real-batch",
             metavar="N",
             type=POSITIVE_INT,
-            help="Real images per class in each.  [default: the recipe's]",
+            help="Real images per class in each matching step.  [default: the recipe's]",
         ),
     )(command)
 
 
 def output_options(command: Command) -> Command:
-    """Where results go, and in what form."""
+    """The options for output files and printed results."""
     return bundle(
         click.option(
             "-o",
             "--output",
             metavar="PREFIX",
             type=PATH,
-            help="PREFIX.jsonl gets the results, PREFIX.png the curves, the folder PREFIX.memory the sets.  "
-            "[default: DATASET-replay-ipcN, with -seedN where --seed is not 0]",
+            help="Prefix of the outputs: PREFIX.jsonl has the results, PREFIX.png the curves, the folder "
+            "PREFIX.memory the sets.  [default: DATASET-replay-ipcN, with -seedN if --seed is not 0]",
         ),
-        click.option("--resume", is_flag=True, help="Go on with a stopped comparison, or add runs to it."),
+        click.option("--resume", is_flag=True, help="Continue a stopped comparison, or add runs to a finished one."),
         click.option("--markdown", is_flag=True, help="Print the table as Markdown."),
     )(command)

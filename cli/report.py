@@ -1,4 +1,4 @@
-"""``atom-cli report``: sets, the runs that made them and what networks learn from them, on one page."""
+"""``atom-cli report``: one page with sets, the runs that made them, and the accuracy of networks trained on them."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
     shown="data_dir output results title per_class embedding force quiet",
 )
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=PATH)
-@click.option("-o", "--output", metavar="FILE.html", type=PATH, required=True, help="The page to write.")
+@click.option("-o", "--output", metavar="FILE.html", type=PATH, required=True, help="File of the page.")
 @click.option(
     "--results",
     metavar="FILE.jsonl",
     type=PATH,
-    help="Show the networks of this file, which consume evaluate --results wrote, as a table and a chart.",
+    help="Add a table and a chart of the accuracies in this file, written by consume evaluate --results.",
 )
-@click.option("--title", metavar="TEXT", help="The page's heading.  [default: the names of the files]")
+@click.option("--title", metavar="TEXT", help="Heading of the page.  [default: the names of the files]")
 @click.option(
     "--per-class",
     metavar="N",
     type=POSITIVE_INT,
     default=10,
     show_default=True,
-    help="Show at most so many images of each class.",
+    help="Number of images of each class on the page, at most.",
 )
 @click.option(
     "--embedding",
     type=click.Choice(["pca", "tsne", "none"]),
     default="pca",
     show_default=True,
-    help="Draw synthetic images as points among real ones, where a network places them.",
+    help="Draw the embeddings of synthetic and real images as points in a plane.",
 )
 @placing_network_option(default="random")
 @other_source_options(default="the one that each set names")
@@ -73,11 +73,11 @@ def report(
     force: bool,
     **options: Any,
 ) -> None:
-    """Write one page on the sets in FILEs, side by side, that any browser shows without a network.
+    """Write one HTML page that compares the sets in FILEs side by side and opens in any browser without a network.
 
-    It has the images in true colours, what made them, the loss over the steps from the log beside each set, the nearest real
-    images, the sets' place among real ones, and with --results accuracies. Real images are those of the source that each set
-    names; where they are not at hand, the page says why.
+    The page shows the images in true colours, how the sets were made, the loss curve from each set's log, the nearest real
+    images, a map of the embeddings, and with --results the accuracies. Real images come from the source that each set names; if
+    a source is missing, the page says why.
 
     \b
     Examples:
@@ -122,7 +122,7 @@ def _embedding(options: dict[str, Any]) -> EmbeddingMapConfig | None:
 def _sources(
     names: Sequence[str], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
 ) -> tuple[list[SourceData | None], dict[str, str]]:
-    """Each set's source, None where it is not at hand, and why that is, by name. One that options are about must be there."""
+    """The source of each set, None if it is missing, and the reasons by name. A source that options name must be there."""
     from atom_plugin.datasets import SourceRequest
     from atom_plugin.errors import AtomError
     from atom_plugin.evaluation import load_test_sources
@@ -139,5 +139,5 @@ def _sources(
             found += load_test_sources([name], [held], None, request)
         except AtomError as error:
             found.append(None)
-            absent[name] = f"The real images are not at hand: {error}"
+            absent[name] = f"The real images are missing: {error}"
     return found, absent

@@ -1,4 +1,4 @@
-"""``atom-cli consume score``: how near a set comes to all real images, and how far it is above random ones."""
+"""``atom-cli consume score``: compare a set with all real images and with random real images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     type=POSITIVE_INT,
     default=100,
     show_default=True,
-    help="Passes over all real images.",
+    help="Training epochs on all real images.",
 )
 @click.option(
     "--full-repeats",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     "--full-accuracy",
     metavar="SHARE",
     type=Number(float, above=0, at_most=1),
-    help="Accuracy on all real images, 0 to 1, if known.  [default: train]",
+    help="Accuracy of training on all real images, 0 to 1, if you know it.  [default: train to measure it]",
 )
 @click.option(
     "--ior-weight",
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     type=Number(float, at_least=0, at_most=1),
     default=0.5,
     show_default=True,
-    help="Weight of IOR in LRS, 0 to 1; HLR gets the rest.",
+    help="Weight of IOR in LRS, 0 to 1; HLR has the rest.",
 )
 @training_options
 @other_source_options(default="the one that the set names")
@@ -95,10 +95,11 @@ def score(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Score sets as DD-Ranking does: HLR, IOR and LRS, on shares, after the last epoch.
+    """Score sets with the metrics of DD-Ranking: HLR, IOR and LRS, as fractions of 1, after the last epoch.
 
-    HLR is what a set lacks to all real images, IOR what it has above as many random ones trained alike, LRS the two in one
-    number from 0 to 1 (docs/scores.md). Real images are those of the source that the set names; --dataset names another.
+    HLR (hard-label recovery) is the accuracy on all real images minus that on the set. IOR (improvement over random) is the
+    accuracy on the set minus that on equally many random real images with the same training. LRS combines both in one number
+    from 0 to 1 (docs/scores.md). Real images come from the source that the set names, or from --dataset.
 
     \b
     Example:
@@ -113,7 +114,9 @@ def score(
     sets = [store.read(file) for file in files]
     sources = load_test_sources(list(map(str, files)), sets, dataset, request)
     if full_accuracy is not None and len({source.fingerprint for source in sources}) > 1:
-        raise click.UsageError("--full-accuracy belongs to one image source, the files name several; score them apart")
+        raise click.UsageError(
+            "--full-accuracy belongs to one image source, but the files name several; score them in separate commands"
+        )
     known = None if full_accuracy is None else FullData(accuracies=(full_accuracy,))
     scored: Scored = []
     for file, synthetic_set, data in zip(files, sets, sources, strict=True):
@@ -139,7 +142,7 @@ def score(
 def _trained_before(
     synthetic_set: SyntheticSet, data: SourceData, network: ConvNetConfig, scored: Scored
 ) -> FullData | None:
-    """What the same network reached on the same images under the same preprocessing, for a set earlier on the line."""
+    """The accuracy that an earlier set's networks reached with the same network, images and preprocessing."""
     for other, source, result in scored:
         if source is data and result.network == network and other.preprocessing.matches(synthetic_set.preprocessing):
             return result.full

@@ -1,4 +1,4 @@
-"""``atom-cli consume search``: architectures ranked by what they learn from a small set."""
+"""``atom-cli consume search``: rank architectures by training them on a small set."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def search(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Train many architectures on each set, rank them, and compare the ranking with that of training on all real images.
+    """Train many architectures on each set, rank them, and compare the ranking with training on all real images.
 
-    Accuracies are those on validation images, which the sets were best made without (distill --validation; else a tenth of the
-    training images is taken). The model that a proxy finds is then trained on everything, and tested. A candidate that cannot
-    take the images, or whose loss blows up, is a row with the reason (docs/search.md).
+    Accuracy is measured on validation images. Make the sets with distill --validation, so that they have not seen these images;
+    otherwise a tenth of the training images is held out now. The best model of a proxy is then trained on all images, and
+    tested. A candidate that cannot take the images, or whose loss diverges, gets a row with the reason (docs/search.md).
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What ``atom-cli consume search`` runs: its sets read, its candidates looked at, the time it takes, and its networks."""
+"""The jobs of ``atom-cli consume search``: read the sets, check the candidates, predict the time, train the networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def space_of(searched: Searched, seed: int) -> tuple[Space, str]:
-    """The candidates, and in words how they were come by."""
+    """The candidates, and a description of how they were chosen."""
     from atom_plugin.search.space import Space
 
     whole = Space.from_toml(searched.space) if searched.space.endswith(".toml") else Space.named(searched.space)
@@ -41,7 +41,7 @@ def space_of(searched: Searched, seed: int) -> tuple[Space, str]:
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
-    """The files' names without their folders, where these are not needed to tell them apart."""
+    """The files' names, without folders unless two names are equal."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else list(map(str, files))
 
@@ -49,8 +49,9 @@ def short_names(files: Sequence[Path]) -> list[str]:
 def searched_source(
     files: Sequence[Path], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
 ) -> tuple[SourceData, bool]:
-    """The source of all sets, with validation images: those that the sets were made without, or else some that are held out
-    now; and whether the sets were made without them. Raises ConfigError where there are two sources or two such parts.
+    """The source of all sets with validation images, and whether the sets were made without them. The validation images are
+    those held out of the sets, or else some that are held out now. Raises ConfigError if the sets have two sources or two
+    validation parts.
     """
     from atom_plugin.datasets.validation import hold_out
     from atom_plugin.evaluation import check_validation_parts, load_test_sources
@@ -63,12 +64,13 @@ def searched_source(
         check_validation_parts(names, sources)
         for name, given in (("--validation", request.validation), ("--split-seed", request.seed)):
             if given is not None:
-                raise ConfigError(f"{names[0]}: was made without validation images of its own; leave {name} out")
+                raise ConfigError(f"{names[0]}: was made without its own validation images; leave {name} out")
         return sources[0], True
     for name, source in zip(names, sources, strict=True):
         if source.fingerprint != sources[0].fingerprint:
             raise ConfigError(
-                f"{name}: is of other images ({source.name}) than {names[0]} ({sources[0].name}); search on sets of one source"
+                f"{name}: has other images ({source.name}) than {names[0]} ({sources[0].name}); search on sets of "
+                "one source"
             )
     amount = VALIDATION if request.validation is None else request.validation
     return hold_out(sources[0], amount, seed=request.seed or 0), False
@@ -81,7 +83,7 @@ def prepared(
     compared: Compared,
     plan: ProxyPlan,
 ) -> Search:
-    """The search that the options ask for. Raises AtomError for what does not fit."""
+    """The search that the options describe. Raises AtomError for choices that do not fit together."""
     from atom_plugin.search.forecast import examine
     from atom_plugin.search.searching import Search
     from atom_plugin.search.workloads import proxies, reference
@@ -104,7 +106,7 @@ def prepared(
 
 
 def forecast(search: Search, finished: NetworkResultsFile | None, device: torch.device) -> str:
-    """How many networks there are, and what they take; a line."""
+    """One line with the number of networks and the predicted time."""
     from atom_plugin.evaluation.training import TrainingRun
     from atom_plugin.runtime import distributed
 
@@ -118,7 +120,7 @@ def forecast(search: Search, finished: NetworkResultsFile | None, device: torch.
 
 
 def described(search: Search, *, unseen: bool) -> dict[str, str]:
-    """What was searched on, and how, in words; ``unseen``: whether the sets were made without the validation images."""
+    """A description of images and training; ``unseen``: whether the sets were made without the validation images."""
     from atom_plugin.evaluation.results import augmentation_name
 
     source, training = search.source, search.proxies[0].training

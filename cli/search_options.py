@@ -1,4 +1,4 @@
-"""The options of ``atom-cli consume search``: what is searched, by which proxies, and what is written."""
+"""The options of ``atom-cli consume search``: candidates, proxies and output files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atom_plugin.cli.training_options import names_joined_by_commas
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """Which candidates are compared."""
+    """The options that choose the candidates."""
 
     space: str
     pick: str | None
@@ -24,7 +24,7 @@ class Searched:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What candidates are trained on; ``reference`` is its kind and its epochs."""
+    """The training of candidates; ``reference`` is its kind and its epochs."""
 
     proxy: list[str]
     repeats: int
@@ -35,7 +35,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What is written and printed."""
+    """Output files and the form of the printed results."""
 
     results: Path | None
     csv_file: Path | None
@@ -74,28 +74,32 @@ def _proxies(ctx: click.Context, param: click.Parameter, given: str) -> list[str
 
 
 def space_options(command: Command) -> Command:
-    """Which candidates are compared."""
+    """The options that choose the candidates."""
     return bundle(
         click.option(
             "--space",
             metavar="NAME",
             default="convnet-720",
             show_default=True,
-            help="Architectures to compare: convnet-720, or a file FILE.toml with a grid of ConvNets or a list of models.",
+            help="Architectures to compare: convnet-720 (720 ConvNets), or a TOML file with a grid of ConvNets or a "
+            "list of models.",
         ),
         click.option(
             "--pick",
             metavar="FIELD=VALUE,…",
-            help="Compare only those of the space that have these values, as depth=3,width=64|128.",
+            help="Compare only the architectures with these values, e.g. depth=3,width=64|128.",
         ),
         click.option(
-            "--sample", metavar="N", type=POSITIVE_INT, help="Compare N of them, drawn by --seed.  [default: all]"
+            "--sample",
+            metavar="N",
+            type=POSITIVE_INT,
+            help="Compare N random architectures of the space, drawn with --seed.  [default: all]",
         ),
     )(command)
 
 
 def proxy_options(command: Command) -> Command:
-    """What candidates are trained on."""
+    """The options for the training of candidates."""
     return bundle(
         click.option(
             "--proxy",
@@ -103,8 +107,9 @@ def proxy_options(command: Command) -> Command:
             default="random,herding,early-stopping",
             show_default=True,
             callback=_proxies,
-            help="Proxies beside the sets: random, herding, k-center or forgetting choose as many real images as a set has, "
-            "early-stopping trains on all until as many were shown; or none.",
+            help="Other training data to compare with the sets: random, herding, k-center or forgetting select as "
+            "many real images as a set has, early-stopping trains on all real images for as many images as a "
+            "set's training; or none.",
         ),
         click.option(
             "--repeats",
@@ -112,7 +117,7 @@ def proxy_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=1,
             show_default=True,
-            help="Networks per candidate and proxy; their mean counts.",
+            help="Networks per candidate and proxy; the mean accuracy counts.",
         ),
         click.option(
             "--reference",
@@ -120,39 +125,41 @@ def proxy_options(command: Command) -> Command:
             default="full:20",
             show_default=True,
             callback=_reference,
-            help="What proxies stand for: full:EPOCHS trains every candidate on all real images, best:EPOCHS only the best of "
-            "each proxy, and none nothing.",
+            help="Reference for the proxies' rankings: full:EPOCHS trains every candidate on all real images, "
+            "best:EPOCHS only the best candidate of each proxy; or none.",
         ),
         click.option(
             "--reference-ipc",
             metavar="N",
             type=POSITIVE_INT,
-            help="Real images per class that the reference trains on.  [default: all]",
+            help="Real images per class for the reference.  [default: all]",
         ),
         click.option(
             "--halving",
             is_flag=True,
-            help="Train all on each proxy for a ninth of the epochs, the best third for a third, and the best third of these "
-            "for all of them.",
+            help="Successive halving: train all candidates for a ninth of the epochs, the best third for a third, "
+            "and the best third of those for all epochs.",
         ),
     )(command)
 
 
 def result_options(command: Command) -> Command:
-    """What is written and printed."""
+    """The options for output files and printed results."""
     return bundle(
         click.option(
             "--results",
             metavar="FILE.jsonl",
             type=PATH,
-            help="Add each finished network to this file, and skip those that stand in it: a stopped search goes on.",
+            help="Append each trained network's results to FILE, and skip networks already in FILE, so that a "
+            "stopped search continues.",
         ),
         click.option("--csv", "csv_file", metavar="FILE.csv", type=PATH, help="Write all candidates as CSV."),
         click.option(
             "--chart",
             metavar="FILE",
             type=PATH,
-            help="Draw each proxy against the reference, a point per candidate: .png, .jpg, .svg or .pdf.",
+            help="Draw the accuracies of each proxy against the reference, one point per candidate: .png, .jpg, "
+            ".svg or .pdf.",
         ),
         click.option(
             "--top",
@@ -160,7 +167,8 @@ def result_options(command: Command) -> Command:
             type=POSITIVE_INT,
             default=10,
             show_default=True,
-            help="Candidates in the printed ranking, and of a proxy's choice whose regret is shown.",
+            help="Number of candidates in the printed ranking, and in each proxy's choice for which regret is "
+            "reported.",
         ),
-        click.option("--dry-run", is_flag=True, help="Say what would be trained, and how long that takes, and stop."),
+        click.option("--dry-run", is_flag=True, help="Print what would be trained and the predicted time, and exit."),
     )(command)

@@ -1,4 +1,4 @@
-"""One set for each of several seeds: ``--seeds``, the names of their files, and what is said of them together."""
+"""``--seeds``: one set for each of several seeds, and the names of their files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Seeds(_SeedsType):
     name = "seeds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The seeds in their order. Raises UsageError for what is none, for a seed named twice, and for too many."""
+        """The seeds in their order. Raises UsageError for invalid seeds, for a seed named twice, and for too many seeds."""
         label = "the seeds" if param is None else option_label(param)
         seeds: list[int] = []
         for part in str(value).split(","):
@@ -55,19 +55,21 @@ def seeds_option(command: Command) -> Command:
         "--seeds",
         metavar="N-M|N,M,…",
         type=Seeds(),
-        help="Make one set for each of these seeds, in files named with -seedN where N is not 0.",
+        help="Make one set for each of these seeds; each file name gets -seedN if N is not 0.",
     )(command)
 
 
 def seeds_of(ctx: click.Context, seed: int, seeds: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Those of the command. Raises UsageError where both options are given."""
+    """The seeds of the command. Raises UsageError if both options are given."""
     if seeds and is_given(ctx, "seed"):
         raise click.UsageError("--seed and --seeds contradict each other; give one of the two", ctx)
     return seeds or (seed,)
 
 
 def output_of(output: Path | None, parts: Sequence[str], seed: int, *, swept: bool) -> Path:
-    """The file of a seed's set: ``output``, with the seed in its name in a sweep, or else named after its ``parts``."""
+    """The file of a seed's set: ``output``, with the seed in its name if there are several, or a default name from its
+    ``parts``.
+    """
     if output is None:
         return default_name(*parts, seed=seed, suffix=".h5")
     return output.with_name(str(default_name(output.stem, seed=seed, suffix=output.suffix))) if swept else output

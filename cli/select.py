@@ -1,4 +1,4 @@
-"""``atom-cli select``: real images as a set of the same format, the baseline that a distilled set has to beat."""
+"""``atom-cli select``: a set of real images, as a baseline for distilled sets."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _computes(values: Mapping[str, Any]) -> bool:
 
 
 def _config(data: SourceData, options: Mapping[str, Any]) -> SelectConfig:
-    """For the images of ``data``, with the atom recipe's choices for the rest."""
+    """The config for the images of ``data``; the atom recipe fills the rest."""
     given = given_fields(SelectConfig, options)
     return SelectConfig.from_recipe("atom", image_shape=data.image_shape, zca=options["zca"], **given)
 
 
 def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """For ``--print-config``: what the recipe fills."""
+    """For ``--print-config``: the recipe's values."""
     from atom_plugin.datasets import load_source
 
     _refuse_contradictions(values)
@@ -56,11 +56,14 @@ def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_contradictions(options: Mapping[str, Any]) -> None:
-    """Raises UsageError for options that are missing, or of which one would do nothing."""
+    """Raises UsageError for options that are missing or that exclude each other."""
     if options["ipc"] is None:
         raise click.UsageError("--ipc is missing; say how many images per class you want, e.g. --ipc 10")
     if options["preprocessing_of"] and any(options[name] is not None for name in _PREPROCESSING):
-        raise click.UsageError("--preprocessing-of excludes --standardise, --zca and --zca-eps: the file decides")
+        raise click.UsageError(
+            "--preprocessing-of excludes --standardise, --zca and --zca-eps, because the file "
+            "fixes them; leave these out"
+        )
 
 
 @click.command(
@@ -77,7 +80,7 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
     "--preprocessing-of",
     metavar="FILE",
     type=PATH,
-    help="Take the preprocessing of this set, so that the two compare.  [default: the atom recipe's]",
+    help="Use the preprocessing of this set, for a fair comparison with it.  [default: the atom recipe's]",
 )
 @device_option
 @output_option("DATASET-METHOD-ipcN.h5")
@@ -100,9 +103,9 @@ def select(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Select real images into a set of the same format: the baseline.
+    """Select real images into a set, as a baseline for distilled sets.
 
-    docs/selection.md says what each method chooses, and what it costs.
+    docs/selection.md describes each method and its cost.
 
     \b
     Example:
@@ -130,8 +133,8 @@ def select(
     fitted_on = data.fingerprint if fitted is None else fitted.provenance.source.get("fingerprint")
     if data.validation is not None and fitted_on != data.fingerprint:
         raise ConfigError(
-            f"{preprocessing_of}: its preprocessing was fitted on other images than those that --validation leaves; take a "
-            "set made with the same --validation"
+            f"{preprocessing_of}: its preprocessing was fitted on other training images than --validation leaves; "
+            "give a set made with the same --validation"
         )
     config = _config(data, options)
     preprocessing = None if fitted is None else fitted.preprocessing

@@ -29,7 +29,7 @@ class Size(_SizeType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Raises UsageError for what is no amount, or in no known unit."""
+        """Raises UsageError for a wrong amount or an unknown unit."""
         label = "the size" if param is None else option_label(param)
         found = _FORM.fullmatch(str(value).strip())
         if found is None:

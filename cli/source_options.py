@@ -1,4 +1,4 @@
-"""The options that say which real images, and how they are read."""
+"""The options that choose real images and how they are read."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OF_IMAGES = ("image_size", "test_fraction", "split_seed", "class_order", "bit_de
 _OF_SOURCE = ("data_dir", "download", "cache_dir", "workers")
 
 WITH_DATASET = OnlyWith("--dataset", OF_IMAGES, lambda values: values["dataset"])
-"""For commands that take the source of a set unless another is named."""
+"""For commands that use a set's source by default."""
 
 WITH_SOURCE = OnlyWith("--dataset", (*OF_IMAGES, *_OF_SOURCE), lambda values: values["dataset"])
-"""For commands that need no source unless one is named."""
+"""For commands that use a source only if one is given."""
 
 WITH_DATA_DIR = OnlyWith("--data-dir", ("keep_paths",), lambda values: values["data_dir"])
-"""For commands that make a set of a source."""
+"""For commands that make a set from a source."""
 
 OF_SOURCE = ("dataset", *OF_IMAGES, *_OF_SOURCE)
 """The parameters of all source options."""
@@ -34,25 +34,25 @@ _OF_REQUEST = {*OF_IMAGES, *_OF_SOURCE, "validation"}
 
 
 def source_options(command: Command) -> Command:
-    """The options that say which real images: the command gets ``dataset`` (str) and ``request`` (SourceRequest)."""
+    """The options that choose real images: the command gets ``dataset`` (str) and ``request`` (SourceRequest)."""
     return _options(click.option("--dataset", default="digits", show_default=True, **_DATASET))(command)
 
 
 def other_source_options(*, default: str) -> Callable[[Command], Command]:
-    """As :func:`source_options`, but ``dataset`` is None where it is not given; ``default`` says what holds then."""
+    """As :func:`source_options`, but ``dataset`` is None if it is not given; ``default`` describes the default."""
     words = f"{_DATASET['help']}  [default: {default}]"
     return _options(click.option("--dataset", **{**_DATASET, "help": words}))
 
 
 _DATASET: dict[str, Any] = {
     "metavar": "NAME",
-    "help": "Image source: digits (embedded), mnist, fashion-mnist, svhn, cifar10, cifar100, "
-    "folder (your own images, with --data-dir), packed (a folder with decoded images, images.h5), or a plugin's.",
+    "help": "Image source: digits (included), mnist, fashion-mnist, svhn, cifar10, cifar100, folder (your images in "
+    "--data-dir), packed (a folder with decoded images, images.h5), or a plugin's source.",
 }
 
 
 def source_request(values: Mapping[str, Any]) -> SourceRequest:
-    """The request that the values of source options, by parameter, make; ``--validation`` where the command has it."""
+    """The request for the values of source options, by parameter, with ``--validation`` if the command has it."""
     from atom_plugin.datasets import SourceRequest
 
     fields = {name: values[name] for name in (*OF_IMAGES, *_OF_SOURCE) if name != "split_seed"}
@@ -80,70 +80,75 @@ def _options(dataset: Callable[..., Any]) -> Callable[[Command], Command]:
             "--data-dir",
             metavar="FOLDER",
             type=FOLDER,
-            help="Where the source's files are, or go.  [default: the source's own place]",
+            help="Folder of the source's files; downloads go there too.  [default: the source's own folder]",
         ),
         click.option(
             "--image-size",
             metavar="PIXELS",
             type=POSITIVE_INT,
-            help="Resize images to this side, square.  [default: the source's own size]",
+            help="Resize images to squares of this side.  [default: the source's own size]",
         ),
-        click.option("--download", is_flag=True, help="Fetch the source's files even where they are present."),
+        click.option("--download", is_flag=True, help="Download the source's files even if they exist."),
         click.option(
             "--test-fraction",
             metavar="SHARE",
             type=FRACTION,
-            help="Share of a folder without test/ or val/ that is kept for testing, 0 to 1.  [default: 0.2]",
+            help="Fraction of the images used for testing, 0 to 1, for a folder without test/ or val/.  [default: 0.2]",
         ),
         click.option(
             "--split-seed",
             metavar="N",
             type=SEED,
             # Apart from --seed, so that sets made with different seeds are tested on the same images.
-            help="Seed of the split of a folder without test/ or val/, and of the images that --validation holds out.  "
-            "[default: 0]",
+            help="Seed that splits a folder without test/ or val/ into training and test images, and chooses the "
+            "images of --validation.  [default: 0]",
         ),
         click.option(
             "--cache-dir",
             metavar="FOLDER",
             type=FOLDER,
-            help="Where decoded images are kept.  [default: the user's cache folder]",
+            help="Folder for decoded images.  [default: the user's cache folder]",
         ),
         click.option(
             "--workers",
             metavar="N",
             type=POSITIVE_INT,
-            help="Processes that decode images.  [default: one per core]",
+            help="Number of processes that decode images.  [default: one per core]",
         ),
         click.option(
             "--class-order",
             type=click.Choice(["name", "natural"]),  # written out: importing them takes Pillow
-            help="Of a folder: class ids in the order of names, or with numbers by value, 2 before 10.  [default: name]",
+            help=(
+                "Order of class ids of a folder source: by name, or natural, with numbers by value (2 before 10).  "
+                "[default: name]"
+            ),
         ),
         click.option(
             "--bit-depth",
             metavar="BITS",
             type=Number(int, at_least=8, at_most=16),
-            help="Of a folder: how many bits its 16-bit grey images use, such as 12.  [default: 16]",
+            help="Number of bits that the 16-bit grey images of a folder source use, e.g. 12.  [default: 16]",
         ),
         click.option(
             "--max-pixels",
             metavar="N",
             type=POSITIVE_INT,
-            help="Of a folder: refuse image files of more pixels than that.  [default: 89,478,485]",
+            help="Refuse images with more pixels, for a folder source.  [default: 89,478,485]",
         ),
-        click.option("--follow-links", is_flag=True, help="Of a folder: follow links that lead out of it as well."),
+        click.option(
+            "--follow-links", is_flag=True, help="Follow links that lead out of the folder, for a folder source."
+        ),
         _with_request,
     )
 
 
 def validation_option(command: Command) -> Command:
-    """``--validation``, beside :func:`source_options`: the command's ``request`` holds it."""
+    """``--validation``, to use with :func:`source_options`: the command's ``request`` has it."""
     return click.option(
         "--validation",
         metavar="FRACTION|N",
         type=Number(float, above=0),
-        help="Hold out a part of each class's training images, a share below 1 or their number, for `consume evaluate --on "
+        help="Hold out training images of each class, a fraction below 1 or a number, for `consume evaluate --on "
         "validation`.",
     )(command)
 
@@ -153,6 +158,6 @@ def keep_paths_option(command: Command) -> Command:
     return click.option(
         "--keep-paths",
         is_flag=True,
-        help="Store the absolute path of --data-dir in the set.  [default: relative to the set, or not at all where the two "
-        "share no folder but the root]",
+        help="Store the absolute path of --data-dir in the set.  [default: a path relative to the set, or no path "
+        "if the two share no folder but the root]",
     )(command)

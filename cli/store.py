@@ -1,4 +1,4 @@
-"""`atom-cli store`: look at stored sets, verify, export, import, merge and subset them."""
+"""`atom-cli store`: show, verify, export, import, merge and subset sets."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 _file_argument = click.argument("file", type=PATH)
 _files_argument = click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
 _output_option = click.option(
-    "-o", "--output", metavar="PATH", type=PATH, required=True, help="Where to write; see --force."
+    "-o", "--output", metavar="PATH", type=PATH, required=True, help="File to write; --force replaces an existing one."
 )
 
 
 @click.group()
 def store() -> None:
-    """Look at, verify, export, import, merge and subset stored sets."""
+    """Show, verify, export, import, merge and subset sets."""
 
 
 @store.command(cls=CheckedCommand)
 @_file_argument
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Print what FILE says of itself.
+    """Print the metadata of FILE.
 
-    Pixels are not read, nor is the checksum compared; see verify.
+    Reads no pixels and does not check the checksum; use verify for that.
     """
     from atom_plugin.store import read_header
 
@@ -55,7 +55,7 @@ def info(file: Path, as_json: bool) -> None:
 def verify(ctx: click.Context, files: tuple[Path, ...]) -> None:
     """Check every byte of each FILE.
 
-    Prints a line for each, OK or what is wrong; the exit code is 1 if any fails.
+    Prints one line per file: OK, or the error. The exit code is 1 if any file fails.
     """
     from atom_plugin.store import verify as verify_file
 
@@ -83,9 +83,9 @@ store.add_command(import_)
 @_output_option
 @force_option
 def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
-    """Join sets of one source into one.
+    """Join sets of the same source into one.
 
-    Their class names and preprocessing must be the same. The images stand class by class afterwards.
+    The sets must have the same class names and preprocessing. The joined set is sorted by class.
     """
     claim([Output(path=output, option="-o", replace=force)], inputs=files)
     from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
@@ -102,13 +102,15 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 @_output_option
 @force_option
 def subset(file: Path, chosen: ChosenClasses, ipc: int | None, output: Path, force: bool) -> None:
-    """Keep only some classes of FILE, in the order given, or the first images of each.
+    """Keep some classes of FILE, in the given order, or the first images of each class.
 
-    Images stand class by class in that order, and keep the ids of their classes. The first images of a nested set (distill
-    --nested) are a set of their own; of another set they are a part that was never meant to stand alone.
+    The result is sorted by class in that order, and keeps the class ids. In a nested set (distill --nested) the first images of
+    each class form a good set; in other sets they were not optimised to be used alone.
     """
     if not chosen and ipc is None:
-        raise click.UsageError("nothing is chosen; give --classes NAMES, --class-ids IDS or --ipc N")
+        raise click.UsageError(
+            "no classes and no number of images given; give --classes NAMES, --class-ids IDS or --ipc N"
+        )
     claim([Output(path=output, option="-o", replace=force)], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -118,7 +120,9 @@ def subset(file: Path, chosen: ChosenClasses, ipc: int | None, output: Path, for
         kept = kept.first(ipc)
         if ipc not in held.prefixes:
             nested = f"is nested at {', '.join(map(str, held.prefixes))} images" if held.prefixes else "is not nested"
-            echo(f"note: {file} {nested}: its first {ipc} were not made to stand alone", err=True)
+            echo(
+                f"note: {file} {nested}: its first {ipc} images per class were not optimised to be used alone", err=True
+            )
     kept.save(output, force=force)
     echo(output)
 
@@ -195,7 +199,7 @@ def _learned(header: SetHeader) -> dict[str, str]:
 
 
 def _grown_from(config: Mapping[str, Any]) -> dict[str, str]:
-    """What came before, the oldest first; nothing for a set that was not extended."""
+    """The earlier parts of an extended set, oldest first; empty for a set that was not extended."""
     parts = [
         f"{sum(part.get('images', {}).values())} images of {len(part.get('images', {}))} classes ({part.get('method')}, "
         f"{part.get('iterations')} iterations, seed {part.get('seed')})"
@@ -206,7 +210,7 @@ def _grown_from(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _storage(header: SetHeader) -> str:
-    """How images are stored, with the bytes of as many real ones beside them."""
+    """How images are stored, with their bytes compared with as many real images."""
     tiles = header.factor**2
     packed = f", each of {tiles} tiles: {header.shape[0] * tiles} images" if tiles > 1 else ""
     return f"{header.storage}{packed}; {header.image_bytes:,} bytes{_share(header, header.image_bytes)}"

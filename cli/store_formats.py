@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """What an import is told beside the file; ``dataset`` None where none is named."""
+    """The import's options; ``dataset`` is None if none is named."""
 
     like: Path | None
     dataset: str | None
@@ -58,7 +58,7 @@ def _list_formats(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
 
 
 def _format_options(command: Command) -> Command:
-    """What both directions share: the command gets ``format_`` and ``option``."""
+    """The options of both directions: the command gets ``format_`` and ``option``."""
     return bundle(
         click.option(
             "--format",
@@ -66,7 +66,7 @@ def _format_options(command: Command) -> Command:
             metavar="NAME",
             required=True,
             callback=_format_name,
-            help="The other toolkit's format (see --list-formats).",
+            help="File format of another toolkit (see --list-formats).",
         ),
         click.option(
             "--list-formats",
@@ -74,15 +74,22 @@ def _format_options(command: Command) -> Command:
             is_eager=True,
             expose_value=False,
             callback=_list_formats,
-            help="List the formats and what they can do.",
+            help="List the formats and whether they can be exported and imported.",
         ),
-        click.option("-o", "--output", metavar="PATH", type=PATH, required=True, help="Where to write; see --force."),
+        click.option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            type=PATH,
+            required=True,
+            help="File or folder to write; --force replaces an existing one.",
+        ),
         click.option(
             "--option",
             metavar="KEY=VALUE",
             multiple=True,
             callback=key_value_pairs,
-            help="An option of the format (docs/formats.md has them); may be repeated.",
+            help="Set an option of the format (see docs/formats.md); may be repeated.",
         ),
         force_option,
     )(command)
@@ -94,12 +101,12 @@ def _format_options(command: Command) -> Command:
 @click.option(
     "--pixels",
     type=click.Choice(["preprocessed", "true-colour"]),
-    help="For npz and pt: as stored, or with the preprocessing undone.  [default: preprocessed]",
+    help="For npz and pt: pixels as stored, or with the preprocessing undone.  [default: preprocessed]",
 )
 def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], force: bool, pixels: str | None) -> None:
     """Write FILE in another format.
 
-    What the format cannot hold is converted, which is said on stderr, or refused.
+    Data that the format cannot represent is converted, with a note on stderr, or refused.
 
     \b
     Examples:
@@ -124,29 +131,48 @@ def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], fo
 )
 @click.argument("paths", metavar="PATH...", type=PATH, nargs=-1, required=True)
 @_format_options
-@click.option("--like", metavar="FILE", type=PATH, help="A set of ours of the same source: names and preprocessing.")
+@click.option(
+    "--like",
+    metavar="FILE",
+    type=PATH,
+    help="A set of this package with the same source, for class names and preprocessing.",
+)
 @other_source_options(default="none")
 @keep_paths_option
 @click.option(
     "--classes",
     metavar="NAMES",
     multiple=True,
-    help="Class names in the order of their ids, comma separated; or repeat the option, a name each.",
+    help="Class names in the order of their ids, comma separated; or repeat the option, one name each.",
 )
 @click.option(
     "--class-map",
     metavar="FILE",
     type=PATH,
-    help="A text or JSON file that names the class of each id in PATH; ids become those of --like, --dataset or --classes.",
-)
-@click.option("--mean", metavar="NUMBERS", help="Of the imported set, per channel, comma separated, in [0, 1].")
-@click.option("--std", metavar="NUMBERS", help="Likewise its standard deviation.")
-@click.option("--method", metavar="NAME", help="What made the images.  [default: unknown]")
-@click.option(
-    "--experiment", metavar="N", type=Number(int, at_least=0), help="Which of a file's experiments, counted from 0."
+    help="Text or JSON file with the class name of each id in PATH; ids are renumbered as in --like, --dataset or "
+    "--classes.",
 )
 @click.option(
-    "--trust-pickle", is_flag=True, help="Let the file run code as it is read. Only for files of people you trust."
+    "--mean",
+    metavar="NUMBERS",
+    help="Mean of each channel with which PATH was standardised, comma separated, in [0, 1].",
+)
+@click.option(
+    "--std",
+    metavar="NUMBERS",
+    help="Standard deviation of each channel with which PATH was standardised, comma separated.",
+)
+@click.option("--method", metavar="NAME", help="Name of the method that made the images.  [default: unknown]")
+@click.option(
+    "--experiment",
+    metavar="N",
+    type=Number(int, at_least=0),
+    help="Number of the experiment to read from a file with several, from 0.",
+)
+@click.option(
+    "--trust-pickle",
+    is_flag=True,
+    help="Let the file run code while it is read. Use only for files from people you trust.",
 )
 @gathered("beside", Beside)
 def import_(
@@ -162,9 +188,10 @@ def import_(
     experiment: int | None,
     trust_pickle: bool,
 ) -> None:
-    """Make a set file of PATH, a file or folder in another format; of several, the parts of one set, all in one.
+    """Make a set from PATH, a file or folder in another format. Several PATHs are parts of one set.
 
-    Foreign files name no classes and no preprocessing: --like, --dataset or --classes with --mean and --std say them.
+    Other formats store no class names and no preprocessing. Give them with --like, --dataset, or --classes with --mean and
+    --std.
 
     \b
     Examples:
@@ -193,7 +220,7 @@ def import_(
 
 
 def _contexts(beside: Beside, request: SourceRequest, count: int) -> list[ImportContext]:
-    """One for each file, since it keeps what that file said; the source of --dataset is loaded once."""
+    """One per file, since it stores the file's metadata; the source of --dataset is loaded once."""
     from atom_plugin.datasets import load_source
     from atom_plugin.store.formats.class_map import read_class_map
     from atom_plugin.store.formats.coding import both_or_none, per_channel

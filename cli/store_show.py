@@ -1,4 +1,4 @@
-"""`atom-cli store show`: a set's images as a picture, in true colours or as points among the real ones."""
+"""`atom-cli store show`: draw a set's images in true colours, or as points with the real images."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "qu
     "--output",
     metavar="PICTURE",
     type=PATH,
-    help="The .png, .jpg, .svg or .pdf to write.  [default: FILE with .png]",
+    help="Picture file, .png, .jpg, .svg or .pdf.  [default: FILE with .png]",
 )
 @classes_options
 @click.option(
     "--per-class",
     metavar="N",
     type=POSITIVE_INT,
-    help="At most so many images a row; with --embedding, so many real images of each class.  "
-    "[default: 10; 1,000 real images in all]",
+    help="Number of images per row, at most; with --embedding, the number of real images of each class.  [default: "
+    "10; 1,000 real images in all]",
 )
 @click.option(
     "--embedding",
     type=click.Choice(["pca", "tsne"]),
-    help="Draw synthetic images as points among real ones instead, where a network places them; FILE with .pca.png or "
-    ".tsne.png.",
+    help="Draw the embeddings of synthetic and real images as points in a plane, instead of the images; the default "
+    "file is FILE with .pca.png or .tsne.png.",
 )
 @placing_network_option(default="trained:10")
 @other_source_options(default="the one that the set names")
@@ -66,11 +66,11 @@ def show(
     force: bool,
     **options: Any,
 ) -> None:
-    """Draw FILE's images in true colours, or with --embedding as points among the real ones.
+    """Draw the images of FILE in true colours, or with --embedding as points in a plane with the real images.
 
-    The picture has a row for each class, the preprocessing undone; its name is printed. The points are those of the set's
-    own network, trained on the real images; these are of the source that the set names, also where its folder moved
-    (--data-dir), and --dataset names another.
+    The picture has one row per class; its file name is printed. With --embedding, a network of the set's architecture, trained
+    on the real images, places the points. Real images come from the source that the set names; --data-dir gives its folder if
+    it moved, and --dataset names another source.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def show(
 def _embedded(
     held: SyntheticSet, file: Path, dataset: str | None, request: SourceRequest, options: dict[str, Any]
 ) -> EmbeddingMap:
-    """The set's points among those of its source, or of ``dataset``."""
+    """The embeddings of the set and of its source, or of ``dataset``, as points."""
     from atom_plugin.distillation.set_config import trained_epochs
     from atom_plugin.evaluation import load_test_sources
     from atom_plugin.evaluation.embedding_map import EmbeddingMapConfig, embedding_map

@@ -1,4 +1,4 @@
-"""The border to the terminal: all that commands print passes here, and nothing in it commands the terminal."""
+"""All output of commands to the terminal, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LOGGER = logging.getLogger("atom_plugin")
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print ``text``, with what would not print escaped; its line breaks are the caller's own."""
+    """Print ``text`` with unprintable characters escaped; line breaks are kept."""
     click.echo(printable(text, lines=True), err=err)
 
 
 class _Lines(logging.Handler):
-    """Messages as lines on stderr; phases of the first process alone."""
+    """Write log messages as lines on stderr; messages on phases only from the first process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
@@ -32,7 +32,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Within: the package's messages are printed, its warnings at least."""
+    """Within: print the package's messages, from level WARNING."""
     handler = _Lines()
     _LOGGER.addHandler(handler)
     try:
@@ -43,7 +43,7 @@ def messages_shown() -> Iterator[None]:
 
 @contextmanager
 def phases_shown() -> Iterator[None]:
-    """Within: what goes on is among them."""
+    """Within: also print the messages on phases."""
     level = _LOGGER.level
     _LOGGER.setLevel(logging.INFO)
     try:
@@ -53,7 +53,7 @@ def phases_shown() -> Iterator[None]:
 
 
 def load_torch() -> None:
-    """Import it now, with a line that says so: it takes seconds."""
+    """Import torch now, with a message, since it takes seconds."""
     if "torch" not in sys.modules:
         with phase("loading torch"):
             import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""``atom-cli consume train``: a network that a set has trained, kept for use."""
+"""``atom-cli consume train``: train a network on a set and keep it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     metavar="NAME",
     default="convnet",
     show_default=True,
-    help="Architecture to train: convnet (the set's own), alexnet, vgg11, resnet18, vit, resnet10, or any of timm's, as "
-    "timm:convnext_atto.",
+    help="Network architecture to train: convnet (with the set's settings), alexnet, vgg11, resnet18, vit, "
+    "resnet10, or a timm model, e.g. timm:convnext_atto.",
 )
 @click.option(
-    "-o", "--output", metavar="FILE", type=PATH, required=True, help="The network to write, as model.safetensors."
+    "-o", "--output", metavar="FILE", type=PATH, required=True, help="File of the network, e.g. model.safetensors."
 )
 @click.option(
     "--onnx",
     metavar="FILE",
     type=PATH,
-    help="Write it as ONNX too, preprocessing included; needs the packages onnx and onnxscript.",
+    help="Also write the network with its preprocessing as ONNX; needs the packages onnx and onnxscript.",
 )
 @training_options
 @label_options
@@ -61,8 +61,8 @@ def train(
 ) -> None:
     """Train a network on SET and keep it, with the set's preprocessing and class names.
 
-    It is the first of the networks that `consume evaluate` trains with the same options, so that the accuracy there is that of
-    this network. `consume predict` uses it.
+    This is the first network that `consume evaluate` trains with the same options, so it has the accuracy printed there. Use it
+    with `consume predict`.
 
     \b
     Examples:

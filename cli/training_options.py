@@ -1,4 +1,4 @@
-"""Options of how networks are trained on a set, which commands that judge sets share."""
+"""Options for training networks on a set, shared by the commands that evaluate sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
 _AUGMENTATIONS = (
-    "siamese, some of its operations joined by _ (color_crop_cutout_flip_scale_rotate are all), randaugment, "
-    "autoaugment, or none"
+    "Augmentation of training images: siamese, some of its operations joined by _ "
+    "(color_crop_cutout_flip_scale_rotate are all), randaugment, autoaugment, or none"
 )
 
 
@@ -25,7 +25,7 @@ _one_augmentation = click.option("--augmentation", metavar="OPS", help=f"{_AUGME
 _normalisation = click.option(
     "--normalisation",
     type=NORMALISATION,
-    help="Of networks that offer a choice.  [default: convnet: as the set was made with; others: their own]",
+    help="Normalisation layer of networks that offer a choice.  [default: convnet: as in the set; others: their own]",
 )
 
 
@@ -50,13 +50,13 @@ def label_options(command: Command) -> Command:
 
 
 def training_options(command: Command) -> Command:
-    """How networks are trained on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
+    """Options for training networks on a set: the command gets ``training`` (TrainConfig) and ``normalisation``."""
 
     return bundle(_options(_one_augmentation), _normalisation)(_with_training(command))
 
 
 def proxy_training_options(command: Command) -> Command:
-    """How networks that a search compares are trained on a proxy: as :func:`training_options`, without the normalisation."""
+    """Options for training the candidates of a search: as :func:`training_options`, without the normalisation."""
 
     return _options(_one_augmentation, recipe="search")(_with_training(command))
 
@@ -76,13 +76,13 @@ def compared_training_options(command: Command) -> Command:
         "--augmentation",
         metavar="OPS,…",
         callback=names_joined_by_commas,
-        help=f"{_AUGMENTATIONS}; several joined by commas are compared.  [default: siamese]",
+        help=f"{_AUGMENTATIONS}; give several joined by commas to compare them.  [default: siamese]",
     )
     return bundle(_options(option), _normalisation)(cast("Command", with_trainings))
 
 
 def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: str | None) -> list[str] | None:
-    """A callback: the names; None where the option is not given and has no default."""
+    """A callback that returns the names, or None if the option is not given and has no default."""
     if given is None:
         return None
     names = [name.strip() for name in given.split(",")]
@@ -92,7 +92,7 @@ def names_joined_by_commas(ctx: click.Context, param: click.Parameter, given: st
 
 
 def _with_training(command: Command) -> Command:
-    """The command with one training in the place of its options."""
+    """Pass the command one training in place of the training options."""
 
     @functools.wraps(command)
     def with_training(*args: Any, **given: Any) -> Any:
@@ -103,7 +103,7 @@ def _with_training(command: Command) -> Command:
 
 
 def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
-    """The training that the options say, and the options that are not about it."""
+    """The training that the options describe, and the other options."""
     from atom_plugin.evaluation.training_recipes import TrainConfig
 
     others = dict(given)
@@ -115,13 +115,13 @@ def _taken(given: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
 
 
 def settled_training(values: Mapping[str, Any]) -> dict[str, Any]:
-    """For ``--print-config``: the recipe's choices of a training."""
+    """For ``--print-config``: the recipe's values for a training."""
     training, _ = _taken({**values, "augmentation": None})
     return {name: value for name, value in vars(training).items() if not (training.learned_lr and name == "lr")}
 
 
 def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Callable[[Command], Command]:
-    """The options of a training that starts from ``recipe``, in the order of the help."""
+    """The training options with the defaults of ``recipe``, in the order of the help."""
     from_recipe = "[default: the recipe's]" if recipe != "standard" else "[default: the recipe's; standard: {}]"
     return bundle(
         click.option(
@@ -129,38 +129,38 @@ def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Call
             metavar="NAME",
             default=recipe,
             show_default=True,
-            help="Where choices of the training that are not given come from: standard, dm, datadam-code, datadam-paper, "
-            "packed, search, or modern, which is for transformers.",
+            help="Default values of the training options: standard, dm, datadam-code, datadam-paper, packed, "
+            "search, or modern (for transformers).",
         ),
         click.option(
             "--epochs",
             metavar="N",
             type=POSITIVE_INT,
-            help=f"Passes over the set.  {from_recipe.format(800)}",
+            help=f"Training epochs on the set.  {from_recipe.format(800)}",
         ),
         click.option(
             "--batch-size",
             metavar="N",
             type=POSITIVE_INT,
-            help=f"Images per step.  {from_recipe.format(256)}",
+            help=f"Images per training step.  {from_recipe.format(256)}",
         ),
         click.option(
             "--lr",
             metavar="RATE",
             type=POSITIVE_FLOAT,
-            help=f"Learning rate at its highest.  {from_recipe.format(0.01)}",
+            help=f"Maximum learning rate.  {from_recipe.format(0.01)}",
         ),
         click.option(
             "--schedule",
             type=click.Choice(["half", "multistep", "step", "cosine"]),
-            help="Course of the learning rate: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15, or a cosine. "
-            f" {from_recipe.format('half')}",
+            help="Learning rate schedule: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15 epochs, or "
+            f"cosine.  {from_recipe.format('half')}",
         ),
         augmentation,
         click.option(
             "--cutmix",
             metavar="PROBABILITY",
             type=SHARE,
-            help="How often a batch is mixed by CutMix.  [default: the recipe's; packed: 0.5, modern: 1, others: 0]",
+            help="Fraction of batches mixed by CutMix.  [default: the recipe's; packed: 0.5, modern: 1, others: 0]",
         ),
     )

@@ -1,4 +1,4 @@
-"""What a command that wrote sets says of them."""
+"""The closing message of a command that wrote sets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def report(
     made: Mapping[Path, SyntheticSet], *, made_from: int, as_json: bool, keep_paths: bool, swept: bool = False
 ) -> None:
-    """A line on each set, and what to do with it next; or a JSON object, and of a sweep over seeds a list of them.
+    """Print a line on each set and the next commands to run; or a JSON object, or a list of them with --seeds.
 
-    All were made from the same ``made_from`` training images.
+    All sets were made from the same ``made_from`` training images.
     """
     note_whitening(next(iter(made.values())), made_from)
     if as_json:
@@ -57,7 +57,7 @@ def _as_json(held: SyntheticSet, path: Path) -> dict[str, Any]:
 
 
 def note_whitening(synthetic_set: SyntheticSet, made_from: int) -> None:
-    """Say where the whitening in a file tells which images it was fitted on: where these are fewer than an image's values."""
+    """Print a note if a whitening in the file reveals its training images, because these are fewer than an image has values."""
     values = math.prod(synthetic_set.preprocessing.image_shape)
     if synthetic_set.preprocessing.whitening is not None and made_from <= values:
         echo(
@@ -68,7 +68,7 @@ def note_whitening(synthetic_set: SyntheticSet, made_from: int) -> None:
 
 
 def _folder_to_name(synthetic_set: SyntheticSet, path: Path) -> str:
-    """The option that names the folder of the images, where the file at ``path`` does not."""
+    """The option that names the folder of the images, if the file at ``path`` does not."""
     from atom_plugin.store.paths import portable
 
     made = synthetic_set.provenance

@@ -1,4 +1,4 @@
-"""Image sources: names for sets of labelled real images, and the one call that loads them."""
+"""Image sources: names of sets of labelled real images, and the function that loads them."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ __all__ = ["SOURCES", "SourceData", "SourceLoader", "SourceRequest", "Split", "l
 
 TEST_FRACTION = 0.2  # of an unsplit folder
 SPLIT = ("seed", "test_fraction")
-"""The options that say how an unsplit folder is split."""
+"""The options that determine how an unsplit folder is split."""
 
 
 @config_class
 @dataclass(frozen=True, kw_only=True)
 class SourceRequest:
-    """How to load a source, which refuses what does not concern it (:func:`takes`). Raises ConfigError for impossible values.
+    """How to load a source; a field without effect on the source is an error (:func:`takes`). Raises ConfigError for impossible
+    values.
 
-    ``data_dir``: where the files are, or go; None means the source's default place.
-    ``image_size``: side to resize to (square), None for the source's own.
-    ``download``: fetch even where files are present. ``offline``: fetch nothing, and create nothing in ``data_dir``.
-    ``seed`` and ``test_fraction``: the split of an unsplit folder, None for 0 and :data:`TEST_FRACTION`.
-    ``validation``: a share of the training images below 1, or their number, to be held out of them, drawn by ``seed``
-    (:func:`~atom_plugin.datasets.validation.hold_out`).
-    ``cache_dir``: where decoded images are kept, None for the user's cache folder. ``workers``: decoding processes,
-    None for one per core. ``progress``: show a bar on stderr. Folders may also be given as strings.
+    ``data_dir``: folder of the files, also for downloads; None means the source's default folder. ``image_size``: side to
+    resize to (square), None for the source's own. ``download``: download even if files are present. ``offline``: download
+    nothing, and create nothing in ``data_dir``. ``seed`` and ``test_fraction``: the split of an unsplit folder, None for 0 and
+    :data:`TEST_FRACTION`. ``validation``: the held-out part of the training images, a fraction below 1 or a number, drawn by
+    ``seed`` (:func:`~atom_plugin.datasets.validation.hold_out`). ``cache_dir``: folder for decoded images, None for the user's
+    cache folder. ``workers``: decoding processes, None for one per core. ``progress``: show a progress bar on stderr. Folders
+    may also be strings.
 
-    Of a folder of images: ``class_order``, "name" or "natural" (numbers by value), None for "name" and a warning where the two
-    differ; ``bit_depth``, how many bits 16-bit grey files use, None for 16; ``max_pixels`` of an image, None for
-    :data:`~atom_plugin.datasets.pixels.MAX_PIXELS`; ``follow_links``: also those that lead out of the folder.
+    For a folder of images: ``class_order``, "name" or "natural" (numbers by value), None for "name" and a warning if the two
+    differ; ``bit_depth``, number of bits that 16-bit grey files use, None for 16; ``max_pixels`` of an image, None for
+    :data:`~atom_plugin.datasets.pixels.MAX_PIXELS`; ``follow_links``: also follow links that lead out of the folder.
     """
 
     data_dir: Path | None = None
@@ -68,12 +68,12 @@ class SourceRequest:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ConfigError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}; 0.2 is usual")
+            raise ConfigError(f"test_fraction must be between 0 and 1, not {self.test_fraction}; 0.2 is usual")
         amount = self.validation
         if amount is not None and not (0 < amount < 1 or (amount >= 1 and float(amount).is_integer())):
-            raise ConfigError(f"validation must be a share between 0 and 1 or a number of images, not {amount}")
+            raise ConfigError(f"validation must be a fraction between 0 and 1 or a number of images, not {amount}")
         if self.download and self.offline:
-            raise ConfigError("found both download and offline, expected one of them at most")
+            raise ConfigError("found both download and offline, expected at most one; leave one out")
         if self.class_order not in (None, *CLASS_ORDERS):
             raise ConfigError(f"class_order must be {' or '.join(CLASS_ORDERS)}, not {self.class_order!r}")
         if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
@@ -83,7 +83,7 @@ class SourceRequest:
 
     @property
     def decoding(self) -> Decoding:
-        """How an image file becomes pixels."""
+        """How an image file is decoded."""
         return Decoding(
             image_size=self.image_size, bit_depth=self.bit_depth or 16, max_pixels=self.max_pixels or MAX_PIXELS
         )
@@ -91,7 +91,7 @@ class SourceRequest:
 
 SourceLoader = Callable[[SourceRequest], SourceData]
 SOURCES: Registry[SourceLoader] = Registry("image source", "atom_plugin.sources")
-"""Image sources by name: the built-in ones, those of installed plugins, and what ``SOURCES.register`` adds."""
+"""Image sources by name: built-in sources, sources of installed plugins, and sources added by ``SOURCES.register``."""
 
 # What SourceData.options may hold: the fields of a request that say which images come out, and their JSON types.
 _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -108,10 +108,10 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
 
 
 def load_source(name: str, request: SourceRequest) -> SourceData:
-    """Load the source ``name``, without its validation images where some are to be held out.
+    """Load the source ``name``, without its validation images if some are held out.
 
-    Raises PluginError for an unknown name, SourceError where its images fail, ConfigError for an impossible validation part and
-    for a field of the request that has no effect on this source.
+    Raises PluginError for an unknown name, SourceError if its images cannot be used, ConfigError for an impossible validation
+    part and for a field of the request that has no effect on this source.
     """
     require("request", request, SourceRequest)
     loader = SOURCES.get(name)
@@ -126,12 +126,11 @@ def load_source(name: str, request: SourceRequest) -> SourceData:
 
 
 def reload_source(name: str, options: Mapping[str, Any], request: SourceRequest | None = None) -> SourceData:
-    """Load a source again from the ``options`` that its :class:`SourceData` carried: they say which images.
+    """Load a source again from the ``options`` that its :class:`SourceData` stored.
 
-    ``request`` says where these are, for a set that came from another machine, and how to read them: its other fields do not
-    count. The options may come from somebody else's file, so they name no place to write to: without ``data_dir`` or
-    ``download`` in the request nothing is fetched at all. Raises what :func:`load_source` raises, and SourceError for options
-    it does not understand.
+    ``request`` says where the files are now and how to read them, for a set from another machine; its other fields are ignored.
+    The options may come from an untrusted file, so they name no folder to write to: without ``data_dir`` or ``download`` in the
+    request nothing is downloaded. Raises what :func:`load_source` raises, and SourceError for unknown options.
     """
     asked = request or SourceRequest()
     fields: dict[str, Any] = {"offline": asked.data_dir is None and not asked.download}
@@ -142,7 +141,9 @@ def reload_source(name: str, options: Mapping[str, Any], request: SourceRequest 
         if value is None:
             continue
         if not isinstance(value, _STORED_OPTIONS[key]) or isinstance(value, bool) != (_STORED_OPTIONS[key] is bool):
-            raise SourceError(f"the source {name!r} was stored with {key} = {value!r}, which is no {key}")
+            raise SourceError(
+                f"the source {name!r} was stored with {key} = {value!r}, which is not a valid {key}; make the set again"
+            )
         fields[key] = value
     fields |= {name: getattr(asked, name) for name in ("download", "cache_dir", "workers", "progress")}
     if not fields["offline"]:

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk as packed files, under a key that the images' files' names, sizes and times make."""
+"""A cache of decoded images on disk: packed files, with a key from names, sizes and times of the image files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _logger = logging.getLogger("atom_plugin")
 
 
 def cache_key(layout: Layout, decoding: Decoding) -> str:
-    """Hex digest of all that decides the cached images: cheap, from ``stat`` alone, and blind to where the root is."""
+    """Hex digest of everything that determines the cached images: from ``stat`` alone, independent of the root's place."""
     header = [
         *(FORMAT, VERSION, DECODING_VERSION, decoding.image_size),
         *([] if decoding.bit_depth == 16 else [decoding.bit_depth]),
@@ -34,16 +34,16 @@ def cache_key(layout: Layout, decoding: Decoding) -> str:
 
 
 def read(path: Path) -> Packed | None:
-    """The cached images; None where there is no sound cache: then they are decoded again."""
+    """The cached images; None if there is no valid cache."""
     try:
         return read_packed(path) if path.exists() else None
     except (SourceError, OSError) as error:
-        _logger.info("the image cache is of no use (%s); decoding again", error)
+        _logger.info("the image cache cannot be used (%s); decoding again", error)
         return None
 
 
 def write(path: Path, images: Pixels, contents: Contents) -> None:
-    """Write atomically, so that two processes can do so at once. A cache that cannot be written is only a warning."""
+    """Write atomically, so that two processes may do so at once. A cache that cannot be written causes only a warning."""
     temporary = temporary_beside(path)
     try:
         with Packer(temporary, contents) as packer:
@@ -59,9 +59,9 @@ def write(path: Path, images: Pixels, contents: Contents) -> None:
 def fill(path: Path, contents: Contents, decode: Callable[[Callable[[Pixels], None], int], None]) -> Packed:
     """Write ``path`` while ``decode(put, skip)`` decodes, in bounded memory.
 
-    ``decode`` hands all images but the first ``skip`` to ``put``, in order. Stopped or killed, a later call goes on from where
-    this one was; what ``decode`` finds wrong with the images ends that. Of several processes one writes, and the others wait.
-    Raises SourceError where the file cannot be written: images that are too many to keep in memory need it.
+    ``decode`` passes all images except the first ``skip`` to ``put``, in order. After a stop or a kill, a later call continues.
+    Errors of ``decode`` about the images pass through. Of several processes one writes, and the others wait. Raises SourceError
+    if the file cannot be written, because images that do not fit in memory need it.
     """
     unfinished = path.parent / f".{path.name}.unfinished"
     with alone(unfinished):
@@ -70,7 +70,7 @@ def fill(path: Path, contents: Contents, decode: Callable[[Callable[[Pixels], No
             return found
         with Packer(unfinished, contents) as packer:
             if packer.done:
-                _logger.info("going on after %d decoded images in %s", packer.done, unfinished)
+                _logger.info("continuing after %d decoded images in %s", packer.done, unfinished)
             try:
                 decode(packer.put, packer.done)
             except SourceError:

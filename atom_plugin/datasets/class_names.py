@@ -1,4 +1,4 @@
-"""Names of classes: their order, which decides the class ids, and names that are easily taken for one another."""
+"""Names of classes: their order, which determines the class ids, and names that look alike."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CLASS_ORDERS = ("name", "natural")
 
 
 def in_class_order(names: Iterable[str], order: str | None) -> list[str]:
-    """``names`` by code point ("name", as torchvision's ImageFolder), or with numbers by their value ("natural").
+    """``names`` by code point ("name", as in torchvision's ImageFolder), or with numbers by value ("natural").
 
-    None is "name", and warns where the two orders differ: class ids of other people's files may mean the other one.
+    None is "name", with a warning if the two orders differ, because class ids of other files may use the other one.
     """
     by_name = sorted(names)
     by_number = sorted(by_name, key=_natural_key)
@@ -51,12 +51,12 @@ def some_names(names: Sequence[str], *, quoted: bool = True) -> str:
 
 
 def spelt(names: Iterable[str]) -> str:
-    """``names`` with every character beyond ASCII written as its code, so that names that look alike can be told apart."""
+    """``names`` with every non-ASCII character written as its code, to tell apart names that look alike."""
     return " and ".join(ascii(name) for name in names)
 
 
 def human_names(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The first word that ``words.txt`` has for each class, with the class behind it where two share the word."""
+    """The first word that ``words.txt`` has for each class, followed by the class if two share the word."""
     if not (root / "words.txt").is_file():
         return tuple(classes)
     wanted = set(classes)
@@ -71,7 +71,7 @@ def human_names(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text that are not empty. Raises SourceError."""
+    """The non-empty lines of a text. Raises SourceError."""
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

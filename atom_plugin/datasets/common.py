@@ -1,4 +1,4 @@
-"""What several sources need: default folders, the content digest, and a split that is the same everywhere."""
+"""Parts that several sources need: default folders, the content digest, and a split that is the same on every machine."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def cache_home() -> Path:
 
 
 def downloads_dir() -> Path:
-    """Where sets are downloaded to when no ``data_dir`` is given."""
+    """The folder for downloads if no ``data_dir`` is given."""
     return cache_home() / "data"
 
 
 def stored_options(request: SourceRequest, **more: Any) -> dict[str, Any]:
-    """``image_size`` and ``more`` as JSON, without what was not given."""
+    """``image_size`` and ``more`` as JSON, without values that were not given."""
     return {key: value for key, value in {"image_size": request.image_size, **more}.items() if value is not None}
 
 
@@ -56,9 +56,8 @@ def stratified_holdout(
 ) -> list[bool]:
     """Which samples go to the test split: True for about ``fraction`` of each class, at least one and never all.
 
-    A class is ordered by the sha256 of ``seed/key`` and its first samples are held out. So the split depends on
-    nothing but seed and keys: no library's random generator, no order of reading, no other class.
-    Raises SourceError for a class with a single sample.
+    Each class is ordered by the sha256 of ``seed/key`` and its first samples are held out. The split depends only on seed and
+    keys: not on a random generator, the reading order, or another class. Raises SourceError for a class with a single sample.
     """
     members: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
     for index, (key, label) in enumerate(zip(keys, labels, strict=True)):

@@ -1,6 +1,6 @@
-"""Many image files to uint8 pixels, in parallel: to one array, or handed on as they come.
+"""Decode many image files to uint8 pixels in parallel, into one array or batch by batch.
 
-A decoding process imports this module and nothing of torch, so that it starts in a fraction of a second.
+A decoding process imports this module but not torch, so that it starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _Task = tuple[Sequence[str], Decoding]
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Decoded neighbours: ``pixels`` (n, C, H, W), C = 1 where all are grey; None where they do not make one array.
+    """A chunk of decoded images: ``pixels`` (n, C, H, W), C = 1 if all are grey; None if their sizes differ.
 
-    ``sizes`` names one file for each (width, height) found; ``remarks`` is what libtiff wrote, a line for each file.
+    ``sizes`` names one file for each (width, height) found; ``remarks`` has libtiff's messages, a line for each file.
     """
 
     pixels: Pixels | None
@@ -55,7 +55,7 @@ def decode_all(
 ) -> Pixels:
     """Decode ``paths`` into one uint8 array (N, C, H, W), in their order; C is 1 if every file is grey, else 3.
 
-    Raises what :func:`decode_into` raises, and SourceError where the images cannot fit into memory.
+    Raises what :func:`decode_into` raises, and SourceError if the images cannot fit into memory.
     """
     _check_memory(paths, decoding.image_size)
     images: Pixels | None = None
@@ -82,11 +82,11 @@ def decode_into(
     progress: bool,
     skip: int = 0,
 ) -> None:
-    """Decode ``paths``, but the first ``skip``, and hand them to ``put`` in order: uint8 (n, C, H, W), n up to 64.
+    """Decode ``paths``, except the first ``skip``, and pass them to ``put`` in order: uint8 (n, C, H, W), n up to 64.
 
-    C is 1 where all n are grey, else 3. See :func:`~atom_plugin.datasets.pixels.decode` for what happens to a file. Holds a
-    few images per process, whatever the number of files. Raises SourceError for unreadable files (all are looked at, the
-    first few named), and for differing sizes without an ``image_size``. Warns once of what libtiff remarked.
+    C is 1 if all n are grey, else 3. See :func:`~atom_plugin.datasets.pixels.decode` for the treatment of a file. Keeps a few
+    images per process in memory, whatever the number of files. Raises SourceError for unreadable files (all are checked, the
+    first few named), and for differing sizes without an ``image_size``. Warns once about libtiff's messages.
     """
     chunk_size = _chunk_size(paths, decoding.image_size)
     tasks = [(paths[start : start + chunk_size], decoding) for start in range(skip, len(paths), chunk_size)]
@@ -109,7 +109,7 @@ def decode_into(
             bar.update(len(names))
     if remarks:
         _logger.warning(
-            "libtiff remarks on %d file(s), which are read all the same; the first: %s", len(remarks), remarks[0]
+            "libtiff has messages on %d file(s), which are read nevertheless; the first: %s", len(remarks), remarks[0]
         )
     if failures:
         more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
@@ -119,7 +119,7 @@ def decode_into(
 
 
 def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | None:
-    """(width, height) that the images will have, as far as the first one tells; None where it cannot be read."""
+    """(width, height) of the images, judged by the first file; None if it cannot be read."""
     if image_size is not None:
         return image_size, image_size
     try:
@@ -155,7 +155,7 @@ def _decode_chunk(paths: Sequence[str], decoding: Decoding) -> _Chunk:
 
 
 def _chunk_size(paths: Sequence[str], image_size: int | None) -> int:
-    """How many images a process hands over at once: few where they are large."""
+    """Number of images per chunk: few if they are large."""
     sides = sides_of(paths, image_size)
     return _CHUNK if sides is None else min(max(_CHUNK_BYTES // (3 * sides[0] * sides[1]), 1), _CHUNK)
 
@@ -171,14 +171,14 @@ def _check_memory(paths: Sequence[str], image_size: int | None) -> None:
 
 
 def _room(images: Pixels | None, chunk: Pixels, count: int) -> Pixels:
-    """The array for all images, made at the first chunk and widened to three channels at the first colour."""
+    """The array for all images, made at the first chunk and widened to three channels at the first colour image."""
     if images is None:
         return np.empty((count, *chunk.shape[1:]), np.uint8)
     return np.repeat(images, 3, axis=1) if chunk.shape[1] > images.shape[1] else images
 
 
 def _differing_sizes(sizes: dict[tuple[int, int], str], unseen: Sequence[str]) -> SourceError:
-    """An error that names the sizes found, after a look at the headers of some thousands of the files ahead."""
+    """An error that names the sizes found, from the headers of some thousands of the next files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in unseen[:: len(unseen) // _SURVEYED + 1]:
@@ -202,7 +202,7 @@ def _worker_count(tasks: int, files: int, total_bytes: int, workers: int | None)
 
 
 def _run(tasks: Sequence[_Task], workers: int) -> Generator[_Chunk, None, None]:
-    """The chunks in order. Processes, since PIL holds the interpreter's lock while it decodes."""
+    """The chunks in order. Uses processes, because PIL holds the interpreter's lock while it decodes."""
     done = 0
     if workers > 1:
         # Spawned, not forked: this process may hold torch's threads and their locks.
@@ -213,7 +213,7 @@ def _run(tasks: Sequence[_Task], workers: int) -> Generator[_Chunk, None, None]:
                 done += 1
         except BrokenProcessPool:
             _logger.warning(
-                "a decoding process died; going on in one process. Either memory ran out, or the calling script "
+                "a decoding process died; continuing in one process. Either memory ran out, or the calling script "
                 "lacks `if __name__ == '__main__':` around its work"
             )
         finally:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 grey images of 8x8, shipped with the library, so that everything works offline."""
+"""The digits of scikit-learn: 1,797 grey images of 8x8, shipped with the library, for use offline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TEST_FRACTION = 0.2
 
 @takes("image_size")
 def load_digits(request: SourceRequest) -> SourceData:
-    """8x8 handwritten digits of scikit-learn: 10 classes, embedded, offline.
+    """8x8 handwritten digits of scikit-learn: 10 classes, available offline.
 
-    The set comes without a split. Here about 20 % of each class, drawn once and for all (see
-    :func:`~atom_plugin.datasets.common.stratified_holdout`; the key is the image's index), are the test split,
-    and no request moves them: everybody tests on the same images. Levels 0..16 are scaled to 0..255.
+    The original has no split. Here the test split is about 20 % of each class, drawn once (see
+    :func:`~atom_plugin.datasets.common.stratified_holdout`; the key is the image's index). No request changes it, so that
+    everybody tests on the same images. Levels 0..16 are scaled to 0..255.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 

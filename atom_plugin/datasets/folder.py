@@ -1,4 +1,4 @@
-"""The user's own images: class folders, with or without a ready split, or Tiny-ImageNet's own layout."""
+"""The user's own images: class folders, with or without a split, or Tiny-ImageNet's layout."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _logger = logging.getLogger("atom_plugin")
 def load_folder(request: SourceRequest) -> SourceData:
     """Your own images: DIR/train/<class>/ with DIR/test/ or DIR/val/, DIR/<class>/, or Tiny-ImageNet's layout.
 
-    The layouts are told in :func:`~atom_plugin.datasets.layouts.find_layout`, what happens to each kind of image
-    file in :func:`~atom_plugin.datasets.pixels.decode`. All images become RGB, unless every one is grey.
-    Decoded images are cached in ``request.cache_dir``; a change of any file's name, size or time decodes anew. More of them
-    than :data:`~atom_plugin.datasets.packed.MAPPED_BYTES` are decoded into that cache and stay there, mapped.
-    Raises ConfigError without ``data_dir``, SourceError for a folder or an image that cannot be used.
+    :func:`~atom_plugin.datasets.layouts.find_layout` describes the layouts, :func:`~atom_plugin.datasets.pixels.decode` the
+    treatment of each kind of image file. All images become RGB, unless every one is grey. Decoded images are cached in
+    ``request.cache_dir``; a change of any file's name, size or time decodes again. If they exceed
+    :data:`~atom_plugin.datasets.packed.MAPPED_BYTES`, they are decoded into that cache and mapped from it. Raises ConfigError
+    without ``data_dir``, SourceError for a folder or an image that cannot be used.
     """
     if request.data_dir is None:
         raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
@@ -53,9 +53,7 @@ def load_folder(request: SourceRequest) -> SourceData:
     )
     idle = [name for name in ("seed", "test_fraction") if getattr(request, name) is not None]
     if idle and not layout.seeded and (request.validation is None or "test_fraction" in idle):
-        raise ConfigError(
-            f"{flag(idle[-1])} ({idle[-1]}=) has no effect: {root} has test images of its own; leave it out"
-        )
+        raise ConfigError(f"{flag(idle[-1])} ({idle[-1]}=) has no effect: {root} has its own test images; leave it out")
     _logger.info(
         "%s: %d training and %d test images of %d classes",
         root,
@@ -108,7 +106,7 @@ def _decoded(layout: Layout, request: SourceRequest) -> Packed:
 
 
 def _reading_options(request: SourceRequest) -> dict[str, Any]:
-    """What decides classes and pixels beside the split, where it is not the default: sets made before name none of it."""
+    """The options that determine classes and pixels, besides the split, if not the default; older sets name none of them."""
     return {
         "class_order": request.class_order,
         "bit_depth": request.bit_depth,
@@ -118,9 +116,9 @@ def _reading_options(request: SourceRequest) -> dict[str, Any]:
 
 
 def _tell_unused_bits(paths: Sequence[str], decoding: Decoding) -> None:
-    """Warn of 16-bit images whose values fill 8 to 14 bits, as of scanners and microscopes: they come out nearly black.
+    """Warn about 16-bit images whose values fill 8 to 14 bits, as from scanners and microscopes: they become nearly black.
 
-    Looks at some of the files, so that it takes no time and says the same whether or not the images are in the cache.
+    Looks at a sample of the files, so that it takes no time and does not depend on the cache.
     """
     if decoding.bit_depth != 16:
         return
@@ -136,7 +134,7 @@ def _tell_unused_bits(paths: Sequence[str], decoding: Decoding) -> None:
         depth = max(largest.bit_length(), 8)
         remedy = f"--bit-depth {depth} (bit_depth=) reads them as {depth} bits" if grey else "convert them to 8 bits"
         _logger.warning(
-            "the 16-bit images (%d looked at) hold values up to %d of 65535 only, and come out dark; %s",
+            "the 16-bit images (%d checked) have values up to only %d of 65535, and become dark; %s",
             *(looked_at, largest, remedy),
         )
 

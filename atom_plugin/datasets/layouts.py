@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class and split, by name and ``stat`` alone: nothing is opened here."""
+"""Find the class and split of each image file in a folder, by name and ``stat`` alone, without opening files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LAYOUTS = "expected DIR/train/<class>/... with DIR/test/ or DIR/val/, or DIR/<c
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The labelled files of a folder. ``seeded`` says whether seed and fraction made the split."""
+    """The labelled files of a folder. ``seeded``: whether seed and fraction made the split."""
 
     root: Path
     class_names: tuple[str, ...]
@@ -88,16 +88,16 @@ def _train_folder(root: Path, folders: Sequence[str]) -> str | None:
 
 
 def _refuse_half_a_split(walk: Walk, folders: Sequence[str], train: str | None, tests: Sequence[str]) -> None:
-    """Raise SourceError for folders that look like splits and are none that is known.
+    """Raise SourceError for folders that look like splits but have unknown names.
 
-    A class may be called "train" or "test" (CIFAR-100 has trains), but then its images lie right in that folder.
+    A class may be called "train" or "test" (CIFAR-100 has trains), but then its images are directly in that folder.
     """
     for name in [*([train] if train else []), *tests]:
         if walk.folders(name):
             missing = "neither test/ nor val/" if name == train else "no train/"
             raise SourceError(
-                f"{walk.root} has {name}/ but {missing}; add it, or pass {walk.root / name} as the folder "
-                "to have it split by a seed"
+                f"{walk.root} has {name}/ but {missing}; add it, or pass {walk.root / name} as the folder to split "
+                "it by a seed"
             )
     likely = [name for name in folders if re.match("train|test|val|eval|dev|holdout", name.casefold())]
     inside = {name: set(walk.folders(name)) for name in likely}
@@ -215,7 +215,7 @@ def _labelled(walk: Walk, below: str, label_of: Mapping[str, int]) -> tuple[list
         if not members:
             others = walk.left_out.total() - before
             raise SourceError(
-                f"the class folder {walk.root / relative} holds no images"
+                f"the class folder {walk.root / relative} contains no images"
                 + (f", but {others} other file(s)" if others else "")
                 + f" (known endings: {' '.join(suffixes())}); add some or remove the folder"
             )
@@ -231,7 +231,7 @@ def _tell_look_alikes(folder: Path, classes: Sequence[str]) -> None:
                 f"{folder} has {spelt(group)}, which look the same (one name, its characters composed or not); merge them"
             )
         _logger.warning(
-            "%s has %s, which differ in case only: two classes here, one on a system that does not tell case",
+            "%s has %s, which differ only in case: two classes here, but one on a file system that ignores case",
             *(folder, spelt(group)),
         )
 
@@ -240,12 +240,12 @@ def _too_few_classes(folder: Path, classes: Sequence[str]) -> SourceError:
     if classes:
         inside = folder / classes[0]
         return SourceError(
-            f"{folder} holds one class folder only ({classes[0]}); at least two are needed. If the classes lie "
-            f"within it, pass {inside}"
+            f"{folder} has only one class folder ({classes[0]}); at least two are needed. If the classes are in it, "
+            f"pass {inside}"
         )
     if any(path.name.lower().endswith(suffixes()) for path in folder.iterdir()):
         return SourceError(
-            f"{folder} holds images but no class folders; put the images of each class into a folder of its own, "
-            f"or, if this is itself the folder of one class, pass {folder.parent}"
+            f"{folder} has images but no class folders; put the images of each class into a folder of its own, or, "
+            f"if this is the folder of one class, pass {folder.parent}"
         )
-    return SourceError(f"{folder} holds no images; {_LAYOUTS}")
+    return SourceError(f"{folder} has no images; {_LAYOUTS}")

@@ -1,4 +1,4 @@
-"""Rows of uint8 images in a file: as a tensor that the system pages in, and read by place without a mapping."""
+"""uint8 images in a file: as a memory-mapped tensor, or read by index without a mapping."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _READERS = 8
 
 
 class MappedImages:
-    """``count`` images of ``image_shape`` (C, H, W), one after the other from byte ``offset`` of ``path`` on.
+    """``count`` images of ``image_shape`` (C, H, W), contiguous from byte ``offset`` of ``path``.
 
-    :attr:`tensor` is the file itself as uint8 (N, C, H, W), read-only: indexing and slicing copy or page in what they touch.
-    Writing to it ends the process. What it touches stays in the system's page cache, and counts as this process's shared memory
-    (RssFile) until :meth:`release`. :meth:`rows` reads without the mapping: into memory of its own and nothing else.
+    :attr:`tensor` is the mapped file as uint8 (N, C, H, W), read-only: indexing and slicing read only the pages they touch.
+    Writing to it ends the process. Touched pages stay in the system's page cache, and count as this process's shared memory
+    (RssFile) until :meth:`release`. :meth:`rows` reads into its own memory, without the mapping.
 
-    The file stays open: it may be renamed, replaced or deleted meanwhile, but not cut short. Raises SourceError where it
-    ends too early.
+    The file stays open: it may be renamed, replaced or deleted meanwhile, but not truncated. Raises SourceError if it ends too
+    early.
     """
 
     def __init__(self, path: Path, *, offset: int, count: int, image_shape: tuple[int, int, int]) -> None:
@@ -36,7 +36,7 @@ class MappedImages:
         weakref.finalize(self, os.close, self._descriptor)
         end = offset + count * self._row_bytes
         if os.fstat(self._descriptor).st_size < end:
-            raise SourceError(f"{path} is cut short: it should hold at least {end} bytes; remove it and make it again")
+            raise SourceError(f"{path} is truncated: it should have at least {end} bytes; remove it and make it again")
         self._map = mmap.mmap(self._descriptor, end, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
             # torch has no read-only tensors; a private writable mapping would be charged to memory in full.
@@ -45,7 +45,7 @@ class MappedImages:
         self.tensor: torch.Tensor = pixels.view(count, *image_shape)
 
     def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Images ``indices`` (n,), uint8 (n, C, H, W), into ``out`` where given; raises SourceError where reading fails."""
+        """Images ``indices`` (n,), uint8 (n, C, H, W), into ``out`` if given; raises SourceError if reading fails."""
         if out is None:
             out = torch.empty(len(indices), *self._shape, dtype=torch.uint8)
         if not hasattr(os, "preadv"):  # Windows
@@ -63,13 +63,13 @@ class MappedImages:
         return out
 
     def parts(self, size: int) -> Iterator[torch.Tensor]:
-        """All images in turn, uint8 (up to ``size``, C, H, W) each, with no more than that of the file mapped at a time."""
+        """All images in turn, uint8 (up to ``size``, C, H, W) each; maps no more of the file at a time."""
         for part in self.tensor.split(size):
             yield part
             self.release()
 
     def release(self) -> None:
-        """Give the mapped pages back; they are paged in again where the tensor is touched."""
+        """Return the mapped pages to the system; they are read again when the tensor is touched."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 

@@ -1,8 +1,8 @@
 """The file of a packed source: decoded uint8 images in one HDF5 file, laid out so that rows can be read without HDF5.
 
-``/images`` uint8 (N, C, H, W), the training images first, is contiguous and begins at a multiple of 4096: image i lies at byte
-``offset + i * C * H * W``, for a memory mapping or a plain read. A reading then costs what it reads, needs no lock and no
-decompression, and leaves nothing in HDF5's chunk cache; docs/large-sources.md has the whole format and the figures.
+``/images`` uint8 (N, C, H, W), the training images first, is contiguous and begins at a multiple of 4096: image i is at byte
+``offset + i * C * H * W``, for a memory mapping or a plain read. Reading an image then needs no lock and no decompression, and
+leaves nothing in HDF5's chunk cache; docs/large-sources.md describes the format and has measurements.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REMEDY = "remove it and make it again"
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """All of a packed file but its pixels. ``image_shape`` is (C, H, W); labels are int64, class ids from 0."""
+    """The contents of a packed file except the pixels. ``image_shape`` is (C, H, W); labels are int64, class ids from 0."""
 
     class_names: tuple[str, ...]
     train_labels: Sequence[int]
@@ -44,20 +44,20 @@ class Contents:
 
     @property
     def count(self) -> int:
-        """Training and test images together."""
+        """The number of training and test images."""
         return len(self.train_labels) + len(self.test_labels)
 
     @property
     def pixel_bytes(self) -> int:
-        """Size of all images."""
+        """The bytes of all images."""
         return self.count * math.prod(self.image_shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What a file says before its pixels are read. ``offset``: the byte at which they begin; ``progress``: likewise.
+    """The metadata of a file. ``offset``: the byte at which the pixels begin; ``progress``: the byte of the progress mark.
 
-    ``digest`` is that of images, labels and class names, None while the file is being written.
+    ``digest`` is the digest of images, labels and class names, None while the file is being written.
     """
 
     contents: Contents
@@ -78,10 +78,10 @@ class Packed:
 
 @takes("data_dir", "image_size")
 def load_packed(request: SourceRequest) -> SourceData:
-    """A folder with a packed source, images.h5: decoded images of any number, read from disk as they are needed.
+    """A folder with a packed source, images.h5: decoded images of any number, read from disk when needed.
 
-    Raises ConfigError without ``data_dir``, SourceError for a missing, unfinished or damaged file, and for an
-    ``image_size`` that is not the file's.
+    Raises ConfigError without ``data_dir``, SourceError for a missing, unfinished or damaged file, and for an ``image_size``
+    other than the file's.
     """
     if request.data_dir is None:
         raise ConfigError(f"the packed source needs the folder of its {FILE_NAME}; pass --data-dir DIR (data_dir=)")
@@ -90,7 +90,7 @@ def load_packed(request: SourceRequest) -> SourceData:
     sides = tuple(packed.train.images.shape[2:])
     if request.image_size is not None and sides != (request.image_size, request.image_size):
         raise SourceError(
-            f"{path} holds images of {sides[1]}x{sides[0]}, not of {request.image_size}x{request.image_size}; leave "
+            f"{path} has images of {sides[1]}x{sides[0]}, not of {request.image_size}x{request.image_size}; leave "
             "--image-size (image_size=) out"
         )
     return SourceData(
@@ -106,8 +106,8 @@ def load_packed(request: SourceRequest) -> SourceData:
 def read(path: Path) -> Packed:
     """The finished file ``path``. Raises SourceError, in one line, for anything else.
 
-    Above :data:`MAPPED_BYTES` the images are mapped and the digest is believed, since to check it would take reading
-    everything at every start; below it they are read into memory and checked.
+    Above :data:`MAPPED_BYTES` the images are mapped and the digest is not checked, because a check would read everything at
+    every start; below it they are read into memory and checked.
     """
     header = read_header(path)
     if header.digest is None:
@@ -133,7 +133,7 @@ def mapped_splits(path: Path, header: Header) -> tuple[Split, Split]:
 
 
 def read_header(path: Path) -> Header:
-    """Everything but the pixels. Raises SourceError for a file that is missing, damaged, or of another kind."""
+    """The metadata. Raises SourceError for a file that is missing, damaged, or of another kind."""
     try:
         # Finished files are only ever replaced whole, so no lock is needed; some network file systems have none.
         with h5py.File(path, "r", locking=False) as file:
@@ -142,7 +142,7 @@ def read_header(path: Path) -> Header:
         raise SourceError(f"there is no {path}; expected a file of decoded images there") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         cause = " ".join(str(error).split())
-        raise SourceError(f"{path} is damaged or no file of decoded images ({cause}); {_REMEDY}") from error
+        raise SourceError(f"{path} is damaged or not a file of decoded images ({cause}); {_REMEDY}") from error
 
 
 def _header(path: Path, file: Any) -> Header:
@@ -156,7 +156,7 @@ def _header(path: Path, file: Any) -> Header:
     if any(item.ndim != 1 or item.dtype != np.int64 for item in labels) or len(images) != sum(map(len, labels)):
         raise ValueError(f"it has {len(images)} images and labels of {[item.shape for item in labels]}")
     if images.size + file["class_names"].size > path.stat().st_size:
-        raise ValueError(f"it is cut short: {len(images)} images take more than its {path.stat().st_size} bytes")
+        raise ValueError(f"it is truncated: {len(images)} images take more than its {path.stat().st_size} bytes")
     channels, height, width = (int(size) for size in images.shape[1:])
     contents = Contents(
         class_names=tuple(map(str, bounded_json.parse(file["class_names"][()].tobytes()))),
@@ -174,9 +174,9 @@ def _header(path: Path, file: Any) -> Header:
 
 
 def create(path: Path, contents: Contents) -> None:
-    """An unfinished file with room for all images. Raises OSError where it cannot be made.
+    """An unfinished file with room for all images. Raises OSError if it cannot be made.
 
-    HDF5 is closed before any pixel is written: whatever stops the writing later, the structure is whole.
+    HDF5 is closed before any pixel is written, so the structure stays valid if the writing stops.
     """
     with h5py.File(path, "w", locking=False, alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
@@ -189,7 +189,7 @@ def create(path: Path, contents: Contents) -> None:
 
 
 def _room(file: Any, name: bytes, shape: tuple[int, ...], kind: Any) -> None:
-    """A contiguous dataset whose place is known at once, and that is not filled."""
+    """A contiguous dataset that is allocated at once, but not filled."""
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_layout(h5d.CONTIGUOUS)
     properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)

@@ -1,4 +1,4 @@
-"""Packed files written image by image in bounded memory, continued after a kill, and under their final name only when whole."""
+"""Write packed files image by image in bounded memory; continue after a kill; give the final name only to complete files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _ELSEWHERE = " (--cache-dir, cache_dir=)"
 class Packer:
     """Writes a packed file at ``path``, an unfinished name: :meth:`put` every image in order, then :meth:`finish`.
 
-    Where ``path`` is an unfinished file of the same contents, :attr:`done` images of it are kept, and writing goes on after
-    them. Progress is marked only behind pixels that have reached the disk. A grey image (C = 1) put into a file of three
-    channels is written three times; if all were grey, :meth:`finish` drops two of the channels.
+    If ``path`` is an unfinished file with the same contents, :attr:`done` images of it are kept, and writing continues after
+    them. Progress is marked only for pixels that have reached the disk. A grey image (C = 1) is written three times into a file
+    of three channels; if all were grey, :meth:`finish` drops two of the channels.
 
-    Memory is that of the images handed over. Raises SourceError, in one line, for a disk that is full or cannot be written,
-    and for images of another size.
+    Memory use is that of the given images. Raises SourceError, in one line, for a disk that is full or cannot be written, and
+    for images of another size.
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:
@@ -57,7 +57,7 @@ class Packer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Keep what is there for a later continuation, as far as it is marked."""
+        """Keep the marked part for a later continuation."""
         self._file.close()
 
     def put(self, images: Pixels) -> None:
@@ -83,12 +83,12 @@ class Packer:
             raise self._unwritable(error) from error
 
     def finish(self, path: Path) -> None:
-        """Close the file with its digest, one more reading of all of it, and move it to ``path``.
+        """Close the file with its digest, which reads all of it again, and move it to ``path``.
 
-        Raises SourceError where images are missing.
+        Raises SourceError if images are missing.
         """
         if self.done != self._contents.count:
-            raise SourceError(f"{self._path} holds {self.done} of {self._contents.count} images; put the others too")
+            raise SourceError(f"{self._path} has {self.done} of {self._contents.count} images; put the others too")
         try:
             self._mark()
             if not self._coloured and self._contents.image_shape[0] > 1:
@@ -128,7 +128,7 @@ class Packer:
         self.discard()
 
     def _continues(self) -> bool:
-        """Whether ``path`` is a file of the same contents that was not finished."""
+        """Whether ``path`` is an unfinished file with the same contents."""
         try:
             header = read_header(self._path)
         except SourceError:  # nothing there, or nothing to go on with
@@ -142,7 +142,7 @@ class Packer:
         )
 
     def _reserve(self, offset: int) -> None:
-        """Take the disk's space now: a disk that is too small is found out before the work, and none fills up during it."""
+        """Allocate the disk space now, so that a disk that is too small is found before the work."""
         if not hasattr(os, "posix_fallocate"):
             return
         try:
@@ -168,9 +168,9 @@ class Packer:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """A context that one process at a time is in for each unfinished ``path``; the system ends it with the process.
+    """A context that one process at a time may enter for each unfinished ``path``; the system ends it with the process.
 
-    Where there are no such locks (Windows, some network file systems), all are let in. Raises SourceError where the folder
+    On systems without locks (Windows, some network file systems) all processes may enter. Raises SourceError if the folder
     cannot be written.
     """
     try:

@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels: what happens to each kind of file."""
+"""Decode one image file to uint8 pixels: the treatment of each kind of file."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How files become pixels. ``image_size``: side of the square, None for the file's own size.
+    """How files are decoded. ``image_size``: side of the square, None for the file's own size.
 
-    ``bit_depth``: 16-bit grey files hold values below 2 ** bit_depth, the largest of which becomes 255. ``max_pixels``: what
-    an image may have at most, by its header.
+    ``bit_depth``: 16-bit grey files have values below 2 ** bit_depth, and the largest becomes 255. ``max_pixels``: the largest
+    allowed number of pixels, by the header.
     """
 
     image_size: int | None = None
@@ -53,7 +53,7 @@ class Decoding:
 
 @functools.cache
 def suffixes() -> tuple[str, ...]:
-    """The endings of image files that the Pillow installed here reads, sorted."""
+    """The endings of image files that the installed Pillow reads, sorted."""
     known = Image.registered_extensions() | {".mpo": "JPEG"}  # MPO: several JPEGs in one file, read by the same plugin
     return tuple(sorted(end for end, kind in known.items() if kind in _formats() and end not in _OTHER_ENDINGS))
 
@@ -86,7 +86,7 @@ def decode(path: str | Path, how: Decoding = Decoding()) -> Pixels:
 
 
 def pixels_of(opened: Image.Image, how: Decoding = Decoding()) -> Pixels:
-    """An image that Pillow holds, as :func:`decode` has a file of it. Raises ValueError as that does."""
+    """An image object of Pillow, decoded as :func:`decode` does a file. Raises ValueError likewise."""
     depth = _depth(opened, how.bit_depth)
     opened.load()
     turn = _UPRIGHT.get(_orientation(opened))
@@ -97,9 +97,9 @@ def pixels_of(opened: Image.Image, how: Decoding = Decoding()) -> Pixels:
 
 
 def sixteen_bit_maximum(path: str | Path, how: Decoding) -> tuple[int, bool] | None:
-    """The largest value of a 16-bit file, and whether it is grey; None where it has 8 bits, or its header says its depth.
+    """The largest value of a 16-bit file, and whether it is grey; None if it has 8 bits, or if its header gives its depth.
 
-    Pillow reads the high byte alone of 16-bit colour. Raises as :func:`decode` does.
+    Pillow reads only the high byte of 16-bit colour. Raises as :func:`decode` does.
     """
     with _opened(path, how.max_pixels) as opened:
         if opened.mode.startswith("I"):
@@ -108,7 +108,7 @@ def sixteen_bit_maximum(path: str | Path, how: Decoding) -> tuple[int, bool] | N
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """(width, height) as :func:`decode` would give it, from the header alone. Raises as :func:`decode` does."""
+    """(width, height) that :func:`decode` would give, from the header alone. Raises as :func:`decode` does."""
     with _opened(path, None) as image:
         # PIL turns TIFF files by itself, and tells the size they will have.
         turned = _orientation(image) >= 5 and image.format != "TIFF"
@@ -117,9 +117,9 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def resize_all(images: Pixels, size: int, width: int | None = None) -> Pixels:
-    """Resize (N, C, H, W), C 1 or 3, to (N, C, size, size) the way :func:`decode` does; to another ``width``, of that shape.
+    """Resize (N, C, H, W), C 1 or 3, to (N, C, size, size) as :func:`decode` does; with another ``width``, to that shape.
 
-    PIL's integer arithmetic gives the same bytes on every machine, which a vectorised float resize would not.
+    PIL's integer arithmetic gives the same bytes on every machine, unlike a vectorised float resize.
     """
     width = size if width is None else width
     resized = np.empty((*images.shape[:2], size, width), np.uint8)
@@ -131,7 +131,7 @@ def resize_all(images: Pixels, size: int, width: int | None = None) -> Pixels:
 
 @contextlib.contextmanager
 def _opened(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
-    """The file with its header read. Raises ValueError where that declares more than ``max_pixels``; None for no limit."""
+    """The file with its header read. Raises ValueError if the header declares more than ``max_pixels``; None for no limit."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # this limit in place of Pillow's
     try:
         with Image.open(path, formats=_formats()) as image:
@@ -146,17 +146,18 @@ def _opened(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
 
 
 def _depth(image: Image.Image, bit_depth: int) -> int:
-    """Bits that the values of a 16-bit file use: what a TIFF says where it is less than 16, else ``bit_depth``."""
+    """Bits that the values of a 16-bit file use: a TIFF's own number if it is less than 16, else ``bit_depth``."""
     if bit_depth != 16 and _is_wide_colour(image):
         raise ValueError(
-            "is 16-bit colour, which is read by its high bytes, so that no bit depth applies; convert it to 8 bits"
+            "is 16-bit colour, of which only the high bytes are read, so a bit depth has no effect; convert it to 8 "
+            "bits"
         )
     told = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
     return int(told[0]) if image.mode.startswith("I;16") and 8 < told[0] < 16 else bit_depth
 
 
 def _is_wide_colour(image: Image.Image) -> bool:
-    """Whether 16 bits per channel were cut to 8 on the way to mode RGB, RGBA, CMYK and the like; before pixels are loaded."""
+    """Whether 16 bits per channel were cut to 8 for mode RGB, RGBA, CMYK and similar; call it before pixels are loaded."""
     return not image.mode.startswith("I") and any(";16" in str(tile) for tile in getattr(image, "tile", []))
 
 
@@ -168,7 +169,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, depth: int) -> Image.Image:
-    """The image in mode L or RGB; ``depth`` is that of 16-bit values."""
+    """The image in mode L or RGB; ``depth`` is the number of bits of 16-bit values."""
     grey = image.mode in _GREY_MODES
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bits")
@@ -185,7 +186,7 @@ def _eight_bits(image: Image.Image, depth: int) -> Image.Image:
 
 
 def _centre_cut(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest part in the middle that has the shape of ``height`` x ``width``, resized to it."""
+    """The largest central part with the aspect ratio of ``height`` x ``width``, resized to it."""
     if image.size == (width, height):
         return image
     if image.width * height <= image.height * width:

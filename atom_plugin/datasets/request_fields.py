@@ -1,4 +1,4 @@
-"""Which fields of a request a source reads, so that one that would have no effect is refused."""
+"""The fields of a request that each source reads, so that a field without effect is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLAGS = {"seed": "--split-seed"}  # others are called as the field is
 
 
 def takes(*names: str) -> Callable[[Loader], Loader]:
-    """Declare which fields of a request a loader reads: ``@takes("image_size")``. One that declares nothing reads any."""
+    """Declare which fields of a request a loader reads: ``@takes("image_size")``. A loader without a declaration reads any."""
 
     def declare(loader: Loader) -> Loader:
         loader.takes = frozenset(names)  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def takes(*names: str) -> Callable[[Loader], Loader]:
 
 
 def flag(name: str) -> str:
-    """The option of the command line that fills the field ``name`` of a request."""
+    """The command-line option that fills the field ``name`` of a request."""
     return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 

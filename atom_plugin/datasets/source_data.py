@@ -1,4 +1,4 @@
-"""What a source gives once it is loaded: its splits, their labels, and what a set made from it must remember."""
+"""A loaded source: its splits, their labels, and the metadata that a set made from it stores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Split:
     """``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,). Raises SourceError for anything else.
 
-    ``mapped`` is the file that a large source's ``images`` are a read-only view of: indexing copies rows, and whoever goes
-    through all of them does so by :meth:`parts`, which holds none longer than needed.
+    ``mapped`` is the file of which a large source's ``images`` are a read-only view: indexing copies rows. To go through all
+    images use :meth:`parts`, which keeps each part in memory only while needed.
     """
 
     images: torch.Tensor
@@ -37,7 +37,8 @@ class Split:
         require("labels", labels, torch.Tensor)
         if any(tensor.layout != torch.strided or tensor.is_meta for tensor in (images, labels)):
             raise SourceError(
-                f"a source's images and labels must hold every value, not {images.layout} on {images.device}; call to_dense()"
+                f"a source's images and labels must be dense tensors in memory, not {images.layout} on "
+                f"{images.device}; call to_dense()"
             )
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise SourceError(f"a source's images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
@@ -57,11 +58,11 @@ class Split:
 
     @property
     def pixel_bytes(self) -> int:
-        """Size of all images."""
+        """Bytes of all images."""
         return len(self) * math.prod(self.image_shape)
 
     def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Images ``indices`` (n,): uint8 (n, C, H, W), in ``out`` where given. SourceError where a file fails."""
+        """Images ``indices`` (n,): uint8 (n, C, H, W), in ``out`` if given. SourceError if a file fails."""
         if self.mapped is not None:
             return self.mapped.rows(indices, out=out)
         import torch
@@ -75,14 +76,13 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceData:
-    """A loaded source: its splits as uint8, in memory or mapped from a file, and what a set made from it must remember.
+    """A loaded source: its splits as uint8, in memory or mapped from a file, and the metadata that a set made from it stores.
 
-    ``mean`` and ``std`` are the constants the field uses for a known set ([0, 1] scale), else None: to be computed.
-    ``validation`` is the part of the training images that is held out of ``train``, None where none is.
-    ``fingerprint`` is the sha256 of images, labels and class names, and of which images are held out: the same wherever the
-    files decode alike.
-    ``options`` are plain JSON: what :func:`~atom_plugin.datasets.reload_source` needs, beside the name, to load the same again.
-    Raises SourceError where the splits do not fit each other or the class names.
+    ``mean`` and ``std`` are the usual constants of a known set ([0, 1] scale), else None: to be computed. ``validation`` is the
+    part of the training images that is held out of ``train``, None if none is. ``fingerprint`` is the sha256 of images, labels,
+    class names, and the choice of held-out images: the same wherever the files decode to the same pixels. ``options`` are plain
+    JSON: what :func:`~atom_plugin.datasets.reload_source` needs, besides the name, to load the same again. Raises SourceError
+    if the splits do not fit each other or the class names.
     """
 
     name: str
@@ -107,10 +107,10 @@ class SourceData:
         for name in self.class_names:
             # Found out here rather than when the finished set is stored.
             if why := flaw(name):
-                raise SourceError(f"{self.name}: no set can hold the class name {name!r}: {why}; rename that class")
+                raise SourceError(f"{self.name}: a set cannot store the class name {name!r}: {why}; rename that class")
         for called, split in (("training", self.train), ("test", self.test)):
             if not len(split):
-                raise SourceError(f"{self.name}: the {called} split holds no images")
+                raise SourceError(f"{self.name}: the {called} split has no images")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.class_names):
                 raise SourceError(

@@ -1,4 +1,4 @@
-"""The sets that torchvision reads: MNIST, Fashion-MNIST, SVHN, CIFAR-10 and CIFAR-100, in their own splits."""
+"""Datasets of torchvision: MNIST, Fashion-MNIST, SVHN, CIFAR-10 and CIFAR-100, in their own splits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _CONNECT_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """``reader`` is the class in torchvision.datasets; ``files`` says what a user without a network must provide.
+    """``reader`` is the class in torchvision.datasets; ``files`` lists what a user without a network must provide.
 
-    ``class_names`` None means that the set's own files name them. ``mean`` and ``std`` are the constants of the
-    distillation literature.
+    ``class_names`` None means that the set's own files name them. ``mean`` and ``std`` are the constants of the distillation
+    literature.
     """
 
     name: str
@@ -158,8 +158,8 @@ def _present_or_downloaded(known: _Known, root: Path, request: SourceRequest) ->
             return known.read(root, download=False)
     if request.offline:
         raise SourceError(
-            f"{known.name} is not in {root}, or damaged there, and nothing is fetched unasked: name its folder with "
-            "--data-dir (data_dir=), or fetch it with --download"
+            f"{known.name} is not in {root}, or damaged there, and is not downloaded without --download; name its "
+            "folder with --data-dir (data_dir=), or download it with --download"
         )
     try:
         # In place, torchvision also unpacks an archive that the user has put there.
@@ -172,7 +172,7 @@ def _present_or_downloaded(known: _Known, root: Path, request: SourceRequest) ->
 
 
 def _downloaded_anew(known: _Known, root: Path) -> tuple[Any, Any]:
-    """Download beside what is there, and replace that only by files that could be read."""
+    """Download next to the existing files, and replace them only by files that could be read."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as staging:
         sets = known.read(Path(staging), download=True)

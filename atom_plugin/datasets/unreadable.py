@@ -1,4 +1,4 @@
-"""Why an image file cannot be read, in words that say what to do, and what libtiff says meanwhile."""
+"""Why an image file cannot be read, and what to do about it; and the messages of libtiff."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def why_unreadable(path: str, error: Exception) -> str:
         return _tiff_kind(path)
     with contextlib.suppress(Exception), Image.open(path) as other:
         return f"is a file of kind {other.format}, which is not read; {_CONVERT}"
-    return f"damaged, or no image that the installed Pillow knows (it starts with {head!r})"
+    return f"damaged, or not an image that the installed Pillow knows (it starts with {head!r})"
 
 
 @contextlib.contextmanager
 def captured_stderr(wanted: bool) -> Iterator[list[str]]:
-    """What is written to file descriptor 2 within the context, also by libraries in C, as lines once it has ended.
+    """The text written to file descriptor 2 within the context, also by C libraries, as lines after it has ended.
 
-    Nothing is captured unless ``wanted``, or where the process has no such descriptor.
+    Nothing is captured unless ``wanted``, or if the process has no such descriptor.
     """
     lines: list[str] = []
     try:
@@ -66,7 +66,7 @@ def captured_stderr(wanted: bool) -> Iterator[list[str]]:
 
 
 def _tiff_kind(path: str) -> str:
-    """What a TIFF that Pillow does not read holds, by its first directory."""
+    """The contents of a TIFF that Pillow does not read, from its first directory."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(8)

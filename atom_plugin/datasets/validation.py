@@ -1,4 +1,4 @@
-"""A part of the training images for choices to be made on, so that the test images judge what was chosen and no more."""
+"""Hold out a part of the training images to compare options on, so that test images are only used for the final result."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from atom_plugin.errors import ConfigError, SourceError
 
 
 def hold_out(data: SourceData, amount: float, *, seed: int = 0) -> SourceData:
-    """``data`` with a part of each class's training images as ``validation``, and no longer among ``train``.
+    """``data`` with a part of each class's training images as ``validation``, removed from ``train``.
 
-    ``amount`` is a share of the training images below 1, or their number from 1 on. Each class gives in proportion to its
-    images, at least one and never all. A class is ordered by the sha256 of seed and place in the source, and its first images
-    are held out: the same source has the same part on every machine. ``mean`` and ``std`` stay: where a source has them, they
-    are constants of the literature. Raises ConfigError for an amount that leaves a class without an image on either side,
-    SourceError for a class of one image.
+    ``amount`` is a fraction of the training images below 1, or their number from 1 on. Each class gives in proportion to its
+    images, at least one and never all. A class is ordered by the sha256 of seed and index in the source, and its first images
+    are held out: the same source has the same part on every machine. ``mean`` and ``std`` stay: a source's own are constants of
+    the literature. Raises ConfigError for an amount that leaves a class without an image on either side, SourceError for a
+    class of one image.
     """
     held_out = _chosen(data, amount, seed)
     kept = torch.ones(len(data.train), dtype=torch.bool)
@@ -35,7 +35,7 @@ def hold_out(data: SourceData, amount: float, *, seed: int = 0) -> SourceData:
 
 
 def part_of(split: Split, rows: torch.Tensor) -> Split:
-    """Images ``rows`` (n,) of ``split``: copies of those in memory, else read from their file as they are asked for."""
+    """Images ``rows`` (n,) of ``split``: copies of images in memory, else read from their file when asked for."""
     if split.mapped is not None:
         return _PartOfFile(split, rows)
     return Split(images=split.images[rows], labels=split.labels[rows])
@@ -85,12 +85,12 @@ def _chosen(data: SourceData, amount: float, seed: int) -> torch.Tensor:
 
 
 def _quotas(counts: Sequence[int], total: int) -> list[int]:
-    """How many images of each class make ``total``: one, and of the others in proportion, by the largest remainders."""
+    """How many images of each class add up to ``total``: at least one, in proportion, by the largest remainders."""
     classes = len(counts) - counts.count(0)
     if not classes <= total <= sum(counts) - classes:
         raise ConfigError(
-            f"a validation part of {total} images does not suit {classes} classes with {sum(counts)} training images, which "
-            f"keep one each on either side; take {classes} to {sum(counts) - classes}"
+            f"a validation part of {total} images does not suit {classes} classes with {sum(counts)} training "
+            f"images, which each need one image on either side; take {classes} to {sum(counts) - classes}"
         )
     free = [max(0, count - 2) for count in counts]
     shares = [divmod((total - classes) * rest, max(1, sum(free))) for rest in free]

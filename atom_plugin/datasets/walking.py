@@ -1,4 +1,4 @@
-"""The image files below a folder: what counts as one, which links are followed, and a count of all that is left out."""
+"""Find the image files below a folder: which files count, which links are followed, and how many files are left out."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ImageFile(NamedTuple):
 
 
 class Walk:
-    """Looks into ``root``, by name and ``stat`` alone; ``left_out`` counts the files that are no images, by ending.
+    """Looks into ``root``, by name and ``stat`` alone; ``left_out`` counts the files that are not images, by ending.
 
-    Links are followed where they lead to something within ``root``, and with ``follow_links`` everywhere. Hidden files and
-    folders are passed over. Every method raises SourceError for what cannot be looked into.
+    Links are followed if they lead to something within ``root``, and with ``follow_links`` everywhere. Hidden files and folders
+    are skipped. Every method raises SourceError for folders that cannot be read.
     """
 
     def __init__(self, root: Path, *, follow_links: bool = False) -> None:
@@ -44,7 +44,7 @@ class Walk:
         self._follow_links = follow_links
 
     def folders(self, relative: str = "") -> list[str]:
-        """The names of the folders in ``root/relative``, links to folders among them, sorted."""
+        """The names of the folders in ``root/relative``, including links to folders, sorted."""
         folder = self.root / relative
         try:
             with os.scandir(folder) as entries:
@@ -65,24 +65,24 @@ class Walk:
         return self._images(relative, link, frozenset(_identity((self.root / folder).stat()) for folder in above))
 
     def say_left_out(self) -> None:
-        """One line on what :attr:`left_out` counts: a warning, unless all of it is text and the like."""
+        """Log one line on the files in :attr:`left_out`: a warning, unless all of them are text files."""
         if self.left_out:
             counts = ", ".join(f"{count} {ending}" for ending, count in self.left_out.most_common())
             level = logging.INFO if set(self.left_out) <= _SIDE_FILES else logging.WARNING
             _logger.log(
                 level,
-                "%s: files beside the images that are not read, by ending: %s (read are %s)",
+                "%s: skipped files that are not images, by ending: %s (known endings: %s)",
                 *(self.root, counts, " ".join(suffixes())),
             )
 
     def _images(self, relative: str, link: Path | None, ancestors: frozenset[_Identity]) -> Iterator[ImageFile]:
-        """As :meth:`images`; ``link`` is the last one on the way here, ``ancestors`` are all folders on it."""
+        """As :meth:`images`; ``link`` is the last link on the path so far, ``ancestors`` are all folders on it."""
         folder = self.root / relative
         try:
             here = _identity(folder.stat())
             if here in ancestors:
                 loop, target = self._link(link or folder)
-                raise SourceError(f"{loop} is a link to {target}, which contains it; remove the link, and only that")
+                raise SourceError(f"{loop} is a link to {target}, which contains it; remove the link only")
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if _passed_over(entry.name):
@@ -116,7 +116,7 @@ class Walk:
             )
 
     def _link(self, path: Path) -> tuple[str, str]:
-        """Where the link ``path`` itself lies, not a way to it through other links, and what it leads to."""
+        """The real place of the link ``path`` itself, and the target it leads to."""
         return str(path.parent.resolve() / path.name), str(path.resolve())
 
 

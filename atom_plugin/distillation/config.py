@@ -1,4 +1,4 @@
-"""What a distillation run is: one frozen record, stored as JSON in the set it makes."""
+"""The config of a distillation: one frozen record, stored as JSON in the set that it makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IMAGES, _MATCHING, _OPTIMISATION = "Images", "Matching", "Optimisation"
 @config_class
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(NetworkConfig):
-    """All choices that shape a synthetic set; each field's metadata says what it is.
+    """All choices that determine a synthetic set; each field's metadata describes it.
 
     Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
     ``network_state``, ``network_radius``, ``network_pool``, ``inner_loop``, ``network_epochs``, ``network_lr`` and
@@ -37,7 +37,7 @@ class DistillConfig(NetworkConfig):
     recipe: str = field(
         default="atom",
         metadata=about(
-            "Where choices that are not given come from (see --list-recipes).",
+            "Named default values for all options of the distillation (see --list-recipes).",
             group=_MATCHING,
             metavar="NAME",
             default="atom",
@@ -46,16 +46,18 @@ class DistillConfig(NetworkConfig):
     matcher: str = field(
         default="atom",
         metadata=about(
-            "How real and synthetic images are compared (see --list-matchers).", group=_MATCHING, metavar="NAME"
+            "Method that compares real and synthetic images and gives the loss (see --list-matchers).",
+            group=_MATCHING,
+            metavar="NAME",
         ),
     )
     matcher_options: Mapping[str, Any] = field(default_factory=dict, metadata=about("Options of the matcher, by name."))
     nested: str | None = field(
         default=None,
         metadata=about(
-            "Counts of images per class that are sets of their own: joined by commas, each with its weight in the loss after a "
-            "colon (1:3,5,10) where it is not 1, all of them (all), or 1, 2, 5, 10 and so on (some); `atom-cli store subset "
-            "--ipc` cuts them.",
+            "Optimise the first K images of each class as sets too, for each K in the list, e.g. 1,5,10 or 1:3,5,10 "
+            "with loss weights after colons; all means every K, some means 1, 2, 5, 10 and so on. `atom-cli store "
+            "subset --ipc K` extracts them.",
             group=_IMAGES,
             metavar="K[:WEIGHT],…|some|all",
         ),
@@ -64,21 +66,27 @@ class DistillConfig(NetworkConfig):
         default=1000, metadata=about("Number of matching steps.", group=_OPTIMISATION, metavar="N", at_least=1)
     )
     real_batch: int = field(
-        default=64, metadata=about("Real images per class and step.", group=_OPTIMISATION, metavar="N", at_least=1)
+        default=64,
+        metadata=about("Real images per class in each matching step.", group=_OPTIMISATION, metavar="N", at_least=1),
     )
     image_lr: float = field(
-        default=1.0, metadata=about("Learning rate of the images.", group=_OPTIMISATION, metavar="RATE", above=0)
+        default=1.0,
+        metadata=about("Learning rate of the synthetic images.", group=_OPTIMISATION, metavar="RATE", above=0),
     )
     image_momentum: float = field(
         default=0.5,
         metadata=about(
-            "Momentum of the SGD on the images, below 1.", group=_OPTIMISATION, metavar="M", at_least=0, below=1
+            "Momentum of the SGD on the synthetic images, below 1.",
+            group=_OPTIMISATION,
+            metavar="M",
+            at_least=0,
+            below=1,
         ),
     )
     image_schedule: str = field(
         default="constant",
         metadata=about(
-            "Schedule of the images' learning rate over the run: constant, or a cosine that falls to 0.",
+            "Schedule of --image-lr: constant, or cosine, which decays to 0.",
             group=_OPTIMISATION,
             choices=SCHEDULES,
         ),
@@ -86,7 +94,7 @@ class DistillConfig(NetworkConfig):
     image_init: str = field(
         default="random",
         metadata=about(
-            "What images start from: real ones, chosen as `atom-cli select` chooses (random, k-center, herding, forgetting), "
+            "Initial images: real images selected as by `atom-cli select` (random, k-center, herding, forgetting), "
             "noise, or set:FILE, the first images of each class in a set.",
             group=_IMAGES,
             metavar="START",
@@ -96,8 +104,8 @@ class DistillConfig(NetworkConfig):
     extend: str | None = field(
         default=None,
         metadata=about(
-            "File of a set to grow to the images per class asked for: its images stay, and new ones and new classes of the "
-            "source come beside.",
+            "Extend the set in FILE to --ipc images per class: its images stay, and new images and new classes of "
+            "the source are added.",
             group=_IMAGES,
             metavar="FILE",
             default="a new set",
@@ -106,26 +114,27 @@ class DistillConfig(NetworkConfig):
     thaw: bool | None = field(
         default=None,
         metadata=about(
-            "Move the images of an extended set too, or leave them as they are.",
+            "Optimise the images of the extended set too, or keep them fixed.",
             group=_IMAGES,
-            default="left as they are",
+            default="fixed",
             beside="extend",
             fallback=False,
         ),
     )
     extended: tuple[Mapping[str, Any], ...] = field(
-        default=(), metadata=about("What came when in the extended set, told by the run.")
+        default=(), metadata=about("How each earlier part of the extended set was made; the run fills it in.")
     )
     memory_budget: int | None = field(
         default=None,
         metadata=about(
-            "Memory of one pass, e.g. 2GB, which decides how many classes pass together in each process.",
+            "Memory limit of a forward and backward pass, e.g. 2GB; classes are split into groups that fit, in each "
+            "process.",
             group="Machine",
             metavar="SIZE",
             unit="bytes",
             at_least=1,
             at_most=2**63 - 1,
-            default="all classes pass together",
+            default="all classes in one pass",
         ),
     )
 
@@ -137,7 +146,9 @@ class DistillConfig(NetworkConfig):
             )
         self.prefixes  # noqa: B018 - raises for counts that are none
         if not all(isinstance(part, Mapping) for part in self.extended):
-            raise ConfigError(f"extended must hold what made each set before, by name, not {shown(self.extended)}")
+            raise ConfigError(
+                f"extended must be a mapping for each earlier part of the set, not {shown(self.extended)}"
+            )
         try:
             bounded_json.check(dict(self.matcher_options))
             json.dumps(dict(self.matcher_options), allow_nan=False)
@@ -153,12 +164,12 @@ class DistillConfig(NetworkConfig):
 
     @property
     def made_by(self) -> str:
-        """The matcher."""
+        """The matcher's name."""
         return self.matcher
 
     @property
     def prefixes(self) -> tuple[int, ...]:
-        """The counts that ``nested`` names, ascending, ``ipc`` among them; none where it is not given. Raises ConfigError."""
+        """The counts that ``nested`` names, ascending, ``ipc`` among them; empty if it is not given. Raises ConfigError."""
         return tuple(self.prefix_weights)
 
     @property
@@ -171,7 +182,9 @@ class DistillConfig(NetworkConfig):
 
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
-        """The recipe's own matcher fills what the recipe leaves open; what another asks for goes before the recipe."""
+        """The defaults of the recipe's matcher fill what the recipe leaves open; those of another matcher replace the
+        recipe's.
+        """
         check_value("matcher", matcher, str | None)
         defaults = _loop_defaults(matcher or recipe["matcher"])
         asked, own = defaults.pop("network", {}), recipe["network"]
@@ -202,11 +215,11 @@ class DistillConfig(NetworkConfig):
 
     @property
     def _extended_sha256(self) -> str | None:
-        """What tells the set that is extended: where its images lie may be told in other words on another machine."""
+        """The sha256 of the extended set's file, which identifies it on any machine; its path does not."""
         return None if not self.extended else self.extended[-1].get("sha256")
 
     def differences(self, other: DistillConfig) -> list[str]:
-        """``name: mine, not theirs`` for every choice that differs, those left to a default as that."""
+        """``name: mine, not theirs`` for every choice that differs."""
         mine, theirs = ({**config.to_json(), "extended": config._extended_sha256} for config in (self, other))
         return [
             f"{name}: {mine.get(name)}, not {theirs.get(name)}"
@@ -216,7 +229,7 @@ class DistillConfig(NetworkConfig):
 
 
 def _loop_defaults(matcher: str) -> dict[str, Any]:
-    """What ``matcher`` asks of the loop. Raises ConfigError for what is no choice of it, PluginError for an unknown matcher."""
+    """The loop defaults of ``matcher``. Raises ConfigError for an unknown field, PluginError for an unknown matcher."""
     from atom_plugin.matchers import MATCHERS
 
     defaults = dict(getattr(MATCHERS.get(matcher), "loop_defaults", {}))

@@ -1,4 +1,4 @@
-"""The networks that a run matches under, as choices; :mod:`.matching_network` describes and :mod:`.config` completes them."""
+"""The config of the networks that a run matches under; :mod:`.matching_network` describes the fields."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _COURSE = "Networks"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(SetConfig):
-    """The fields of a distillation that say which networks it matches under, and how these learn."""
+    """The config fields for the matching networks and their training."""
 
     matching_model: str = field(
         default="convnet",
         metadata=about(
-            "Network that images are matched under: convnet (--depth, --width and so on), resnet10, resnet18, vgg11, alexnet, "
-            "vit, or any of timm's, as timm:NAME.",
+            "Network that computes the features for matching: convnet (with --depth, --width and so on), resnet10, "
+            "resnet18, vgg11, alexnet, vit, or a timm model, timm:NAME.",
             group=_COURSE,
             metavar="NAME",
         ),
@@ -31,18 +31,18 @@ class NetworkConfig(SetConfig):
     matching_layers: tuple[str, ...] = field(
         default=(),
         metadata=about(
-            "Names of the matching model's layers whose outputs are matched, joined by commas.",
+            "Layers of the matching model whose outputs are matched, names joined by commas.",
             group=_COURSE,
             metavar="LAYER,…",
-            default="the last map of every resolution but the last",
+            default="the last feature map of each resolution except the last",
         ),
     )
     network_state: str = field(
         default="random",
         metadata=about(
-            "State of the networks that images are matched under: random, or trained:EPOCHS on the real images before; of a "
-            "pool's, interpolated between start and end of their training, at a random-epoch of it, around its end, or the "
-            "whole trajectory (mtt).",
+            "Weights of the matching networks: random, or trained:EPOCHS on the real images first; with --pool: "
+            "interpolated between start and end of the training, random-epoch, around the end of the training, or the "
+            "whole trajectory (matcher mtt).",
             group=_COURSE,
             metavar="STATE",
             default="random; interpolated with a pool",
@@ -51,7 +51,7 @@ class NetworkConfig(SetConfig):
     network_radius: float | None = field(
         default=None,
         metadata=about(
-            "Distance, in all weights together, of each network drawn around the end of a pool's training.",
+            "With --network-state around: L2 distance of each drawn network's weights from the trained weights.",
             group=_COURSE,
             metavar="R",
             above=0,
@@ -62,14 +62,17 @@ class NetworkConfig(SetConfig):
     pool: str | None = field(
         default=None,
         metadata=about(
-            "File of trained networks to match under, made by `atom-cli pool make`.", group=_COURSE, metavar="FILE"
+            "File of trained networks for matching, made by `atom-cli pool make`.", group=_COURSE, metavar="FILE"
         ),
     )
-    pool_sha256: str | None = field(default=None, metadata=about("The weights of the pool, told by the run."))
+    pool_sha256: str | None = field(
+        default=None, metadata=about("The sha256 of the pool's weights; the run fills it in.")
+    )
     calibration: float | None = field(
         default=None,
         metadata=about(
-            "Weight of the cross entropy of the synthetic images under the pool's trained network, added to the matching loss.",
+            "Weight of an extra loss term: the cross entropy of the synthetic images under the pool's trained "
+            "networks.",
             group=_COURSE,
             metavar="WEIGHT",
             at_least=0,  # none is stored as 0, and read again
@@ -80,7 +83,7 @@ class NetworkConfig(SetConfig):
     network_pool: int | None = field(
         default=None,
         metadata=about(
-            "How many networks are trained on the real images for matching to draw from.",
+            "With --network-state trained:EPOCHS: number of networks to train; matching draws from them.",
             group=_COURSE,
             metavar="N",
             at_least=1,
@@ -91,14 +94,14 @@ class NetworkConfig(SetConfig):
     inner_loop: int = field(
         default=1,
         metadata=about(
-            "Matching steps under one network before another is drawn.", group=_COURSE, metavar="N", at_least=1
+            "Matching steps with one network before a new one is drawn.", group=_COURSE, metavar="N", at_least=1
         ),
     )
     network_epochs: int = field(
         default=0,
         metadata=about(
-            "Passes in which the network is trained on the synthetic images after each matching step of the inner loop but "
-            "the last.",
+            "Epochs of training the matching network on the synthetic images after each step of the inner loop "
+            "except the last.",
             group=_COURSE,
             metavar="N",
             at_least=0,
@@ -107,7 +110,7 @@ class NetworkConfig(SetConfig):
     network_lr: float | None = field(
         default=None,
         metadata=about(
-            "Learning rate at which the network is trained on the synthetic images.",
+            "Learning rate for training the matching network on the synthetic images.",
             group=_COURSE,
             metavar="RATE",
             above=0,
@@ -118,7 +121,7 @@ class NetworkConfig(SetConfig):
     network_momentum: float | None = field(
         default=None,
         metadata=about(
-            "Momentum at which the network is trained on the synthetic images: 0.5 is DC's, 0 DSA's.",
+            "Momentum for training the matching network on the synthetic images; DC uses 0.5, DSA 0.",
             group=_COURSE,
             metavar="M",
             at_least=0,
@@ -132,14 +135,17 @@ class NetworkConfig(SetConfig):
         super().__post_init__()
         if self.network_epochs and self.inner_loop == 1:
             raise ConfigError(
-                "network_epochs trains a network that is dropped at once; give an inner_loop of 2 or more"
+                "network_epochs has no effect with an inner_loop of 1, because the trained network is not used "
+                "again; give an inner_loop of 2 or more"
             )
         if (self.network_state in POOL_STATES) != (self.pool is not None):
             found = f"network_state {self.network_state!r} " + ("with a pool" if self.pool else "without a pool")
-            raise ConfigError(f"found {found}; give a pool for {' or '.join(POOL_STATES)}, and none for other states")
+            raise ConfigError(
+                f"found {found}; give a pool for {' or '.join(POOL_STATES)}, and no pool for other states"
+            )
         if self.pool is not None and self.matching_model != "convnet":
             raise ConfigError(
-                f"a pool holds ConvNets, not the matching model {self.matching_model!r}; leave one of them out"
+                f"a pool contains ConvNets, not the matching model {self.matching_model!r}; leave one of them out"
             )
 
     def _counting(self) -> dict[str, bool]:
@@ -154,7 +160,7 @@ class NetworkConfig(SetConfig):
 
     @property
     def pretraining_epochs(self) -> int:
-        """Epochs of training on the real images before matching; 0 for random networks and those of a pool."""
+        """Training epochs on the real images before matching; 0 for random networks and for a pool."""
         if self.network_state in POOL_STATES:
             return 0
         return trained_epochs(self.network_state, "network_state")

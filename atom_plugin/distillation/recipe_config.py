@@ -1,4 +1,4 @@
-"""How a recipe fills a config: its values, what its matcher asks for, and on top of them what was given."""
+"""How a recipe fills a config: the recipe's values, then the defaults of its matcher, then the given values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Config = TypeVar("Config", bound="RecipeConfig")
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """A config that recipes fill. Its subclasses have the fields, and say which count."""
+    """A config that recipes fill. Its subclasses have the fields, and tell which have an effect."""
 
     def _counting(self) -> dict[str, bool]:
-        """Of each field that belongs to another choice: whether that choice is made, so that the field counts."""
+        """For each field that depends on another choice: whether that choice is made, so that the field has an effect."""
         return {}
 
     @classmethod
@@ -75,7 +75,7 @@ class RecipeConfig:
 
     @classmethod
     def _with_matcher(cls, recipe: dict[str, Any], matcher: str | None) -> dict[str, Any]:
-        """The values of a recipe, those that its matcher, or ``matcher`` in its place, asks for among them."""
+        """The values of a recipe, including the defaults of its matcher, or of ``matcher`` in its place."""
         return recipe
 
     @classmethod
@@ -88,7 +88,7 @@ class RecipeConfig:
 
 
 def _pool(path: str) -> NetworkPool:
-    """The pool at ``path``. Raises StoreError for a file that is none."""
+    """The pool at ``path``. Raises StoreError for a file that is not a pool."""
     from atom_plugin.models.network_pool import NetworkPool
 
     check_value("pool", path, str)
@@ -96,7 +96,7 @@ def _pool(path: str) -> NetworkPool:
 
 
 def _grown(path: str) -> dict[str, Any]:
-    """The choices that a set to be extended makes for its run. Raises StoreError for a file that is no set."""
+    """The choices that a set to be extended fixes for the run. Raises StoreError for a file that is not a set."""
     from atom_plugin.distillation.held_set import form_of, history_of
 
     check_value("extend", path, str)
@@ -104,7 +104,7 @@ def _grown(path: str) -> dict[str, Any]:
 
 
 def _eps(recipes: float | None, zca: bool | None, given: float | None) -> float | None:
-    """The ZCA eps of the recipe's, the switch and one that is named. Raises ConfigError where the latter two contradict."""
+    """The ZCA eps from the recipe, the switch and the given eps. Raises ConfigError if the latter two contradict each other."""
     from atom_plugin.transforms.whitening import DATADAM_EPS
 
     if zca is False and given is not None:

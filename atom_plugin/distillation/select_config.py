@@ -1,4 +1,4 @@
-"""What a selection of real images is: only what it uses, stored as JSON in the set it makes."""
+"""The config of a selection of real images, stored as JSON in the set that it makes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from atom_plugin.runtime.settings import about, config_class, current_names
 @config_class
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig(SetConfig):
-    """All choices that decide which real images make a set.
+    """All choices that determine a set of real images.
 
-    ``network`` chooses, unless the method is random; whatever the method, it is what the set is trained with by default.
-    Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
+    ``network`` chooses, unless the method is random; whatever the method, it is what the set is trained with by default. Raises
+    ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
     """
 
     augmentation: str = field(
         default_factory=all_operations,
-        metadata=about("Siamese augmentation of the images that a network which chooses is trained on."),
+        metadata=about("Siamese augmentation for training the network that the selection uses."),
     )
     method: str = field(
         default="random",
@@ -46,7 +46,7 @@ class SelectConfig(SetConfig):
         return self.method
 
     def to_json(self) -> dict[str, Any]:
-        """As :meth:`SetConfig.to_json`; the augmentation only where a network is trained."""
+        """As :meth:`SetConfig.to_json`, without the augmentation if no network is trained."""
         values = super().to_json()
         if not self.choosing_epochs:
             del values["augmentation"]
@@ -54,7 +54,9 @@ class SelectConfig(SetConfig):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SelectConfig:
-        """As :meth:`SetConfig.from_json`. Older releases stored a whole run's config: what a selection does not use goes."""
+        """As :meth:`SetConfig.from_json`. Older releases stored a whole run's config; fields that a selection does not use are
+        dropped.
+        """
         values = current_names(DistillConfig, stored)
         if "method" not in values and "image_init" in values:
             own = {each.name for each in fields(cls)}
@@ -63,7 +65,7 @@ class SelectConfig(SetConfig):
 
 
 def current_json(method: str, stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config in a set's provenance as this release stores it; as it stands where this release knows no such config."""
+    """The config in a set's provenance in the form of this release, or unchanged if this release does not know its kind."""
     kind = SelectConfig if method in METHODS else DistillConfig
     try:
         return kind.from_json(stored).to_json()

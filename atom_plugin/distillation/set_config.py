@@ -1,4 +1,4 @@
-"""What distilled and selected sets have in common: fields, and their JSON."""
+"""The config fields that distilled and selected sets share, and their JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _network() -> ConvNetConfig:
 
 
 def all_operations() -> str:
-    """The siamese augmentation that is taken where none is given."""
+    """The default siamese augmentation."""
     from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
     return DEFAULT_STRATEGY
@@ -37,7 +37,7 @@ def all_operations() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SetConfig(RecipeConfig):
-    """What every set is made with. Fields that say something only beside another choice are None where they are not given."""
+    """The choices for every set. Fields that depend on another choice are None if they are not given."""
 
     ipc: int = field(metadata=about("Images per class.", group="Images", metavar="N", at_least=1))
     factor: int = field(
@@ -53,8 +53,8 @@ class SetConfig(RecipeConfig):
     storage: str = field(
         default="float32",
         metadata=about(
-            "How images are stored: preprocessed as float32 or float16, or as uint8 pixels, a quarter of float32's bytes; a "
-            "distillation to uint8 keeps its images within the range of pixels.",
+            "Number format of stored images: preprocessed float32 or float16, or uint8 pixels, which take a quarter "
+            "of float32's bytes; with uint8, distillation clamps images to the pixel range.",
             group="Images",
             choices=STORAGES,
             default="float32",
@@ -62,12 +62,14 @@ class SetConfig(RecipeConfig):
     )
     standardise: bool = field(
         default=True,
-        metadata=about("Subtract each channel's mean and divide by its standard deviation, or do not.", group="Data"),
+        metadata=about(
+            "Standardise images: subtract each channel's mean and divide by its standard deviation.", group="Data"
+        ),
     )
     zca_eps: float | None = field(
         default=None,
         metadata=about(
-            "Whiten with ZCA, with this eps: 0.1 is MTT's and DataDAM's, 1e-6 kornia's own.",
+            "Apply ZCA whitening with this eps; MTT and DataDAM use 0.1, kornia's default is 1e-6.",
             group="Data",
             metavar="EPS",
             above=0,
@@ -76,7 +78,8 @@ class SetConfig(RecipeConfig):
     augmentation: str = field(
         default_factory=all_operations,
         metadata=about(
-            "Siamese augmentation: operations joined by _ (color_crop_cutout_flip_scale_rotate are all), or none.",
+            "Siamese augmentation of real and synthetic images: operations joined by _ "
+            "(color_crop_cutout_flip_scale_rotate are all), or none.",
             group="Matching",
             metavar="OPS",
         ),
@@ -84,7 +87,8 @@ class SetConfig(RecipeConfig):
     embedding: str | None = field(
         default=None,
         metadata=about(
-            "The network whose embeddings herding and k-center compare: random, or trained:EPOCHS on the real images before.",
+            "Network that computes embeddings for herding and k-center: random, or trained:EPOCHS on the real "
+            "images first.",
             group="Images",
             metavar="STATE",
             beside="herding and k-center",
@@ -94,7 +98,7 @@ class SetConfig(RecipeConfig):
     forgetting_epochs: int | None = field(
         default=None,
         metadata=about(
-            "Passes over the real images in which the method forgetting counts forgetting events.",
+            "Training epochs on the real images during which the method forgetting counts forgetting events.",
             group="Images",
             metavar="N",
             at_least=2,  # right in one, wrong in the next, is an event
@@ -105,7 +109,7 @@ class SetConfig(RecipeConfig):
     seed: int = field(
         default=0,
         metadata=about(
-            "Seed of every random draw: same seed and machine, same result.",
+            "Seed of all random draws; the same seed on the same machine gives the same result.",
             group="Machine",
             metavar="N",
             at_least=0,
@@ -116,15 +120,16 @@ class SetConfig(RecipeConfig):
     precision: str = field(
         default="auto",
         metadata=about(
-            "Arithmetic of the networks; auto takes bfloat16 where the device is fast at it, so that results differ between "
-            "devices and processors.",
+            "Number format of the networks' arithmetic; auto takes bfloat16 if the device computes it fast, so "
+            "results differ between devices.",
             group="Machine",
             choices=PRECISIONS,
             default="auto",
         ),
     )
     network: ConvNetConfig = field(
-        default_factory=_network, metadata=about("The ConvNet that the set is made with, and by default trained with.")
+        default_factory=_network,
+        metadata=about("ConvNet of the distillation, and default network for training on the set."),
     )
 
     def __post_init__(self) -> None:
@@ -145,28 +150,28 @@ class SetConfig(RecipeConfig):
 
     @property
     def tiles(self) -> int:
-        """Images that networks see of each stored one."""
+        """Number of images that networks see for each stored image."""
         return self.factor**2
 
     @property
     def choice(self) -> str:
-        """How real images are chosen: one of :data:`METHODS`, or another word where none are."""
+        """How real images are selected: one of :data:`METHODS`, or another word if none are."""
         raise NotImplementedError
 
     @property
     def made_by(self) -> str:
-        """What the set is filed under: the matcher's or the method's name."""
+        """The matcher's or the method's name, used in file names."""
         raise NotImplementedError
 
     def _counting(self) -> dict[str, bool]:
-        """Of each field that belongs to another choice: whether that choice is made, so that the field counts."""
+        """For each field that depends on another choice: whether that choice is made, so that the field has an effect."""
         return {
             "embedding": self.choice in ("herding", "k-center"),
             "forgetting_epochs": self.choice == "forgetting",
         }
 
     def _value(self, name: str) -> Any:
-        """The value of such a field, its default where it was not given."""
+        """The value of a field that depends on another choice, or its default."""
         given = getattr(self, name)
         return abouts(type(self))[name].fallback if given is None else given
 
@@ -178,14 +183,14 @@ class SetConfig(RecipeConfig):
 
     @property
     def choosing_epochs(self) -> int:
-        """Epochs of training on the real images before some are chosen; 0 where no trained network chooses."""
+        """Training epochs on the real images before the selection; 0 if the selection uses no trained network."""
         if self.choice == "forgetting":
             epochs: int = self._value("forgetting_epochs")
             return epochs
         return trained_epochs(self.embedding_state, "embedding")
 
     def fit_preprocessing(self, data: SourceData) -> Preprocessing:
-        """What the config asks for, fitted on the real training images. Raises ConfigError for a factor that does not fit."""
+        """The config's preprocessing, fitted on the real training images. Raises ConfigError for a factor that does not fit."""
         from atom_plugin.transforms.packing import check_factor
         from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -195,16 +200,16 @@ class SetConfig(RecipeConfig):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: every choice that counts, those left to a default too, and none that says nothing."""
+        """Plain JSON values of every choice that has an effect, defaults included."""
         counting = self._counting()
         values = {name: self._value(name) if name in counting else value for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if counting.get(name, True)}
 
     @classmethod
     def from_json(cls: type[Config], stored: Mapping[str, Any]) -> Config:
-        """The inverse of :meth:`to_json`, also for what older releases stored; a choice they had not made has its default.
+        """The inverse of :meth:`to_json`, also for JSON of older releases; a missing choice has its default.
 
-        They stored a value for every field: one that says nothing is left out. Raises ConfigError for a newer release's.
+        Older releases stored every field; those without effect are left out. Raises ConfigError for JSON of a newer release.
         """
         from atom_plugin.models.convnet import ConvNetConfig
 

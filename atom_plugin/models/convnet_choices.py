@@ -56,7 +56,7 @@ class ConvNetChoices:
     weight_init: str = field(
         default="uniform",
         metadata=about(
-            "Distribution that the ConvNet's weights are drawn from: uniform is PyTorch's own, normal is He et al. (2015).",
+            "Distribution of the ConvNet's initial weights: uniform is PyTorch's default, normal is He et al. (2015).",
             group=_GROUP,
             choices=WEIGHT_INITS,
             was="initialisation",

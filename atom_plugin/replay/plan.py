@@ -101,7 +101,9 @@ class ComparisonFiles:
                 )
         for path in (self.results, self.folder, self.picture):
             if not (resume or force) and os.path.lexists(path):
-                raise StoreError(f"{path}: already exists and is kept; go on with --resume, or start over with --force")
+                raise StoreError(
+                    f"{path}: already exists and is kept; continue with --resume, or start over with --force"
+                )
         for path in (self.results, self.picture):
             refuse_existing(path, force=True)
 

@@ -1,1 +1,1 @@
-"""What is not about images: device, precision, processes, threads, memory, randomness, registries and files."""
+"""Parts that are not about images: device, precision, processes, threads, memory, randomness, registries and files."""

@@ -1,7 +1,7 @@
-"""JSON that somebody else may have written, read within bounds that no later step has to check again.
+"""Read JSON from untrusted files within bounds, so that no later step has to check it again.
 
-Whatever walks such a value afterwards (a copy, a comparison, an encoder) recurses or takes memory, so one rule holds for all of
-them: nesting is bounded, so is the number of values, numbers are finite, and whole ones fit 64 bits.
+Later steps (a copy, a comparison, an encoder) recurse or take memory, so one rule holds for all of them: the nesting depth and
+the number of values are bounded, numbers are finite, and whole numbers fit 64 bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _LEAST, _MOST = -(2**63), 2**64 - 1
 
 
 class OutOfBounds(ValueError):
-    """A JSON value that is nested too deep or has too many parts, or a number in it that has no 64-bit form."""
+    """A JSON value that is nested too deep or has too many parts, or a number that has no 64-bit form."""
 
 
 def parse(text: str | bytes) -> Any:
-    """The value of ``text``. Raises ValueError for what is no JSON, and OutOfBounds for what :func:`check` refuses."""
+    """The value of ``text``. Raises ValueError if it is not JSON, and OutOfBounds for values that :func:`check` refuses."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_int=_bounded_int)
     except RecursionError:
@@ -41,7 +41,7 @@ def check(value: Any) -> None:
         holders = [item for item in level if isinstance(item, dict | list | tuple)]
         count += sum(map(len, holders))
         if count > MOST_VALUES:
-            raise OutOfBounds(f"found {count:,} values and more, expected at most {MOST_VALUES:,}")
+            raise OutOfBounds(f"found at least {count:,} values, expected at most {MOST_VALUES:,}")
         level = [inner for item in holders for inner in (item.values() if isinstance(item, dict) else item)]
     if level:
         raise OutOfBounds(f"found values nested more than {MOST_NESTED} deep, expected at most {MOST_NESTED}")

@@ -1,4 +1,4 @@
-"""CUDA graphs: a function of fixed tensors, recorded once and replayed without the host's work in between."""
+"""CUDA graphs: record a function of fixed tensors once, and replay it without work on the host."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _WARM_UPS = 3  # libraries choose and allocate in the first calls; torch's docum
 
 
 def captured(run: Callable[[], object], *, changed: Sequence[torch.Tensor]) -> Callable[[], object]:
-    """The same as ``run``, as one CUDA graph; ``run`` itself where that cannot be had, with a line in the log.
+    """``run`` recorded as one CUDA graph; ``run`` itself, with a log message, if that is impossible.
 
-    ``run`` reads and writes tensors whose addresses stay the same, waits for nothing, and allocates what it likes.
-    ``changed`` are those that it changes, at least one: they are put back in the end, so that capturing computes nothing. It
-    is captured and replayed on their device, whichever is the current one.
+    ``run`` must read and write tensors at fixed addresses, and must not synchronise; it may allocate. ``changed`` are the
+    tensors that it changes, at least one: their values are restored in the end, so that capturing computes nothing. The graph
+    is captured and replayed on their device, not the current device.
     """
     device = changed[0].device
     before = _copies(changed)
@@ -28,7 +28,7 @@ def captured(run: Callable[[], object], *, changed: Sequence[torch.Tensor]) -> C
             if not same_effect(run, replay, changed=changed):
                 raise RuntimeError("the graph does not do what was recorded")
     except RuntimeError as error:
-        _logger.warning("not captured as a CUDA graph (%s); going on without one", str(error).partition("\n")[0])
+        _logger.warning("not captured as a CUDA graph (%s); continuing without one", str(error).partition("\n")[0])
         return run
     finally:
         torch.cuda.synchronize(device)
@@ -42,10 +42,10 @@ def captured(run: Callable[[], object], *, changed: Sequence[torch.Tensor]) -> C
 
 
 def same_effect(one: Callable[[], object], other: Callable[[], object], *, changed: Sequence[torch.Tensor]) -> bool:
-    """Whether both do the same to the tensors ``changed``, which are as they were afterwards.
+    """Whether both change the tensors ``changed`` in the same way; the tensors are restored afterwards.
 
-    The same within half of the way that ``one`` moves each of them, and rounding: an empty graph, or one that writes
-    elsewhere, is further off, and other algorithms for the same sums are not.
+    The same means: within half of the change that ``one`` makes to each tensor, and rounding. An empty graph, or one that
+    writes elsewhere, differs more; another algorithm for the same sums differs less.
     """
     before = _copies(changed)
     results = []

@@ -1,4 +1,4 @@
-"""Which device, and which precision."""
+"""Choose the device and the precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not there."""
+    """``auto`` takes CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not available."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
@@ -29,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` takes bfloat16 where the hardware multiplies in it, float32 elsewhere."""
+    """``auto`` takes bfloat16 if the hardware multiplies in it, else float32."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -38,17 +38,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def on_host(device: torch.device) -> bool:
-    """Whether tensors on ``device`` lie in the host's own memory."""
+    """Whether tensors on ``device`` are in the host's memory."""
     return device.type == "cpu"
 
 
 def copies_from_pinned(device: torch.device) -> bool:
-    """Whether copies to ``device`` from page-locked memory go on in the background."""
+    """Whether copies from page-locked memory to ``device`` run in the background."""
     return device.type == "cuda"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on a CUDA device; 0 where nobody tells."""
+    """Free bytes on a CUDA device; 0 for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
@@ -60,15 +60,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which matrix products too keep their inputs' precision, whatever the loop's autocast says."""
+    """A context in which matrix products also keep their inputs' precision, despite the loop's autocast."""
     return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
 def repeatable_convolutions() -> Iterator[None]:
-    """Within, cuDNN takes only algorithms that add in one fixed order, so that a run gives the same bytes again.
+    """Within, cuDNN takes only deterministic algorithms, so that a run gives the same bytes again.
 
-    And float32 is float32 there: by itself cuDNN rounds its inputs to 10 bits (TF32).
+    Also, float32 stays float32: by default cuDNN rounds its inputs to 10 bits (TF32).
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.allow_tf32
@@ -80,9 +80,9 @@ def repeatable_convolutions() -> Iterator[None]:
 
 
 def long_work(device: torch.device, *, keep_memory: bool = True) -> AbstractContextManager[None]:
-    """A context for many steps in a row: freed memory is reused on a CPU, convolutions repeat to the bit elsewhere.
+    """A context for many steps: a CPU reuses freed memory, other devices compute convolutions deterministically.
 
-    ``keep_memory`` False leaves the first out, for a benchmark.
+    ``keep_memory`` False switches off the reuse, for a benchmark.
     """
     if device.type != "cpu":
         return repeatable_convolutions()
@@ -90,20 +90,20 @@ def long_work(device: torch.device, *, keep_memory: bool = True) -> AbstractCont
 
 
 def _cpu_has_bfloat16() -> bool:
-    """AVX512-BF16 or AMX; without them oneDNN emulates bfloat16, slower than float32."""
+    """Whether the processor has AVX512-BF16 or AMX; without them oneDNN emulates bfloat16, slower than float32."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def describe_hardware(device: torch.device) -> str:
-    """What computes, for results: a GPU's name, or the processor's with the threads that torch uses."""
+    """The hardware, for results: a GPU's name, or the processor's name with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads" + ("" if device.type == "cpu" else f", {device.type}")
 
 
 def processor() -> str:
-    """The model's name where Linux tells it; ``platform`` has it on other systems."""
+    """The model's name on Linux; ``platform``'s on other systems."""
     table = Path("/proc/cpuinfo")
     for line in table.read_text().splitlines() if table.exists() else []:
         key, _, value = line.partition(":")

@@ -1,9 +1,9 @@
-"""One run in several processes: who this one is, and what they tell each other.
+"""One run in several processes: their ranks, and how they exchange tensors.
 
-``torchrun`` starts the processes and says so in their environment; :func:`joined` makes them a group (NCCL between GPUs, gloo
-between CPUs). Outside it, and without torchrun, a process is alone: nothing here does anything then, and torch.distributed is
-not initialised. A process that ends takes the others with it: their next exchange raises ProcessError, and torchrun stops
-those that wait for none.
+``torchrun`` starts the processes and describes them in their environment; :func:`joined` makes them a group (NCCL between GPUs,
+gloo between CPUs). Outside it, and without torchrun, a process is alone: the functions here do nothing, and torch.distributed
+is not initialised. When a process ends, the next exchange of the others raises ProcessError, and torchrun stops processes that
+wait for no exchange.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _rank, _count = 0, 1
 
 
 def rank() -> int:
-    """This process's number, from 0; 0 where it is alone."""
+    """The rank of this process, from 0; 0 if it is alone."""
     return _rank
 
 
 def count() -> int:
-    """How many processes share the run."""
+    """The number of processes in the run."""
     return _count
 
 
@@ -46,17 +46,17 @@ def leads() -> bool:
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of independent work: every count-th item."""
+    """This process's part of independent items: every count-th item."""
     return items[_rank::_count]
 
 
 def launched() -> bool:
-    """Whether torchrun (or a like) started this process as one of several."""
+    """Whether torchrun (or a similar launcher) started this process as one of several."""
     return all(name in os.environ for name in _ENVIRONMENT) and os.environ["WORLD_SIZE"] not in ("", "0", "1")
 
 
 def launched_first() -> bool:
-    """Whether this process is the first of those that torchrun started, or the only one."""
+    """Whether this process is the first that torchrun started, or the only one."""
     return not launched() or os.environ["RANK"] == "0"
 
 
@@ -64,8 +64,8 @@ def launched_first() -> bool:
 def joined(device: str = "auto") -> Iterator[None]:
     """Within: the processes that torchrun started are one group, for work on ``device``, a name as in :mod:`.device`.
 
-    On CUDA each takes the GPU of its number on its machine. Does nothing where torchrun started one process or none, and
-    within itself. Raises ConfigError for a device that a process cannot have, ProcessError where the others cannot be met.
+    On CUDA each process takes the GPU of its local rank. Does nothing if torchrun started one process or none, and if called
+    within itself. Raises ConfigError for a device that a process cannot have, ProcessError if the others cannot be reached.
     """
     if not launched() or _count > 1:
         yield
@@ -84,10 +84,10 @@ def joined(device: str = "auto") -> Iterator[None]:
 
 @contextlib.contextmanager
 def dealt(device: str = "auto") -> Iterator[None]:
-    """Within: the processes know their number, and :func:`share` deals them independent runs; they are no group.
+    """Within: the processes know their ranks, and :func:`share` divides independent runs among them, without a group.
 
-    torch.distributed is not initialised, and nobody waits for anybody but at a :func:`.meetings.barrier`: for hours, if need
-    be. What runs in here is to run :func:`alone`. Devices and errors as :func:`joined`.
+    torch.distributed is not initialised, and processes wait for each other only at a :func:`.meetings.barrier`, without a time
+    limit. Run the work in here :func:`alone`. Devices and errors as in :func:`joined`.
     """
     if not launched() or _count > 1:
         yield
@@ -110,13 +110,13 @@ def _known(rank: int, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Within: this process is alone, though in a group: for one of the independent runs that :func:`share` gave it."""
+    """Within: this process is alone, although in a group: for an independent run that :func:`share` gave it."""
     with _known(0, 1):
         yield
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
-    """The sum of all processes' ``values``, in their place and the same bytes in each process."""
+    """The sum of all processes' ``values``, in place, with the same bytes in each process."""
     if _count > 1:
         import torch.distributed
 
@@ -126,7 +126,7 @@ def summed(values: torch.Tensor) -> torch.Tensor:
 
 
 def highest(value: float) -> float:
-    """The largest of all processes' values; infinite where one is not a number."""
+    """The largest of all processes' values; infinite if one is not a number."""
     if _count == 1:
         return value
     import torch.distributed
@@ -138,7 +138,7 @@ def highest(value: float) -> float:
 
 
 def gathered(part: torch.Tensor, parts: Sequence[range]) -> torch.Tensor:
-    """The whole of which each process holds a part along the first dimension; ``parts`` are its rows, by process."""
+    """The whole of which each process has a part along the first dimension; ``parts`` are its rows, by process."""
     if _count == 1:
         return part
     import torch.distributed
@@ -152,7 +152,7 @@ def gathered(part: torch.Tensor, parts: Sequence[range]) -> torch.Tensor:
 
 
 def agree(tensors: Sequence[torch.Tensor]) -> None:
-    """Give every process the first one's ``tensors``, in place: processors of two kinds round differently."""
+    """Copy the first process's ``tensors`` to every process, in place, because different processors round differently."""
     if _count > 1:
         import torch.distributed
 
@@ -182,13 +182,13 @@ def _backend(device: str) -> str:
 
 
 def local_rank() -> int:
-    """This process's number among those on its machine."""
+    """The rank of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
 @contextlib.contextmanager
 def contact() -> Iterator[None]:
-    """Within: the RuntimeErrors of torch.distributed, of a page, are ProcessErrors in a line."""
+    """Within: the RuntimeErrors of torch.distributed, which fill a page, become ProcessErrors of one line."""
     try:
         yield
     except RuntimeError as error:

@@ -34,8 +34,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 def write_bytes(path: Path, data: bytes | memoryview, *, force: bool) -> None:
     """Write ``data`` to a temporary name in the same folder, then move it to ``path``.
 
-    Whatever goes wrong, an older file under ``path`` stays as it was and the temporary one is removed. Without
-    ``force`` not even a file that appears meanwhile is overwritten. Raises StoreError.
+    If anything fails, an older file at ``path`` stays unchanged and the temporary one is removed. Without ``force`` even a file
+    that appears meanwhile is not overwritten. Raises StoreError.
     """
     refuse_existing(path, force=force)
     temporary = temporary_beside(path)
@@ -54,10 +54,10 @@ def write_bytes(path: Path, data: bytes | memoryview, *, force: bool) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """One write of ``line``, which ends with a newline, at the end of ``path``; what a kill left there stays a line of its own.
+    """Append ``line``, which ends with a newline, to ``path`` in one write; a torn line before it stays a line of its own.
 
-    No other process's write can fall into it, and it is on the disk when this returns. Raises StoreError, also where a full
-    disk took a part of it.
+    No other process's write can mix with it, and it is on the disk when this returns. Raises StoreError, also if a full disk
+    took only a part of it.
     """
     try:
         with path.open("a+b", buffering=0) as file:
@@ -74,16 +74,16 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the folder of ``path``; short, so that it fits wherever the final name does.
+    """A new hidden name in the folder of ``path``; short enough for any final name.
 
-    What killed processes left under such names goes first (:func:`remove_abandoned`).
+    Temporary files of killed processes are removed first (:func:`remove_abandoned`).
     """
     remove_abandoned(path.parent)
     return path.parent / f".{secrets.token_hex(8)}.tmp"
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove this user's temporary files and folders that nobody has written to for an hour: their process was killed."""
+    """Remove this user's temporary files and folders that have not been written to for an hour: their process was killed."""
     with contextlib.suppress(OSError):
         found = [entry for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
         for entry in found:
@@ -98,12 +98,12 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _last_write(path: Path) -> float:
-    """Of a file, or of anything in a folder, in seconds as :func:`time.time` counts them."""
+    """The last change of a file, or of anything in a folder, in seconds as of :func:`time.time`."""
     return max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
 
 
 def reason(error: OSError, path: Path, size: int | None = None) -> str:
-    """What a failed write means and what to do about it, in words."""
+    """The meaning of a failed write, and what to do about it."""
     if isinstance(error, FileNotFoundError):
         return f"there is no folder {path.parent}; create it first"
     if isinstance(error, NotADirectoryError):
@@ -133,7 +133,7 @@ def _move(temporary: Path, path: Path, *, force: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system lets a folder be opened."""
+    """Make the new name itself durable, if the system can open a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

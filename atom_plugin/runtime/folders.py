@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all, and that replace only what an earlier write of ours left and nobody changed."""
+"""Write folders completely or not at all; replace only folders that an earlier write made and nobody changed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAMED = 3  # of what is foreign, in a message
 
 
 def write_folder(path: Path, fill: Callable[[Path], object], *, force: bool) -> None:
-    """Make the folder ``path`` of what ``fill`` writes into an empty one, in one move, with an :data:`INDEX` of its files.
+    """Make the folder ``path`` with the files that ``fill`` writes, in one move, with an :data:`INDEX` of its files.
 
-    ``force`` replaces, whole, an empty folder or one that this function made and in which nothing was added or changed
-    since; the old one stays complete until the new one has its name. Raises StoreError.
+    ``force`` replaces an empty folder, or one that this function made and in which nothing was added or changed since; the old
+    one stays complete until the new one has its name. Raises StoreError.
     """
     recover(path, foreign_files)
     refuse_folder(path, force=force)
@@ -40,7 +40,7 @@ def write_folder(path: Path, fill: Callable[[Path], object], *, force: bool) -> 
 
 
 def refuse_folder(path: Path, *, force: bool) -> None:
-    """Raise StoreError where ``path`` exists and :func:`write_folder` must not replace it, naming what is not ours in it."""
+    """Raise StoreError if ``path`` exists and :func:`write_folder` must not replace it, naming the foreign files in it."""
     if not os.path.lexists(path):
         return
     if not force:
@@ -51,16 +51,18 @@ def refuse_folder(path: Path, *, force: bool) -> None:
 
 
 def place_folder(new: Path, path: Path, *, replace: bool, foreign: Callable[[Path], Sequence[str]]) -> None:
-    """Give the folder ``new`` the name ``path`` in one move; with ``replace`` the folder of that name is deleted after it.
+    """Give the folder ``new`` the name ``path`` in one move; with ``replace`` the old folder of that name is then deleted.
 
-    What appeared in the old folder meanwhile, by the names that ``foreign`` gives, puts it back. Raises StoreError where
-    the name is taken, OSError where the move fails.
+    If files appeared in the old folder meanwhile (``foreign`` returns their names), the old folder is put back. Raises
+    StoreError if the name is taken, OSError if the move fails.
     """
     if not (replace and path.is_dir()):
         try:
             renames.rename_new(new, path)
         except FileExistsError:
-            raise StoreError(f"{path}: was made meanwhile and is kept; choose another name") from None
+            raise StoreError(
+                f"{path}: was made by another process meanwhile and is kept; choose another name"
+            ) from None
         return
     os.utime(path)  # so that nobody takes it for abandoned while it has the temporary name
     old = _exchanged(new, path)
@@ -72,7 +74,7 @@ def place_folder(new: Path, path: Path, *, replace: bool, foreign: Callable[[Pat
 
 
 def recover(path: Path, foreign: Callable[[Path], Sequence[str]]) -> None:
-    """Finish what a kill interrupted where names cannot be exchanged: the old folder comes back, or goes if a new one came."""
+    """Finish an interrupted replacement: restore the old folder, or delete it if the new one has the name."""
     aside = _aside(path)
     if not aside.is_dir():
         return
@@ -84,7 +86,7 @@ def recover(path: Path, foreign: Callable[[Path], Sequence[str]]) -> None:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """The names, relative to ``folder``, of what :func:`write_folder` did not write into it, or what was changed since."""
+    """The names in ``folder`` that :func:`write_folder` did not write, or that were changed since."""
     try:
         index = bounded_json.parse((folder / INDEX).read_bytes())
         written = dict(index["files"]) if index["format"] == _FORMAT else {}
@@ -108,13 +110,13 @@ def _refuse_foreign(path: Path, names: Sequence[str]) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise StoreError(
-            f"{path}: holds {', '.join(names[:_NAMED])}{more}, which no export of ours wrote or which was changed since, and "
-            "is not replaced; move that elsewhere, or choose another name"
+            f"{path}: contains {', '.join(names[:_NAMED])}{more}, which was not written by an export or was changed "
+            "since, and is not replaced; move it elsewhere, or choose another name"
         )
 
 
 def _exchanged(new: Path, path: Path) -> Path:
-    """Let ``new`` and the folder ``path`` change names; returns where the old folder is then."""
+    """Exchange the names of ``new`` and the folder ``path``; returns the new name of the old folder."""
     if renames.exchange(new, path):
         return new
     aside = _aside(path) if new != _aside(path) else temporary_beside(path)
@@ -124,7 +126,7 @@ def _exchanged(new: Path, path: Path) -> Path:
 
 
 def _discard(folder: Path) -> None:
-    """Delete a folder under a temporary name, so that nobody takes what a kill leaves of it for a whole one."""
+    """Delete a folder under a temporary name, so that a kill leaves no incomplete folder under the real name."""
     going = temporary_beside(folder)
     os.utime(folder)
     folder.rename(going)
@@ -132,7 +134,7 @@ def _discard(folder: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where the old folder waits while the new one takes its name: a short name that the next write of ``path`` finds."""
+    """The place of the old folder while the new one takes its name: a short name that the next write of ``path`` finds."""
     return path.parent / f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.old"
 
 

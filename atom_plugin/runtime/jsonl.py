@@ -1,14 +1,14 @@
-"""Files of JSON lines: results and logs that grow by one object per line, so that a stopped run goes on where it was.
+"""Files of JSON lines: results and logs to which a run appends objects, so that a stopped run can continue.
 
-One rule holds for all of them. Every line of a file starts alike, with the key (and value) of its :class:`LineFormat`; that
-tells the beginning of one of our lines from somebody else's text.
+All files follow one rule. Every line of a file starts with the same key (and value), given by its :class:`LineFormat`, which
+distinguishes the beginning of such a line from other text.
 
-- Passed over, wherever it stands: a blank line, and a line that starts as ours do but is no JSON. A kill or a full disk cut it
-  short, and the next writer began a new line behind it. (One who writes in the very moment does not see it yet; what it wrote
-  stands right behind the torn beginning, and is read.)
+- Skipped, wherever it stands: a blank line, and a line that starts correctly but is not JSON. A kill or a full disk cut it
+  short, and the next writer began a new line. (A process that writes at the same moment does not see the cut line yet; its own
+  line then follows directly after the torn beginning, and is read.)
 - An error that names the file, the line's number, what was found and what to do: every other line, JSON or not.
 
-Lines are appended, in one write each, and never rewritten: several processes may add to one file at the same time.
+Lines are appended, in one write each, and never rewritten: several processes may append to one file at the same time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Record = TypeVar("Record")
 class LineFormat:
     """How the lines of one kind of file start: with ``key``, and ``value`` unless that is None.
 
-    ``name`` is what messages call such a file. ``version`` is the highest "format_version" that this release reads, None for
-    lines that carry none.
+    ``name`` is the name of such a file in messages. ``version`` is the highest "format_version" that this release reads, None
+    for lines without a version.
     """
 
     name: str
@@ -41,12 +41,12 @@ class LineFormat:
 
     @property
     def head(self) -> bytes:
-        """The first bytes of every line, of a torn one too."""
+        """The first bytes of every line, also of a torn one."""
         value = "" if self.value is None else json.dumps(self.value)
         return f"{{{json.dumps(self.key)}: {value}".encode()
 
     def check(self, record: Any) -> None:
-        """Raise StoreError unless ``record``, any JSON value, is one of these lines, in a version that can be read."""
+        """Raise StoreError unless ``record``, any JSON value, is such a line, in a version that can be read."""
         found = record.get(self.key) if isinstance(record, dict) else None
         if found is None or self.value not in (None, found):
             expected = f"a line with {self.key}" if self.value is None else f"{self.key} {self.value!r}"
@@ -63,24 +63,24 @@ class LineFormat:
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """``record`` as one line. Raises ValueError for numbers that are not finite, which JSON has no form for."""
+    """``record`` as one line. Raises ValueError for numbers that are not finite, which JSON cannot represent."""
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add ``record`` at the end of ``path`` in one write; it is on the disk when this returns. Raises StoreError."""
+    """Append ``record`` to ``path`` in one write; it is on the disk when this returns. Raises StoreError."""
     append_line(path, encode(record))
 
 
 def read(path: Path, lines: LineFormat, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
-    """What ``parse`` makes of each record, in the order of the file; a missing file holds none.
+    """The results of ``parse`` for each record, in the order of the file; empty for a missing file.
 
-    Raises StoreError, naming file and line, for a line that is none of ``lines`` or that ``parse`` refuses with an AtomError,
-    and where the file cannot be read.
+    Raises StoreError, naming file and line, for a line that is not one of ``lines`` or that ``parse`` refuses with an
+    AtomError, and if the file cannot be read.
     """
     try:
         if path.exists() and not path.is_file():
-            raise StoreError(f"{path}: cannot be read: it is no regular file; name {lines.name}")
+            raise StoreError(f"{path}: cannot be read: it is not a regular file; name {lines.name}")
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}; name {lines.name}") from error
@@ -97,7 +97,7 @@ def read(path: Path, lines: LineFormat, parse: Callable[[dict[str, Any]], Record
 
 
 def _loaded(line: bytes, lines: LineFormat, where: str) -> Any:
-    """The JSON value of ``line``; None for the beginning of one of ``lines``. Raises StoreError for other text."""
+    """The JSON value of ``line``; None for a torn beginning of one of ``lines``. Raises StoreError for other text."""
     # Text in JSON has its quotes escaped, so a head inside a line is that of a line behind a torn one.
     start = max(0, line.rfind(lines.head))
     torn = line[: start or None]

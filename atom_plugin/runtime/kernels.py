@@ -1,4 +1,4 @@
-"""Kernels of our own beside torch's operations: taken where they can be had and give the same."""
+"""Custom kernels in place of torch's operations: used if they are available and give the same results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def usable(
     device: torch.device,
     rounding: float,
 ) -> bool:
-    """Whether ``ours`` runs, and gives what ``theirs`` gives, torch's way; a line in the log says that ``name`` is out if not.
+    """Whether the kernel ``ours`` runs and gives the results of torch's ``theirs``; if not, a log message names ``name``.
 
-    Both compute on ``device``, which is the current one meanwhile: triton asks no tensor where it is. ``rounding`` is the most
-    that a result may differ by, relative to its size. To be asked before anything is recorded: kernels are compiled, and
-    results waited for.
+    Both compute on ``device``, which is the current device meanwhile, because triton does not look at the tensors' device.
+    ``rounding`` is the largest allowed relative difference. Call this before recording a graph: it compiles kernels and waits
+    for results.
     """
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
@@ -31,7 +31,7 @@ def usable(
         if not all(difference < rounding for difference in differences):
             raise RuntimeError(f"they differ from torch's results by {max(differences):.2g} of their size")
     except Exception as error:  # whatever a missing or unfit compiler raises: the same can be had without it
-        _logger.warning("no fused %s (%s); going on without", name, str(error).partition("\n")[0])
+        _logger.warning("no fused %s (%s); continuing without it", name, str(error).partition("\n")[0])
         return False
     return True
 

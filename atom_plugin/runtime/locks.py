@@ -1,4 +1,4 @@
-"""A name taken for the time of a run: a hidden file beside it says which process writes it, and ends with that process."""
+"""Reserve a file name during a run: a hidden file next to it names the process that writes it, and ends with that process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _held: set[int] = set()  # descriptors: the system holds a lock until the last c
 
 @contextlib.contextmanager
 def locked(path: Path, command: str) -> Iterator[None]:
-    """Within: no other process that asks for ``path`` gets it; the file that says so goes at the end, whatever ends it.
+    """Within: no other process that asks for ``path`` gets it; the lock file is removed at the end in any case.
 
-    ``command`` is what others are told that this process runs. A file whose process is gone is taken over, a forked child
-    does not hold it. Raises StoreError, naming the other process, where one has the path, or where the folder cannot be
-    written. The system's own locks decide; where a file system has none, the number of a process on this host does.
+    ``command`` is shown to other processes as what this process runs. The lock of an ended process is taken over; a forked
+    child does not hold it. Raises StoreError, naming the other process, if one has the path, or if the folder cannot be
+    written. The system's locks decide; on a file system without locks, the process number on this host does.
     """
     lock = lock_file(path)
     descriptor = _taken(lock, path)
@@ -49,7 +49,7 @@ def locked(path: Path, command: str) -> Iterator[None]:
 
 
 def lock_file(path: Path) -> Path:
-    """The hidden file that stands for ``path`` while it is written; its name is short, and fits wherever the path's does."""
+    """The hidden lock file of ``path``; its name is short enough for any path."""
     return path.parent / f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.lock"
 
 
@@ -66,7 +66,7 @@ def remove_stale_locks(folder: Path) -> None:
 
 
 def _taken(lock: Path, path: Path) -> int:
-    """A descriptor of the lock's file, and of no other process's."""
+    """A descriptor of the lock file, opened by this process alone."""
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -79,14 +79,14 @@ def _taken(lock: Path, path: Path) -> int:
         if not got:
             held = _holder(descriptor)
             os.close(descriptor)
-            raise StoreError(f"{path}: {_named(held)}; wait for its end, or choose another name")
+            raise StoreError(f"{path}: {_named(held)}; wait until it ends, or choose another name")
         if _is(lock, descriptor):
             return descriptor
         os.close(descriptor)  # of a process that has just ended, and removed the file
 
 
 def _locks(descriptor: int) -> bool | None:
-    """Whether the system gave the lock; None where it has no such locks."""
+    """Whether the system gave the lock; None if the file system has no locks."""
     try:
         import fcntl
 
@@ -103,7 +103,7 @@ def _locks(descriptor: int) -> bool | None:
 
 
 def _holder(descriptor: int) -> dict[str, Any]:
-    """What the file says of its process; empty where that has not written it yet."""
+    """The file's record of its process; empty if the process has not written it yet."""
     for _ in range(5):
         try:
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -116,7 +116,7 @@ def _holder(descriptor: int) -> dict[str, Any]:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process may be at work: not if its number stands for none on this host, or if nobody wrote one."""
+    """Whether the process may be running: not if no process on this host has its number, or if none is recorded."""
     number = holder.get("process")
     if holder.get("host") != socket.gethostname():
         return bool(holder)

@@ -1,8 +1,8 @@
-"""Keep the C library from handing every large tensor's memory back to the kernel.
+"""Keep the C library from returning the memory of every large tensor to the kernel.
 
-A step allocates and frees maps of many megabytes. glibc maps each anew and unmaps it when freed, so that each use begins
-with a page fault per 4 KiB; on a CPU that costs more than the arithmetic (see docs/notes/cpu-step.md: a training step of a
-ConvNet-3 takes 0.26 s instead of 1.1 s). Inside :func:`reuse_freed_memory` freed memory stays with the process.
+A step allocates and frees feature maps of many megabytes. glibc maps each anew and unmaps it when freed, so that each use
+begins with a page fault per 4 KiB; on a CPU that costs more than the arithmetic (see docs/notes/cpu-step.md: a training step of
+a ConvNet-3 takes 0.26 s instead of 1.1 s). Inside :func:`reuse_freed_memory` the process keeps freed memory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _users = 0
 
 @contextlib.contextmanager
 def reuse_freed_memory() -> Iterator[None]:
-    """A context in which large allocations reuse freed memory; does nothing where the C library is not glibc.
+    """A context in which large allocations reuse freed memory; does nothing if the C library is not glibc.
 
-    It changes the whole process. When the last such context is left, glibc's documented defaults hold again and free memory
-    goes back to the system.
+    It changes the whole process. When the last context is left, glibc's documented defaults are restored and free memory goes
+    back to the system.
     """
     libc = _glibc()
     if libc is None:

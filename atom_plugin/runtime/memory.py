@@ -1,4 +1,4 @@
-"""How much memory this machine has, for refusing what cannot fit before it is tried."""
+"""The memory of this machine, to refuse work that cannot fit before it starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def machine_memory() -> int:
-    """Bytes of physical memory; more than any machine has where the system does not tell."""
+    """Bytes of physical memory; a huge number if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Files of pictures: written as the ending of their name says, and known again as this package's."""
+"""Picture files: the file ending chooses the format, and files of this package are recognised."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def picture_format(path: Path) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether ``path`` is a picture that this package drew."""
+    """Whether this package drew the picture ``path``."""
     with path.open("rb") as file:
         head = file.read(_LOOKED_AT)
         file.seek(max(0, file.seek(0, io.SEEK_END) - _LOOKED_AT))
@@ -45,7 +45,7 @@ def is_picture(path: Path) -> bool:
 
 
 def write_figure(figure: Figure, path: Path, *, force: bool) -> None:
-    """Write ``figure``, atomically. Raises ConfigError for an ending of no picture, StoreError where writing fails."""
+    """Write ``figure`` atomically. Raises ConfigError for an unknown ending, StoreError if writing fails."""
     from matplotlib import rc_context
 
     kind, buffer = picture_format(path), io.BytesIO()
@@ -55,7 +55,7 @@ def write_figure(figure: Figure, path: Path, *, force: bool) -> None:
 
 
 def write_image(image: Image.Image, path: Path, *, force: bool) -> None:
-    """Write ``image`` (RGB), pixel by pixel, as :func:`write_figure` does."""
+    """Write ``image`` (RGB), pixel by pixel, as in :func:`write_figure`."""
     import numpy as np
     from matplotlib.figure import Figure
     from PIL.PngImagePlugin import PngInfo

@@ -1,6 +1,6 @@
-"""What is under way, on stderr: a line for a phase as it begins, and bars, which are plain lines where no terminal is.
+"""Progress on stderr: a line when a phase begins, and progress bars, or plain lines if there is no terminal.
 
-Phases are messages of the level INFO of the package's logger: who runs the package decides whether they are shown.
+Phases are messages of level INFO of the package's logger, so a user of the package decides whether they are shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIRST_LINE = 5.0
 
 @contextmanager
 def phase(words: str) -> Iterator[None]:
-    """Say ``words`` at once, and how long it took in the end, where that is worth a line."""
+    """Log ``words`` at once, and the duration at the end if it is long."""
     _logger.info("%s", words)
     started = time.perf_counter()
     yield
@@ -33,7 +33,7 @@ def phase(words: str) -> Iterator[None]:
 
 
 def progress_bar(total: int, *, unit: str, desc: str = "", initial: int = 0, hidden: bool = False, **looks: Any) -> Any:
-    """A tqdm bar on a terminal, else :class:`ProgressLines`; ``looks`` are more of tqdm's arguments."""
+    """A tqdm bar on a terminal, else :class:`ProgressLines`; ``looks`` are further arguments of tqdm."""
     if hidden or sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -42,9 +42,9 @@ def progress_bar(total: int, *, unit: str, desc: str = "", initial: int = 0, hid
 
 
 class ProgressLines:
-    """Progress as lines of a log file: one after some seconds, then one each half minute, and one in the end.
+    """Progress as lines of a log file: one after some seconds, then one each half minute, and one at the end.
 
-    It has those of tqdm's methods that this package calls.
+    It has the methods of tqdm that this package calls.
     """
 
     def __init__(self, total: int, *, unit: str, desc: str = "", initial: int = 0) -> None:
@@ -55,26 +55,26 @@ class ProgressLines:
         self._told = initial
 
     def update(self, n: int = 1) -> None:
-        """``n`` more are done."""
+        """Add ``n`` finished items."""
         self.n += n
         if (now := time.perf_counter()) >= self._next:
             self._next = now + _BETWEEN_LINES
             self._tell()
 
     def set_description(self, desc: str) -> None:
-        """What is under way from now on."""
+        """Set the description."""
         self.desc = desc
 
     def set_postfix(self, *, refresh: bool = False, **values: Any) -> None:
-        """Values that stand behind."""
+        """Set the values after the counts."""
         self._postfix = ", ".join(f"{name} {value}" for name, value in values.items())
 
     def set_postfix_str(self, words: str) -> None:
-        """Words that stand behind."""
+        """Set the text after the counts."""
         self._postfix = words
 
     def close(self) -> None:
-        """The last line, where something was done since the one before."""
+        """Write the last line, if anything was done since the previous one."""
         if self.n != self._told:
             self._tell()
 
@@ -96,7 +96,7 @@ class ProgressLines:
 
 @contextmanager
 def bars_of_terminals() -> Iterator[None]:
-    """Within: bars that other libraries draw on stderr are drawn where it is a terminal, and nowhere else."""
+    """Within: progress bars of other libraries on stderr are drawn only on a terminal."""
     if sys.stderr.isatty():
         yield
         return
@@ -105,17 +105,17 @@ def bars_of_terminals() -> Iterator[None]:
 
 
 class _WithoutBars(io.TextIOBase):
-    """A stream that passes on lines, but no text that a carriage return would write over."""
+    """A stream that passes on lines, but not text that a carriage return overwrites."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Pass it on, unless it is a bar, or what ends one."""
+        """Write ``text``, unless it is a progress bar or the end of one."""
         if "\r" not in text and text.strip():
             self._stream.write(text if text.endswith("\n") else f"{text}\n")
         return len(text)
 
     def flush(self) -> None:
-        """As the stream does."""
+        """As the stream's flush."""
         self._stream.flush()

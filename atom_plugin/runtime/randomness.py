@@ -1,4 +1,4 @@
-"""Random draws that depend on a seed and on what they are for, and on nothing that was drawn before."""
+"""Random draws that depend only on a seed and a purpose, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose, e.g. ``generator_for(seed, "iteration", 17)``.
 
-    Counter-based rather than consumed in turn: iteration i draws the same whether the run came there in one go, was
-    resumed, or runs in another process, and a checkpoint needs no generator state.
+    Iteration i draws the same values whether the run is uninterrupted, resumed, or in another process, and a checkpoint needs
+    no generator state.
     """
     name = "/".join(map(str, (seed, *purpose)))
     digest = hashlib.sha256(name.encode()).digest()
@@ -24,10 +24,10 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def global_draws_from(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Within, torch's global state is seeded from one draw of ``generator``; after, it is as it was.
+    """Within, torch's global state is seeded from one draw of ``generator``; afterwards it is restored.
 
-    For code that offers no generator of its own: dropout, torchvision's transforms. The CPU's state, and that of ``device``
-    where it is a CUDA one.
+    For code that accepts no generator: dropout, torchvision's transforms. Covers the state of the CPU, and of ``device`` if it
+    is a CUDA device.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     cuda = device is not None and device.type == "cuda"
@@ -41,7 +41,7 @@ def global_draws_from(generator: torch.Generator, device: torch.device | None = 
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Global random states as they were, whatever happens inside: torch (all devices), numpy, Python."""
+    """Restore the global random states of torch (all devices), numpy and Python at the end, whatever happens inside."""
     python, legacy = random.getstate(), np.random.get_state()
     # All devices, named: fork_rng warns of more than one otherwise.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

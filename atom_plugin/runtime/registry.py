@@ -1,8 +1,7 @@
-"""One small registry for all that third parties may add: a name, where it comes from, and how to load it.
+"""A registry for everything that third parties may add: a name, its origin, and how to load it.
 
-An entry comes from an entry point (``[options.entry_points]`` of any installed distribution) or from the
-decorator :meth:`Registry.register`, for scripts and tests. Listing names imports nothing; an entry is imported
-when it is first used.
+An entry comes from an entry point (``[options.entry_points]`` of any installed distribution) or from the decorator
+:meth:`Registry.register`, for scripts and tests. Listing names imports nothing; an entry is imported on its first use.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry(Generic[T]):
-    """One registered thing. ``origin`` is the distribution that offers it, or ``"this process"``."""
+    """One registered object. ``origin`` is the distribution that provides it, or ``"this process"``."""
 
     name: str
     origin: str
@@ -29,7 +28,7 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing (``kind``, for messages), gathered from one entry-point ``group``."""
+    """Names of one kind of object (``kind``, for messages), collected from one entry-point ``group``."""
 
     def __init__(self, kind: str, group: str) -> None:
         self.kind = kind
@@ -58,7 +57,7 @@ class Registry(Generic[T]):
         return sorted(self._claims())
 
     def entry(self, name: str) -> Entry[T]:
-        """The entry behind ``name``. Raises PluginError if it is unknown or claimed by two distributions."""
+        """The entry of ``name``. Raises PluginError if it is unknown or claimed by two distributions."""
         claims = self._claims()
         if name not in claims:
             raise PluginError(unknown(self.kind, name, sorted(claims)))
@@ -69,7 +68,7 @@ class Registry(Generic[T]):
         return found[0]
 
     def get(self, name: str) -> T:
-        """Import and return what ``name`` stands for. Raises PluginError, also where its import fails."""
+        """Import and return the object of ``name``. Raises PluginError, also if its import fails."""
         entry = self.entry(name)
         try:
             return entry.load()
@@ -82,7 +81,7 @@ class Registry(Generic[T]):
     def describe(self, name: str) -> str:
         """One line for a listing: the given description, or the first line of the object's docstring.
 
-        A broken or doubly claimed entry is described by its error, so that one bad plugin hides no other.
+        For a broken or doubly claimed entry the line is its error, so that one bad plugin does not hide others.
         """
         try:
             given = self.entry(name).description

@@ -1,4 +1,4 @@
-"""The two renames that Python lacks: one that fails where the new name is taken, and one that exchanges two names."""
+"""The two renames that Python lacks: one that fails if the new name is taken, and one that exchanges two names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def rename_new(old: Path, new: Path) -> None:
-    """Give ``old``, a file or a folder, the name ``new``. Raises FileExistsError where something has that name.
+    """Rename ``old``, a file or a folder, to ``new``. Raises FileExistsError if the name is taken.
 
-    Where the system cannot check and rename in one step, a file that appears between the two is replaced; a folder with
-    something in it never is.
+    If the system cannot check and rename in one step, a file that appears between the two is replaced, but never a folder that
+    is not empty.
     """
     if _renamed(old, new, _NO_REPLACE):
         return
@@ -28,7 +28,7 @@ def rename_new(old: Path, new: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange the names of two files or folders in one step; False, and nothing done, where the system has no such step."""
+    """Exchange the names of two files or folders in one step; returns False and does nothing if the system cannot."""
     return _renamed(one, other, _EXCHANGE)
 
 
@@ -46,7 +46,7 @@ def _renamed(old: Path, new: Path, flags: int) -> bool:
 
 @functools.cache
 def renameat2() -> Callable[..., int] | None:
-    """Linux's system call, where the C library has it."""
+    """Linux's system call, if the C library has it."""
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError, TypeError):

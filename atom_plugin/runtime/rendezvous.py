@@ -1,6 +1,6 @@
-"""Where the processes of a run wait for each other, and agree on who speaks: by the key-value store that torchrun keeps.
+"""Barriers between the processes of a run, and agreement on which one prints, with torchrun's key-value store.
 
-Unlike an exchange of :mod:`.processes` this needs no group, and has no limit of time.
+Unlike an exchange of :mod:`.processes` this needs no group, and has no time limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _turns = itertools.count(1)
 
 
 def barrier() -> None:
-    """Go on when every process has come here, however long that takes."""
+    """Continue when every process has arrived here, without a time limit."""
     if distributed.count() > 1:
         key = _next_key()
         with contact():
@@ -36,7 +36,7 @@ def barrier() -> None:
 
 
 def collected(own: Sequence[Any]) -> list[Any]:
-    """All processes' items, plain JSON, in the order of the processes: results of runs that were dealt."""
+    """All processes' items, plain JSON, in the order of the processes: results of divided runs."""
     if distributed.count() == 1:
         return list(own)
     key = _next_key()
@@ -49,7 +49,7 @@ def collected(own: Sequence[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
-    """Within: each machine's first process goes first and alone, to fetch or decode what the others then find."""
+    """Within: the first process of each machine goes first and alone, to download or decode files for the others."""
     if distributed.count() == 1:
         yield
         return
@@ -66,9 +66,9 @@ def leader_first() -> Iterator[None]:
 
 
 def first_to_say(line: str, *, unless_explained: bool = False) -> bool:
-    """Whether none of the processes has said ``line`` before; with ``unless_explained``, whether none has said anything.
+    """Whether no process has printed ``line`` before; with ``unless_explained``, whether none has printed anything.
 
-    All meet the same error where the options are wrong; one line is enough.
+    All processes meet the same error if the options are wrong; one line is enough.
     """
     if not distributed.launched():
         return True
@@ -89,12 +89,12 @@ def _prefix() -> str:
 
 
 def _next_key() -> str:
-    """A name for the next meeting, the same in every process, since all come to the same ones in turn."""
+    """A name for the next meeting, the same in every process, because all come to the same meetings in order."""
     return f"{_prefix()}/{next(_turns)}"
 
 
 def _store() -> Any:
-    """The key-value store by which torchrun's processes find each other."""
+    """The key-value store with which torchrun's processes find each other."""
     import torch.distributed
 
     stores: Any = torch.distributed  # which does not say that it exports this one

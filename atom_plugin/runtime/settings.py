@@ -1,6 +1,6 @@
-"""Fields of configs. One declaration holds a field's type, bounds and help; checks, JSON and options are made from it.
+"""Fields of configs. One declaration has a field's type, bounds and help; checks, JSON and options are made from it.
 
-A config is a frozen dataclass with ``@config_class`` above ``@dataclass``, whose fields carry :func:`about` as metadata and
+A config is a frozen dataclass with ``@config_class`` above ``@dataclass``, whose fields have :func:`about` as metadata and
 whose ``__post_init__`` calls :func:`check_values`.
 """
 
@@ -23,7 +23,7 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """An interval; ``above`` and ``below`` are themselves excluded."""
+    """An interval; ``above`` and ``below`` are excluded, ``at_least`` and ``at_most`` included."""
 
     at_least: float | None = None
     above: float | None = None
@@ -31,7 +31,7 @@ class Bounds:
     below: float | None = None
 
     def hold(self, number: float) -> bool:
-        """Whether ``number`` is within."""
+        """Whether ``number`` is inside."""
         return (
             (self.at_least is None or number >= self.at_least)
             and (self.above is None or number > self.above)
@@ -51,12 +51,12 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a field beside its type and default.
+    """The description of a field beyond its type and default.
 
-    ``help`` is a sentence that can be read alone. ``group`` is the heading that the field's option stands under; None for a
-    field without an option. ``default`` says in words what holds where the option is not given. ``was`` is the field's former
-    name, which stored configs may have. A field that belongs to another choice, ``beside`` in words, is None where it is not
-    given; ``fallback`` is then its value, if that choice is made.
+    ``help`` is a sentence that can be read alone. ``group`` is the heading of the field's option; None for a field without an
+    option. ``default`` describes the value of an option that is not given. ``was`` is the field's former name, which stored
+    configs may have. A field that depends on another choice, which ``beside`` names, is None if it is not given; ``fallback``
+    is then its value, if that choice is made.
     """
 
     help: str
@@ -84,12 +84,12 @@ def about(help: str, **known: Any) -> Mapping[str, About]:
 
 
 def abouts(config: type) -> dict[str, About]:
-    """What is known of each field of a config; no more than its type of one without a declaration."""
+    """The description of each field of a config; empty for a field without a declaration."""
     return {each.name: each.metadata.get("about", _NOTHING) for each in fields(config)}
 
 
 def config_class(cls: Class) -> Class:
-    """Let the constructor of a dataclass raise ConfigError for a name that it does not have or was not given."""
+    """Let the constructor of a dataclass raise ConfigError for an unknown or a missing name."""
     construct = vars(cls)["__init__"]
 
     @functools.wraps(construct)
@@ -117,7 +117,7 @@ def _check_names(cls: type, given: Mapping[str, Any]) -> None:
 def check_values(config: object, **late: type) -> None:
     """Raise ConfigError for the first field of a wrong type, outside its bounds, or not one of its choices.
 
-    ``late`` are types, by the name that an annotation has for them, that the config's module does not import at run time.
+    ``late`` maps the names in annotations to types that the config's module does not import at run time.
     """
     hints = _hints(type(config), tuple(late.items()))  # type: ignore[arg-type]  # classes are hashable
     for name, item in abouts(type(config)).items():
@@ -133,7 +133,7 @@ def _hints(cls: type, late: tuple[tuple[str, type], ...]) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, hint: Any, item: About = _NOTHING) -> None:
-    """Raise ConfigError unless ``value`` is of the type ``hint``, and within what ``item`` says."""
+    """Raise ConfigError unless ``value`` has the type ``hint``, and fits ``item``."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in kinds:
         return
@@ -152,14 +152,14 @@ def check_value(name: str, value: Any, hint: Any, item: About = _NOTHING) -> Non
 
 
 def current_names(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's stored JSON with today's names in the place of former ones. Raises ConfigError for what is no mapping."""
+    """A config's stored JSON with former names replaced by current ones. Raises ConfigError if it is not a mapping."""
     require(f"the stored {config.__name__}", stored, Mapping)
     former = {item.was: name for name, item in abouts(config).items() if item.was}
     return {former.get(name, name): value for name, value in stored.items()}
 
 
 def without_unknown(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """``stored``. Raises ConfigError for a name that this release does not know: a newer one wrote it."""
+    """``stored``. Raises ConfigError for a name that this release does not know, because a newer one wrote it."""
     if unknown := sorted(set(stored) - {each.name for each in fields(config)}):
         raise ConfigError(f"the stored config has {', '.join(unknown)}, which this release does not know; update")
     return dict(stored)

@@ -1,4 +1,4 @@
-"""A table as text: framed for a terminal, or as rows of LaTeX (booktabs) with what is said beside it in comments."""
+"""A table as text: framed for a terminal, or as LaTeX rows (booktabs) with the accompanying lines as comments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECIAL = {
 
 
 def table_text(table: PrettyTable, *, latex: bool = False) -> str:
-    """``table`` with a frame of characters, or as a ``tabular`` with the rules of booktabs, its text escaped."""
+    """``table`` with a frame of characters, or as a booktabs ``tabular`` with escaped text."""
     if not latex:
         return table.get_string()
     from prettytable import PrettyTable
@@ -33,10 +33,10 @@ def table_text(table: PrettyTable, *, latex: bool = False) -> str:
 
 
 def remark(text: str, *, latex: bool = False) -> str:
-    """Lines that stand beside a table; in LaTeX they are comments."""
+    """Lines that accompany a table; in LaTeX they are comments."""
     return "\n".join(f"% {line}" if line else "%" for line in text.split("\n")) if latex else text
 
 
 def latex_escaped(text: object) -> str:
-    """``text`` as LaTeX prints it."""
+    """``text`` escaped for LaTeX."""
     return "".join(_SPECIAL.get(character, character) for character in str(text))

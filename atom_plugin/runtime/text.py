@@ -1,7 +1,7 @@
-"""Text that every file of ours can hold, and text from files on its way to people.
+"""Check that files can store a text, and escape text from files before it is shown.
 
-A file holds Unicode, and no zero character, at which HDF5 and file systems end a text. What a terminal would obey, or nobody
-could see, is escaped before it is shown.
+A file stores Unicode without zero characters, at which HDF5 and file systems end a text. Characters that control a terminal, or
+are invisible, are escaped before the text is shown.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ _JOINERS = "\u200c\u200d"  # of scripts and of emoji; they print nothing and are
 
 
 def flaw(text: str) -> str:
-    """Why no file can hold ``text``, in words; empty for text that is sound."""
+    """Why no file can store ``text``; empty for a valid text."""
     if "\0" in text:
-        return "it holds a zero character"
+        return "it contains a zero character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "it is not Unicode text (it holds a lone surrogate)"
+        return "it is not Unicode text (it contains a lone surrogate)"
     return ""
 
 
 def require_text(name: str, value: object) -> None:
-    """Raise ConfigError unless ``value``, called ``name``, is text that a file can hold."""
+    """Raise ConfigError unless ``value``, called ``name``, is text that a file can store."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a text, not {shown(value)}")
     if why := flaw(value):
@@ -31,9 +31,10 @@ def require_text(name: str, value: object) -> None:
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    """``text`` with control characters, bidirectional marks, surrogates and the like escaped: ``\\x1b`` for an escape.
+    """``text`` with control characters, bidirectional marks, surrogates and similar characters escaped: ``\\x1b`` for an
+    escape.
 
-    Line breaks too, unless ``lines``. Any text from a file passes through here before it is shown.
+    Line breaks are escaped too, unless ``lines``. Pass any text from a file through this function before showing it.
     """
     return "".join(
         character

@@ -1,4 +1,4 @@
-"""Settings that people write: TOML files, read with errors that name the file."""
+"""Read TOML files, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ else:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables and values of a TOML file. Raises ConfigError where it cannot be read or is no TOML."""
+    """The tables and values of a TOML file. Raises ConfigError if it cannot be read or is not TOML."""
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: cannot be read (it is no regular file); name a TOML file")
+        raise ConfigError(f"{path}: cannot be read (it is not a regular file); name a TOML file")
     try:
         with path.open("rb") as file:
             table: dict[str, Any] = tomllib.load(file)
         bounded_json.check(table)
     except RecursionError:
-        raise ConfigError(f"{path}: holds values nested hundreds deep; write it flat") from None
+        raise ConfigError(f"{path}: contains values nested hundreds deep; write it flat") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from error
     except bounded_json.OutOfBounds as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:  # TOMLDecodeError, bytes that are no text, numbers of thousands of digits
-        raise ConfigError(f"{path}: is no TOML ({error}); mend that line") from error
+        raise ConfigError(f"{path}: is not TOML ({error}); correct that line") from error
     return table

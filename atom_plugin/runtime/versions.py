@@ -1,4 +1,4 @@
-"""This package's version, and those of the packages that a result depends on. Imports nothing heavy: a build reads it."""
+"""Versions of this package and of the packages that a result depends on. Imports nothing heavy, because a build reads it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _PACKAGES = ("atom-plugin", "torch", "torchvision", "kornia", "numpy", "h5py")
 
 
 def package_versions() -> dict[str, str]:
-    """Version by package, Python's own included; a package that is not installed is left out.
+    """Version by package, including Python; a package that is not installed is left out.
 
-    No date, no host: the same run writes the same bytes.
+    No date, no host, so that the same run writes the same bytes.
     """
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:

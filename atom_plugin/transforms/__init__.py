@@ -1,1 +1,1 @@
-"""What is done to images: preprocessing, siamese augmentation, resampling and training policies."""
+"""Transforms of images: preprocessing, siamese augmentation, resampling and training policies."""

@@ -1,19 +1,19 @@
 """Differentiable siamese augmentation (Zhao & Bilen, 2021) on grouped images (K, n, C, H, W).
 
-Per class and step one operation is drawn among colour, crop, cutout, flip, scale and rotate, with one set of parameters
-for all n images of the class; a class's real and synthetic batch share them, whatever their n. Per-sample augmentation,
-for training, is the same with every image a class of its own.
+Per class and step one operation is drawn among colour, crop, cutout, flip, scale and rotate, with one set of parameters for all
+n images of the class; a class's real and synthetic batch share them, whatever their n. Per-sample augmentation, for training,
+is the same with every image a class of its own.
 
-Strengths, as in the released codes of DSA, DM and DataDAM: brightness 1.0, saturation 2.0, contrast 0.5, crop padding
-0.125, cutout side 0.5, flip probability 0.5, scale 1.2, rotation 15 degrees. Two choices: the geometric operations
-resample bilinearly with ``align_corners=False`` and zeros outside; and each class draws its own operation, where the
-released codes, which loop over classes, do the same by drawing a seed per class.
+Strengths, as in the released codes of DSA, DM and DataDAM: brightness 1.0, saturation 2.0, contrast 0.5, crop padding 0.125,
+cutout side 0.5, flip probability 0.5, scale 1.2, rotation 15 degrees. Two choices: the geometric operations resample bilinearly
+with ``align_corners=False`` and zeros outside; and each class draws its own operation, where the released codes, which loop
+over classes, do the same by drawing a seed per class.
 
-Parameters are drawn on the CPU, so that one seed gives the same draw on every device and no operation waits for a device.
-There too they become a *plan*: a class's kind of operation, its affine map (crop, flip, scale and rotate are one each), its
-colour factors and the borders of its hole, as a row of numbers. Where the host knows the plan (:meth:`Draw.apply`), each class
-passes through what it drew; where only the device does, as in a captured graph (:func:`augment`), every class passes through
-all of it, and keeps what it drew.
+Parameters are drawn on the CPU, so that one seed gives the same draw on every device and no operation waits for a device. On
+the CPU they become a *plan*: a row of numbers per class with the kind of operation, its affine map (crop, flip, scale and
+rotate are one each), its colour factors and the borders of its cutout. If the host knows the plan (:meth:`Draw.apply`), each
+class passes only through the operation that it drew; if only the device does, as in a captured graph (:func:`augment`), every
+class passes through all operations, and keeps the result of the one it drew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOVE, _COLOR, _CUTOUT = 1, 2, 3  # kinds; 0 is nothing
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Which operations may be drawn, and how strong they are. ``strategy`` joins names with ``_``; "none" is none."""
+    """Which operations may be drawn, and how strong they are. ``strategy`` joins names with ``_``; "none" means none."""
 
     strategy: str = DEFAULT_STRATEGY
     brightness: float = 1.0
@@ -54,8 +54,8 @@ class Augmentation:
         unknown = [name for name in self.operations if name not in OPERATIONS]
         if unknown:
             raise ConfigError(
-                f"unknown augmentation {', '.join(map(repr, unknown))}; join some of {', '.join(OPERATIONS)} with '_', "
-                "or say 'none'"
+                f"unknown augmentation {', '.join(map(repr, unknown))}; join some of {', '.join(OPERATIONS)} with "
+                "'_', or give 'none'"
             )
 
     @property
@@ -64,14 +64,14 @@ class Augmentation:
         return () if self.strategy == "none" else tuple(self.strategy.split("_"))
 
     def draw(self, groups: int, generator: torch.Generator) -> Draw:
-        """One operation and its parameters for each of ``groups`` classes. ``generator`` lives on the CPU."""
+        """One operation and its parameters for each of ``groups`` classes. ``generator`` is a CPU generator."""
         choice = torch.randint(max(1, len(self.operations)), (groups,), generator=generator)
         return Draw(augmentation=self, choice=choice, uniforms=torch.rand(groups, _UNIFORMS, generator=generator))
 
     def plan(self, choice: torch.Tensor, uniforms: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """What is done to each class's images of ``size`` pixels, (K, :data:`PLAN_COLUMNS`) of the type of ``uniforms``.
+        """The operation on each class's images of ``size`` pixels, (K, :data:`PLAN_COLUMNS`) of the type of ``uniforms``.
 
-        ``choice`` (K,) and ``uniforms`` (K, 4) are those of a :class:`Draw`, on any device.
+        ``choice`` (K,) and ``uniforms`` (K, 4) are the fields of a :class:`Draw`, on any device.
         """
         kinds = torch.tensor([_KINDS[name] for name in self.operations] or [0], device=choice.device)[choice]
         cut = kinds == _CUTOUT
@@ -97,20 +97,20 @@ class Augmentation:
         return math.ceil(half)
 
     def per_sample(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Images (N, C, H, W), each with an operation and parameters of its own."""
+        """Augment images (N, C, H, W), each with its own operation and parameters."""
         return self.draw(len(images), generator).apply(images.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What one step does to each class. ``choice`` is int64 (K,), ``uniforms`` float32 (K, 4) in [0, 1), on the CPU."""
+    """The operation of one step on each class. ``choice`` is int64 (K,), ``uniforms`` float32 (K, 4) in [0, 1), on the CPU."""
 
     augmentation: Augmentation
     choice: torch.Tensor
     uniforms: torch.Tensor
 
     def of(self, classes: range) -> Draw:
-        """The same for some of the classes."""
+        """The draw for some of the classes."""
         rows = slice(classes.start, classes.stop)
         return replace(self, choice=self.choice[rows], uniforms=self.uniforms[rows])
 
@@ -119,7 +119,7 @@ class Draw:
         return self.augmentation.plan(self.choice, self.uniforms.to(dtype), size)
 
     def apply(self, images: torch.Tensor) -> torch.Tensor:
-        """Augment (K, n, C, H, W), differentiably. The same draw does the same to another batch of these classes."""
+        """Augment (K, n, C, H, W), differentiably. The same draw gives the same operation to another batch of these classes."""
         plan = self.plan((images.shape[-2], images.shape[-1]), images.dtype)
         order, parts = [], []
         for kind, operation in _OPERATIONS.items():
@@ -135,9 +135,9 @@ class Draw:
 
 
 def augment(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
-    """As :meth:`Draw.apply` of the draw that ``settings`` made ``plan`` of, with static shapes and nothing to wait for.
+    """As :meth:`Draw.apply` of the draw from which ``settings`` made ``plan``, with static shapes and no synchronisation.
 
-    ``plan`` (K, :data:`PLAN_COLUMNS`) has the type of the images (K, n, C, H, W), and lies on their device.
+    ``plan`` (K, :data:`PLAN_COLUMNS`) has the type and the device of the images (K, n, C, H, W).
     """
     drawable = {_KINDS[name] for name in settings.operations}
     for kind, operation in _OPERATIONS.items():
@@ -162,7 +162,7 @@ def _color(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> 
 
 
 def _cutout(settings: Augmentation, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
-    """Zero a square whose centre may lie anywhere in the image."""
+    """Zero a square whose centre may be anywhere in the image."""
     rows, columns = (
         _covered(plan[:, first : first + 2], side) for first, side in zip((10, 12), images.shape[-2:], strict=True)
     )
@@ -187,16 +187,16 @@ _Entries = tuple["_Entry", "_Entry", "_Entry", "_Entry", "_Entry", "_Entry"]
 
 
 def _hole(uniform: torch.Tensor, side: int, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where a stretch of ``ratio`` of the side, centred at a drawn pixel, begins and ends."""
+    """The beginning and end of a stretch of ``ratio`` of the side, centred at a drawn pixel."""
     size = int(side * ratio + 0.5)
     first = (uniform * (side + (1 - size % 2))).long() - size // 2
     return first.to(uniform.dtype), (first + size).to(uniform.dtype)
 
 
 def _map(settings: Augmentation, choice: torch.Tensor, uniforms: torch.Tensor, size: tuple[int, int]) -> list[_Entry]:
-    """Of the geometric operation that each class drew, six entries by rows: from places in the result to the source's.
+    """The affine map of each class's geometric operation, six entries by rows, from coordinates in the result to the source.
 
-    Places run from -1 to 1, x before y, as ``torch.nn.functional.affine_grid`` has them.
+    Coordinates run from -1 to 1, x before y, as in ``torch.nn.functional.affine_grid``.
     """
     found: list[_Entry] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     for index, name in enumerate(settings.operations):
@@ -222,19 +222,19 @@ def _crop(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int])
 
 
 def _flip(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
-    """Left and right exchanged, or nothing."""
+    """Flip left and right, or do nothing."""
     return 1.0 - 2.0 * (uniforms[:, 0] < settings.flip).to(uniforms.dtype), 0.0, 0.0, 0.0, 1.0, 0.0
 
 
 def _scale(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
-    """Each axis by a factor of its own."""
+    """Scale each axis by its own factor."""
     low = 1.0 / settings.scale
     x, y = (low + uniforms[:, axis] * (settings.scale - low) for axis in range(2))
     return x, 0.0, 0.0, 0.0, y, 0.0
 
 
 def _rotate(settings: Augmentation, uniforms: torch.Tensor, size: tuple[int, int]) -> _Entries:
-    """About the centre."""
+    """Rotate about the centre."""
     angle = (uniforms[:, 0] - 0.5) * 2 * settings.rotate * math.pi / 180
     return angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0
 

@@ -1,10 +1,10 @@
-"""Triton kernels of siamese augmentation: a program takes one image through what its class drew, or a gradient back.
+"""Triton kernels of siamese augmentation: each program augments one image by its class's plan, or computes its gradient.
 
-A class's row of numbers is an :meth:`~atom_plugin.transforms.augmentation.Augmentation.plan`, made on the host. Images
-come with a channel's places in a row of memory, float32; what networks see goes out channels-last in the type that they compute
-in. The gradient of the resampling is gathered in one fixed order, as :mod:`.resampling` says.
+A class's row of numbers is an :meth:`~atom_plugin.transforms.augmentation.Augmentation.plan`, made on the host. Input images
+are contiguous float32; output images are channels-last, in the type that the networks compute in. The gradient of the
+resampling is gathered in one fixed order, as in :mod:`.resampling`.
 
-Needs triton, which is imported where these kernels are first asked for (:mod:`.fused_augmentation`).
+Needs triton, which is imported on first use (:mod:`.fused_augmentation`).
 """
 
 import triton
@@ -28,13 +28,13 @@ def fraction(place, side):
 
 @triton.jit
 def inside(row, column, height, width):
-    """Which places an image has."""
+    """Which coordinates are inside the image."""
     return (row >= 0) & (row < height) & (column >= 0) & (column < width)
 
 
 @triton.jit
 def in_hole(plan, row, column):
-    """Which places the cutout's square covers; none where another operation was drawn."""
+    """Which coordinates the cutout's square covers; none if another operation was drawn."""
     top, bottom = tl.load(plan + 10).to(tl.int32), tl.load(plan + 11).to(tl.int32)
     left, right = tl.load(plan + 12).to(tl.int32), tl.load(plan + 13).to(tl.int32)
     return (row >= top) & (row < bottom) & (column >= left) & (column < right)
@@ -112,7 +112,7 @@ def gradient(
     REACH: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Of the images, from that of what :func:`augmented` gives; its grid."""
+    """The gradient of the images, from the gradient of the result of :func:`augmented`; the same grid."""
     image = tl.program_id(0).to(tl.int64)
     plan = plans + image // count * COLUMNS
     kind = tl.load(plan)

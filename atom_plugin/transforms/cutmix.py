@@ -1,12 +1,12 @@
-"""CutMix (Yun et al., 2019): a box of every image of a batch shows its neighbour, and labels are mixed by its area.
+"""CutMix (Yun et al., 2019): a box of every image of a batch shows another image, and labels are mixed by its area.
 
 One box serves a whole batch, as in the released code: with lambda drawn uniformly (the paper's Beta(1, 1)), its sides are
-sqrt(1 - lambda) of the image's, its centre any pixel; what lies outside the image is cut off, and the label, class or soft,
-takes the share of what is left. The released code pairs a batch with a permutation of itself. Batches come in random order
-already, so the image before is as good a partner, and none meets itself.
+sqrt(1 - lambda) of the image's and its centre is any pixel. The box is cut at the image's border, and the label has the share
+of the remaining area. The released code pairs a batch with a permutation of itself. Batches are already in random order, so the
+previous image of the batch is an equally good partner, and no image is paired with itself.
 
-Boxes are drawn on the host as four whole numbers. A batch that is not mixed has an empty box: a captured graph does the same
-with both.
+Boxes are drawn on the host as four whole numbers. A batch that is not mixed has an empty box, so that a captured graph does the
+same in both cases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 def draw_box(probability: float, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     """The box of one batch of images of ``size`` (H, W): int64 (4,), top, bottom, left and right, on the CPU.
 
-    It covers the rows from top to before bottom, and columns likewise. With ``1 - probability`` all are 0.
+    It covers the rows from top to before bottom, and columns likewise. With probability ``1 - probability`` all are 0.
     """
     chance, kept, *centre = torch.rand(4, generator=generator).tolist()
     if chance >= probability:
@@ -32,7 +32,7 @@ def draw_box(probability: float, size: tuple[int, int], generator: torch.Generat
 
 
 def mix_images(images: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    """Batches (..., n, C, H, W) with their boxes (..., 4), on one device: within, each image shows the one before it."""
+    """Batches (..., n, C, H, W) with their boxes (..., 4), on one device: within the box, each image shows the previous one."""
     rows = _covered(images.shape[-2], box[..., :2])
     columns = _covered(images.shape[-1], box[..., 2:])
     inside = rows.unsqueeze(-1) & columns.unsqueeze(-2)

@@ -1,7 +1,7 @@
-"""Siamese augmentation in one kernel, and its gradient in another: what a recorded step on CUDA takes in place of some hundred.
+"""Siamese augmentation in one kernel, and its gradient in another, for recorded steps on CUDA, in place of about 100 kernels.
 
-:func:`~atom_plugin.transforms.augmentation.augment` is the same in torch's operations. The kernels are triton's
-(:mod:`.augmentation_kernels`), which is imported when they are first asked for.
+:func:`~atom_plugin.transforms.augmentation.augment` computes the same with torch's operations. The kernels are triton's
+(:mod:`.augmentation_kernels`), imported on first use.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _ROUNDING = 0.05  # of the size of what comes out in bfloat16
 
 
 def fuses(settings: Augmentation, image_shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether :func:`augment_fused` runs here on images (C, H, W), and gives what torch does; a line in the log if not.
+    """Whether :func:`augment_fused` runs here on images (C, H, W), and gives torch's result; a log message if not.
 
-    To be asked before a step is recorded: both kernels are compiled after this.
+    Call this before a step is recorded; it compiles both kernels.
     """
     generator = torch.Generator().manual_seed(0)
     plan = settings.draw(16, generator).plan(image_shape[1:]).to(device)

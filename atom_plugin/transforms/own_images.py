@@ -1,4 +1,4 @@
-"""A user's own images as networks see those of a set: read, resized as the set's source was, and preprocessed."""
+"""Preprocess a user's own images like those of a set: read, resize as the set's source was, and preprocess."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ _DEFAULT = Decoding()
 
 @dataclass(frozen=True, kw_only=True)
 class OwnImages:
-    """A callable as those of ``torchvision.transforms.v2``: an image of any size in, a preprocessed tensor out.
+    """A transform in the style of ``torchvision.transforms.v2``: an image of any size in, a preprocessed tensor out.
 
-    It takes a file's name, an image of Pillow, or a uint8 tensor (..., C, H, W), and gives float32 (C, H, W) or (..., C, H, W).
-    The largest part in the middle that has the shape of the set's images is resized to their size, bicubic and antialiased,
-    as a folder of images is read; a file's name gives the very pixels that the source would. Grey becomes colour where the
-    set has colour.
+    It takes a file name, a Pillow image, or a uint8 tensor (..., C, H, W), and gives float32 (C, H, W) or (..., C, H, W). The
+    largest central part with the aspect ratio of the set's images is resized to their size, bicubic and antialiased, like the
+    images of a folder source; a file name gives exactly the source's pixels. Grey images become colour if the set has colour.
     """
 
     preprocessing: Preprocessing
@@ -37,7 +36,8 @@ class OwnImages:
     def __call__(self, image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
         """The image as networks see it.
 
-        Raises SourceError for a file that cannot be read, ConfigError for colour where the set is grey and for other types.
+        Raises SourceError for a file that cannot be read, ConfigError for a colour image if the set is grey, and for other
+        types.
         """
         if isinstance(image, str | Path):
             pixels = self._file(Path(image))
@@ -64,8 +64,8 @@ class OwnImages:
 
         if not isinstance(image, Image.Image):
             raise ConfigError(
-                f"found an image of type {type(image).__name__}, expected a file's name, an image of Pillow, or a uint8 tensor "
-                "(C, H, W); convert it"
+                f"found an image of type {type(image).__name__}, expected a file name, a Pillow image, or a uint8 "
+                "tensor (C, H, W); convert it"
             )
         how = dataclasses.replace(self.decoding, image_size=None)
         try:
@@ -94,7 +94,7 @@ class OwnImages:
 def _checked(image: torch.Tensor) -> torch.Tensor:
     if image.dtype != torch.uint8 or image.ndim < 3 or 0 in image.shape[-3:]:
         raise ConfigError(
-            f"found a tensor of type {image.dtype} and shape {tuple(image.shape)}, expected uint8 (..., C, H, W), values 0 to "
-            "255; convert it (torchvision.transforms.v2.PILToTensor gives such ones)"
+            f"found a tensor of type {image.dtype} and shape {tuple(image.shape)}, expected uint8 (..., C, H, W), "
+            "values 0 to 255; convert it (torchvision.transforms.v2.PILToTensor returns uint8)"
         )
     return image.as_subclass(torch.Tensor)

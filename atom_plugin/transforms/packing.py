@@ -1,9 +1,9 @@
-"""Packing: one stored image holds factor x factor tiles, each an image of its own at a fraction of the resolution.
+"""Packing: one stored image has factor x factor tiles, each a separate image at a fraction of the resolution.
 
-Known as multi-formation (Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", 2022): for the bytes
-of one image a network sees factor^2. A tile is enlarged bilinearly, pixel centres aligned as in
+Known as multi-formation (Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", 2022): with the
+bytes of one image a network sees factor^2. A tile is enlarged bilinearly, pixel centres aligned as in
 ``interpolate(mode="bilinear", align_corners=False)``, before preprocessing and augmentation. Along each side that is a product
-with a small fixed matrix, so that its gradient adds in one order on every device; ``interpolate``'s own does not on a GPU.
+with a small fixed matrix, so that its gradient adds in one order on every device, unlike that of ``interpolate`` on a GPU.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 WHITENED_TILES = (
-    "found ZCA whitening beside a factor of {factor}: reducing and enlarging a whitened image loses 70 % of it, and 15 points "
-    "of accuracy; switch ZCA off, or leave the factor at 1"
+    "found ZCA whitening together with a factor of {factor}: reducing and enlarging a whitened image loses 70 % of "
+    "it, and 15 points of accuracy; switch ZCA off, or leave the factor at 1"
 )
 
 
@@ -35,7 +35,7 @@ def check_factor(factor: int, image_shape: tuple[int, int, int]) -> None:
 
 
 def check_packing(factor: int, preprocessing: Preprocessing) -> None:
-    """Raise ConfigError as :func:`check_factor`, and for tiles that are whitened: enlarging those loses most of them.
+    """Raise ConfigError as :func:`check_factor`, and for tiles that are whitened: enlarging loses most of them.
 
     Halving and doubling the sides of a whitened image keeps 27 to 29 % of its energy, of a standardised one 85 %.
     """
@@ -45,10 +45,10 @@ def check_packing(factor: int, preprocessing: Preprocessing) -> None:
 
 
 def unpack(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """Images (N, C, H, W), float, to their tiles, enlarged: (N * factor^2, C, H, W), those of an image one after another.
+    """Images (N, C, H, W), float, to their enlarged tiles: (N * factor^2, C, H, W), the tiles of an image in sequence.
 
-    Within an image they come row by row. Differentiable. Raises ConfigError as :func:`check_factor`, and for more than this
-    machine's memory: a small file may ask for millions of tiles.
+    Within an image they come row by row. Differentiable. Raises ConfigError as :func:`check_factor`, and if the result exceeds
+    this machine's memory: a small file may ask for millions of tiles.
     """
     if factor == 1:
         return images
@@ -65,7 +65,7 @@ def unpack(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def pack(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """The other way round: (N * factor^2, C, H, W), float, to (N, C, H, W), each image reduced to the mean of its areas."""
+    """The inverse: (N * factor^2, C, H, W), float, to (N, C, H, W), each image reduced by area averaging."""
     if factor == 1:
         return images
     check_factor(factor, _shape(images))
@@ -75,9 +75,9 @@ def pack(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def decode(images: torch.Tensor, preprocessing: Preprocessing, factor: int) -> torch.Tensor:
-    """What networks see of stored images (N, C, H, W): float32 (N * factor^2, C, H, W), preprocessed.
+    """The images that networks see for stored images (N, C, H, W): float32 (N * factor^2, C, H, W), preprocessed.
 
-    uint8 images are pixels, to be preprocessed; float ones were preprocessed before they were stored.
+    uint8 images are pixels and are preprocessed here; float images were preprocessed before they were stored.
     """
     if images.dtype == torch.uint8:
         return preprocessing.forward(unpack(images.float() / 255, factor) if factor > 1 else images)

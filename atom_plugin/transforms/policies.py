@@ -1,7 +1,7 @@
-"""Augmentation policies that are defined on 8-bit pictures, torchvision's: RandAugment and AutoAugment.
+"""torchvision's augmentation policies for 8-bit images: RandAugment and AutoAugment.
 
-Preprocessed images are no pictures: a whitened one has no contrast to stretch and no bits to drop. So these policies see
-pixels, and preprocessing follows. Distilled pixels outside [0, 1] are clamped on the way.
+They are not defined on preprocessed images: a whitened one has no contrast to stretch and no bits to drop. So these policies
+see pixels, and preprocessing follows. Distilled pixels outside [0, 1] are clamped first.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Policy = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def pixel_policy(name: str, channels: int) -> Policy:
-    """A function of uint8 images (N, C, H, W) and a generator; every image is augmented on its own, on its device.
+    """A function of uint8 images (N, C, H, W) and a generator that augments each image separately, on its device.
 
-    "randaugment" is Cubuk et al. (2020) with torchvision's two operations of magnitude 9 of 31; "autoaugment" the policy that
-    Cubuk et al. (2019) found for CIFAR-10. Raises ConfigError for images of other than 1 or 3 channels.
+    "randaugment" is Cubuk et al. (2020) with torchvision's two operations of magnitude 9 of 31; "autoaugment" is the policy
+    that Cubuk et al. (2019) found for CIFAR-10. Raises ConfigError for images without 1 or 3 channels.
     """
     from torchvision.transforms import v2
 
     if channels not in (1, 3):
         raise ConfigError(
-            f"{name} works on pictures of 1 or 3 channels, not {channels}; choose siamese operations or none"
+            f"{name} works on images of 1 or 3 channels, not {channels}; choose siamese operations or none"
         )
     transform = v2.RandAugment() if name == "randaugment" else v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
 

@@ -24,13 +24,13 @@ _PART = 512  # images at a time
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images on the [0, 1] scale as the nearest 8-bit ones; what lies outside is clamped."""
+    """Images on the [0, 1] scale rounded to 8 bits; values outside are clamped."""
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preprocessing:
-    """The map from images in [0, 1] to what networks see, and back.
+    """The map from images in [0, 1] to the networks' input, and its inverse.
 
     ``mean`` and ``std`` are (C,), float32; (0, 1) means none. ``whitening`` is None or a fitted ZCA.
     """
@@ -50,11 +50,11 @@ class Preprocessing:
         std: Sequence[float] | None = None,
         zca_eps: float | None = None,
     ) -> Preprocessing:
-        """Fit on real training images, uint8 (N, C, H, W), or a source's split of them.
+        """Fit on real training images, uint8 (N, C, H, W), or a source's split.
 
-        ``mean`` and ``std`` (on the [0, 1] scale) are computed per channel where not given; a constant channel
-        gets std 1. ``zca_eps`` None means no whitening. Moments are exact and take one pass in bounded memory. Whitening is
-        fitted as :func:`~atom_plugin.transforms.whitening.fit_plan` says. Raises ConfigError for a whitening of fewer than two
+        ``mean`` and ``std`` (on the [0, 1] scale) are computed per channel if not given; a constant channel gets std 1.
+        ``zca_eps`` None means no whitening. Moments are exact and take one pass in bounded memory. The whitening is fitted as
+        :func:`~atom_plugin.transforms.whitening.fit_plan` describes. Raises ConfigError for a whitening of fewer than two
         images, or of images too large for this machine.
         """
         if not isinstance(images, Split):
@@ -87,7 +87,7 @@ class Preprocessing:
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(..., C, H, W), uint8 in 0..255 or float in [0, 1], to float32 of the same shape.
 
-        Raises ConfigError for images of another shape or type, and for tensors that hold no values of their own.
+        Raises ConfigError for images of another shape or type, and for tensors that are not dense.
         """
         self._check(images)
         if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -106,8 +106,8 @@ class Preprocessing:
         return torch.addmm(self._whitened_offset, flat, self.whitening.matrix.T).view(images.shape)
 
     def inverse(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., C, H, W) as :meth:`forward` gives them to float32 on the [0, 1] scale, not clamped: distilled pixels may lie
-        outside. Raises ConfigError for another shape.
+        """The inverse of :meth:`forward`: (..., C, H, W) to float32 on the [0, 1] scale, not clamped, since distilled pixels
+        may be outside. Raises ConfigError for another shape.
         """
         self._check(images)
         if self.whitening is not None:
@@ -116,7 +116,7 @@ class Preprocessing:
         return images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
 
     def to(self, device: torch.device | str) -> Preprocessing:
-        """The same on ``device``."""
+        """The preprocessing on ``device``."""
         whitening = self.whitening
         if whitening is not None:
             whitening = Whitening(mean=whitening.mean.to(device), matrix=whitening.matrix.to(device), eps=whitening.eps)
@@ -139,7 +139,7 @@ class Preprocessing:
         return all(torch.equal(mine.cpu(), theirs.cpu()) for mine, theirs in pairs)
 
     def describe(self) -> str:
-        """One line for people."""
+        """A one-line description."""
         identity = bool((self.mean == 0).all() and (self.std == 1).all())
         steps = [] if identity else [f"standardised (mean {_short(self.mean)}, std {_short(self.std)})"]
         if self.whitening is not None:
@@ -150,13 +150,12 @@ class Preprocessing:
         require("images", images, torch.Tensor)
         if images.layout != torch.strided or images.is_meta:
             kind = "meta" if images.is_meta else str(images.layout).removeprefix("torch.")
-            raise ConfigError(
-                f"found a {kind} tensor of images, expected one that holds every pixel; call to_dense() or load it"
-            )
+            raise ConfigError(f"found a {kind} tensor of images, expected a dense one; call to_dense() or load it")
         if tuple(images.shape[-3:]) != self.image_shape:
             raise ConfigError(
-                f"found images of shape {tuple(images.shape)}, expected (..., {', '.join(map(str, self.image_shape))}) as this "
-                "preprocessing was fitted on; resize them, or fit another"
+                f"found images of shape {tuple(images.shape)}, expected (..., "
+                f"{', '.join(map(str, self.image_shape))}) as in the images this preprocessing was fitted on; resize "
+                "them, or fit another"
             )
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Bilinear resampling by affine maps whose gradient is the same in every run, on a GPU too.
+"""Bilinear resampling by affine maps with a deterministic gradient, also on a GPU.
 
 The gradient of ``grid_sample`` adds into the source image in any order on a GPU, so that two runs differ in their last bits.
-Here it is gathered: a source pixel sums over the few places that its bilinear footprint reaches, in one fixed order.
+Here it is gathered: a source pixel sums over the few result pixels in its bilinear footprint, in one fixed order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def resample(images: torch.Tensor, maps: torch.Tensor, reach: int) -> torch.Tensor:
     """Images (K, n, C, H, W), each class under its map, (K, 2, 3) as ``affine_grid`` takes them, with zeros outside.
 
-    ``reach`` is how many pixels of the result a source pixel's footprint extends to either side at most, whatever the map.
+    ``reach`` is the largest number of result pixels by which a source pixel's footprint extends to either side.
     """
     if images.device.type == "cuda":
         return resample_gathering(images, maps, reach)
@@ -55,13 +55,13 @@ class _Resample(torch.autograd.Function):
 
 
 def _grid(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Where each place of the result looks in the source, (K, H, W, 2) as ``grid_sample`` takes it."""
+    """The source coordinates of each result pixel, (K, H, W, 2) as ``grid_sample`` takes them."""
     x, y = _centres(width, maps).view(1, 1, -1), _centres(height, maps).view(1, -1, 1)
     return torch.stack(_mapped(maps, x, y), dim=3)
 
 
 def _footprints(maps: torch.Tensor, reach: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each source pixel, flat places of the result that may show it and with what weight: (places, K, H * W)."""
+    """For each source pixel, flat indices of the result pixels that may show it, and their weights: (places, K, H * W)."""
     near = torch.arange(1 - reach, reach + 1, device=maps.device)
     down, right = (offsets.flatten().view(-1, 1, 1, 1) for offsets in torch.meshgrid(near, near, indexing="ij"))
     (a, b, e), (c, d, f) = (row.unbind(1) for row in maps.unbind(1))
@@ -95,6 +95,6 @@ def _pixels(place: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _mapped(maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both coordinates under each class's map. Written out: a matrix product might run in a GPU's short formats."""
+    """Both coordinates under each class's map. Written out, because a matrix product may run in a GPU's short formats."""
     (a, b, e), (c, d, f) = ([item.view(-1, 1, 1) for item in row.unbind(1)] for row in maps.unbind(1))
     return a * x + b * y + e, c * x + d * y + f

@@ -1,6 +1,6 @@
-"""ZCA whitening: fitting it, and what that takes.
+"""ZCA whitening: fit it, and predict the memory it takes.
 
-``W = U diag(1 / sqrt(s + eps)) U^T`` for the covariance ``U diag(s) U^T`` of D values (Krizhevsky, 2009), as kornia's
+``W = U diag(1 / sqrt(s + eps)) U^T`` for the covariance ``U diag(s) U^T`` of D values (Krizhevsky, 2009), as in kornia's
 :class:`~kornia.enhance.ZCAWhitening`.
 """
 
@@ -56,10 +56,10 @@ class Whitening:
 
     @classmethod
     def fit_streamed(cls, parts: Parts, *, eps: float) -> Whitening:
-        """As :meth:`fit`, on images that come in parts, float32 (n, C, H, W), twice: for their mean and their covariance.
+        """As :meth:`fit`, on images in parts, float32 (n, C, H, W), which are read twice: for mean and covariance.
 
-        The same equations, with sums in float64. Takes 40 * D * D bytes and the D x D eigenvectors, whatever the number
-        of images. Raises ConfigError for an ``eps`` that is not above 0.
+        The same equations, with sums in float64. Takes 40 * D * D bytes and the D x D eigenvectors, whatever the number of
+        images. Raises ConfigError for an ``eps`` that is not above 0.
         """
         _check_eps(eps)
         count, total = 0, torch.zeros(())
@@ -101,29 +101,31 @@ class Whitening:
 
 
 def inverted(matrix: torch.Tensor) -> torch.Tensor:
-    """The inverse of a whitening's ``matrix`` (D, D), float64, finite in float32. Raises ConfigError where there is none."""
+    """The inverse of a whitening's ``matrix`` (D, D), float64, finite in float32. Raises ConfigError if there is none."""
     try:
         inverse: torch.Tensor = torch.linalg.inv(matrix.double())
     except RuntimeError:  # LinAlgError, of which torch tells type checkers nothing
         inverse = torch.full((), torch.inf)
     if not bool(inverse.float().isfinite().all()):
         raise ConfigError(
-            "the ZCA matrix has no inverse, so that images have no true colours; no fit gives such a one: restore a copy of "
-            "the set, or make it again"
+            "the ZCA matrix has no inverse, so images cannot be shown in true colours; a fit never gives this: "
+            "restore a copy of the set, or make it again"
         )
     return inverse
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """How to fit a whitening on ``images`` images: ``way`` is "kornia", "streamed" or "low rank", ``eps`` as everywhere."""
+    """How to fit a whitening on ``images`` images: ``way`` is "kornia", "streamed" or "low rank"; ``eps`` as in
+    :class:`Whitening`.
+    """
 
     way: str
     images: int
     eps: float
 
     def fit(self, parts: Parts) -> Whitening:
-        """Fit on images that come in parts, float32 (n, C, H, W), as often as asked."""
+        """Fit on images in parts, float32 (n, C, H, W), read as often as needed."""
         if self.way == "streamed":
             return Whitening.fit_streamed(parts, eps=self.eps)
         if self.way == "low rank":
@@ -132,15 +134,15 @@ class FitPlan:
 
 
 def fit_plan(count: int, size: int, eps: float) -> FitPlan:
-    """How to whiten ``count`` images of ``size`` values each on this machine, and a line that says what a large one takes.
+    """How to whiten ``count`` images of ``size`` values each on this machine, and a log message for a large one.
 
     Kornia's fit while its copies of the images take no more than :data:`KORNIA_BYTES`; above, the same equations streamed over
-    :data:`STREAMED_IMAGES`; where there are fewer images than values and ``eps`` hides float32's rounding, the low-rank
-    form of either. Raises ConfigError for fewer than two images, and for what this machine cannot hold or LAPACK not count.
+    :data:`STREAMED_IMAGES`; with fewer images than values, if ``eps`` hides float32's rounding, the low-rank form of either.
+    Raises ConfigError for fewer than two images, and for sizes beyond this machine's memory or LAPACK's integers.
     """
     _check_eps(eps)
     if count < 2:
-        raise ConfigError(f"ZCA needs two images or more to have a covariance, found {count}; leave ZCA out (--no-zca)")
+        raise ConfigError(f"ZCA needs at least two images for a covariance, found {count}; leave ZCA out (--no-zca)")
     if count < size and eps >= LOW_RANK_EPS and count * size * 12 <= machine_memory() // 2:
         way, used, most, memory = "low rank", count, size, 16 * count * size + 4 * size * size
         operations = 2 * count * size * size + 10 * count**3

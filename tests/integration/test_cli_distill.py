@@ -88,11 +88,11 @@ def test_a_run_is_gone_on_with_under_its_own_validation_part_alone(inside, capsy
     ("options", "words"),
     [
         (("--validation", "0"), "--validation must be above 0, not 0"),
-        (("--validation", "1.5"), "validation must be a share between 0 and 1 or a number of images, not 1.5"),
+        (("--validation", "1.5"), "validation must be a fraction between 0 and 1 or a number of images, not 1.5"),
         (("--validation", "9"), "a validation part of 9 images does not suit 10 classes"),
         (
             ("--validation", "0.1", "--preprocessing-of", "a.h5"),
-            "fitted on other images than those that --validation leaves",
+            "fitted on other training images than --validation leaves",
         ),
     ],
 )

@@ -362,7 +362,7 @@ def test_a_stop_beside_a_line_counts_what_the_file_holds(inside, capsys, monkeyp
     monkeypatch.setattr(NetworkResultsFile, "append", stopped)
     out, err = evaluate(capsys, "a.h5", *QUICK, "--repeats", "3", "--results", "r.jsonl", code=130)
     assert out == ""
-    assert err.startswith(f"Stopped after {1 + written} of 3 networks; give the same command to go on")
+    assert err.startswith(f"Stopped after {1 + written} of 3 networks; run the same command to continue")
     assert Path("r.jsonl").read_bytes().count(b"\n") == 1 + written
 
 
@@ -390,7 +390,7 @@ def test_a_killed_evaluation_goes_on_and_loses_at_most_the_network_under_way(ins
     if number == signal.SIGTERM:
         assert process.returncode == 143
         assert err == (
-            f"Stopped after {done} of 300 networks; give the same command to go on (results so far: r.jsonl)\n"
+            f"Stopped after {done} of 300 networks; run the same command to continue (results so far: r.jsonl)\n"
         )
     wanted = done + 2
     (row,) = json.loads(evaluate(capsys, *args[2:], "--repeats", wanted, "--json").out)

@@ -329,7 +329,7 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(finished, inside, monkeypat
         assert run(*BOTH, "-q") == code
     out, error = capsys.readouterr()
     assert out == ""
-    assert error == "Stopped; go on with --resume (results so far: a.jsonl)\n"
+    assert error == "Stopped; continue with --resume (results so far: a.jsonl)\n"
     assert len(rows()) == 1
     assert run(*BOTH, "-q", "--resume") == 0
     assert rows() == rows(finished / "a.jsonl")
@@ -403,7 +403,7 @@ def test_wrong_input_is_one_line_and_changes_nothing(inside, capsys, code, part,
 
 def test_results_that_are_there_are_kept(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
-    refused(capsys, 1, "go on with --resume, or start over with --force", *REPLAY)
+    refused(capsys, 1, "continue with --resume, or start over with --force", *REPLAY)
     error = refused(capsys, 2, "epochs 1 and not 2", *FROM_MEMORY, "--resume", "--epochs", "2")
     assert "from-memory runs here were made with other options" in error
     refused(capsys, 2, "distillation.iterations 2 and not 3", *REPLAY, "--resume", "--iterations", "3")

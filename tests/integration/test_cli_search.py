@@ -155,7 +155,7 @@ def test_the_time_is_predicted_before_a_search(inside, capsys):
         (("--reference", "full:0"), 2, "--reference must be at least 1, not 0"),
         (("--reference", "none", "--reference-ipc", "3"), 2, "--reference-ipc has no effect without a --reference"),
         (("--reference", "best:1", "--chart", "c.png"), 2, "--chart has no effect without --reference full"),
-        (("--validation", "0.2"), 2, "1.h5: was made without validation images of its own; leave --validation out"),
+        (("--validation", "0.2"), 2, "1.h5: was made without its own validation images; leave --validation out"),
         (("seen.h5",), 2, "seen.h5: was made of all training images"),
         (("--chart", "1.h5"), 2, "1.h5: --chart is the name of 1.h5"),
         (("--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere"),

@@ -94,9 +94,9 @@ def test_one_file_serves_several_commands_and_flags_win_over_it(
         ("force = 'maybe'", "mine.toml: Invalid value for '--force': 'maybe'"),
         ("storage = 'int4'", "mine.toml: Invalid value for '--storage': 'int4' is not one of"),
         ("matcher-option = 'p_s'", "mine.toml: --matcher-option must be KEY=VALUE, not 'p_s'"),
-        ("initialiser = 'noise'\nimage-init = 'noise'", "mine.toml: image-init stands there twice"),
+        ("initialiser = 'noise'\nimage-init = 'noise'", "mine.toml: image-init is given twice"),
         ("seeds = '0-2'\nseed = 1", "--seed and --seeds contradict each other"),
-        ("ipc =", "mine.toml: is no TOML"),
+        ("ipc =", "mine.toml: is not TOML"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(
@@ -169,7 +169,7 @@ def test_what_is_printed_is_read_back_as_the_same_run(
 
 
 def test_a_name_that_toml_cannot_hold_is_told(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "TOML cannot hold" in refused(capsys, "select", "--ipc", "1", "-q", "-o", "\udcff.h5", "--print-config")
+    assert "TOML cannot represent" in refused(capsys, "select", "--ipc", "1", "-q", "-o", "\udcff.h5", "--print-config")
 
 
 def test_a_set_hands_back_its_config(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +200,7 @@ def test_a_set_hands_back_its_config(inside: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("select", "distilled.h5: was made by `distill`, and holds no options of `select`"),
+        ("select", "distilled.h5: was made by `distill`, and has no options of `select`"),
         ("distill", "merged.h5: was made in another way"),
         ("distill", "foreign.h5: was made in another way"),
         ("distill", "broken.h5"),

@@ -96,8 +96,8 @@ CASES = [
     (2, READ, (*EVALUATE, "--csv", "link.h5")),
     (2, READ, (*EVALUATE, "--chart", "S.H5")),
     (2, READ, (*EVALUATE, "--csv", "r.csv", "--results", "s.h5")),
-    (2, "are one file", (*EVALUATE, "--csv", "x", "--chart", "x")),
-    (2, "are one file", (*EVALUATE, "--csv", "x", "--results", "./x")),
+    (2, "are the same file", (*EVALUATE, "--csv", "x", "--chart", "x")),
+    (2, "are the same file", (*EVALUATE, "--csv", "x", "--results", "./x")),
     (
         2,
         READ,
@@ -341,7 +341,9 @@ def test_exports_of_two_at_once_end_with_one_of_them(inside):
     both = [start("store", "export", "s.h5", "--format", "folder", "-o", "out", cwd=inside) for _ in range(2)]
     ended = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
     assert sorted(code for _, code in ended) == [0, 1]
-    assert any("out: was made meanwhile" in error or "out: already exists" in error for error, _ in ended)
+    assert any(
+        "out: was made by another process meanwhile" in error or "out: already exists" in error for error, _ in ended
+    )
     assert SyntheticSet.load("s.h5").ipc == 10
     assert len(list(Path("out").glob("*/*.png"))) == 300
 

@@ -51,14 +51,14 @@ def test_two_outputs_are_two_files(inside, other):
     Path("sub-link").symlink_to(".")
     Path("symlink").symlink_to("x")
     os.link("x", "hardlink")
-    with pytest.raises(ConfigError, match=r"--csv x and --chart .* are one file; give each a name of its own"):
+    with pytest.raises(ConfigError, match=r"--csv x and --chart .* are the same file; give different names"):
         claimed(out("x", "--csv", replace=True), out(other, "--chart", replace=True))
     with pytest.raises(ConfigError, match=r"--csv is the name of x, which the command reads; choose another name"):
         claimed(out(other, "--csv", replace=True), inputs=(Path("x"),))
 
 
 def test_names_that_do_not_exist_yet_are_compared_as_well(inside):
-    with pytest.raises(ConfigError, match="are one file"):
+    with pytest.raises(ConfigError, match="are the same file"):
         claimed(out("new", "--csv"), out("NEW", "--chart"))
 
 
@@ -67,9 +67,7 @@ def test_files_of_a_folder_that_is_read_are_kept(inside):
     Path("photos/cat/0.png").write_bytes(b"\x89PNG mine")
     Path("photos/images.h5").write_bytes(b"\x89HDF mine")
     for name in ("photos/cat/0.png", "photos/images.h5"):
-        with pytest.raises(
-            ConfigError, match="is a file in photos, which the command reads, and none that this package"
-        ):
+        with pytest.raises(ConfigError, match="is a file in photos, which the command reads, and was not written"):
             claimed(out(name, replace=True), inputs=(Path("photos"),))
     held = make_set()
     held.save("photos/set.h5")
@@ -78,7 +76,7 @@ def test_files_of_a_folder_that_is_read_are_kept(inside):
         *(out("photos/set.h5", replace=True), out("photos/set.png", replace=True), out("photos/new.h5")),
         inputs=(Path("photos"),),
     )
-    with pytest.raises(ConfigError, match=r"photos: -o holds photos/set\.h5, which the command reads"):
+    with pytest.raises(ConfigError, match=r"photos: -o contains photos/set\.h5, which the command reads"):
         claimed(out("photos", replace=True, shared=True), inputs=(Path("photos/set.h5"),))
 
 
@@ -88,8 +86,8 @@ def test_made_up_names_replace_only_files_of_ours(inside):
         with pytest.raises(StoreError, match=r"a\.log: exists, is not the log of an earlier run, and is kept"):
             claimed(out("a.log", "the log", replace=replace, ours=lambda path: False))
     claimed(out("a.log", "the log", replace=True, ours=lambda path: True))
-    with pytest.raises(StoreError, match=r"a\.log: go on with --resume"):
-        claimed(out("a.log", "the log", ours=lambda path: True, kept="go on with --resume"))
+    with pytest.raises(StoreError, match=r"a\.log: continue with --resume"):
+        claimed(out("a.log", "the log", ours=lambda path: True, kept="continue with --resume"))
 
 
 @pytest.mark.parametrize(

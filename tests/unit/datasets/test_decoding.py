@@ -65,7 +65,7 @@ def test_processes_give_the_same_bytes(tmp_path: Path) -> None:
 def test_errors_come_back_from_processes(tmp_path: Path) -> None:
     paths = files(tmp_path, 130)
     Path(paths[129]).write_bytes(b"nothing of the kind")
-    with pytest.raises(SourceError, match=r"1 image file\(s\) cannot be read: .*0129\.png: damaged, or no image"):
+    with pytest.raises(SourceError, match=r"1 image file\(s\) cannot be read: .*0129\.png: damaged, or not an image"):
         decoded(paths, workers=2, total_bytes=10**9)
 
 

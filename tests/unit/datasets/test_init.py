@@ -150,7 +150,7 @@ def test_splits_that_do_not_fit() -> None:
         source(test=split(shape=(3, 4, 4)))
     with pytest.raises(SourceError, match="labels run from 0 to 2, but there are 2 class names"):
         source(test=split(labels=[0, 2]))
-    with pytest.raises(SourceError, match="training split holds no images"):
+    with pytest.raises(SourceError, match="training split has no images"):
         source(train=split(0))
 
 
@@ -161,5 +161,5 @@ def test_a_decoding_process_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize("name", ["nul\0byte", "lone \udcff surrogate"])
 def test_class_names_that_no_file_could_hold(name: str) -> None:
-    with pytest.raises(SourceError, match=r"no set can hold the class name .*: it .*; rename that class"):
+    with pytest.raises(SourceError, match=r"a set cannot store the class name .*: it .*; rename that class"):
         source(class_names=("żółw", name))

@@ -68,7 +68,7 @@ def test_an_unfinished_file_of_something_else_is_begun_anew(
 def test_too_few_images_make_no_file(tmp_path: Path) -> None:
     with Packer(tmp_path / "unfinished", CONTENTS) as packer:
         packer.put(PIXELS[:5])
-        with pytest.raises(SourceError, match="holds 5 of 6 images"):
+        with pytest.raises(SourceError, match="has 5 of 6 images"):
             packer.finish(tmp_path / "whole.h5")
     assert not (tmp_path / "whole.h5").exists()
 

@@ -93,7 +93,9 @@ def test_a_part_that_leaves_a_class_without_images_is_refused(
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, float("nan"), float("inf")])
 def test_an_amount_that_is_no_share_and_no_number_is_refused(amount: float) -> None:
-    with pytest.raises(ConfigError, match=r"validation must be (a share between 0 and 1 or a number of images|finite)"):
+    with pytest.raises(
+        ConfigError, match=r"validation must be (a fraction between 0 and 1 or a number of images|finite)"
+    ):
         SourceRequest(validation=amount)
 
 

@@ -55,7 +55,7 @@ def test_every_field_has_a_help_that_is_a_sentence_of_its_own(config: type) -> N
         ({"network": {"width": 8}}, "network must be a ConvNetConfig"),
         ({"matcher_options": {"layers": object()}}, "matcher_options must be JSON"),
         ({"matcher_options": {"p_s": math.nan}}, "matcher_options must be JSON"),
-        ({"extended": (3,)}, "extended must hold what made each set before"),
+        ({"extended": (3,)}, "extended must be a mapping for each earlier part"),
         ({"extended": "x"}, "extended must be a tuple"),
         ({"memory_budget": 0}, "memory_budget must be at least 1"),
         ({"itertions": 3}, "did you mean 'iterations'"),

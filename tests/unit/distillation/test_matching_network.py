@@ -215,7 +215,7 @@ def test_the_global_random_state_is_neither_used_nor_touched():
         ({"network_pool": 2}, "network_pool .2. is only for network_state trained:EPOCHS"),
         ({"network_state": "trained:1", "network_pool": 0}, "network_pool must be at least 1"),
         ({"inner_loop": 0}, "inner_loop must be at least 1"),
-        ({"network_epochs": 3}, "trains a network that is dropped at once; give an inner_loop"),
+        ({"network_epochs": 3}, "has no effect with an inner_loop of 1"),
         ({"network_epochs": -1, "inner_loop": 2}, "network_epochs must be at least 0"),
         ({"network_lr": 0.0, "inner_loop": 2, "network_epochs": 1}, "network_lr must be above 0"),
         ({"network_pool": 5}, "network_pool .5. is only for"),  # the default, but given

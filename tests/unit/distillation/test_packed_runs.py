@@ -92,7 +92,7 @@ def test_whitened_images_may_be_pixels_but_not_packed():
     made = distill(small_config(storage="uint8", zca=True), data, device="cpu")
     assert made.preprocessing.whitening is not None
     torch.testing.assert_close(made.decoded().images, made.preprocessing.forward(made.images))
-    with pytest.raises(ConfigError, match="ZCA whitening beside a factor of 2"):
+    with pytest.raises(ConfigError, match="ZCA whitening together with a factor of 2"):
         small_config(factor=2, zca=True)
 
 

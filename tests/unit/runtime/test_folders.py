@@ -104,7 +104,7 @@ CHANGES = [
 def test_what_somebody_added_or_changed_is_named_and_kept(out, change):
     name = change(out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(StoreError, match="is not replaced; move that elsewhere, or choose another name") as caught:
+    with pytest.raises(StoreError, match="is not replaced; move it elsewhere, or choose another name") as caught:
         write_folder(out, fill("new"), force=True)
     assert name in str(caught.value)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -115,7 +115,7 @@ def test_what_appears_while_the_new_one_is_made_is_kept(out):
         fill("new")(folder)
         (out / "mine.txt").write_text("mine")
 
-    with pytest.raises(StoreError, match=r"holds mine\.txt, which no export"):
+    with pytest.raises(StoreError, match=r"contains mine\.txt, which was not written"):
         write_folder(out, fill_slowly, force=True)
     assert (out / "mine.txt").read_text() == "mine"
     assert (out / "list.json").read_text() == "old"
@@ -139,7 +139,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, force, s
         theirs()
         fill_slowly(folder)
 
-    with pytest.raises(StoreError, match=r"was made meanwhile and is kept|which no export of ours wrote"):
+    with pytest.raises(StoreError, match=r"was made by another process meanwhile|which was not written by an export"):
         write_folder(tmp_path / "out", fill_beside, force=force)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -40,7 +40,7 @@ def holder(tmp_path):
 def test_the_other_process_is_named(tmp_path, holder):
     began = time.monotonic()
     with (
-        pytest.raises(StoreError, match="wait for its end, or choose another name") as caught,
+        pytest.raises(StoreError, match="wait until it ends, or choose another name") as caught,
         locked(tmp_path / "a.h5", "x"),
     ):
         pass

@@ -20,7 +20,7 @@ def test_sound_text(text):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("a\0", r"name cannot be 'a\\x00': it holds a zero character; rename it"),
+        ("a\0", r"name cannot be 'a\\x00': it contains a zero character; rename it"),
         ("\ud800", r"name cannot be '\\ud800': it is not Unicode text"),
         (None, "name must be a text, not None"),
         (b"cat", "name must be a text, not b'cat'"),

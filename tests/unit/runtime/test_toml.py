@@ -18,7 +18,7 @@ def test_a_file_is_read(tmp_path):
 def test_what_is_no_toml_is_named(tmp_path, content):
     file = tmp_path / "a.toml"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"a\.toml: is no TOML"):
+    with pytest.raises(ConfigError, match=r"a\.toml: is not TOML"):
         read_toml(file)
 
 
@@ -29,7 +29,7 @@ def test_what_is_no_toml_is_named(tmp_path, content):
         ("a = " + "[" * 100_000, "nested"),
         ("a = nan", "found the number nan"),
         ("a = 1" + "0" * 400, "a whole number beyond 64 bits"),
-        ("a = " + "9" * 5000, "is no TOML"),
+        ("a = " + "9" * 5000, "is not TOML"),
     ],
 )
 def test_values_that_nothing_could_stand_are_named(tmp_path, content, words):
@@ -37,7 +37,7 @@ def test_values_that_nothing_could_stand_are_named(tmp_path, content, words):
     file.write_text(content)
     with pytest.raises(ConfigError, match=rf"a\.toml: .*{words}"):
         read_toml(file)
-    with pytest.raises(ConfigError, match=r"no regular file.*name a TOML file"):
+    with pytest.raises(ConfigError, match=r"not a regular file.*name a TOML file"):
         read_toml(tmp_path)
 
 

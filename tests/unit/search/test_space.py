@@ -118,7 +118,7 @@ def test_a_file_describes_a_grid_and_models(tmp_path):
         ('models = ["vit", "vit"]\n', "vit stands there twice"),
         ('models = ["convnet"]\n', "describe it in a table [convnet]"),
         ('models = ["resnet19"]\n', "no model is called 'resnet19'; did you mean 'resnet18'"),
-        ("depth = [1,\n", "is no TOML"),
+        ("depth = [1,\n", "is not TOML"),
         (
             f"[convnet]\nwidth = {list(range(1, 401))}\ndepth = {[1] * 400}\n",
             "describes 160,000 ConvNets, expected at most",

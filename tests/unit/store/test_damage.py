@@ -164,8 +164,11 @@ def test_version_must_be_a_version(tmp_path, version):
         ({"provenance__source": np.array(b'{"name": null}')}, "source['name'] must be a text, not None"),
         ({"provenance__source": np.array(b'{"options": []}')}, "source['options'] must be an object"),
         ({"provenance__versions": np.array(b'{"torch": 2}')}, "versions['torch'] must be a text, not 2"),
-        ({"provenance__method": np.array(b"a\0b")}, "provenance/method: found 'a\\x00b': it holds a zero character"),
-        ({"class_names": np.array([b"a", b"b\0b", b"c"])}, "class_names: found 'b\\x00b': it holds a zero character"),
+        ({"provenance__method": np.array(b"a\0b")}, "provenance/method: found 'a\\x00b': it contains a zero character"),
+        (
+            {"class_names": np.array([b"a", b"b\0b", b"c"])},
+            "class_names: found 'b\\x00b': it contains a zero character",
+        ),
         ({"provenance__seed": np.zeros(2, "<i8")}, "provenance/seed: found shape (2,), expected ()"),
         ({"soft_labels__kind": np.array(b"logits")}, "soft_labels/values is missing"),
         ({"soft_labels__values": np.zeros((6, 3), "<f4")}, "soft_labels/kind is missing"),

@@ -260,7 +260,7 @@ def test_refuses_to_write_what_it_could_not_read(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"class_names": ("a", "b\0c", "d")}, "name of class 1 .*'b.x00c': it holds a zero character"),
+        ({"class_names": ("a", "b\0c", "d")}, "name of class 1 .*'b.x00c': it contains a zero character"),
         ({"class_names": ("a", "b\udcff", "d")}, "name of class 1 .* not Unicode text"),
         ({"class_names": ("a", 3, "d")}, "name of class 1 must be a text, not 3"),
         ({"class_names": ["a", "b", "c"]}, "class_names must be a tuple, not list"),

@@ -146,7 +146,7 @@ def test_mtt_tells_the_learning_rate(tmp_path):
     torch.save([], tmp_path / "set" / "lr_best.pt")
     with pytest.raises(StoreError, match="expected one number, a learning rate"):
         import_set(tmp_path / "set", format="mtt", context=context)
-    with pytest.raises(StoreError, match=r"holds lr_best\.pt, which no export of ours wrote"):
+    with pytest.raises(StoreError, match=r"contains lr_best\.pt, which was not written by an export"):
         export_set(held(), tmp_path / "set", format="mtt", force=True)  # its lr_best.pt would not fit the new images
 
 
