@@ -19,7 +19,6 @@ from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.chunking import PassSize, plan
 from atom_plugin.distillation.engine.cuda_inputs import StepInputs
 from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss, suits_captured_step
-from atom_plugin.distillation.engine.image_sgd import ImageSGD, Rate
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.growing import Growth
@@ -27,6 +26,7 @@ from atom_plugin.distillation.held_set import history_of
 from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
+from atom_plugin.distillation.run_images import RunImages
 from atom_plugin.distillation.run_matcher import matcher_of, warn_of_few_images
 from atom_plugin.distillation.set_matching import SetMatching
 from atom_plugin.errors import DivergenceError, StoreError, require
@@ -40,11 +40,7 @@ from atom_plugin.runtime.device import long_work, resolve_device, resolve_precis
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import Augmentation
-from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import Preprocessing
-
-# Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
-_LARGEST_PIXEL = 1e6
 
 
 class Distiller:
@@ -87,7 +83,7 @@ class Distiller:
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory
         self._fused_kernels = fused_kernels
-        self._on_device = on_device = self.preprocessing.to(self.device)
+        on_device = self.preprocessing.to(self.device)
         self._batches = RealBatches(
             data,
             on_device,
@@ -108,11 +104,13 @@ class Distiller:
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
         self._calibration = self._calibration_of(config)
+        start = initial_images(config, data, self.preprocessing, device=self.device)
+        self._images = RunImages(start, config, self.preprocessing, self.chunks, self.device, growth=self._growth)
         self._set_matching: SetMatching | None = None
         if isinstance(self.matcher, SetMatcher):
             self._set_matching = SetMatching(
                 *(self.matcher, config, self._batches, self.network),
-                decode=self._decoded,
+                decode=self._images.decode,
                 pool=self._matching.pool,
                 size=size,
             )
@@ -121,12 +119,10 @@ class Distiller:
             self.engine,
             self._batches,
             self.chunks,
-            decode=self._decoded,
+            decode=self._images.decode,
             calibration=self._calibration,
             precision=config.precision,
         )
-        start = initial_images(config, data, self.preprocessing, device=self.device)
-        self._optimizer = self._optimizer_of(start if self._growth is None else self._growth.start(start))
         self._captured_step: CapturedStep | None = None
 
     def _calibration_of(self, config: DistillConfig) -> Calibration | None:
@@ -141,12 +137,7 @@ class Distiller:
 
         Preprocessed, or in [0, 1] where they are to be stored as uint8.
         """
-        return self._optimizer.images
-
-    def _decoded(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (n, C, H, W) as :attr:`images` are, as networks see them: unpacked and preprocessed."""
-        unpacked = unpack(images, self.config.factor)
-        return self._on_device.forward(unpacked) if self.config.storage == "uint8" else unpacked
+        return self._images.own
 
     def step(self) -> float:
         """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
@@ -176,8 +167,8 @@ class Distiller:
         draw = self._augmentation.draw(self.classes, generator)
         loss, gradient = self._matching_step(self.iteration, draw, self.images.unflatten(0, (-1, config.ipc)))
         self._note_loss(self.iteration, loss)
-        self._optimizer.step(self.iteration, gradient.flatten(0, 1))
-        self._matching.advance(self.iteration, lambda: self._decoded(self._whole(self.images)))
+        self._images.optimizer.step(self.iteration, gradient.flatten(0, 1))
+        self._matching.advance(self.iteration, lambda: self._images.decode(self._images.whole))
         return loss
 
     def _descend_whole(self, matching: SetMatching, generator: torch.Generator) -> float:
@@ -185,7 +176,7 @@ class Distiller:
         loss, gradient = matching.step(self.iteration, self.images, generator)
         self._note_loss(self.iteration, loss)
         if matching.moves_images:
-            self._optimizer.step(self.iteration, gradient)
+            self._images.optimizer.step(self.iteration, gradient)
         matching.advance(self.iteration, self.images, generator)
         return loss
 
@@ -204,7 +195,7 @@ class Distiller:
                 self.network,
                 self._augmentation,
                 self._batches,
-                rate=self._optimizer.rate,
+                rate=self._images.optimizer.rate,
                 draw_into=self._matching.draw_into,
                 calibrates=self._calibration is not None,
             )
@@ -212,8 +203,8 @@ class Distiller:
                 self.matcher,
                 inputs,
                 self._batches,
-                self._optimizer,
-                decode=self._decoded,
+                self._images.optimizer,
+                decode=self._images.decode,
                 calibration=self._calibration,
                 precision=self.config.precision,
                 on_loss=self._note_loss,
@@ -229,23 +220,10 @@ class Distiller:
             )
         self.loss = value
 
-    def _optimizer_of(self, images_of_all: torch.Tensor) -> ImageSGD:
-        config = self.config
-        pixel_std = self.preprocessing.std if config.storage == "uint8" else None
-        rate = Rate(lr=config.image_lr, schedule=config.image_schedule, iterations=config.iterations)
-        still = None if self._growth is None else self._growth.still()
-        return ImageSGD(
-            self._part(images_of_all),
-            rate,
-            momentum=config.image_momentum,
-            pixel_std=pixel_std,
-            still=None if still is None else self._part(still),
-        )
-
     def synthetic_set(self) -> SyntheticSet:
         """The set as it stands."""
         made = assemble(
-            self._whole(self._sane_images()).cpu().clone(memory_format=torch.contiguous_format),
+            self._sane_images().cpu().clone(memory_format=torch.contiguous_format),
             self.config,
             self.data,
             self.preprocessing,
@@ -256,24 +234,16 @@ class Distiller:
         return made if self._set_matching is None else self._set_matching.labelled(made)
 
     def _sane_images(self) -> torch.Tensor:
-        """A step may throw the images off while the loss stays finite; such a state is neither saved nor handed out."""
         if self._captured_step is not None:
             self._captured_step.settle()
-        images = self.images.detach()
-        largest = distributed.highest(float(images.abs().max()))
-        if not largest <= _LARGEST_PIXEL:
-            raise DivergenceError(
-                f"the images ran away: their largest value is {largest:.3g} after iteration {self.iteration}; lower "
-                f"--image-lr (now {self.config.image_lr:g}) or the matcher's loss scale"
-            )
-        return images
+        return self._images.checked(self.iteration)
 
     def state(self) -> Checkpoint:
         """What :meth:`restore` needs, however many processes there are then."""
         return Checkpoint(
             iteration=self.iteration,
-            images=self._whole(self._sane_images()),
-            momentum=None if self._optimizer.velocity is None else self._whole(self._optimizer.velocity),
+            images=self._sane_images(),
+            momentum=self._images.momentum,
             network=self._matching.state(self.iteration),
             learned=None if self._set_matching is None else self._set_matching.state.to_json(),
             loss=self.loss if math.isfinite(self.loss) else None,
@@ -293,17 +263,7 @@ class Distiller:
         self.iteration = checkpoint.iteration
         self.loss = math.nan if checkpoint.loss is None else checkpoint.loss
         self._captured_step = None  # it holds on to the images it was made with
-        self._optimizer = self._optimizer_of(checkpoint.images)
-        self._optimizer.velocity = None if checkpoint.momentum is None else self._part(checkpoint.momentum)
-
-    def _part(self, whole: torch.Tensor) -> torch.Tensor:
-        """This process's rows of the set's, on the device."""
-        rows = self.chunks.images(self.config.ipc)[distributed.rank()]
-        return whole[rows.start : rows.stop].to(self.device).clone()
-
-    def _whole(self, part: torch.Tensor) -> torch.Tensor:
-        """The inverse: the rows of all processes."""
-        return distributed.gathered(part.detach(), self.chunks.images(self.config.ipc))
+        self._images.restore(checkpoint.images, checkpoint.momentum)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -76,7 +76,7 @@ class RealBatches:
     def drawn(self, iterations: range) -> torch.Tensor:
         """What :meth:`choose` gives for each of ``iterations``, drawn anew, (n, K, per_class): any thread may ask."""
         generators = (generator_for(self.seed, "real", iteration) for iteration in iterations)
-        return self._sampler.sample(self.per_class, *generators).unflatten(1, (-1, self.per_class))
+        return self._sampler.sample(self.per_class, *generators).view(len(iterations), -1, self.per_class)
 
     @property
     def held(self) -> torch.Tensor | None:
