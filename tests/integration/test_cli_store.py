@@ -382,7 +382,7 @@ def test_five_part_files_of_one_release_give_the_whole_back(tmp_path, form):
 def test_the_first_images_of_each_class_are_cut_and_said_to_be_a_part_where_they_are(tmp_path):
     held = replace(make_set(classes=3, ipc=5), prefixes=(1, 2, 5))
     held.save(tmp_path / "set.h5")
-    assert "nested at:  1, 2, 5 images per class" in done("info", tmp_path / "set.h5")
+    assert "nested at:   1, 2, 5 images per class" in done("info", tmp_path / "set.h5")
     result = run("subset", tmp_path / "set.h5", "--ipc", "2", "--classes", "class 2,class 0", "-o", tmp_path / "two.h5")
     assert (result.exit_code, result.stderr) == (0, "")
     cut = SyntheticSet.load(tmp_path / "two.h5")

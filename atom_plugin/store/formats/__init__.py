@@ -9,7 +9,8 @@ A format is a module, an object or a class without arguments, registered through
   :class:`~atom_plugin.store.formats.context.ImportContext` knows beside the file.
 
 Its options are the keyword arguments of the two. ``write`` is handed decoded images, float32 and preprocessed, one for each
-tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32.
+tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32. One
+that stores soft labels and a learned learning rate has ``HOLDS_SOFT_LABELS = True``; of others a note says what is left out.
 docs/formats.md says what each built-in format holds.
 """
 
@@ -62,7 +63,21 @@ def export_set(
         given = synthetic_set.decoded()
         notes = [f"{len(synthetic_set)} packed images were unpacked into {len(given)}"] if packed else []
     _check_options(format, write, (given, Path(path)), {"force": force, **options})
+    if not getattr(_loaded(format), "HOLDS_SOFT_LABELS", False):
+        notes += _left_out(synthetic_set)
     return [*notes, *(write(given, Path(path), force=force, **options) or [])]
+
+
+def _left_out(synthetic_set: SyntheticSet) -> list[str]:
+    """What a format without soft labels does not hold of the set."""
+    notes = []
+    if synthetic_set.soft_labels is not None:
+        notes.append(
+            f"labels are the classes of the images: the soft labels ({synthetic_set.soft_labels.kind}) are not in it"
+        )
+    if synthetic_set.learned_lr is not None:
+        notes.append(f"the learned learning rate, {synthetic_set.learned_lr:.6g}, is not in it")
+    return notes
 
 
 def import_set(path: str | Path, *, format: str, context: ImportContext, **options: Any) -> SyntheticSet:

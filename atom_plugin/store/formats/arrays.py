@@ -15,11 +15,10 @@ import torch
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.labels import Labels, SoftReading, checked_labels, class_by_class
 from atom_plugin.store.formats.npz import load_arrays
 from atom_plugin.store.formats.tensors import (
     checked_images,
-    checked_labels,
-    class_by_class,
     load,
     one_array,
     plain_tensor,
@@ -53,10 +52,14 @@ def read(
     images: str | None = None,
     labels: str | None = None,
     pixels: str | None = None,
-    soft_labels: str = "argmax",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """``images`` and ``labels`` are the names of the two, where they are not common ones."""
+    """``images`` and ``labels`` are the names of the two, where they are not common ones.
+
+    Soft labels that are no probabilities are scores: tools that write such files learn them by regression.
+    """
     if pixels not in (None, *PIXELS):
         raise ConfigError(f"pixels must be one of {', '.join(PIXELS)}, not {pixels!r}")
     found = _arrays(path, context, trust_pickle=trust_pickle)
@@ -68,13 +71,15 @@ def read(
     held = checked_images(held.float(), str(path))
     name = _name(path, found, labels, LABEL_NAMES, "labels", absent=labels is None)
     if name is None:
-        classes = class_by_class(len(held), len(context.names()), str(path))
+        found_labels = Labels(classes=class_by_class(len(held), len(context.names()), str(path)))
         context.note("found no labels: images were taken class by class, as many of each")
     else:
         given = plain_tensor(found[name], str(path), "(N,)")
         flat = given.flatten() if given.ndim == 2 and given.shape[1] == 1 else given
-        classes = checked_labels(flat, len(held), str(path), context, soft_labels=soft_labels)
-    return context.assemble(held, classes, _coding(chosen, held, context))
+        soft = SoftReading(soft_labels=soft_labels, label_kind=label_kind, usual="scores")
+        found_labels = checked_labels(flat, len(held), str(path), context, soft=soft)
+    coding = _coding(chosen, held, context)
+    return context.assemble(held, found_labels.classes, coding, soft=found_labels.soft)
 
 
 def _arrays(path: Path, context: ImportContext, *, trust_pickle: bool) -> Mapping[str, Any]:

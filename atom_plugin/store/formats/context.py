@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from atom_plugin.runtime.versions import package_versions
 from atom_plugin.store.formats.coding import Constants, convert, standardised
 from atom_plugin.store.formats.plausibility import odd_coding
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -145,11 +146,13 @@ class ImportContext:
         coding: Preprocessing | None,
         *,
         carried_names: tuple[str, ...] | None = None,
+        soft: SoftLabels | None = None,
+        learned_lr: float | None = None,
     ) -> SyntheticSet:
         """The set of ``images`` (N, C, H, W), float32 or uint8, coded as ``coding`` says (None: in [0, 1]) and class-major.
 
-        It has the preprocessing of ``--like``, else that of the file. Raises ConfigError where labels, class names or
-        shapes do not fit each other.
+        ``labels`` (N,) and ``soft`` are by the ids of the file. The set has the preprocessing of ``--like``, else that of the
+        file. Raises ConfigError where labels, class names or shapes do not fit each other.
         """
         shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
         self._check_shape(shape)
@@ -159,6 +162,8 @@ class ImportContext:
         else:
             result = coding if template is None or self.constants is not None else template.preprocessing
         names = self.names(carried_names)
+        if soft is not None:
+            soft = self._mapped_soft(soft, names)
         labels = self._mapped(labels, names)
         if odd := odd_coding(images, coding):
             self.note(odd)
@@ -176,6 +181,8 @@ class ImportContext:
             labels=labels[order],
             class_names=names,
             preprocessing=result,
+            soft_labels=None if soft is None else soft.at(order),
+            learned_lr=learned_lr,
             provenance=Provenance(
                 method=self.method or "unknown", seed=0, source=self._origin(), versions=package_versions()
             ),
@@ -212,21 +219,41 @@ class ImportContext:
         """The ids of ``names`` for those of the file, by name. Raises ConfigError for a class that is in neither."""
         if self.class_map is None:
             return labels
+        table = self._table(self.class_map, sorted(set(labels.tolist())), names)
+        moved = [found for found, label in table.items() if found != label]
+        if moved:
+            self.note(f"class ids were mapped by name: {moved[0]} in the file is {table[moved[0]]} here, and so on")
+        return torch.tensor([table[found] for found in labels.tolist()], dtype=torch.int64)
+
+    def _mapped_soft(self, soft: SoftLabels, names: tuple[str, ...]) -> SoftLabels:
+        """A value for each of ``names``, by name. Raises ConfigError where the file's classes are not as many, or others."""
+        if soft.classes != len(names):
+            raise ConfigError(
+                f"the file's soft labels are over {soft.classes} classes, but there are {len(names)} class names "
+                f"({listed(names, most=3)}); give those of its own source, or --option soft_labels=argmax"
+            )
+        if self.class_map is None:
+            return soft
+        table = self._table(self.class_map, range(soft.classes), names)
+        place = torch.tensor([table[found] for found in range(soft.classes)])
+        if len(place.unique()) < len(place):
+            raise ConfigError("--class-map gives two ids of the file one class; name every class once")
+        return replace(soft, values=torch.empty_like(soft.values).index_copy(1, place, soft.values))
+
+    def _table(self, class_map: Mapping[int, str], ids: Iterable[int], names: tuple[str, ...]) -> dict[int, int]:
+        """The ids of ``names`` by those of the file. Raises ConfigError for a class that is in neither."""
         self._use("class_map")
         label_of = {composed(name): label for label, name in enumerate(names)}
         table = {}
-        for found in sorted(set(labels.tolist())):
-            name = self.class_map.get(found)
+        for found in ids:
+            name = class_map.get(found)
             if name is None or composed(name) not in label_of:
                 missing = "no name for" if name is None else f"the name {name!r}, which is no class of those given, for"
                 raise ConfigError(
                     f"--class-map has {missing} the id {found} of the file; classes are {listed(names, most=3)}"
                 )
             table[found] = label_of[composed(name)]
-        moved = [found for found, label in table.items() if found != label]
-        if moved:
-            self.note(f"class ids were mapped by name: {moved[0]} in the file is {table[moved[0]]} here, and so on")
-        return torch.tensor([table[found] for found in labels.tolist()], dtype=torch.int64)
+        return table
 
     def _given_names(self) -> tuple[str, ...] | None:
         if self.class_names is not None:

@@ -15,8 +15,9 @@ from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.idc import unpacked_pair
+from atom_plugin.store.formats.labels import SoftReading, checked_pair
 from atom_plugin.store.formats.own_fields import fitting_format
-from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -65,7 +66,8 @@ def read(
     experiment: int | None = None,
     zca: bool | None = None,
     factor: int = 1,
-    soft_labels: str = "refuse",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """One ``experiment`` of a file, counted from 0, needed where there are several; ``zca`` True: it is whitened.
@@ -75,9 +77,8 @@ def read(
     experiments = load_experiments(path, context, trust_pickle=trust_pickle)
     number = chosen_experiment(path, len(experiments), experiment)
     where = f"{path}: experiment {number}"
-    return experiment_set(
-        experiments[number], where, context, _TOOLKIT, soft_labels=soft_labels, zca=zca, factor=factor
-    )
+    soft = SoftReading(soft_labels=soft_labels, label_kind=label_kind)
+    return experiment_set(experiments[number], where, context, _TOOLKIT, soft=soft, zca=zca, factor=factor)
 
 
 def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) -> list[Any]:
@@ -115,14 +116,13 @@ def experiment_set(
     context: ImportContext,
     toolkit: Toolkit,
     *,
-    soft_labels: str,
+    soft: SoftReading,
     zca: bool | None = None,
     dataset: str | None = None,
     factor: int = 1,
 ) -> SyntheticSet:
     """The set of one ``[images, labels]``, coded as :func:`find_toolkit_coding` finds. Raises StoreError for anything else."""
-    images, labels = checked_pair(pair, where, context, soft_labels=soft_labels)
-    images, labels = unpacked_pair(images, labels, factor, context)
+    images, labels = unpacked_pair(*checked_pair(pair, where, context, soft=soft), factor, context)
     channels, height, width = images.shape[1:]
     coding = find_toolkit_coding(context, toolkit, (channels, height, width), zca=zca, dataset=dataset)
-    return context.assemble(images, labels, coding)
+    return context.assemble(images, labels.classes, coding, soft=labels.soft)

@@ -17,6 +17,7 @@ from atom_plugin.store.formats.coding import DATASET_CONDENSATION, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.datasetcondensation import chosen_experiment, experiment_set, load_experiments
 from atom_plugin.store.formats.file_names import clean_name
+from atom_plugin.store.formats.labels import SoftReading
 from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.formats.toolkit_coding import toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
@@ -83,7 +84,8 @@ def read(
     ipc: int | None = None,
     experiment: int | None = None,
     factor: int = 1,
-    soft_labels: str = "refuse",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """PATH is an IPC<n> folder, or one above it, where ``method``, ``dataset`` and ``ipc`` choose among several.
@@ -100,7 +102,8 @@ def read(
     if context.method is None and named:
         context.method = named
     known = _BY_NAME.get(theirs, theirs)
-    return experiment_set(pair, where, context, _TOOLKIT, soft_labels=soft_labels, dataset=known, factor=factor)
+    soft = SoftReading(soft_labels=soft_labels, label_kind=label_kind)
+    return experiment_set(pair, where, context, _TOOLKIT, soft=soft, dataset=known, factor=factor)
 
 
 def _ipc_folder(path: Path, wanted: dict[str, Any]) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import require_folder, write_files
-from atom_plugin.store.formats.tensors import checked_images, class_by_class, dumps, load, load_pair
+from atom_plugin.store.formats.labels import Labels, SoftReading, class_by_class, load_pair
+from atom_plugin.store.formats.tensors import checked_images, dumps, load
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -40,17 +41,20 @@ def read(
     context: ImportContext,
     *,
     zca: bool | None = None,
-    soft_labels: str = "refuse",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """``zca`` True: images are whitened as with ``use_zca=True``; by default as the set of ``--like`` suggests."""
     require_folder(path, (_IMAGES,))
     file, labels_file = path / _IMAGES, path / _LABELS
     if labels_file.exists():
-        images, labels = load_pair(file, labels_file, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
+        soft = SoftReading(soft_labels=soft_labels, label_kind=label_kind)
+        images, labels = load_pair(file, labels_file, context, soft=soft, trust_pickle=trust_pickle)
     else:
         images = checked_images(load(file, context, trust_pickle=trust_pickle), str(file))
-        labels = class_by_class(len(images), len(context.names()), str(path))
+        labels = Labels(classes=class_by_class(len(images), len(context.names()), str(path)))
         context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
     channels, height, width = images.shape[1:]
-    return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
+    coding = find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca)
+    return context.assemble(images, labels.classes, coding, soft=labels.soft)

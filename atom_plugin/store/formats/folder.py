@@ -22,20 +22,45 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def write(
-    synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None, image_format: str = "png"
+    synthetic_set: SyntheticSet,
+    path: Path,
+    *,
+    force: bool,
+    pixels: str | None = None,
+    image_format: str = "png",
+    layout: str = "names",
 ) -> list[str]:
-    """``image_format``: png, or webp (lossless, colour only). ``pixels`` can only be true-colour."""
+    """``image_format``: png, or webp (lossless, colour only). ``pixels`` can only be true-colour.
+
+    ``layout`` "rded": folders are numbered, 00000 and so on, as RDED's validation finds them.
+    """
     if pixels not in (None, "true-colour"):
         raise ConfigError(f"image files hold true colours only, not {pixels!r} pixels; export those as npz or pt")
     image_files.check_writable(synthetic_set, image_format)
-    notes: list[str] = []
+    folders, notes = _folders(synthetic_set, layout)
 
     def fill(folder: Path) -> None:
-        notes.extend(image_files.write_images(synthetic_set, folder, image_format)[1])
-        image_files.write_index(synthetic_set, folder / INDEX)
+        notes.extend(image_files.write_images(synthetic_set, folder, image_format, folders)[1])
+        image_files.write_index(synthetic_set, folder / INDEX, folders)
 
     write_folder(path, fill, force=force)
     return notes
+
+
+def _folders(held: SyntheticSet, layout: str) -> tuple[list[str], list[str]]:
+    """The name of every class's folder, and notes. Raises ConfigError for what RDED would not read."""
+    if layout == "names":
+        return folder_names(held.class_names), []
+    if layout != "rded":
+        raise ConfigError(f"layout must be names or rded, not {layout!r}")
+    counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
+    if len(set(counts)) > 1 or not sum(counts):
+        raise ConfigError(
+            f"RDED reads as many images of every class, found {min(counts, default=0)} to {max(counts, default=0)}; leave "
+            "layout=rded out"
+        )
+    note = f"RDED's validation reads it with --ipc {counts[0]} --factor 1, and takes soft labels from its teacher alone"
+    return [f"{label:05d}" for label in range(len(counts))], [note]
 
 
 def read(path: Path, context: ImportContext) -> SyntheticSet:

@@ -19,6 +19,7 @@ from atom_plugin.runtime.folders import write_folder
 from atom_plugin.runtime.versions import __version__
 from atom_plugin.store.formats import image_files
 from atom_plugin.store.formats.context import ImportContext
+from atom_plugin.store.formats.file_names import folder_names
 from atom_plugin.store.formats.image_files import INDEX
 from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -30,14 +31,16 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, image_format:
     image_files.check_writable(synthetic_set, image_format)
     names, notes = _distinct(synthetic_set.class_names)
 
+    folders = folder_names(synthetic_set.class_names)
+
     def fill(folder: Path) -> None:
-        written, losses = image_files.write_images(synthetic_set, folder / _SPLIT, image_format)
+        written, losses = image_files.write_images(synthetic_set, folder / _SPLIT, image_format, folders)
         notes.extend(losses)
         lines = [json.dumps({"file_name": name, "label": label}, ensure_ascii=False) for name, label in written]
         (folder / _SPLIT).mkdir(exist_ok=True)
         (folder / _SPLIT / _METADATA).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (folder / _CARD).write_text(_card(synthetic_set, names, path.absolute().name), encoding="utf-8")
-        image_files.write_index(synthetic_set, folder / INDEX)
+        image_files.write_index(synthetic_set, folder / INDEX, folders)
 
     write_folder(path, fill, force=force)
     return notes

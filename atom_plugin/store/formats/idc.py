@@ -17,7 +17,8 @@ from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.coding import convert, standardised
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import require_folder
-from atom_plugin.store.formats.tensors import checked_pair, dumps, load
+from atom_plugin.store.formats.labels import Labels, SoftReading, checked_pair
+from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.formats.toolkit_coding import NOT_HELD
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.packing import unpack
@@ -42,7 +43,8 @@ def read(
     context: ImportContext,
     *,
     factor: int = 1,
-    soft_labels: str = "refuse",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """A data.pt, or the folder that holds it; ``factor`` is the one that it was made with."""
@@ -50,14 +52,14 @@ def read(
         require_folder(path, ("data.pt",))
     file = path / "data.pt" if path.is_dir() else path
     found = load(file, context, trust_pickle=trust_pickle)
-    images, labels = checked_pair(found, str(file), context, soft_labels=soft_labels)
-    images, labels = unpacked_pair(images, labels, factor, context)
-    return context.assemble(images, labels, None)
+    soft = SoftReading(soft_labels=soft_labels, label_kind=label_kind)
+    images, labels = unpacked_pair(*checked_pair(found, str(file), context, soft=soft), factor, context)
+    return context.assemble(images, labels.classes, None, soft=labels.soft)
 
 
 def unpacked_pair(
-    images: torch.Tensor, labels: torch.Tensor, factor: int, context: ImportContext
-) -> tuple[torch.Tensor, torch.Tensor]:
+    images: torch.Tensor, labels: Labels, factor: int, context: ImportContext
+) -> tuple[torch.Tensor, Labels]:
     """Images with factor x factor tiles each, and their labels, as one image for each tile. Raises ConfigError."""
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
         raise ConfigError(
@@ -69,7 +71,7 @@ def unpacked_pair(
         )
     if factor > 1:
         context.note(f"each image was unpacked into {factor * factor} tiles, enlarged to its size")
-    return padded_unpacked(images, factor), labels.repeat_interleave(factor * factor)
+    return padded_unpacked(images, factor), labels.repeated(factor * factor)
 
 
 def padded_unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:

@@ -18,7 +18,6 @@ from atom_plugin.errors import ConfigError, StoreError, shape_text
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.file_names import folder_names
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import to_uint8
 
@@ -47,20 +46,25 @@ def check_writable(held: SyntheticSet, image_format: str) -> None:
         raise ConfigError("WebP has no grey images; leave image_format=webp out, PNG has")
 
 
-def write_images(held: SyntheticSet, root: Path, image_format: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """Write ``root/<class>/<index>.<image_format>``; returns each file's path below root with its label, and notes."""
+def write_images(
+    held: SyntheticSet, root: Path, image_format: str, folders: Sequence[str]
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """Write ``root/<class>/<index>.<image_format>``; returns each file's path below root with its label, and notes.
+
+    ``folders`` are the names of the classes' folders, by class id.
+    """
     from PIL import Image
 
     true_colours = held.true_colour().detach().cpu()
     images, labels = to_uint8(true_colours), held.labels.cpu()
-    names, written = folder_names(held.class_names), []
+    written = []
     counts: Counter[int] = Counter()
     order = labels.argsort(stable=True)
     for label, image in zip(labels[order].tolist(), images[order], strict=True):
         if not counts[label]:
-            (root / names[label]).mkdir(parents=True)
+            (root / folders[label]).mkdir(parents=True)
         pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
-        relative = f"{names[label]}/{counts[label]:05d}.{image_format}"
+        relative = f"{folders[label]}/{counts[label]:05d}.{image_format}"
         Image.fromarray(pixels).save(root / relative, **_SAVED_AS[image_format])
         written.append((relative, label))
         counts[label] += 1
@@ -74,11 +78,11 @@ def write_images(held: SyntheticSet, root: Path, image_format: str) -> tuple[lis
     return written, [*notes, "preprocessing and provenance are not in it: keep the .h5 file"]
 
 
-def write_index(held: SyntheticSet, path: Path) -> None:
-    """The index: id, name, number of images and, where there are any, folder of every class."""
+def write_index(held: SyntheticSet, path: Path, folders: Sequence[str]) -> None:
+    """The index: id, name, number of images and, where there are any, folder of every class; ``folders`` by class id."""
     rows: list[dict[str, Any]] = []
     counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
-    for label, (name, folder) in enumerate(zip(held.class_names, folder_names(held.class_names), strict=True)):
+    for label, (name, folder) in enumerate(zip(held.class_names, folders, strict=True)):
         place = {"folder": folder} if counts[label] else {}
         rows.append({"id": label, "name": name, **place, "images": counts[label]})
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="ascii")

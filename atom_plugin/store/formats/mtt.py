@@ -1,9 +1,9 @@
-"""MTT's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA; of DATM's and TESLA's, import only.
+"""MTT's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA.
 
 During a run the two are written as images_<iteration>.pt and labels_<iteration>.pt as well.
 Images float32 (N, channels, H, W), labels int64 (N,). The loader standardises CIFAR-100 with CIFAR-10's constants; with
 ``--zca`` it whitens plain [0, 1] images (kornia, eps 0.1), and the images are stored so. lr_best.pt is the learning rate
-learned with the images. DATM's and TESLA's evaluations read it, and soft labels: a set of ours holds neither.
+learned with the images. Folders of DATM and TESLA, whose labels are soft, are read alike, and written by the format datm.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, Toolkit
 from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.file_names import require_folder, write_files
-from atom_plugin.store.formats.tensors import dumps, load, load_pair
+from atom_plugin.store.formats.labels import SoftReading, load_pair
+from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.formats.toolkit_coding import find_toolkit_coding, toolkit_tensors
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 _TOOLKIT = Toolkit(name="MTT", constants=CIFAR10_FOR_BOTH, zca_on_plain=True, stores_zca=True)
-_IMAGES, _LABELS, _RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
+IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 
 
 def write(
@@ -29,10 +30,10 @@ def write(
 ) -> list[str]:
     """Standardised as MTT's loader does, or whitened where the set's ZCA is MTT's, or where ``zca`` is True."""
     images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
-    write_files(path, {_IMAGES: dumps(images), _LABELS: dumps(labels)}, force=force)
+    write_files(path, {IMAGES: dumps(images), LABELS: dumps(labels)}, force=force)
     return [
         *notes,
-        f"for MTT's evaluation alone: those of DATM and TESLA read soft labels and {_RATE}, which no set of ours holds",
+        f"for MTT's evaluation alone: those of DATM and TESLA read soft labels and {RATE}, which --format datm writes",
     ]
 
 
@@ -42,21 +43,21 @@ def read(
     *,
     zca: bool | None = None,
     iteration: int | None = None,
-    soft_labels: str = "refuse",
+    soft_labels: str = "keep",
+    label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
     """``zca`` True: the images are whitened, as with MTT's ``--zca``; by default as the set of ``--like`` suggests.
 
-    ``iteration``: read the files of that number rather than the best ones.
+    ``iteration``: read the files of that number rather than the best ones. Soft labels that are no probabilities are logits.
     """
-    files = _files(path, iteration)
-    images, labels = load_pair(*files, context, soft_labels=soft_labels, trust_pickle=trust_pickle)
-    if (path / _RATE).exists():
-        context.note(
-            f"learned with the learning rate {_rate(path / _RATE, context, trust_pickle):.6g}, which is not kept"
-        )
+    files, soft = _files(path, iteration), SoftReading(soft_labels=soft_labels, label_kind=label_kind)
+    images, labels = load_pair(*files, context, soft=soft, trust_pickle=trust_pickle)
+    rate = path / RATE.replace("best", "best" if iteration is None else str(iteration))
+    learned = _rate(rate, context, trust_pickle) if rate.exists() else None
     channels, height, width = images.shape[1:]
-    return context.assemble(images, labels, find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca))
+    coding = find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca)
+    return context.assemble(images, labels.classes, coding, soft=labels.soft, learned_lr=learned)
 
 
 def _files(path: Path, iteration: int | None) -> tuple[Path, Path]:
@@ -78,9 +79,15 @@ def _files(path: Path, iteration: int | None) -> tuple[Path, Path]:
     return path / names[0], path / names[1]
 
 
-def _rate(path: Path, context: ImportContext, trust_pickle: bool) -> float:
+def _rate(path: Path, context: ImportContext, trust_pickle: bool) -> float | None:
+    """The learning rate; None, with a note, for a number that is none."""
     found = load(path, context, trust_pickle=trust_pickle)
     try:
-        return float(found)
+        rate = float(found)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{path}: found a {type(found).__name__}, expected one number, a learning rate") from error
+    if not 0 < rate < float("inf"):
+        context.note(f"{path.name} holds {rate:g}, no learning rate above 0, and was left out")
+        return None
+    context.note(f"{path.name} holds the learned learning rate {rate:.6g}")
+    return rate

@@ -1,7 +1,7 @@
 """A numpy .npz of everything in a set, read back without loss; numpy.load needs no pickle for it.
 
-Keys: images, labels, class_names, mean, std, with whitening zca_mean, zca_matrix and zca_eps; pixels ("preprocessed" or
-"true-colour") and provenance (JSON).
+Keys: images, labels, class_names, mean, std, with whitening zca_mean, zca_matrix and zca_eps; with soft labels
+soft_labels and soft_label_kind, and learned_lr; pixels ("preprocessed" or "true-colour") and provenance (JSON).
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.archives import refuse_bomb
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.own_fields import number_fields, parsed_json, provenance_field, set_of
+from atom_plugin.store.formats.own_fields import (
+    number_fields,
+    parsed_json,
+    provenance_field,
+    set_of,
+    text_fields,
+)
 from atom_plugin.store.synthetic_set import SyntheticSet
+
+HOLDS_SOFT_LABELS = True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:
@@ -29,7 +37,8 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
     contents: dict[str, Any] = {key: tensor.numpy() for key, tensor in tensors.items()}
     # Text as numpy text: arrays of Python objects would need a pickle to be read.
     contents["class_names"] = np.array(synthetic_set.class_names, dtype=str)
-    contents |= {"pixels": np.array(chosen), "provenance": np.array(json.dumps(provenance_field(synthetic_set)))}
+    contents |= {name: np.array(text) for name, text in text_fields(synthetic_set, chosen).items()}
+    contents |= {"provenance": np.array(json.dumps(provenance_field(synthetic_set)))}
     buffer = io.BytesIO()
     np.savez(buffer, **contents)
     write_bytes(path, buffer.getbuffer(), force=force)

@@ -12,9 +12,11 @@ from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime import bounded_json
 from atom_plugin.store.formats.coding import convert
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.tensors import checked_images, checked_labels
+from atom_plugin.store.formats.labels import checked_labels
+from atom_plugin.store.formats.tensors import checked_images
 from atom_plugin.store.paths import without_folders
 from atom_plugin.store.provenance import Provenance
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening
@@ -39,7 +41,16 @@ def number_fields(held: SyntheticSet, pixels: str | None) -> tuple[dict[str, tor
         tensors["zca_mean"] = preprocessing.whitening.mean
         tensors["zca_matrix"] = preprocessing.whitening.matrix
         tensors["zca_eps"] = torch.tensor(preprocessing.whitening.eps, dtype=torch.float64)
+    if held.soft_labels is not None:
+        tensors["soft_labels"] = held.soft_labels.values
+    if held.learned_lr is not None:
+        tensors["learned_lr"] = torch.tensor(held.learned_lr, dtype=torch.float64)
     return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, chosen
+
+
+def text_fields(held: SyntheticSet, pixels: str) -> dict[str, str]:
+    """The texts of a set beside its class names; ``pixels`` is what :func:`number_fields` says of the numbers."""
+    return {"pixels": pixels} | ({} if held.soft_labels is None else {"soft_label_kind": held.soft_labels.kind})
 
 
 def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> SyntheticSet:
@@ -51,7 +62,7 @@ def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> Synt
             f"{where}: holds {held}, but no {', '.join(absent)}, which an export of ours has; {fitting_format(found)}"
         )
     images = checked_images(found["images"], where)
-    labels = checked_labels(found["labels"], len(images), where, context)
+    labels = checked_labels(found["labels"], len(images), where, context).classes
     preprocessing = _preprocessing(found, images, where)
     names = found["class_names"]
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -72,9 +83,26 @@ def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> Synt
             class_names=tuple(names),
             preprocessing=preprocessing,
             provenance=provenance,
+            soft_labels=_soft_labels(found, (len(images), len(names)), where),
+            learned_lr=_learned_lr(found, where),
         )
     except ConfigError as error:
         raise StoreError(f"{where}: {error}") from error
+
+
+def _soft_labels(found: Mapping[str, Any], shape: tuple[int, int], where: str) -> SoftLabels | None:
+    if "soft_labels" not in found and "soft_label_kind" not in found:
+        return None
+    if "soft_labels" not in found or "soft_label_kind" not in found:
+        raise StoreError(f"{where}: holds one of soft_labels and soft_label_kind, expected both or none; it is damaged")
+    values = _floats(found["soft_labels"], shape, "soft_labels", where)
+    return SoftLabels(values=values, kind=found["soft_label_kind"])
+
+
+def _learned_lr(found: Mapping[str, Any], where: str) -> float | None:
+    if "learned_lr" not in found:
+        return None
+    return float(_floats(found["learned_lr"], (), "learned_lr", where, torch.float64))
 
 
 def fitting_format(found: Any) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from atom_plugin.errors import StoreError
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.store.formats.context import ImportContext
-from atom_plugin.store.formats.own_fields import fitting_format, number_fields, provenance_field, set_of
+from atom_plugin.store.formats.own_fields import fitting_format, number_fields, provenance_field, set_of, text_fields
 from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.synthetic_set import SyntheticSet
+
+HOLDS_SOFT_LABELS = True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:
@@ -20,7 +22,8 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
     tensors, chosen = number_fields(synthetic_set, pixels)
     refuse_existing(path, force=force)
     names = list(synthetic_set.class_names)
-    held = {**tensors, "class_names": names, "pixels": chosen, "provenance": provenance_field(synthetic_set)}
+    texts = text_fields(synthetic_set, chosen)
+    held = {**tensors, "class_names": names, **texts, "provenance": provenance_field(synthetic_set)}
     write_bytes(path, dumps(held), force=force)
     return []
 

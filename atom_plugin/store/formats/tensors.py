@@ -87,40 +87,11 @@ def one_array(path: Path, context: ImportContext) -> Any:
             raise StoreError(f"{path}: cannot be read as .npy ({what}); it is damaged, or not this format") from error
 
 
-def class_by_class(images: int, classes: int, where: str) -> torch.Tensor:
-    """Labels of as many images of each class, one class after the other. Raises StoreError where they do not divide."""
-    if images % classes:
-        raise StoreError(
-            f"{where}: has no labels, and {images} images are not equally many of {classes} classes; add them"
-        )
-    return torch.arange(classes).repeat_interleave(images // classes)
-
-
 def dumps(value: Any) -> memoryview:
     """The bytes of `torch.save`: equal values give equal bytes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getbuffer()
-
-
-def load_pair(
-    images: Path, labels: Path, context: ImportContext, *, soft_labels: str, trust_pickle: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two files of a set, each loaded and checked: see :func:`checked_images` and :func:`checked_labels`."""
-    pixels = checked_images(load(images, context, trust_pickle=trust_pickle), str(images))
-    found = load(labels, context, trust_pickle=trust_pickle)
-    return pixels, checked_labels(found, len(pixels), str(labels), context, soft_labels=soft_labels)
-
-
-def checked_pair(
-    value: Any, where: str, context: ImportContext, *, soft_labels: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``value`` as ``[images, labels]``, both checked. Raises StoreError, naming ``where``."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        found = f"{len(value)} items" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
-        raise StoreError(f"{where}: found {found}, expected [images, labels]; another format?")
-    images = checked_images(value[0], where)
-    return images, checked_labels(value[1], len(images), where, context, soft_labels=soft_labels)
 
 
 def checked_images(value: Any, where: str) -> torch.Tensor:
@@ -140,45 +111,6 @@ def checked_images(value: Any, where: str) -> torch.Tensor:
             f"{where}: found images with values that are not finite; the distillation diverged, or it is damaged"
         )
     return images
-
-
-def checked_labels(
-    value: Any, count: int, where: str, context: ImportContext, *, soft_labels: str = "refuse"
-) -> torch.Tensor:
-    """``value`` as ``count`` class ids, int64. Raises StoreError, naming ``where``.
-
-    Whole numbers stored as floats are taken, others not. Soft labels (N, K) become the most likely class where
-    ``soft_labels`` is "argmax".
-    """
-    if soft_labels not in ("refuse", "argmax"):
-        raise ConfigError(f"soft_labels must be refuse or argmax, not {soft_labels!r}")
-    labels = plain_tensor(value, where, "(N,)")
-    if labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1:
-        if soft_labels == "refuse":
-            raise StoreError(
-                f"{where}: found soft labels {tuple(labels.shape)}, which a set of ours cannot hold; --option "
-                "soft_labels=argmax takes the most likely class of each"
-            )
-        context.note(f"soft labels over {labels.shape[1]} classes were replaced by the most likely class")
-        return labels.argmax(1)
-    if labels.shape != (count,):
-        raise StoreError(
-            f"{where}: found labels of shape {tuple(labels.shape)}, expected ({count},), one for each image"
-        )
-    if labels.dtype == torch.bool or labels.is_complex():
-        raise StoreError(f"{where}: found labels of type {_name(labels)}, expected whole numbers")
-    stored = _name(labels)
-    whole = labels.double().round().to(torch.int64) if labels.is_floating_point() else labels.to(torch.int64)
-    if labels.is_floating_point():
-        if not torch.equal(whole.double(), labels.double()):
-            odd = float(labels.double()[whole != labels.double()][0])
-            raise StoreError(f"{where}: found labels such as {odd}, expected whole numbers; they are no class ids")
-        context.note(f"labels stored as {stored} were converted to whole numbers")
-    if count and not 0 <= int(whole.min()) <= int(whole.max()) < 2**31:
-        raise StoreError(
-            f"{where}: found labels {int(whole.min())} to {int(whole.max())}, expected class ids from 0 on"
-        )
-    return whole.contiguous()
 
 
 def plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:

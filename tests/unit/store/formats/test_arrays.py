@@ -51,14 +51,16 @@ def test_names_that_must_be_told(tmp_path):
         imported(tmp_path / "b.npz")
 
 
-def test_centred_soft_labels_become_the_largest_and_say_so(tmp_path):
+def test_centred_soft_labels_are_kept_as_scores_and_say_so(tmp_path):
     soft = np.full((6, 3), -0.1, np.float32)
     soft[np.arange(6), LABELS.numpy()] = 0.9
     np.savez(tmp_path / "kip.npz", images=COLOURS.permute(0, 2, 3, 1).numpy(), labels=soft)
     notes = []
     found = imported(tmp_path / "kip.npz", notes=notes)
     assert torch.equal(found.labels, LABELS) and torch.equal(found.images, COLOURS)
-    assert any("soft labels over 3 classes" in note for note in notes)
+    assert any("soft labels over 3 classes were kept as scores" in note for note in notes)
+    assert (found.soft_labels.kind, found.soft_labels.values.tolist()) == ("scores", soft.tolist())
+    assert imported(tmp_path / "kip.npz", soft_labels="argmax").soft_labels is None
     assert any("channels last" in note for note in notes)
     with pytest.raises(StoreError, match="soft_labels=argmax"):
         imported(tmp_path / "kip.npz", soft_labels="refuse")

@@ -136,13 +136,17 @@ def test_whitened_files_need_a_zca(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_mtt_tells_the_learning_rate(tmp_path):
+def test_mtt_keeps_the_learning_rate(tmp_path):
     export_set(held(), tmp_path / "set", format="mtt")
     torch.save(torch.tensor(0.0123), tmp_path / "set" / "lr_best.pt")
     context = ImportContext(like=held())
     found = import_set(tmp_path / "set", format="mtt", context=context)
     assert any("learning rate 0.0123" in note for note in context.notes)
+    assert found.learned_lr == pytest.approx(0.0123)
     assert found.provenance.config["imported"]["files"] == 3
+    torch.save(torch.tensor(-1.0), tmp_path / "set" / "lr_best.pt")
+    assert import_set(tmp_path / "set", format="mtt", context=context).learned_lr is None
+    assert any("lr_best.pt holds -1, no learning rate above 0" in note for note in context.notes)
     torch.save([], tmp_path / "set" / "lr_best.pt")
     with pytest.raises(StoreError, match="expected one number, a learning rate"):
         import_set(tmp_path / "set", format="mtt", context=context)
@@ -152,9 +156,11 @@ def test_mtt_tells_the_learning_rate(tmp_path):
 
 def test_an_mtt_export_says_whose_evaluation_it_is_for(tmp_path):
     notes = export_set(make_set(), tmp_path / "mtt", format="mtt")
-    assert [note for note in notes if "DATM and TESLA read soft labels and lr_best.pt" in note]
-    (row,) = (row for row in listing() if row.name == "mtt")
-    assert "of DATM's and TESLA's, import only" in row.description
+    assert [
+        note for note in notes if "DATM and TESLA read soft labels and lr_best.pt, which --format datm writes" in note
+    ]
+    (row,) = (row for row in listing() if row.name == "datm")
+    assert row.directions == ("export", "import")
 
 
 def test_dd_ranking_without_labels(tmp_path):

@@ -101,7 +101,7 @@ def test_code_in_our_own_formats(tmp_path):
         (IMAGES, LABELS.bool(), "found labels of type bool, expected whole numbers"),
         (IMAGES, LABELS[:5], r"found labels of shape \(5,\), expected \(6,\)"),
         (IMAGES, LABELS.view(2, 3), r"found labels of shape \(2, 3\), expected \(6,\)"),
-        (IMAGES, torch.rand(6, 3), r"found soft labels \(6, 3\).*--option soft_labels=argmax"),
+        (IMAGES, torch.full((6, 3), float("nan")), "found soft labels that are not finite"),
         (IMAGES, None, "found nothing, expected a tensor"),
         (IMAGES, [0, 0, 1, 1, 2, 2], "found a list, expected a tensor"),
         (IMAGES.flatten(1), LABELS, r"found images of shape \(6, 48\), expected \(N, C, H, W\)"),
@@ -131,14 +131,30 @@ def test_labels_and_shapes_that_do_not_fit_what_was_given(tmp_path, format):
 
 
 @pytest.mark.parametrize("format", TENSOR_FORMATS)
-def test_soft_labels_become_hard_only_on_request(tmp_path, format):
+def test_soft_labels_become_hard_or_are_refused_on_request(tmp_path, format):
     soft = torch.nn.functional.one_hot(LABELS, 3) * 0.5 + 0.1
     write(tmp_path / "set", format, IMAGES, soft)
     known = context(format)
     found = import_set(tmp_path / "set", format=format, context=known, soft_labels="argmax")
-    assert torch.equal(found.labels, LABELS)
+    assert torch.equal(found.labels, LABELS) and found.soft_labels is None
     assert "soft labels over 3 classes were replaced by the most likely class" in known.notes
-    assert "must be refuse or argmax" in refused(tmp_path / "set", format, ConfigError, soft_labels="round")
+    line = refused(tmp_path / "set", format, soft_labels="refuse")
+    assert "found soft labels (6, 3), expected class ids" in line and "soft_labels=argmax" in line
+    assert "must be keep, argmax or refuse" in refused(tmp_path / "set", format, ConfigError, soft_labels="round")
+    assert "label_kind must be one of" in refused(tmp_path / "set", format, ConfigError, label_kind="odds")
+    both = {"label_kind": "logits", "soft_labels": "argmax"}
+    assert "label_kind has no effect with soft_labels=argmax" in refused(tmp_path / "set", format, ConfigError, **both)
+    line = refused(tmp_path / "set", format, label_kind="probabilities")
+    assert "sum to 0.8, expected 1" in line and str(tmp_path / "set") in line
+
+
+@pytest.mark.parametrize("format", TENSOR_FORMATS)
+def test_soft_labels_that_do_not_fit_what_was_given(tmp_path, format):
+    write(tmp_path / "set", format, IMAGES, torch.randn(6, 4))
+    line = refused(tmp_path / "set", format, ConfigError)
+    assert "the file's soft labels are over 4 classes, but there are 3 class names" in line
+    write(tmp_path / "hard", format, IMAGES, LABELS)
+    assert "label_kind has no effect" in refused(tmp_path / "hard", format, ConfigError, label_kind="logits")
 
 
 @pytest.mark.parametrize(

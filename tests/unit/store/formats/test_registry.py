@@ -40,6 +40,7 @@ def test_the_built_in_formats_are_registered_and_described():
     built_in = [
         "datasetcondensation",
         "mtt",
+        "datm",
         "idc",
         "dc-bench",
         "dd-ranking",
@@ -103,7 +104,7 @@ def test_formats_that_break(tmp_path):
 
 
 def test_sets_of_any_kind_leave_the_original_alone(tmp_path):
-    held = make_set(shape=(3, 4, 4), zca=True)
+    held = make_set(shape=(3, 4, 4), zca=True, soft="logits")
     before = held.images.clone()
     leaf = replace(held, images=held.images.requires_grad_())
     for row in listing():
