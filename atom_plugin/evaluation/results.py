@@ -233,6 +233,7 @@ def _kind(cell: EvaluationCell) -> str:
         provenance.source,
         held.class_names,
         counts,
+        cell.labels,
     ]
     return json.dumps([made, trained], sort_keys=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from atom_plugin.models.network_pool import NetworkPool, flat_weights
 from atom_plugin.store import read_header
 from atom_plugin.store.codec import encode
 from atom_plugin.store.hdf5_writer import serialise
+from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.synthetic_set import SyntheticSet, fields_of
 
 PRECISION = ("--precision", "float32")
@@ -59,7 +61,7 @@ AUDIT = (
 )
 FORMATS = ("datasetcondensation", "mtt", "idc", "dc-bench", "dd-ranking", "npz", "pt", "folder", "huggingface")
 
-SETS = ("set.h5", "white.h5", "packed.h5")
+SETS = ("set.h5", "white.h5", "packed.h5", "soft.h5")
 
 Case = list[str]
 Kind = Callable[[Path, random.Random], Case]
@@ -74,10 +76,13 @@ def prepare(folder: Path, run: Callable[[list[str]], object]) -> None:
     run(["consume", "evaluate", "set.h5", "--results", "results.jsonl", *ONCE])
     run([*REPLAY, "--policy", "random", "-o", "stream"])
     _save_pool(folder / "run.h5", folder / "net.pool")
+    held = SyntheticSet.load(folder / "set.h5")
+    soft = SoftLabels(values=3 * held.targets() + 0.5, kind="logits")
+    replace(held, soft_labels=soft, learned_lr=0.02).save(folder / "soft.h5")
     for format in FORMATS:
         run(["store", "export", "set.h5", "--format", format, "-o", f"theirs-{format}"])
+    run(["store", "export", "soft.h5", "--format", "datm", "-o", "theirs-datm"])
     run(["consume", "train", "white.h5", "-o", "net.safetensors", *TRAIN])
-    held = SyntheticSet.load(folder / "set.h5")
     np.savez(folder / "theirs-arrays.npz", images=held.true_colour().clamp(0, 1).numpy(), labels=held.labels.numpy())
     (folder / "space.toml").write_text(
         'models = ["vgg11"]\n[convnet]\nwidth = [4, 8]\ndepth = 1\nnormalisation = "batch"\n'
@@ -195,6 +200,7 @@ def _use_of_a_set(base: Path, chance: random.Random) -> Case:
         ["store", "merge", "in.h5", str(base / "set.h5"), "-o", "out.h5"],
         ["store", "subset", "in.h5", "--classes", "0,1", "-o", "out.h5"],
         *(["store", "export", "in.h5", "--format", format, "-o", "out"] for format in FORMATS),
+        ["store", "export", "in.h5", "--format", "datm", "-o", "out"],
         ["store", "import", str(base / "theirs-mtt"), "--format", "mtt", "--like", "in.h5", "-o", "out.h5"],
     ]
     slow = [
@@ -293,7 +299,15 @@ def imported(format: str) -> Kind:
         beside = chance.choice(
             [["--like", str(base / "set.h5")], ["--dataset", "digits"], ["--classes", text(chance)], []]
         )
-        extra = chance.choice([[], [], ["--class-map", str(base / "map.txt")], ["--option", "soft_labels=argmax"]])
+        extra = chance.choice(
+            [
+                [],
+                [],
+                ["--class-map", str(base / "map.txt")],
+                ["--option", "soft_labels=argmax"],
+                ["--option", "label_kind=scores"],
+            ]
+        )
         if format in ("npz", "pt") and chance.random() < 0.9:  # which say all of that themselves
             beside, extra = [], []
         return ["store", "import", str(target), "--format", format, "-o", "out.h5", *beside, *_of_argv(extra)]
@@ -379,6 +393,6 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "search": (searched, 3),
     "stream": (stream, 2),
     "class map": (class_map, 3),
-    **{f"import/{format}": (imported(format), 2) for format in (*FORMATS, "arrays")},
+    **{f"import/{format}": (imported(format), 2) for format in (*FORMATS, "datm", "arrays")},
 }
 """By name: how a case of the kind is made, in the current folder, and how many of it there are among others."""

@@ -35,6 +35,9 @@ _KEYS = [
     "factor",
     "experiment",
     "iteration",
+    "soft_labels",
+    "label_kind",
+    "lr",
     "pixels",
     "images",
     "mean",
@@ -137,7 +140,7 @@ def _value(option: click.Option, path: tuple[str, ...], chance: random.Random) -
         )
     if option.name == "format_":
         return chance.choice(
-            ["npz", "pt", "mtt", "idc", "dc-bench", "dd-ranking", "folder", "huggingface", "arrays", *TEXTS[:3]]
+            ["npz", "pt", "mtt", "datm", "idc", "dc-bench", "dd-ranking", "folder", "huggingface", "arrays", *TEXTS[:3]]
         )
     if option.name not in _WORK and chance.random() < 0.3:
         return chance.choice(_LARGE)
