@@ -20,6 +20,7 @@ from atom_plugin.evaluation.running import train_one
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import bounded_json
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.runtime.versions import package_versions
 from atom_plugin.store.loading import decoding_of
@@ -64,10 +65,13 @@ class TrainedNetwork:
         return logits.float().softmax(1).cpu()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError where that fails."""
+        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError where that fails,
+        ConfigError for a name that ends as another kind of file.
+        """
         from safetensors.torch import save
 
         target = Path(path)
+        refuse_other_ending(target, "safetensors")
         refuse_existing(target, force=force)
         about = {
             "format": _FORMAT,

@@ -10,6 +10,8 @@ A format is a module, an object or a class without arguments, registered through
 
 Its options are the keyword arguments of the two. ``write`` is handed decoded images, float32 and preprocessed, one for each
 tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32.
+A format that writes one file may name its ``KIND`` of :data:`~atom_plugin.runtime.endings.ENDINGS`, so that names of other
+kinds are refused.
 docs/formats.md says what each built-in format holds.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom_plugin.errors import AtomError, ConfigError, PluginError, require
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.registry import Registry
 
 if TYPE_CHECKING:
@@ -55,6 +58,9 @@ def export_set(
 
     require("synthetic_set", synthetic_set, SyntheticSet)
     write = _direction(format, "write")
+    kind = getattr(_loaded(format), "KIND", None)
+    if kind is not None:
+        refuse_other_ending(Path(path), kind)
     packed = synthetic_set.factor > 1
     if packed and getattr(_loaded(format), "TAKES_PACKED", False):
         given, notes = synthetic_set.stored_as("float32"), []

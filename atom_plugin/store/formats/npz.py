@@ -21,6 +21,8 @@ from atom_plugin.store.formats.context import ImportContext
 from atom_plugin.store.formats.own_fields import number_fields, parsed_json, provenance_field, set_of
 from atom_plugin.store.synthetic_set import SyntheticSet
 
+KIND = "npz"
+
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:
     """``pixels``: preprocessed, as stored (the default), or true-colour, the preprocessing undone and not clamped."""

@@ -14,6 +14,8 @@ from atom_plugin.store.formats.own_fields import fitting_format, number_fields, 
 from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.synthetic_set import SyntheticSet
 
+KIND = "a file of torch"
+
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:
     """``pixels``: preprocessed, as stored (the default), or true-colour, the preprocessing undone and not clamped."""
