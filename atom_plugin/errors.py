@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import UnionType
+from typing import get_args
 
 _COMPARED, _TYPED = 10_000, 100
 
@@ -53,10 +55,18 @@ class ConfigError(AtomError):
     """Options that are impossible or do not fit each other (the command line exits with 2)."""
 
 
-def require(name: str, value: object, kind: type) -> None:
+def require(name: str, value: object, kind: type | UnionType) -> None:
     """Raise ConfigError unless ``value``, an argument called ``name``, is a ``kind``."""
     if not isinstance(value, kind):
-        raise ConfigError(f"{name} must be a {kind.__name__}, not {type(value).__name__}; give one")
+        word = kind.__name__ if isinstance(kind, type) else " or ".join(each.__name__ for each in get_args(kind))
+        raise ConfigError(f"{name} must be a {word}, not {type(value).__name__}; give one")
+
+
+def require_methods(name: str, value: object, *methods: str, such_as: str) -> None:
+    """Raise ConfigError unless ``value``, an argument called ``name``, is an object that has all of ``methods``."""
+    # A class has them as well, but nothing to call them on.
+    if isinstance(value, type) or not all(hasattr(value, method) for method in methods):
+        raise ConfigError(f"{name} must be an object such as {such_as}, not {shown(value)}; make one")
 
 
 class ModelError(ConfigError):
