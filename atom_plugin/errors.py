@@ -6,11 +6,12 @@ The functions compose parts of messages that many places need.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from types import UnionType
 from typing import get_args
 
-_COMPARED, _TYPED = 10_000, 100
+_COMPARED, _TYPED, _NEAREST, _BEGINNING = 10_000, 100, 3, 4
 
 
 class AtomError(Exception):
@@ -25,11 +26,29 @@ def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> 
     names = list(known)
     # Comparing takes the product of two lengths for each name; what nobody types has no nearest.
     short = [each for each in names[:_COMPARED] if len(each) <= _TYPED]
-    near = (
-        difflib.get_close_matches(name, short, n=1, cutoff=0.5) if isinstance(name, str) and len(name) <= _TYPED else []
-    )
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = ""
+    if isinstance(name, str) and len(name) <= _TYPED:
+        several = name.split(",")
+        near = _nearest(name, short)
+        if len(several) > 1 and set(several) <= set(short):
+            hint = "give one at a time; "
+        elif near:
+            hint = f"did you mean {' or '.join(map(repr, near[:_NEAREST]))}? "
     return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
+
+
+def _nearest(typed: str, names: list[str]) -> list[str]:
+    """Those that ``typed`` is a word of; else the shortest that begins with it, or the one that is spelt most like it."""
+    if words := [each for each in names if _is_word_of(typed, each)]:
+        return words
+    longer = [each for each in names if len(typed) >= _BEGINNING and each.startswith(typed)]
+    return [min(longer, key=len)] if longer else difflib.get_close_matches(typed, names, n=1, cutoff=0.5)
+
+
+def _is_word_of(typed: str, name: str) -> bool:
+    """Whether the words of ``typed`` are some of those of ``name``: "--lr" of "--image-lr", "vgg16" of "timm:vgg16"."""
+    words = typed.strip("-").replace("/", ":")
+    return bool(words) and re.search(rf"(?<![^\W_]){re.escape(words)}(?![^\W_])", name) is not None
 
 
 def listed(items: Iterable[object], *, most: int = 10) -> str:

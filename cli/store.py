@@ -111,7 +111,7 @@ def subset(file: Path, chosen: ChosenClasses, ipc: int | None, output: Path, for
         raise click.UsageError(
             "no classes and no number of images given; give --classes NAMES, --class-ids IDS or --ipc N"
         )
-    claim([Output(path=output, option="-o", replace=force)], inputs=[file])
+    claim([Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)

@@ -173,11 +173,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except FileNotFoundError:
         raise StoreError(f"{path}: there is no such file; make it with  atom-cli consume train") from None
     except (SafetensorError, OSError, ValueError) as error:
+        if path.is_dir():
+            raise StoreError(
+                f"{path}: is a folder, expected a network; name the file of one, then the images"
+            ) from None
+        if _is_set(path):
+            raise StoreError(
+                f"{path}: is a set, expected a network; train one on it:  atom-cli consume train {path} -o NAME.safetensors"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise StoreError(
             f"{path}: cannot be read as a network ({reason}); it is another kind of file, or damaged: make one with  atom-cli "
             "consume train"
         ) from error
+
+
+def _is_set(path: Path) -> bool:
+    import h5py
+
+    try:
+        return bool(h5py.is_hdf5(path))
+    except (OSError, ValueError):
+        return False
 
 
 def _assembled(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TrainedNetwork:

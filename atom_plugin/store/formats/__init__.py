@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from atom_plugin.errors import AtomError, ConfigError, PluginError, require
 from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.registry import Registry
+from atom_plugin.runtime.settings import check_numbers
 
 if TYPE_CHECKING:
     from atom_plugin.store.formats.context import ImportContext
@@ -134,10 +135,11 @@ def _loaded(name: str) -> object:
 def _check_options(
     name: str, function: Callable[..., Any], positional: tuple[Any, ...], given: Mapping[str, Any]
 ) -> None:
+    verb = "write" if "force" in given else "read"
+    check_numbers(f"the format {name!r}", format_options(name, verb), given)
     try:
         inspect.signature(function).bind(*positional, **given)
     except TypeError as error:
-        verb = "write" if "force" in given else "read"
         known = format_options(name, verb)
         unknown = ", ".join(repr(option) for option in given if option not in known and option != "force")
         found = f"found the option {unknown}" if unknown else str(error)
