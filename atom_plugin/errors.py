@@ -6,9 +6,12 @@ The functions compose parts of messages that many places need.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from types import UnionType
+from typing import get_args
 
-_COMPARED, _TYPED = 10_000, 100
+_COMPARED, _TYPED, _NEAREST, _BEGINNING = 10_000, 100, 3, 4
 
 
 class AtomError(Exception):
@@ -23,11 +26,29 @@ def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> 
     names = list(known)
     # Comparing takes the product of two lengths for each name; what nobody types has no nearest.
     short = [each for each in names[:_COMPARED] if len(each) <= _TYPED]
-    near = (
-        difflib.get_close_matches(name, short, n=1, cutoff=0.5) if isinstance(name, str) and len(name) <= _TYPED else []
-    )
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = ""
+    if isinstance(name, str) and len(name) <= _TYPED:
+        several = name.split(",")
+        near = _nearest(name, short)
+        if len(several) > 1 and set(several) <= set(short):
+            hint = "give one at a time; "
+        elif near:
+            hint = f"did you mean {' or '.join(map(repr, near[:_NEAREST]))}? "
     return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
+
+
+def _nearest(typed: str, names: list[str]) -> list[str]:
+    """Those that ``typed`` is a word of; else the shortest that begins with it, or the one that is spelt most like it."""
+    if words := [each for each in names if _is_word_of(typed, each)]:
+        return words
+    longer = [each for each in names if len(typed) >= _BEGINNING and each.startswith(typed)]
+    return [min(longer, key=len)] if longer else difflib.get_close_matches(typed, names, n=1, cutoff=0.5)
+
+
+def _is_word_of(typed: str, name: str) -> bool:
+    """Whether the words of ``typed`` are some of those of ``name``: "--lr" of "--image-lr", "vgg16" of "timm:vgg16"."""
+    words = typed.strip("-").replace("/", ":")
+    return bool(words) and re.search(rf"(?<![^\W_]){re.escape(words)}(?![^\W_])", name) is not None
 
 
 def listed(items: Iterable[object], *, most: int = 10) -> str:
@@ -53,10 +74,18 @@ class ConfigError(AtomError):
     """Options that are impossible or do not fit each other (the command line exits with 2)."""
 
 
-def require(name: str, value: object, kind: type) -> None:
+def require(name: str, value: object, kind: type | UnionType) -> None:
     """Raise ConfigError unless ``value``, an argument called ``name``, is a ``kind``."""
     if not isinstance(value, kind):
-        raise ConfigError(f"{name} must be a {kind.__name__}, not {type(value).__name__}; give one")
+        word = kind.__name__ if isinstance(kind, type) else " or ".join(each.__name__ for each in get_args(kind))
+        raise ConfigError(f"{name} must be a {word}, not {type(value).__name__}; give one")
+
+
+def require_methods(name: str, value: object, *methods: str, such_as: str) -> None:
+    """Raise ConfigError unless ``value``, an argument called ``name``, is an object that has all of ``methods``."""
+    # A class has them as well, but nothing to call them on.
+    if isinstance(value, type) or not all(hasattr(value, method) for method in methods):
+        raise ConfigError(f"{name} must be an object such as {such_as}, not {shown(value)}; make one")
 
 
 class ModelError(ConfigError):

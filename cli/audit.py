@@ -36,7 +36,13 @@ class Outputs:
         """The output files that the user named."""
         named = {"--csv": self.csv_file, "--scores": self.scores, "--picture": self.picture}
         return [
-            Output(path=path, option=option, replace=force, picture=option == "--picture")
+            Output(
+                path=path,
+                option=option,
+                replace=force,
+                picture=option == "--picture",
+                kind="" if option == "--picture" else "CSV",
+            )
             for option, path in named.items()
             if path is not None
         ]

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from atom_plugin.cli import config_files
 from atom_plugin.cli.headings import HEADINGS, OTHER, heading
 from atom_plugin.cli.terminal import echo, phases_shown
+from atom_plugin.errors import unknown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ALL_OPTIONS = f"{__name__}.all"
@@ -169,13 +170,21 @@ class CheckedCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As in click, but ``--config`` gives values for options that are left out. Raises UsageError for a wrong value."""
-        if not ctx.resilient_parsing:
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        try:
             words = dict(self.make_parser(ctx).parse_args(list(args))[0])
-            ctx.meta[_PRINT] = bool(words.get("print_config"))
-            if "config" in words and not {"help", "help_all"} & words.keys():
-                ctx.default_map = config_files.read(ctx, words["config"], given=words)
-            ctx.meta[_WORDS] = {**(ctx.default_map or {}), **words}
+        except click.NoSuchOption as error:
+            see = f"{ctx.command_path} --help-all lists the options"
+            raise click.UsageError(unknown("option", error.option_name, self._labels(ctx), see=see), ctx) from None
+        ctx.meta[_PRINT] = bool(words.get("print_config"))
+        if "config" in words and not {"help", "help_all"} & words.keys():
+            ctx.default_map = config_files.read(ctx, words["config"], given=words)
+        ctx.meta[_WORDS] = {**(ctx.default_map or {}), **words}
         return super().parse_args(ctx, args)
+
+    def _labels(self, ctx: click.Context) -> list[str]:
+        return [name for param in self.get_params(ctx) for name in param.opts if name.startswith("--")]
 
     def invoke(self, ctx: click.Context) -> Any:
         """As in click, after the checks. A command with ``--quiet`` prints its phases unless it is given."""

@@ -46,7 +46,7 @@ class RunFiles:
         again, force, board = recording.replaces, recording.force, recording.tensorboard
         left = "a stopped run left its state there; continue it with --resume, or start over with --force"
         return [
-            Output(path=self.output, option="-o", replace=force or finished),
+            Output(path=self.output, option="-o", replace=force or finished, kind="HDF5"),
             Output(path=self.checkpoint, option="the checkpoint", replace=again, ours=_is_checkpoint, kept=left),
             # An earlier run's log is never in the way: one that nothing goes on with gets another name.
             Output(path=self.log, option="the log", replace=True, ours=_is_log),

@@ -18,6 +18,7 @@ from atom_plugin.cli.options import (
     force_option,
     json_option,
     latex_option,
+    refuse_table_file,
     run_options,
 )
 from atom_plugin.cli.outputs import claim, table_outputs
@@ -182,6 +183,7 @@ def evaluate(
         --training-recipe dm --repeats 20 --results cross.jsonl --chart cross.png
       torchrun --nproc-per-node 2 $(which atom-cli) consume evaluate set.h5 --repeats 20
     """
+    refuse_table_file(files)
     if options["on"] == "validation" and dataset is not None:
         raise click.UsageError(
             "--on validation uses the images held out of the sets; leave --dataset out (--data-dir gives the folder "

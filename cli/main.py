@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command only to run it, not to list commands or refuse an unknown name."""
+    """A group that imports a command only to run it, not to list commands."""
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,10 +66,18 @@ class LazyGroup(click.Group):
         """As in click, but the error for an unknown name suggests the nearest one."""
         name = args[0]
         if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(unknown("command", name, self.table), ctx)
+            raise click.UsageError(self._elsewhere(ctx, name) or unknown("command", name, self.table), ctx)
         if isinstance(ctx.obj, Session):
             ctx.obj.path = f"{ctx.command_path} {name}"
         return super().resolve_command(ctx, args)
+
+    def _elsewhere(self, ctx: click.Context, name: str) -> str | None:
+        """What to say of ``name`` where it is a command of one of this group's groups: `evaluate` for `consume evaluate`."""
+        for group in self.table:
+            command = self.get_command(ctx, group)
+            if isinstance(command, click.Group) and name in command.commands:
+                return f"the command {name!r} belongs to {group!r}: {ctx.command_path} {group} {name}"
+        return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, from the table alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,15 @@ def latex_option(command: Command) -> Command:
     return click.option(
         "--latex", is_flag=True, help="Print tables as LaTeX rows (booktabs), and other lines as LaTeX comments."
     )(command)
+
+
+def refuse_table_file(files: Sequence[Path]) -> None:
+    """Raise UsageError where one of ``files``, sets to read, is the name of a table that ``--latex`` was to write."""
+    for file in files:
+        if file.suffix.lower() == ".tex":
+            raise click.UsageError(
+                f"--latex prints the table and takes no file; leave {file} out, and end with  > {file}"
+            )
 
 
 TABLE_PRINTED = OnlyWith("a table, which --json leaves out", ("latex",), lambda values: not values["as_json"])

@@ -16,6 +16,7 @@ import click
 
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.runtime import distributed
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.files import reason, refuse_existing
 from atom_plugin.runtime.locks import locked, remove_stale_locks
 from atom_plugin.runtime.picture_files import is_picture, picture_format
@@ -31,7 +32,8 @@ class Output:
     ``replace``: an existing file may be replaced. ``ours`` tells whether a file is of this kind and written by this package; it
     is set if the command chose the name itself, and other files are then kept in any case. ``kept`` is the advice if a file may
     not be replaced. ``shared``: the command appends to the file, and other processes may too. ``picture``: the file ending
-    determines the picture format.
+    determines the picture format. ``kind``: what the file holds, of :data:`~atom_plugin.runtime.endings.ENDINGS`; a name with
+    the ending of another kind is refused.
     """
 
     path: Path
@@ -41,18 +43,19 @@ class Output:
     kept: str = "already exists and is kept; choose another name, or allow replacing it with --force"
     shared: bool = False
     picture: bool = False
+    kind: str = ""
 
 
 def table_outputs(csv_file: Path | None, chart: Path | None, results: Path | None, *, force: bool) -> list[Output]:
     """The outputs of ``--csv``, ``--chart`` and ``--results`` that were given; ``--results`` is shared with other processes."""
     named = [("--csv", csv_file), ("--chart", chart)]
     outputs = [
-        Output(path=path, option=name, replace=force, picture=name == "--chart")
+        Output(path=path, option=name, replace=force, picture=name == "--chart", kind="CSV" if name == "--csv" else "")
         for name, path in named
         if path is not None
     ]
     if results is not None:
-        outputs.append(Output(path=results, option="--results", shared=True))
+        outputs.append(Output(path=results, option="--results", shared=True, kind="JSON lines"))
     return outputs
 
 
@@ -60,7 +63,7 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
     """Reserve the names of ``outputs`` until the command ends; call it before any work.
 
     Raises ConfigError if two outputs are the same file (by path, link or case), if an output is among the ``inputs`` (files or
-    folders), or if a picture has an unknown ending. Raises StoreError if another process writes an output, or if an output
+    folders), or if a name has the ending of another kind of file. Raises StoreError if another process writes an output, or if an output
     exists and must not be replaced, or cannot be written. With ``lock`` False other processes are not excluded; the last rename
     of the write decides.
     """
@@ -74,6 +77,8 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
     for output in outputs:
         if output.picture:
             picture_format(output.path)
+        if output.kind:
+            refuse_other_ending(output.path, output.kind, option=output.option)
     if lock and distributed.launched_first():  # those that torchrun starts are one run
         context = click.get_current_context()
         for folder in {output.path.parent for output in outputs}:

@@ -92,7 +92,7 @@ def make(
       atom-cli distill --dataset cifar10 --recipe best --ipc 10 --pool cifar10.pool
     """
     output = output or default_name(dataset, seed=seed, suffix=".pool")
-    claim([Output(path=output, option="-o", replace=force or resume)], inputs=[request.data_dir])
+    claim([Output(path=output, option="-o", replace=force or resume, kind="a pool")], inputs=[request.data_dir])
     load_torch()
     from atom_plugin.datasets import load_source
     from atom_plugin.distillation.config import DistillConfig

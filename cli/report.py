@@ -84,7 +84,7 @@ def report(
       atom-cli report photos.h5 -o photos.html
       atom-cli report digits-*.h5 --results results.jsonl -o digits.html
     """
-    claim([Output(path=output, option="-o", replace=force)], inputs=[*files, results, request.data_dir])
+    claim([Output(path=output, option="-o", replace=force, kind="HTML")], inputs=[*files, results, request.data_dir])
     load_torch()
     from atom_plugin.evaluation.recorded import recorded_evaluations
     from atom_plugin.report.gather import shown_set

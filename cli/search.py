@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atom_plugin.cli.command import CheckedCommand, gathered
-from atom_plugin.cli.options import PATH, force_option, json_option, latex_option, run_options
+from atom_plugin.cli.options import PATH, force_option, json_option, latex_option, refuse_table_file, run_options
 from atom_plugin.cli.outputs import claim, table_outputs
 from atom_plugin.cli.search_options import (
     ONLY_WITH,
@@ -81,6 +81,7 @@ def search(
       atom-cli consume search cifar10-atom-ipc50.h5 --pick 'depth=3|4,pooling=avg' --reference best:100 --halving
       torchrun --nproc-per-node 2 $(which atom-cli) consume search set.h5 --space models.toml --results search.jsonl
     """
+    refuse_table_file(files)
     _claim(files, request, outputs, force=force)
     load_torch()
     from atom_plugin import store

@@ -119,7 +119,7 @@ def select(
     sweep = seeds_of(click.get_current_context(), options["seed"] or 0, seeds)
     outputs = {seed: output_of(output, name, seed, swept=seeds is not None) for seed in sweep}
     claim(
-        [Output(path=path, option="-o", replace=force) for path in outputs.values()],
+        [Output(path=path, option="-o", replace=force, kind="HDF5") for path in outputs.values()],
         inputs=[preprocessing_of, request.data_dir],
     )
     load_torch()

@@ -87,7 +87,7 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
 
     The sets must have the same class names and preprocessing. The joined set is sorted by class.
     """
-    claim([Output(path=output, option="-o", replace=force)], inputs=files)
+    claim([Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=files)
     from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
@@ -111,7 +111,7 @@ def subset(file: Path, chosen: ChosenClasses, ipc: int | None, output: Path, for
         raise click.UsageError(
             "no classes and no number of images given; give --classes NAMES, --class-ids IDS or --ipc N"
         )
-    claim([Output(path=output, option="-o", replace=force)], inputs=[file])
+    claim([Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=[file])
     from atom_plugin.store.synthetic_set import SyntheticSet
 
     held = SyntheticSet.load(file)

@@ -199,7 +199,9 @@ def import_(
       atom-cli store import logged --format mtt --dataset cifar10 --option zca=true -o mtt.h5
       atom-cli store import part0.npz part1.npz --format arrays --dataset cifar10 -o whole.h5
     """
-    claim([Output(path=output, option="-o", replace=force)], inputs=[*paths, beside.like, request.data_dir])
+    claim(
+        [Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=[*paths, beside.like, request.data_dir]
+    )
     from atom_plugin.store.formats import import_set
     from atom_plugin.store.synthetic_set import concatenate
 

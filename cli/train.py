@@ -69,9 +69,9 @@ def train(
       atom-cli consume train photos.h5 -o photos.safetensors
       atom-cli consume train photos.h5 --model resnet18 --training-recipe dm -o resnet.safetensors --onnx resnet.onnx
     """
-    outputs = [Output(path=output, option="-o", replace=force)]
+    outputs = [Output(path=output, option="-o", replace=force, kind="safetensors")]
     if onnx is not None:
-        outputs.append(Output(path=onnx, option="--onnx", replace=force))
+        outputs.append(Output(path=onnx, option="--onnx", replace=force, kind="ONNX"))
     claim(outputs, inputs=[file])
     load_torch()
     from atom_plugin.evaluation.onnx_export import require_onnx, write_onnx

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
+_SMALL = 1 << 20  # bytes of a matrix that nobody minds
+
+
 def report(
     made: Mapping[Path, SyntheticSet], *, made_from: int, as_json: bool, keep_paths: bool, swept: bool = False
 ) -> None:
@@ -23,6 +26,7 @@ def report(
     All sets were made from the same ``made_from`` training images.
     """
     note_whitening(next(iter(made.values())), made_from)
+    note_size(next(iter(made.values())))
     if as_json:
         results = [_as_json(held, path) for path, held in made.items()]
         echo(json.dumps(results if swept else results[0]))
@@ -63,6 +67,17 @@ def note_whitening(synthetic_set: SyntheticSet, made_from: int) -> None:
         echo(
             f"note: the whitening was fitted on {made_from:,} images, no more than an image has values ({values:,}), so that "
             "whoever has the file can tell which (docs/privacy.md); --no-zca leaves it out",
+            err=True,
+        )
+
+
+def note_size(synthetic_set: SyntheticSet) -> None:
+    """Say where most of a file is the whitening matrix: a few images of 3x32x32 take 38 MB by it."""
+    whitening, images = synthetic_set.preprocessing.whitening, synthetic_set.images
+    if whitening is not None and whitening.matrix.nbytes > 10 * images.nbytes + _SMALL:
+        echo(
+            f"note: the whitening matrix takes {whitening.matrix.nbytes / 1e6:.1f} MB of the file, its images "
+            f"{images.nbytes / 1e6:.2f}; --no-zca leaves the whitening out, which may cost accuracy",
             err=True,
         )
 

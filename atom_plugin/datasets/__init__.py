@@ -11,7 +11,7 @@ from atom_plugin.datasets.class_names import CLASS_ORDERS
 from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
 from atom_plugin.datasets.request_fields import refuse_unread, takes
 from atom_plugin.datasets.source_data import SourceData, Split
-from atom_plugin.errors import ConfigError, SourceError, require
+from atom_plugin.errors import ConfigError, PluginError, SourceError, require, shown
 from atom_plugin.runtime.progress import phase
 from atom_plugin.runtime.registry import Registry
 from atom_plugin.runtime.settings import check_values, config_class
@@ -114,6 +114,10 @@ def load_source(name: str, request: SourceRequest) -> SourceData:
     part and for a field of the request that has no effect on this source.
     """
     require("request", request, SourceRequest)
+    if isinstance(name, str) and name not in SOURCES.names() and Path(name).is_dir():
+        raise PluginError(
+            f"{shown(name)} is a folder, and no image source; give --dataset folder --data-dir {name} (data_dir=)"
+        )
     loader = SOURCES.get(name)
     refuse_unread(name, loader, request)
     with phase(f"reading {name}"):

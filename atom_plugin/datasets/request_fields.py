@@ -39,7 +39,12 @@ def refuse_unread(source: str, loader: Callable[..., object], request: Any) -> N
     for each in fields(request):
         given = getattr(request, each.name) != each.default
         if given and each.name not in read | _SAY_NO_IMAGES:
+            remedy = (
+                "give --dataset folder for images of your own, or leave it out"
+                if each.name == "data_dir"
+                else "leave it out"
+            )
             known = ", ".join(flag(name) for name in sorted(read))
             raise ConfigError(
-                f"{flag(each.name)} ({each.name}=) has no effect on the source {source!r}, which reads {known}; leave it out"
+                f"{flag(each.name)} ({each.name}=) has no effect on the source {source!r}, which reads {known}; {remedy}"
             )

@@ -219,10 +219,10 @@ class DistillConfig(NetworkConfig):
         return None if not self.extended else self.extended[-1].get("sha256")
 
     def differences(self, other: DistillConfig) -> list[str]:
-        """``name: mine, not theirs`` for every choice that differs."""
+        """``name: mine given, theirs there`` for every choice that differs."""
         mine, theirs = ({**config.to_json(), "extended": config._extended_sha256} for config in (self, other))
         return [
-            f"{name}: {mine.get(name)}, not {theirs.get(name)}"
+            f"{name}: {mine.get(name)} given, {theirs.get(name)} there"
             for name in {**mine, **theirs}
             if mine.get(name) != theirs.get(name)
         ]

@@ -35,6 +35,6 @@ def warn_of_few_images(matcher: Matcher, network: nn.Module, count: int) -> None
     if isinstance(matcher, MeanMatcher) and ties_images(network) and count < _FEW_IMAGES:
         _logger.warning(
             "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "
-            "selection with so few; choose a matching model with instance normalisation",
+            "selection with so few; --normalisation instance, or a matching model that has it, avoids that",
             count,
         )

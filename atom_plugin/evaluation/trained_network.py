@@ -20,6 +20,7 @@ from atom_plugin.evaluation.running import train_one
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import bounded_json
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 from atom_plugin.runtime.versions import package_versions
 from atom_plugin.store.loading import decoding_of
@@ -64,10 +65,13 @@ class TrainedNetwork:
         return logits.float().softmax(1).cpu()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError where that fails."""
+        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError where that fails,
+        ConfigError for a name that ends as another kind of file.
+        """
         from safetensors.torch import save
 
         target = Path(path)
+        refuse_other_ending(target, "safetensors")
         refuse_existing(target, force=force)
         about = {
             "format": _FORMAT,
@@ -169,11 +173,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except FileNotFoundError:
         raise StoreError(f"{path}: there is no such file; make it with  atom-cli consume train") from None
     except (SafetensorError, OSError, ValueError) as error:
+        if path.is_dir():
+            raise StoreError(
+                f"{path}: is a folder, expected a network; name the file of one, then the images"
+            ) from None
+        if _is_set(path):
+            raise StoreError(
+                f"{path}: is a set, expected a network; train one on it:  atom-cli consume train {path} -o NAME.safetensors"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise StoreError(
             f"{path}: cannot be read as a network ({reason}); it is another kind of file, or damaged: make one with  atom-cli "
             "consume train"
         ) from error
+
+
+def _is_set(path: Path) -> bool:
+    import h5py
+
+    try:
+        return bool(h5py.is_hdf5(path))
+    except (OSError, ValueError):
+        return False
 
 
 def _assembled(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TrainedNetwork:

@@ -26,6 +26,7 @@ from torch import nn
 from atom_plugin.errors import ConfigError, listed
 from atom_plugin.models.features import Features, widened
 from atom_plugin.runtime.registry import Registry
+from atom_plugin.runtime.settings import check_numbers
 
 Statistics = tuple[torch.Tensor, ...]
 """Class means of descriptors: tensors (K, D_i), those of each map in order, then those of the embedding.
@@ -268,6 +269,7 @@ def make_matcher(name: str, options: Mapping[str, Any] | None = None) -> Matcher
     except TypeError as error:
         taken = ", ".join(matcher_options(name)) or "none"
         raise ConfigError(f"matcher {name!r}: {error}; it takes the options {taken}") from None
+    check_numbers(f"matcher {name!r}", matcher_options(name), given)
     try:
         return factory(**given)
     except (TypeError, ValueError) as error:

@@ -134,7 +134,10 @@ class Atom(AttentionMatcher):
 
 @dataclass(frozen=True, kw_only=True)
 class AtomChannel(AttentionMatcher):
-    """ATOM with channel attention only: cheaper, nearly as good in the paper. Raises ConfigError for a ``p_s``."""
+    """ATOM with channel attention only: cheaper, nearly as good in the paper.
+
+    Raises ConfigError for a ``p_s``.
+    """
 
     p_s: float | None = None
 
@@ -145,7 +148,10 @@ class AtomChannel(AttentionMatcher):
 
 @dataclass(frozen=True, kw_only=True)
 class DataDAM(AttentionMatcher):
-    """DataDAM: spatial attention only, and the mean embedding. Raises ConfigError for a ``p_c``."""
+    """DataDAM: spatial attention only, and the mean embedding.
+
+    Raises ConfigError for a ``p_c``.
+    """
 
     p_c: float | None = None
 

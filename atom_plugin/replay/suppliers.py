@@ -14,7 +14,7 @@ from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.distillation.set_config import METHODS
-from atom_plugin.errors import ConfigError, SourceError, shape_text, unknown
+from atom_plugin.errors import ConfigError, SourceError, require, require_methods, shape_text, unknown
 from atom_plugin.replay.memory import first_images, in_turns
 from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -49,12 +49,15 @@ class Supplier(Protocol):
 class PrecomputedSupplier:
     """Sets made before the stream: one of all classes, or one for every experience.
 
-    Raises ConfigError where the sets differ in class names or preprocessing.
+    Raises ConfigError for what is no list of sets, and where they differ in class names or preprocessing.
     """
 
     needs_images = False
 
     def __init__(self, sets: Sequence[SyntheticSet]) -> None:
+        require("sets", sets, list | tuple)
+        for number, each in enumerate(sets):
+            require(f"sets[{number}]", each, SyntheticSet)
         if not sets:
             raise ConfigError("found no set to fill the replay memory from, expected at least one")
         first = sets[0]
@@ -187,12 +190,14 @@ class MixedSupplier:
     """Several suppliers, each of whom gives an equal part of a class's images: raw exemplars beside synthetic ones, say.
 
     The images stand in turns, so that a memory that shrinks keeps the mixture. Where the images of a class do not divide, the
-    first suppliers give one more. Raises ConfigError for fewer than two suppliers.
+    first suppliers give one more. Raises ConfigError for what is no supplier, and for fewer than two.
     """
 
     suppliers: Sequence[Supplier]
 
     def __post_init__(self) -> None:
+        for number, each in enumerate(self.suppliers):
+            require_supplier(each, f"suppliers[{number}]")
         if len(self.suppliers) < 2:
             raise ConfigError(f"found {len(self.suppliers)} supplier(s) of a mixed memory, expected two or more")
 
@@ -221,6 +226,12 @@ class MixedSupplier:
             if share + (number < rest)
         ]
         return in_turns(parts)
+
+
+def require_supplier(supplier: object, name: str = "supplier") -> None:
+    """Raise ConfigError unless ``supplier``, an argument called ``name``, can fill a memory."""
+    methods = ("supply", "storage", "needs_images", "preprocessing")
+    require_methods(name, supplier, *methods, such_as='DistillingSupplier(recipe="atom")')
 
 
 def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:

@@ -151,6 +151,14 @@ def check_value(name: str, value: Any, hint: Any, item: About = _NOTHING) -> Non
         raise ConfigError(f"{name} must be finite in float32 (at most {FLOAT32_MAX:.3g}), not {shown(value)}")
 
 
+def check_numbers(what: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError where an option of ``what`` is text and its default a number: options of plugins check nothing."""
+    for name, value in given.items():
+        default = defaults.get(name)
+        if isinstance(value, str) and isinstance(default, (int, float)):
+            raise ConfigError(f"{what} does not accept {name}={shown(value)}; give {_WORDS[type(default)]} such as {default!r}")
+
+
 def current_names(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:
     """A config's stored JSON with former names replaced by current ones. Raises ConfigError if it is not a mapping."""
     require(f"the stored {config.__name__}", stored, Mapping)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from atom_plugin.errors import ConfigError, listed, require, unknown
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.text import require_text
 from atom_plugin.store.batches import batches_of, own_strategy
 from atom_plugin.store.codec import SetFields
@@ -227,7 +228,8 @@ class SyntheticSet:
         return batches_of(dataset, batch_size=batch_size, strategy=strategy, shuffle=shuffle, seed=seed)
 
     def save(self, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
-        """Write to one HDF5 file, atomically. See :func:`write`."""
+        """Write to one HDF5 file, atomically. Raises ConfigError for a name such as "a.npz". See :func:`write`."""
+        refuse_other_ending(Path(path), "HDF5")
         write(self, path, force=force, keep_paths=keep_paths)
 
     @classmethod

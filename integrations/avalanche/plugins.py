@@ -12,7 +12,7 @@ import torch
 from avalanche.models.utils import avalanche_model_adaptation
 from avalanche.training.plugins import SupervisedPlugin
 
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, require_methods
 from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
 from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS, fine_tune
 from atom_plugin.integrations.avalanche.shared_training import augment_parts, lower_rate_at_half, restart_optimizer
@@ -53,6 +53,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _require_policy(policy)
         if finetune_steps < 0:
             raise ConfigError(f"finetune_steps must be at least 0, not {finetune_steps}")
         if memory_batch is not None and memory_batch < 1:
@@ -139,6 +140,7 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _require_policy(policy)
         self.policy = policy
         self.decay_at_half = decay_at_half
         self._augmentation = Augmentation(strategy=augmentation)
@@ -203,6 +205,10 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
         if state["initial"] is not None:
             self._initial = copy.deepcopy(model)
             self._initial.load_state_dict(state["initial"])
+
+
+def _require_policy(policy: Any) -> None:
+    require_methods("policy", policy, "buffer", "post_adapt", such_as="SyntheticMemory(Budget(ipc=10), supplier)")
 
 
 def _adapt_to(network: torch.nn.Module, buffer: Any) -> None:

@@ -16,7 +16,7 @@ from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.errors import ConfigError
+from atom_plugin.errors import ConfigError, require
 from atom_plugin.integrations.avalanche.buffers import memory_dataset
 from atom_plugin.integrations.avalanche.strategies import check_batches, check_strategy, keeps_more
 from atom_plugin.integrations.avalanche.stream_samples import (
@@ -31,7 +31,7 @@ from atom_plugin.integrations.avalanche.stream_samples import (
     task_of,
 )
 from atom_plugin.replay.memory import Budget, ReplayMemory
-from atom_plugin.replay.suppliers import Supplier
+from atom_plugin.replay.suppliers import Supplier, require_supplier
 from atom_plugin.runtime.randomness import preserved_random_state
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -63,6 +63,13 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         stream_preprocessing: Preprocessing | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        require_supplier(supplier)
+        for name, value, kind in (
+            ("source", source, SourceData),
+            ("stream_preprocessing", stream_preprocessing, Preprocessing),
+        ):
+            if value is not None:
+                require(name, value, kind)
         self.memory = memory if isinstance(memory, ReplayMemory) else ReplayMemory(memory)
         self.supplier = supplier
         self.source = source
@@ -197,6 +204,13 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     def _room_for(self, classes: Sequence[int], agreed: Preprocessing) -> dict[int, int]:
         shape = agreed.image_shape
         return self.memory.room_for(classes, shape, self.supplier.storage(shape))
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Raises ConfigError: a strategy calls its plugins so, and would go on without a memory if a policy had no answer."""
+        raise ConfigError(
+            "a SyntheticMemory is a storage policy, and no plugin: it holds images, and puts none into a batch; give the "
+            "strategy plugins=[SyntheticReplay(memory)]"
+        )
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """As :meth:`post_adapt`; Avalanche's own plugins still call it, and its base class warns of that."""

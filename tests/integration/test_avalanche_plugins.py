@@ -25,7 +25,7 @@ from avalanche_streams import (
 )
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.integrations.avalanche import TrainFromMemory
+from atom_plugin.integrations.avalanche import SyntheticMemory, SyntheticReplay, TrainFromMemory
 from atom_plugin.integrations.avalanche.benchmark import class_order, make_benchmark, split_classes
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawGDumb, RawReplay
 from atom_plugin.replay.memory import Budget
@@ -432,3 +432,28 @@ def test_a_benchmark_of_any_source():
     assert [sorted(set(exp.dataset.targets)) for exp in benchmark.test_stream] == [sorted(part) for part in steps]
     image, label = benchmark.train_stream[2].dataset[0]
     assert is_among(image, REAL[DATA.train.labels == label])
+
+
+@pytest.mark.parametrize("given", ["atom", None, type(SELECTED)])
+def test_a_memory_without_a_supplier_is_refused_when_it_is_made(given):
+    with pytest.raises(ConfigError, match="supplier must be an object such as DistillingSupplier"):
+        SyntheticMemory(Budget(ipc=1), given)
+
+
+@pytest.mark.parametrize("wrong", [{"source": "digits"}, {"stream_preprocessing": "standardised"}])
+def test_a_memory_of_a_source_by_name_is_refused_when_it_is_made(wrong):
+    with pytest.raises(ConfigError, match=rf"{next(iter(wrong))} must be a \w+, not str"):
+        SyntheticMemory(Budget(ipc=1), SELECTED, **wrong)
+
+
+@pytest.mark.parametrize("plugin", [SyntheticReplay, TrainFromMemory])
+@pytest.mark.parametrize("given", ["memory.h5", Budget(ipc=1), SyntheticMemory])
+def test_a_plugin_without_a_policy_is_refused_when_it_is_made(plugin, given):
+    with pytest.raises(ConfigError, match="policy must be an object such as SyntheticMemory"):
+        plugin(given)
+
+
+def test_a_policy_in_the_place_of_a_plugin_is_refused_before_training():
+    policy = processed_policy(Budget(ipc=1), supplier=SELECTED)
+    with pytest.raises(ConfigError, match=r"no plugin: .* plugins=\[SyntheticReplay\(memory\)\]"):
+        strategy_with(policy).train(stream_of().train_stream[0])

@@ -33,6 +33,7 @@ def inside(tmp_path, monkeypatch):
     (tmp_path / "flipped.h5").write_bytes(flipped)
     (tmp_path / "empty.h5").write_bytes(b"")
     (tmp_path / "text.h5").write_text("not a set")
+    (tmp_path / "text.npz").write_text("not arrays")
     with h5py.File("else.h5", "w") as file:
         file["weights"] = [1.0, 2.0]
     with h5py.File("newer.h5", "w") as file:
@@ -79,6 +80,18 @@ CASES = [
     (("distill", "--ipc", "ten"), 2, "--ipc must be a whole number, not 'ten'"),
     (("distill", "--ipc", "1.5"), 2, "--ipc must be a whole number"),
     ((*DISTILL, "--unknown"), 2, "--unknown"),
+    ((*DISTILL, "--lr", "1"), 2, "no option is called '--lr'; did you mean '--network-lr' or '--image-lr'"),
+    ((*DISTILL, "--iteration", "1"), 2, "did you mean '--iterations'"),
+    (("consume", "evaluate", "good.h5", "--epoch", "1"), 2, "did you mean '--epochs'"),
+    (("evaluate", "good.h5"), 2, "belongs to 'consume': atom-cli consume evaluate"),
+    (("info", "good.h5"), 2, "belongs to 'store': atom-cli store info"),
+    ((*DISTILL, "--matcher", "atom,dm"), 1, "give one at a time"),
+    ((*DISTILL, "--dataset", "photos"), 1, "--dataset folder --data-dir photos"),
+    ((*DISTILL, "--data-dir", "photos"), 2, "give --dataset folder"),
+    (("consume", "evaluate", "good.h5", "--latex", "table.tex"), 2, "> table.tex"),
+    (("consume", "search", "good.h5", "--latex", "table.tex"), 2, "> table.tex"),
+    (("consume", "predict", "good.h5", "photos"), 1, "is a set, expected a network"),
+    (("consume", "predict", "photos", "photos"), 1, "is a folder, expected a network"),
     ((*DISTILL, "--dataset", "digit"), 1, "did you mean 'digits'"),
     ((*DISTILL, "--matcher", "atm"), 1, "did you mean 'atom'"),
     ((*DISTILL, "--recipe", "atom-papr"), 2, "did you mean 'atom-paper'"),
@@ -133,7 +146,7 @@ CASES = [
     (("store", "info", "else.h5"), 1, "else.h5"),
     (("store", "show", "flipped.h5"), 1, "flipped.h5"),
     (("store", "export", "good.h5", "--format", "png", "-o", "a"), 2, "png"),
-    (("store", "export", "good.h5", "--format", "npz", "-o", "text.h5"), 1, "already exists"),
+    (("store", "export", "good.h5", "--format", "npz", "-o", "text.npz"), 1, "already exists"),
     (("store", "merge", "good.h5", "other.h5", "-o", "both.h5"), 2, "preprocessing"),
     (("store", "subset", "good.h5", "--class-ids", "9", "-o", "a.h5"), 2, "9"),
     ((*EVALUATE, "nowhere.h5"), 1, "nowhere.h5"),
@@ -199,7 +212,7 @@ def test_resume_with_other_options_is_refused(inside, capsys, monkeypatch):
     assert main([*arguments, "--resume", "--image-lr", "0.25"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "image_lr: 0.25, not" in error
+    assert "image_lr: 0.25 given, " in error
     assert main([*arguments, "--resume"]) == 0
 
 

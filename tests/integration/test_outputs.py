@@ -220,18 +220,18 @@ def test_the_second_run_is_refused_at_once_and_names_the_first(inside, capsys, n
     assert not list(inside.glob(".*"))
 
 
-@pytest.mark.parametrize("option", ["--csv", "--chart"])
-def test_a_taken_name_is_found_out_before_torch_is_loaded(inside, option):
-    with locked(Path("r.png"), "another"):
+@pytest.mark.parametrize(("option", "name"), [("--csv", "r.csv"), ("--chart", "r.png")])
+def test_a_taken_name_is_found_out_before_torch_is_loaded(inside, option, name):
+    with locked(Path(name), "another"):
         code = f"{START.rpartition(';')[0]}; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
         done = subprocess.run(
-            [sys.executable, "-c", code, "consume", "evaluate", "s.h5", option, "r.png"],
+            [sys.executable, "-c", code, "consume", "evaluate", "s.h5", option, name],
             capture_output=True,
             text=True,
             check=False,
         )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: r.png: process {os.getpid()} on ")
+    assert done.stderr.startswith(f"Error: {name}: process {os.getpid()} on ")
 
 
 # The last step.
@@ -363,3 +363,29 @@ def test_an_export_that_lacks_images_is_no_smaller_set(inside, capsys, format):
         (root / "metadata.jsonl").write_text("".join(f"{line}\n" for line in lines if "dog/00000" not in line))
         assert "2 lines of 'dog' in metadata.jsonl" in refused(capsys, 1, "the export is incomplete", *read)
         assert json.loads(lines[0])["label"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (("distill", "--ipc", "1", "-o", "a.npz"), "a.h5"),
+        (("select", "--ipc", "1", "-o", "a.txt.pt"), "a.txt.h5"),
+        (("store", "merge", "a.h5", "b.h5", "-o", "c.npz"), "c.h5"),
+        (("store", "subset", "a.h5", "--ipc", "1", "-o", "c.json"), "c.h5"),
+        (("store", "import", "a.npz", "--format", "npz", "-o", "c.csv"), "c.h5"),
+        (("pool", "make", "-o", "p.safetensors"), "p.pool"),
+        (("report", "a.h5", "-o", "a.pdf"), "a.html"),
+        (("consume", "train", "a.h5", "-o", "a.pt"), "a.safetensors"),
+        (("consume", "train", "a.h5", "-o", "a.safetensors", "--onnx", "b.h5"), "b.onnx"),
+        (("consume", "evaluate", "a.h5", "--csv", "a.json"), "a.csv"),
+        (("consume", "evaluate", "a.h5", "--results", "a.csv"), "a.jsonl"),
+        (("consume", "predict", "a.safetensors", "a.png", "--csv", "a.h5"), "a.csv"),
+        (("consume", "audit", "a.h5", "--scores", "a.png"), "a.csv"),
+    ],
+)
+def test_a_name_that_promises_another_kind_of_file_is_refused_before_any_work(inside, capsys, words, right):
+    assert main([*words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert f"name it {right}" in err
+    assert list(Path().iterdir()) == []

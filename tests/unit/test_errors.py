@@ -14,6 +14,26 @@ from atom_plugin.errors import ConfigError, Interrupted, listed, require, shape_
     ("name", "known", "see", "message"),
     [
         ("atm", ("atom", "dm"), "", "no thing is called 'atm'; did you mean 'atom'? known: atom, dm"),
+        (
+            "--lr",
+            ("--help", "--image-lr"),
+            "",
+            "no thing is called '--lr'; did you mean '--image-lr'? known: --help, --image-lr",
+        ),
+        ("timm/b", ("a", "timm:b"), "", "no thing is called 'timm/b'; did you mean 'timm:b'? known: a, timm:b"),
+        (
+            "lr",
+            ("a-lr", "lrs", "lr_b"),
+            "",
+            "no thing is called 'lr'; did you mean 'a-lr' or 'lr_b'? known: a-lr, lrs, lr_b",
+        ),
+        (
+            "--iter",
+            ("--tracker", "--iterations"),
+            "see",
+            "no thing is called '--iter'; did you mean '--iterations'? see",
+        ),
+        ("atom,dm", ("atom", "dm"), "", "no thing is called 'atom,dm'; give one at a time; known: atom, dm"),
         ("xyzzy", ("atom", "dm"), "", "no thing is called 'xyzzy'; known: atom, dm"),
         ("xyzzy", (), "", "no thing is called 'xyzzy'; known: none"),
         ("atm", ("atom", "dm"), "--list shows all", "no thing is called 'atm'; did you mean 'atom'? --list shows all"),

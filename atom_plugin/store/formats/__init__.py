@@ -11,6 +11,8 @@ A format is a module, an object or a class without arguments, registered through
 Its options are the keyword arguments of the two. ``write`` is handed decoded images, float32 and preprocessed, one for each
 tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32. One
 that stores soft labels and a learned learning rate has ``HOLDS_SOFT_LABELS = True``; of others a note says what is left out.
+A format that writes one file may name its ``KIND`` of :data:`~atom_plugin.runtime.endings.ENDINGS`, so that names of other
+kinds are refused.
 docs/formats.md says what each built-in format holds.
 """
 
@@ -23,7 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom_plugin.errors import AtomError, ConfigError, PluginError, require
+from atom_plugin.runtime.endings import refuse_other_ending
 from atom_plugin.runtime.registry import Registry
+from atom_plugin.runtime.settings import check_numbers
 
 if TYPE_CHECKING:
     from atom_plugin.store.formats.context import ImportContext
@@ -56,6 +60,9 @@ def export_set(
 
     require("synthetic_set", synthetic_set, SyntheticSet)
     write = _direction(format, "write")
+    kind = getattr(_loaded(format), "KIND", None)
+    if kind is not None:
+        refuse_other_ending(Path(path), kind)
     packed = synthetic_set.factor > 1
     if packed and getattr(_loaded(format), "TAKES_PACKED", False):
         given, notes = synthetic_set.stored_as("float32"), []
@@ -143,10 +150,11 @@ def _loaded(name: str) -> object:
 def _check_options(
     name: str, function: Callable[..., Any], positional: tuple[Any, ...], given: Mapping[str, Any]
 ) -> None:
+    verb = "write" if "force" in given else "read"
+    check_numbers(f"the format {name!r}", format_options(name, verb), given)
     try:
         inspect.signature(function).bind(*positional, **given)
     except TypeError as error:
-        verb = "write" if "force" in given else "read"
         known = format_options(name, verb)
         unknown = ", ".join(repr(option) for option in given if option not in known and option != "force")
         found = f"found the option {unknown}" if unknown else str(error)

@@ -23,7 +23,7 @@ from atom_plugin.store.formats.toolkit_coding import NOT_HELD
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.packing import unpack
 
-TAKES_PACKED = True
+KIND, TAKES_PACKED = "a file of torch", True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:

@@ -28,6 +28,7 @@ from atom_plugin.store.formats.own_fields import (
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 HOLDS_SOFT_LABELS = True
+KIND = "npz"
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:

@@ -192,7 +192,7 @@ def test_a_config_of_a_newer_release_says_so() -> None:
 def test_a_value_left_to_its_default_and_the_same_value_given_are_one_run() -> None:
     first, other = (small_config(network_state="trained:1", **given) for given in ({}, {"network_pool": 5}))
     assert first.differences(other) == []
-    assert first.differences(replace(first, network_pool=2)) == ["network_pool: 5, not 2"]
+    assert first.differences(replace(first, network_pool=2)) == ["network_pool: 5 given, 2 there"]
     assert replace(first, network_state="random").differences(first)  # what was not given stands in nobody's way
 
 

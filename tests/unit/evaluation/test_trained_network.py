@@ -135,7 +135,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, whole: bytes, dam
 def test_no_file_a_folder_and_an_existing_one(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such file"):
         TrainedNetwork.load(tmp_path / "nothing.safetensors")
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="is a folder, expected a network"):
         TrainedNetwork.load(tmp_path)
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(StoreError, match="already exists"):

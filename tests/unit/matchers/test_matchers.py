@@ -132,3 +132,23 @@ def test_all_built_in_matchers_describe_themselves():
     for name in built_in:
         assert not MATCHERS.describe(name).startswith("unusable")
         assert "loss_scale" in matcher_options(name)
+
+
+@pytest.mark.parametrize("name", MATCHERS.names())
+def test_a_matchers_line_in_the_listing_is_for_users(name):
+    assert "Raises" not in MATCHERS.describe(name) and "``" not in MATCHERS.describe(name)
+
+
+def test_a_plugins_option_of_another_type_is_a_wrong_option():
+    class Plain:
+        """A matcher that checks nothing."""
+
+        def __init__(self, balance: float = 1.0) -> None:
+            self.balance = balance
+
+    name = "plain-of-this-test"
+    if name not in MATCHERS.names():
+        MATCHERS.register(name)(Plain)
+    with pytest.raises(ConfigError, match=r"does not accept balance='x'; give a number such as 1\.0"):
+        make_matcher(name, {"balance": "x"})
+    assert make_matcher(name, {"balance": 2}).balance == 2

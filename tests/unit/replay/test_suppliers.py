@@ -283,3 +283,22 @@ def test_parts_that_are_stored_in_different_ways_are_refused(data):
 def test_unknown_names_are_refused(make, words):
     with pytest.raises(AtomError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a.h5", "sets must be a list or tuple, not str"),
+        (["a.h5"], r"sets\[0\] must be a SyntheticSet, not str"),
+        (3, "not int"),
+    ],
+)
+def test_sets_that_are_none_are_refused_when_they_are_given(given, found):
+    with pytest.raises(ConfigError, match=found):
+        PrecomputedSupplier(given)
+
+
+@pytest.mark.parametrize("given", ["atom", None, DistillingSupplier])
+def test_a_mixture_of_what_is_no_supplier_is_refused(given):
+    with pytest.raises(ConfigError, match=r"suppliers\[1\] must be an object such as DistillingSupplier"):
+        MixedSupplier([SelectingSupplier(), given])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from atom_plugin.errors import ConfigError
-from atom_plugin.runtime.settings import FLOAT32_MAX, about, check_values, config_class, current_names
+from atom_plugin.runtime.settings import FLOAT32_MAX, about, check_numbers, check_values, config_class, current_names
 
 
 @config_class
@@ -69,3 +69,16 @@ def test_what_it_can_hold_is_kept_as_it_is() -> None:
 
 def test_stored_names_become_todays() -> None:
     assert current_names(Example, {"sort": "b", "count": 1}) == {"kind": "b", "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "said"),
+    [(1.0, "x", "a number such as 1.0"), (3, "y", "a whole number such as 3"), (True, "maybe", "true or false")],
+)
+def test_text_in_the_place_of_a_number_is_refused(default, given, said):
+    with pytest.raises(ConfigError, match=f"the thing does not accept size='{given}'; give {said}"):
+        check_numbers("the thing", {"size": default}, {"size": given})
+
+
+def test_other_options_are_left_to_the_plugin():
+    check_numbers("the thing", {"a": None, "b": "png", "c": 1.0}, {"a": "x", "b": "webp", "c": 2, "new": "x"})
