@@ -63,9 +63,9 @@ def claim(outputs: Sequence[Output], *, inputs: Iterable[Path | None] = (), lock
     """Reserve the names of ``outputs`` until the command ends; call it before any work.
 
     Raises ConfigError if two outputs are the same file (by path, link or case), if an output is among the ``inputs`` (files or
-    folders), or if a name has the ending of another kind of file. Raises StoreError if another process writes an output, or if an output
-    exists and must not be replaced, or cannot be written. With ``lock`` False other processes are not excluded; the last rename
-    of the write decides.
+    folders), or if a name has the ending of another kind of file. Raises StoreError if another process writes an output, or if
+    an output exists and must not be replaced, or cannot be written. With ``lock`` False other processes are not excluded; the
+    last rename of the write decides.
     """
     for one, other in itertools.combinations(outputs, 2):
         if _same(one.path, other.path):

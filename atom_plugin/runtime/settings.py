@@ -156,7 +156,9 @@ def check_numbers(what: str, defaults: Mapping[str, Any], given: Mapping[str, An
     for name, value in given.items():
         default = defaults.get(name)
         if isinstance(value, str) and isinstance(default, (int, float)):
-            raise ConfigError(f"{what} does not accept {name}={shown(value)}; give {_WORDS[type(default)]} such as {default!r}")
+            raise ConfigError(
+                f"{what} does not accept {name}={shown(value)}; give {_WORDS[type(default)]} such as {default!r}"
+            )
 
 
 def current_names(config: type, stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_folder_is_replaced_only_if_an_export_wrote_it(tmp_path):
     (tmp_path / "photos" / "mine.jpg").touch()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(out)
-    for own, said in (("photos", "holds mine.jpg, which no"), ("file", "is not a folder"), ("link", "is not a folder")):
+    for own, said in (("photos", "mine.jpg, which was not written by an export"), ("file", "is not a folder"), ("link", "is not a folder")):
         with pytest.raises(StoreError, match=f"{said}.* is not replaced"):
             export(make_set(), tmp_path / own, format="folder", force=True)
     assert (tmp_path / "photos" / "mine.jpg").exists()
