@@ -1,1 +1,1 @@
-"""Distillation: the run's config and recipes, the loop, what images start from, checkpoints and the log."""
+"""Distillation: the run's config and recipes, the loop, initial images, checkpoints and the log."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: enough to continue to the very bytes that an undisturbed run writes."""
+"""Checkpoints of a run: enough to continue to exactly the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPTIONAL = ("network", "loss", "learned")
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether the file says that it is a checkpoint of this package; it may be damaged."""
+    """Whether the file claims to be a checkpoint of this package; it may be damaged."""
     with path.open("rb") as file:
         return _FORMAT.encode() in file.read(1 << 16)
 
@@ -40,9 +40,9 @@ def is_checkpoint(path: Path) -> bool:
 class Checkpoint:
     """The state after ``iteration`` iterations: ``images`` (K * ipc, C, H, W) and their ``momentum`` (None at first).
 
-    ``network`` is that of a network the next iteration goes on with; None where it draws one. ``loss`` is that of the last
-    iteration; None where it is not known. ``learned`` are the values that a matcher of whole sets optimises beside the images,
-    and what it carries (:mod:`.set_matching`); None for other matchers.
+    ``network`` is the state of a network that the next iteration still uses; None if it draws one. ``loss`` is the loss of the
+    last iteration; None if unknown. ``learned`` are the values that a matcher of whole sets optimises besides the images, and
+    the matcher's state (:mod:`.set_matching`); None for other matchers.
     """
 
     iteration: int
@@ -55,7 +55,7 @@ class Checkpoint:
     learned: Mapping[str, Mapping[str, torch.Tensor]] | None = None
 
     def save(self, path: Path) -> None:
-        """Write to ``path``, atomically. Raises StoreError where that fails."""
+        """Write to ``path``, atomically. Raises StoreError if that fails."""
         state: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -75,7 +75,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read ``path``, every value checked. Raises StoreError where it is missing, damaged, foreign or newer."""
+        """Read ``path`` and check every value. Raises StoreError if it is missing, damaged, foreign or newer."""
         state = _loaded(path)
         version = state.get("version")
         if type(version) is not int or version < 1:
@@ -89,7 +89,7 @@ class Checkpoint:
 
     @classmethod
     def _of(cls, state: Mapping[str, Any]) -> Checkpoint:
-        """Of the values in a file, each checked. Raises StoreError, ConfigError or ValueError."""
+        """A checkpoint from the values in a file, each checked. Raises StoreError, ConfigError or ValueError."""
         for name, kinds in _KINDS.items():
             if name not in state and name not in _OPTIONAL:
                 raise StoreError(f"found no {name}")
@@ -109,8 +109,8 @@ class Checkpoint:
         return cls(**{**values, "config": DistillConfig.from_json(state["config"])})
 
     def check(self, config: DistillConfig, data: SourceData, path: Path) -> None:
-        """Raises ConfigError unless this is a state of the run that ``config`` and ``data`` describe, StoreError where it could
-        be none of any.
+        """Raises ConfigError unless this is a state of the run that ``config`` and ``data`` describe, StoreError if it cannot
+        be a state of any run.
         """
         differences = config.differences(self.config)
         if differences:
@@ -134,29 +134,29 @@ class Checkpoint:
 
 
 def _loaded(path: Path) -> dict[str, Any]:
-    """What the file holds. Raises StoreError where that is no checkpoint."""
+    """The content of the file. Raises StoreError if it is not a checkpoint."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd but readable tensors, which are checked afterwards
             refuse_bomb(path, file)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise StoreError(f"{path}: no checkpoint there; run without --resume to start") from None
+        raise StoreError(f"{path}: there is no checkpoint; run without --resume to start") from None
     except AtomError:
         raise
     except Exception as error:  # torch.load raises whatever its zip and pickle readers meet
         raise StoreError(f"{path}: not a readable checkpoint ({type(error).__name__}); {_ADVICE}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise StoreError(f"{path}: a torch file, but no checkpoint of this package; {_ADVICE}")
+        raise StoreError(f"{path}: a torch file, but not a checkpoint of this package; {_ADVICE}")
     return state
 
 
 def _check_images(name: str, tensor: torch.Tensor, images: torch.Tensor) -> None:
-    """Raise StoreError unless ``tensor`` is float32 (N, C, H, W) like ``images``, whole in the file, and finite."""
+    """Raise StoreError unless ``tensor`` is float32 (N, C, H, W) like ``images``, complete in the file, and finite."""
     if tensor.dtype != torch.float32 or tensor.ndim != 4 or tensor.shape != images.shape:
         raise StoreError(f"found {name} of {tensor.dtype} {tuple(tensor.shape)}, expected float32 (N, C, H, W)")
     whole = tensor.layout == torch.strided and tensor.device.type == "cpu"
     if not whole or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise StoreError(f"found {name} that declare more values than the file holds")
+        raise StoreError(f"found {name} that declare more values than the file has")
     if not bool(tensor.isfinite().all()):
         raise StoreError(f"found {name} with values that are not finite")

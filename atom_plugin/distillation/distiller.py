@@ -1,4 +1,4 @@
-"""A run as an object that can be stepped, looked at, saved and restored; :mod:`~.loop` drives it to the end."""
+"""A run as an object that can be stepped, inspected, saved and restored; :mod:`~.loop` drives it to the end."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 class Distiller:
     """One run: :meth:`step` it, or :meth:`launch` its steps and wait for them later.
 
-    ``images`` are those of this process's classes: all, where it is alone. ``engine`` is one of
-    :data:`~atom_plugin.distillation.engine.ENGINES`. For benchmarks ``keep_memory`` and ``keep_whitened`` False leave out what
-    makes a run on a CPU fast: freed memory kept in the process, and whitened real images kept as floats; ``fused_kernels``
-    False leaves out those of a captured step.
+    ``images`` are the images of this process's classes: all, if it is alone. ``engine`` is one of
+    :data:`~atom_plugin.distillation.engine.ENGINES`. For benchmarks ``keep_memory`` and ``keep_whitened`` False switch off
+    optimisations on a CPU: freed memory kept in the process, and whitened real images kept as floats; ``fused_kernels`` False
+    switches off the custom kernels of a captured step.
     """
 
     def __init__(
@@ -135,18 +135,18 @@ class Distiller:
     def images(self) -> torch.Tensor:
         """The synthetic images of this process's classes, float32 (own classes * ipc, C, H, W).
 
-        Preprocessed, or in [0, 1] where they are to be stored as uint8.
+        Preprocessed, or in [0, 1] if they are to be stored as uint8.
         """
         return self._images.own
 
     def step(self) -> float:
-        """One iteration; returns the loss before the update. Raises DivergenceError where it is not finite."""
+        """Run one iteration; returns the loss before the update. Raises DivergenceError if it is not finite."""
         return self.launch()()
 
     def launch(self) -> PendingLoss:
-        """One iteration, perhaps still under way on the device when this returns; what it gives waits for the loss.
+        """Start one iteration; the device may still compute when this returns, and the result waits for the loss.
 
-        Raises DivergenceError as :meth:`step`, some iterations late where the device works by itself.
+        Raises DivergenceError as :meth:`step`, some iterations late if the device works asynchronously.
         """
         if self._is_captured:
             pending = self.captured_step.launch(self.iteration)
@@ -172,7 +172,7 @@ class Distiller:
         return loss
 
     def _descend_whole(self, matching: SetMatching, generator: torch.Generator) -> float:
-        """The same with a matcher of whole sets, which draws what it augments by itself, and moves other values as well."""
+        """The step with a matcher of whole sets, which draws its own augmentations and optimises other values as well."""
         loss, gradient = matching.step(self.iteration, self.images, generator)
         self._note_loss(self.iteration, loss)
         if matching.moves_images:
@@ -188,7 +188,7 @@ class Distiller:
 
     @property
     def captured_step(self) -> CapturedStep:
-        """The step that a CUDA device runs by itself, made when first asked for."""
+        """The step that a CUDA device runs without the host, made on first use."""
         if self._captured_step is None:
             assert isinstance(self.matcher, MeanMatcher) and isinstance(self.network, ConvNet)
             inputs = StepInputs(
@@ -221,7 +221,7 @@ class Distiller:
         self.loss = value
 
     def synthetic_set(self) -> SyntheticSet:
-        """The set as it stands."""
+        """The current set."""
         made = assemble(
             self._sane_images().cpu().clone(memory_format=torch.contiguous_format),
             self.config,
@@ -239,7 +239,7 @@ class Distiller:
         return self._images.checked(self.iteration)
 
     def state(self) -> Checkpoint:
-        """What :meth:`restore` needs, however many processes there are then."""
+        """The state for :meth:`restore`, for any number of processes."""
         return Checkpoint(
             iteration=self.iteration,
             images=self._sane_images(),
@@ -252,7 +252,7 @@ class Distiller:
         )
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Continue from ``checkpoint``, read from ``path``. Raises as :meth:`Checkpoint.check` where it is of no such run."""
+        """Continue from ``checkpoint``, read from ``path``. Raises as :meth:`Checkpoint.check` if it belongs to another run."""
         checkpoint.check(self.config, self.data, path)
         try:
             self._matching.restore(checkpoint.network, checkpoint.iteration)
@@ -267,7 +267,7 @@ class Distiller:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A context for the steps (:func:`~atom_plugin.runtime.device.long_work`), which ends what they have going."""
+        """A context for the steps (:func:`~atom_plugin.runtime.device.long_work`) that ends their background work."""
         with long_work(self.device, keep_memory=self._keeps_memory), closing(self._batches):
             try:
                 yield

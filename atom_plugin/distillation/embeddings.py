@@ -1,4 +1,4 @@
-"""Embeddings of images under one network, random or trained: what herding, k-center and pictures of a set compare."""
+"""Embeddings of images under one network, random or trained, for herding, k-center and pictures of a set."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def embedding_network(
     device: torch.device,
     on_images: Callable[[int], object] | None = None,
 ) -> ConvNet:
-    """The config's network, drawn from ``generator``, trained if ``config.embedding`` says so, and in evaluation mode.
+    """The config's network, drawn from ``generator``, trained if ``config.embedding`` asks for it, in evaluation mode.
 
-    Training is that of :meth:`~atom_plugin.distillation.matching_network.NetworkTrainer.pretrain`; ``on_images`` is told how
-    many images each of its batches had. The batch normalisation of a random network gets the moments of up to 1,024 real
-    images, so that an image's embedding does not depend on those beside it. ``config.precision`` must be resolved.
-    Raises DivergenceError where training blows up.
+    Training is :meth:`~atom_plugin.distillation.matching_network.NetworkTrainer.pretrain`; ``on_images`` is called with the
+    number of images of each batch. The batch normalisation of a random network gets the moments of up to 1,024 real images, so
+    that an image's embedding does not depend on other images. ``config.precision`` must be resolved. Raises DivergenceError if
+    training diverges.
     """
     prepared = preprocessing.to(device)
     holder = NetworkTrainer(config, data, prepared, device)
@@ -51,9 +51,9 @@ def embedding_network(
 
 @torch.no_grad()
 def embed(network: ConvNet, images: torch.Tensor, preprocessing: Preprocessing | None = None) -> torch.Tensor:
-    """(N, D) float32 on the CPU, of ``images`` (N, C, H, W): batch by batch, so that maps of only 64 images are held at once.
+    """(N, D) float32 on the CPU, of ``images`` (N, C, H, W), in batches, so that the maps of only 64 images are in memory.
 
-    ``preprocessing`` is that of real images, uint8; without one, images are taken as preprocessed.
+    ``preprocessing`` is for real images, uint8; without one, images are already preprocessed.
     """
     device = network.classifier.weight.device
     prepare = None if preprocessing is None else preprocessing.to(device)

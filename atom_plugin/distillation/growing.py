@@ -1,7 +1,7 @@
-"""Growing a set: its images stay, and each class gains as many as it lacks; classes that the source has gained come beside.
+"""Extend a set: its images stay, each class gets the images it lacks, and classes that the source has gained are added.
 
-Classes are the same where their names are. Their ids are the source's, as in every set; where these differ from the old ones, a
-warning says so. Old and new images are matched together, as one class, under the set's own preprocessing, packing and storage.
+Classes are identified by name. Their ids are the source's, as in every set; a warning says so if these differ from the old
+ones. Old and new images are matched together, as one class, with the set's own preprocessing, packing and storage.
 """
 
 from __future__ import annotations
@@ -27,53 +27,52 @@ _logger = logging.getLogger("atom_plugin")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Growth:
-    """The set at ``path``, to be grown to ``ipc`` images of each class: ``counts`` are those it holds of the source's classes.
+    """The set at ``path``, to be extended to ``ipc`` images of each class: ``counts`` are its images of the source's classes.
 
-    ``frozen``: its images stay as they are.
+    ``frozen``: its images do not change.
     """
 
     path: Path
     held: SyntheticSet
     counts: tuple[int, ...]
     labels: tuple[int, ...]
-    """Of each class of the source, its id in the set; -1 for a new one."""
+    """For each class of the source, its id in the set; -1 for a new one."""
     ipc: int
     frozen: bool
 
     @classmethod
     def of(cls, config: DistillConfig, data: SourceData, preprocessing: Preprocessing | None) -> Growth:
-        """What ``config`` extends, for the images of ``data``. Raises StoreError for a file that is no set, ConfigError for one
-        that does not fit the config, the source or a given ``preprocessing``, or that has nothing to gain.
+        """The set that ``config`` extends, for the images of ``data``. Raises StoreError for a file that is not a set,
+        ConfigError for a set that does not fit the config, the source or a given ``preprocessing``, or that is already
+        complete.
         """
         assert config.extend is not None
         path = Path(config.extend)
         held = store.read(path)
         _refuse_other_form(path, held, config, data)
         if preprocessing is not None and not preprocessing.matches(held.preprocessing):
-            raise ConfigError(
-                f"{path}: extend keeps the set's own preprocessing, not the one that was given; leave it out"
-            )
+            raise ConfigError(f"{path}: extend keeps the set's own preprocessing, not the given one; leave it out")
         _refuse_other_images(path, held, data)
         labels = _labels(path, held, data.class_names)
         counts = tuple(int((held.labels == label).sum()) for label in labels)
         if max(counts) > config.ipc:
             name = data.class_names[counts.index(max(counts))]
             raise ConfigError(
-                f"{path}: holds {max(counts)} images of the class {name!r}, more than the {config.ipc} per class asked for; "
-                f"give --ipc {max(counts) + 1} or more"
+                f"{path}: has {max(counts)} images of the class {name!r}, more than the {config.ipc} per class asked "
+                f"for; give --ipc {max(counts) + 1} or more"
             )
         if min(counts) == config.ipc:
             raise ConfigError(
-                f"{path}: holds {config.ipc} images of every class, so that nothing is added; give a larger --ipc, or start "
-                f"from them with --image-init set:{path}"
+                f"{path}: has {config.ipc} images of every class already, so nothing is added; give a larger --ipc, "
+                f"or start from them with --image-init set:{path}"
             )
         return cls(path=path, held=held, counts=counts, labels=labels, ipc=config.ipc, frozen=not config.thaw)
 
     def start(self, fresh: torch.Tensor) -> torch.Tensor:
-        """What images start from: those held, then as many of ``fresh`` (K * ipc, C, H, W), class-major, as a class lacks.
+        """The initial images: the set's, then as many of ``fresh`` (K * ipc, C, H, W), class-major, as a class lacks.
 
-        Float32, preprocessed, or in [0, 1] where the set holds uint8, as ``fresh``. Its last ones are taken, since a run of the
-        same choices started its first from the first ones, and none that the set holds as it is.
+        Float32, preprocessed, or in [0, 1] if the set is uint8, as ``fresh``. The last of ``fresh`` are taken, since a run with
+        the same options started its first images from the first ones.
         """
         held = self.held
         kept = held.images.float() / 255 if held.storage == "uint8" else held.images.float()
@@ -86,22 +85,22 @@ class Growth:
         return torch.cat(parts)
 
     def still(self) -> torch.Tensor | None:
-        """Which of the images (K * ipc,) do not move; None where all do."""
+        """Which of the images (K * ipc,) do not change; None if all do."""
         if not self.frozen:
             return None
         return (torch.arange(self.ipc) < torch.tensor(self.counts)[:, None]).flatten()
 
     def matched(self, weights: Mapping[int, float]) -> dict[int, float]:
-        """Of the ``weights`` of prefixes those of which an image moves; they sum to 1."""
+        """The ``weights`` of prefixes that contain a changing image; they sum to 1."""
         fixed = min(self.counts) if self.frozen else 0
         moving = {count: weight for count, weight in weights.items() if count > fixed}
         return {count: weight / sum(moving.values()) for count, weight in moving.items()}
 
     def prefixes(self, config: DistillConfig) -> tuple[int, ...]:
-        """Of which counts the first images of each class of the grown set are a set of their own.
+        """The prefixes of the extended set.
 
-        Frozen images are so where they were in the set, and all of them together, since that is the set. Raises ConfigError
-        where ``config`` names a count that can be none.
+        For frozen images these are the set's prefixes and all its images together, since that is the set. Raises ConfigError if
+        ``config`` names an impossible count.
         """
         if not self.frozen:
             return config.prefixes
@@ -111,8 +110,8 @@ class Growth:
         idle = sorted(set(config.prefixes) - set(found))
         if idle and config.nested not in ("all", "some"):
             raise ConfigError(
-                f"{self.path}: its first {idle[0]} images were not made to stand alone, and stay as they are; leave {idle[0]} "
-                "out of nested, or give --thaw"
+                f"{self.path}: its first {idle[0]} images per class were not optimised to be used alone, and are "
+                f"kept fixed; leave {idle[0]} out of nested, or give --thaw"
             )
         return tuple(found) if len(found) > 1 or config.nested else ()
 
@@ -123,52 +122,51 @@ class Growth:
 def _refuse_other_form(path: Path, held: SyntheticSet, config: DistillConfig, data: SourceData) -> None:
     if held.soft_labels is not None:
         raise ConfigError(
-            f"{path}: has soft labels, which were made for its images together and none of which new images would have; extend "
-            "a set without, or start from its images with --image-init set:" + str(path)
+            f"{path}: has soft labels, which belong to its images, and new images would have none; extend a set "
+            "without soft labels, or start from its images with --image-init set:" + str(path)
         )
     if held.preprocessing.image_shape != data.image_shape:
         raise ConfigError(
-            f"{path}: holds images of {shape_text(held.preprocessing.image_shape)}, expected {shape_text(data.image_shape)} as "
-            "the source has; extend another set, or give the source with its --image-size"
+            f"{path}: has images of {shape_text(held.preprocessing.image_shape)}, expected the source's "
+            f"{shape_text(data.image_shape)}; extend another set, or give the source with its --image-size"
         )
     for name, value in form_of(path).items():
         if (given := getattr(config, name)) != value:
             raise ConfigError(
-                f"found {name} {shown(given)}, but {path} has {shown(value)}, and a set grows in its own form; leave {name} out"
+                f"found {name} {shown(given)}, but {path} has {shown(value)}, and an extended set keeps it; leave "
+                f"{name} out"
             )
 
 
 def _refuse_other_images(path: Path, held: SyntheticSet, data: SourceData) -> None:
-    """Images of the set must have seen none that are held out here."""
+    """The set's images must not have seen images that are held out here."""
     source = held.provenance.source
     if source.get("fingerprint") == data.fingerprint:
         return
     if data.validation is not None:
         raise ConfigError(
-            f"{path}: was made of other images than those that --validation leaves; extend a set made with the same "
+            f"{path}: was made from other training images than --validation leaves; extend a set made with the same "
             "--validation"
         )
     options = source.get("options", {})
     for name in _SPLIT:
         if name in options and name in data.options and options[name] != data.options[name]:
             raise ConfigError(
-                f"{path}: was made under another split into training and test images ({name} {options[name]}, not "
+                f"{path}: was made with another split into training and test images ({name} {options[name]}, not "
                 f"{data.options[name]}); give the same, so that test images stay unseen"
             )
 
 
 def _labels(path: Path, held: SyntheticSet, class_names: Sequence[str]) -> tuple[int, ...]:
-    """Of each class of the source, its id in the set; -1 for one that the set lacks."""
+    """For each class of the source, its id in the set; -1 if the set lacks it."""
     theirs = held.class_names
     if len(set(theirs)) < len(theirs) or len(set(class_names)) < len(class_names):
-        raise ConfigError(
-            f"{path}: two classes have one name, so that names cannot tell which are the same; rename one"
-        )
+        raise ConfigError(f"{path}: two classes have the same name, so names do not identify them; rename one")
     lost = [theirs[label] for label in held.classes if theirs[label] not in class_names]
     if lost:
         raise ConfigError(
-            f"{path}: holds images of the class {lost[0]!r}, which is none of the source ({listed(class_names)}); leave it out "
-            "with  atom-cli store subset --classes"
+            f"{path}: has images of the class {lost[0]!r}, which the source does not have ({listed(class_names)}); "
+            "leave it out with  atom-cli store subset --classes"
         )
     moved = [theirs[label] for label in held.classes if class_names.index(theirs[label]) != label]
     if moved:

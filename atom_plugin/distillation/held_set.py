@@ -1,4 +1,4 @@
-"""What the file of a set says that a run which grows it keeps to and hands on."""
+"""The parts of a set's file that a run which extends it keeps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from atom_plugin.store import read_header
 
 
 def history_of(path: str | Path) -> tuple[dict[str, Any], ...]:
-    """What came when in the set at ``path``, the oldest first: provenances as plain values, without the history in them.
+    """How the set at ``path`` came about, oldest part first: provenances as plain values, without nested history.
 
-    Of each also the checksum of its file (``sha256``) and its images by class (``images``).
+    Each part also has the checksum of its file (``sha256``) and its images by class (``images``).
     """
     header = read_header(path)
     made = header.provenance
@@ -23,7 +23,7 @@ def history_of(path: str | Path) -> tuple[dict[str, Any], ...]:
 
 
 def form_of(path: str | Path) -> dict[str, Any]:
-    """The fields of a config that say how the images at ``path`` are packed, stored and preprocessed. Raises StoreError."""
+    """The config fields for packing, storage and preprocessing of the images at ``path``. Raises StoreError."""
     header = read_header(path)
     plain = not any(header.mean) and all(value == 1 for value in header.std)
     return {

@@ -1,4 +1,4 @@
-"""What synthetic images start from: real images, chosen as a selection chooses them, noise, or another set's images."""
+"""Initial synthetic images: selected real images, noise, or another set's images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def initial_images(
 ) -> torch.Tensor:
     """Float32 (K * ipc, C, H, W), class-major, on the CPU: preprocessed, or in [0, 1] for images to be stored as uint8.
 
-    A packed image starts from factor^2 different real ones. ``config.precision`` must be resolved. Raises as
+    A packed image starts from factor^2 different real images. ``config.precision`` must be resolved. Raises as
     :func:`~atom_plugin.distillation.selected_set.chosen_pixels` and :func:`images_of_set`.
     """
     pixels = config.storage == "uint8"
@@ -39,14 +39,14 @@ def initial_images(
 def images_of_set(path: Path, config: DistillConfig, data: SourceData) -> torch.Tensor:
     """The first images of each class of ``data`` in the set at ``path``, as many as ``config`` has, in its packing.
 
-    Float32 (K * ipc, C, H, W) on the [0, 1] scale, class-major, not clamped. Classes go by name. Raises StoreError for a file
-    that cannot be read, ConfigError for images of another size, and for a class with too few of them or none.
+    Float32 (K * ipc, C, H, W) on the [0, 1] scale, class-major, not clamped. Classes are identified by name. Raises StoreError
+    for a file that cannot be read, ConfigError for images of another size, and for a class with too few images or none.
     """
     held = store.read(path)
     if held.preprocessing.image_shape != data.image_shape:
         raise ConfigError(
-            f"{path}: holds images of {shape_text(held.preprocessing.image_shape)}, expected {shape_text(data.image_shape)} as "
-            "the source has; start from another set"
+            f"{path}: has images of {shape_text(held.preprocessing.image_shape)}, expected the source's "
+            f"{shape_text(data.image_shape)}; start from another set"
         )
     packed = held.factor == config.factor
     need = config.ipc if packed else config.ipc * config.tiles
@@ -56,8 +56,8 @@ def images_of_set(path: Path, config: DistillConfig, data: SourceData) -> torch.
         rows = (labels == held.class_names.index(name)).nonzero().flatten() if name in held.class_names else labels[:0]
         if len(rows) < need:
             raise ConfigError(
-                f"{path}: holds {len(rows)} images of the class {name!r}, expected {need} or more; lower --ipc, or start from "
-                "another set"
+                f"{path}: has {len(rows)} images of the class {name!r}, expected at least {need}; lower --ipc, or "
+                "start from another set"
             )
         chosen.append(rows[:need])
     picked = images[torch.cat(chosen)]

@@ -1,9 +1,9 @@
-"""The loop: SGD on the synthetic images, a fresh random network each iteration, all classes alike.
+"""The loop: SGD on the synthetic images, with a new random network in each iteration.
 
-One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, augment each class's real and synthetic
-images alike, compare their features, step the images down the gradient. A network may serve several iterations, and be
-trained on the synthetic images in between (:mod:`.matching_network`). Classes may pass in chunks, and be shared by processes
-(:mod:`.parts`); random draws are for all classes, in every process alike.
+One iteration (ATOM, algorithm 1): draw a network, draw a real batch of every class, apply the same augmentation to each class's
+real and synthetic images, compare their features, update the images with the gradient. A network may serve several iterations,
+and be trained on the synthetic images in between (:mod:`.matching_network`). Classes may pass in chunks, and be divided among
+processes (:mod:`.engine.chunking`); random draws are for all classes, the same in every process.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a caller sees after each iteration. ``snapshot`` makes the set as it stands: in all processes of a run, or none.
+    """The argument of a caller's callback after each iteration. ``snapshot`` returns the current set: call it in all processes
+    of a run, or in none.
 
-    An accelerator may still be at work on the iteration: ``ready`` says whether it is done, and ``loss`` and ``snapshot`` wait
-    for it. ``seconds`` are then the host's, near the device's own only in the mean over many iterations.
+    An accelerator may still be computing the iteration: ``ready`` says whether it is done, and ``loss`` and ``snapshot`` wait
+    for it. ``seconds`` is the host's time, close to the device's only in the mean over many iterations.
     """
 
     iteration: int
@@ -48,7 +49,7 @@ class Progress:
 
     @property
     def ready(self) -> bool:
-        """Whether ``loss`` would come at once."""
+        """Whether ``loss`` is available without waiting."""
         return self.pending.ready
 
 
@@ -67,16 +68,17 @@ def distill(
 ) -> SyntheticSet:
     """Distil ``data`` into ``config.ipc`` synthetic images per class.
 
-    ``engine`` is one of :data:`~atom_plugin.distillation.engine.ENGINES`: "plain" is the one that any network and device takes,
-    "auto" the fastest that suits. ``preprocessing`` None fits what the config asks for on the training images. A
-    checkpoint is written to ``checkpoint`` every ``checkpoint_every`` iterations, and when ``stop_signal``, asked after each
-    iteration, gives a signal number other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts
-    where there is none yet; the result is the same to the byte. Raises ConfigError for options that do not fit, SourceError
-    for too few images, DivergenceError for a loss that is not finite. Where ``on_progress`` or the checkpoint raises
-    StoreError (a full disk, say), the state is kept as well as can be, and the message says where.
+    ``engine`` is one of :data:`~atom_plugin.distillation.engine.ENGINES`: "plain" works for any network and device, "auto"
+    takes the fastest one that works. ``preprocessing`` None fits the config's preprocessing on the training images. A
+    checkpoint is written to ``checkpoint`` every ``checkpoint_every`` iterations, and when ``stop_signal``, called after each
+    iteration, returns a signal number other than 0: then Interrupted is raised. ``resume`` continues from that file, or starts
+    if there is none yet; the result is the same to the byte. Raises ConfigError for options that do not fit, SourceError for
+    too few images, DivergenceError for a loss that is not finite. If ``on_progress`` or the checkpoint raises StoreError (a
+    full disk, say), the state is saved elsewhere if possible, and the message says where.
 
-    Within :func:`atom_plugin.runtime.distributed.joined` every process calls this alike, and has the whole set in the end;
-    the first one writes the checkpoints, and any one's signal stops all. Raises ProcessError where another process ends.
+    Within :func:`atom_plugin.runtime.distributed.joined` every process calls this with the same arguments, and gets the whole
+    set; the first one writes the checkpoints, and a signal to any process stops all. Raises ProcessError if another process
+    ends.
     """
     with phase("preparing the run"):
         distiller = Distiller(config, data, device=device, engine=engine, preprocessing=preprocessing)
@@ -124,9 +126,9 @@ def _naming_what_is_kept(distiller: Distiller, checkpoint: Path | None) -> Itera
 
 
 def _saved(distiller: Distiller, checkpoint: Path) -> str:
-    """Write the state of a run that cannot go on to ``checkpoint``, or where that fails among the temporary files.
+    """Write the state of a run that cannot continue to ``checkpoint``, or if that fails among the temporary files.
 
-    Returns where it is and how to continue; nothing where it could be written nowhere.
+    Returns where it is and how to continue; nothing if it could not be written at all.
     """
     state = distiller.state()
     kept = f"the state after iteration {state.iteration} is kept in"

@@ -41,7 +41,7 @@ State = dict[str, Any]
 
 
 def _checked_momenta(state: State, fresh: torch.optim.Optimizer) -> State:
-    """The state of an optimiser that is made like ``fresh``, which sets its rates. Raises ValueError for another's."""
+    """The state of an optimiser that is made like ``fresh``, which sets its rates. ValueError for another optimiser's."""
     parameters = [parameter for group in fresh.param_groups for parameter in group["params"]]
     for number, held in state["state"].items():
         buffer = held["momentum_buffer"]
@@ -51,7 +51,7 @@ def _checked_momenta(state: State, fresh: torch.optim.Optimizer) -> State:
 
 
 def _checked_weights(weights: object, network: nn.Module, *, needed: bool) -> torch.Tensor | None:
-    """``weights`` (P,) of a drawn network, None where runs have none. Raises ValueError for any others."""
+    """``weights`` (P,) of a drawn network, None if the run has none. Raises ValueError for any others."""
     count = sum(parameter.numel() for parameter in network.parameters())
     if weights is None and not needed:
         return None
@@ -65,7 +65,7 @@ def _checked_weights(weights: object, network: nn.Module, *, needed: bool) -> to
 class NetworkTrainer:
     """``network``, of the kind that ``model`` names (:func:`~atom_plugin.models.build_model`); "convnet" is the config's.
 
-    :meth:`pretrain` trains it in place, on real images augmented as the config says.
+    :meth:`pretrain` trains it in place, on real images with the config's augmentation.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class NetworkTrainer:
         return build_model(self._model, data.image_shape, len(data.class_names), generator=generator, convnet=convnet)
 
     def _redraw(self, network: nn.Module, generator: torch.Generator) -> None:
-        """Draw all parameters of ``network``, one of the run's kind, anew, in place, from ``generator``."""
+        """Draw all parameters of ``network``, one of the run's kind, again, in place, from ``generator``."""
         if isinstance(network, ConvNet):
             network.reset(generator)
         else:
             network.load_state_dict(self._fresh(generator).state_dict())
 
     def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
-        """Draw the network anew and train it for ``epochs`` on the real images, by the SGD of evaluations.
+        """Draw the network again and train it for ``epochs`` on the real images, with the SGD of evaluations.
 
-        Raises DivergenceError where the loss is no longer finite.
+        Raises DivergenceError if the loss is no longer finite.
         """
         self._redraw(self.network, generator)
         train = self._data.train
@@ -116,7 +116,7 @@ class NetworkTrainer:
         check_loss(loss, "choose another preprocessing or normalisation")
 
     def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
-        """Of what ``images_of`` gives for indices (n,), each image augmented by itself as the run augments."""
+        """The images of ``images_of`` for indices (n,), each image augmented separately with the run's augmentation."""
 
         def batch(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
             return self._augmentation.per_sample(images_of(rows), generator), labels[rows.to(labels.device)]
@@ -126,7 +126,7 @@ class NetworkTrainer:
     def _fit(
         self, batches: Batches, optimizer: torch.optim.Optimizer, course: Course, generator: torch.Generator
     ) -> float:
-        """Train the network, the same in all processes; returns the highest of their losses."""
+        """Train the network, the same in all processes; returns the largest of their losses."""
         self.network.train().requires_grad_(True)
         loss = fit(self.network, batches, optimizer, course, generator)
         optimizer.zero_grad(set_to_none=True)
@@ -137,9 +137,9 @@ class NetworkTrainer:
 
 
 class MatchingNetwork(NetworkTrainer):
-    """``network`` as the run matches under it: in evaluation mode but for batch normalisation, so that nothing in it is random.
+    """``network`` for matching: in evaluation mode except for batch normalisation, so that nothing in it is random.
 
-    Its parameters :meth:`prepare` and :meth:`advance` set, in place, for the iteration they are told.
+    :meth:`prepare` and :meth:`advance` set its parameters, in place, for the given iteration.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class MatchingNetwork(NetworkTrainer):
         """The end weights (P,) of the pool's network that was drawn last."""
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """Draw a network where ``iteration``, from 0, begins a new inner loop."""
+        """Draw a network if ``iteration``, from 0, begins a new inner loop."""
         if iteration % self._config.inner_loop or self._config.network_state == "trajectory":
             return
         self._optimizer = None
@@ -173,7 +173,7 @@ class MatchingNetwork(NetworkTrainer):
         self.network.load_state_dict(self._trained_here[index])
 
     def draw_into(self, network: nn.Module, generator: torch.Generator) -> torch.Tensor | None:
-        """Give ``network`` the parameters of a draw, random or the pool's. Any thread may call it, on a network of its own.
+        """Set ``network`` to the parameters of a draw, random or the pool's. Any thread may call it, on its own network.
 
         Returns the weights (P,) of the drawn network at the end of its training, None without a pool.
         """
@@ -187,10 +187,10 @@ class MatchingNetwork(NetworkTrainer):
         return self.pool.end(index)
 
     def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
-        """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, where iteration + 1 goes on with this network.
+        """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, if iteration + 1 still uses this network.
 
-        Processes of one run all train it, on the same images, and go on with the first one's. Raises DivergenceError where
-        the loss is no longer finite.
+        All processes of a run train it, on the same images, and continue with the first one's. Raises DivergenceError if the
+        loss is no longer finite.
         """
         config, following = self._config, iteration + 1
         if not config.network_epochs or following % config.inner_loop == 0 or following == config.iterations:
@@ -206,7 +206,7 @@ class MatchingNetwork(NetworkTrainer):
         check_loss(loss, "lower --network-lr")
 
     def state(self, iteration: int) -> State | None:
-        """What :meth:`restore` needs before ``iteration``; None where that begins with a draw."""
+        """The state that :meth:`restore` needs before ``iteration``; None if the iteration begins with a draw."""
         if iteration % self._config.inner_loop == 0:
             return None
         return {
@@ -216,12 +216,12 @@ class MatchingNetwork(NetworkTrainer):
         }
 
     def restore(self, state: State | None, iteration: int) -> None:
-        """Go on from what :meth:`state` gave before ``iteration``. Raises StoreError for what it does not give."""
+        """Continue from the result of :meth:`state` before ``iteration``. Raises StoreError for any other value."""
         drawn = iteration % self._config.inner_loop == 0 or iteration == self._config.iterations
         if state is None and drawn:
             return
         if state is None or not state.keys() >= {"network", "optimizer"}:
-            raise StoreError(f"found no state of the network that iteration {iteration} goes on with")
+            raise StoreError(f"found no state of the network that iteration {iteration} continues with")
         try:
             self.network.load_state_dict(state["network"])
             self.calibrating = _checked_weights(state.get("calibrating"), self.network, needed=self.pool is not None)
@@ -242,7 +242,7 @@ class MatchingNetwork(NetworkTrainer):
 
 
 def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
-    """Raise ConfigError for choices about networks and their layers that ``matcher`` would make nothing of."""
+    """Raise ConfigError for choices about networks and layers that have no effect on ``matcher``."""
     maps = isinstance(matcher, MeanMatcher) and matcher.matched_maps(2) > 0
     if config.matching_layers and not maps and isinstance(matcher, MeanMatcher | ImageMatcher | SetMatcher):
         raise ConfigError(
@@ -251,8 +251,8 @@ def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
     trajectories = isinstance(matcher, SetMatcher) and matcher.uses_trajectories
     if (config.network_state == "trajectory") != trajectories:
         raise ConfigError(
-            f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; mtt, and mtt alone, matches a "
-            "trajectory"
+            f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; only mtt matches "
+            "trajectories, and it needs them: change one of the two"
         )
     if getattr(matcher, "uses_network", True):
         return

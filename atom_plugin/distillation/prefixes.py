@@ -1,4 +1,4 @@
-"""Which first images of each class are sets of their own, and how much each such prefix weighs, as a text names them."""
+"""The prefixes of a nested set and their weights, from the text of the option."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PREFIX = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}(?:\.[0-9]{1,9})?))?")
 
 
 def prefix_weights(nested: str, ipc: int) -> dict[int, float]:
-    """Weights by counts of images, ascending, ``ipc`` among them; they sum to 1.
+    """Weights by counts of images, ascending, including ``ipc``; they sum to 1.
 
-    ``nested`` is "all", "some" (1, 2, 5, 10 and so on), which weigh all alike, or counts joined by commas, each with its weight
-    after a colon, or 1: "1:3,5,10". ``ipc`` has the weight 1 where it is not named. Raises ConfigError for anything else.
+    ``nested`` is "all", or "some" (1, 2, 5, 10 and so on), both with equal weights, or counts joined by commas, each with its
+    weight after a colon, or 1: "1:3,5,10". ``ipc`` has the weight 1 if it is not named. Raises ConfigError for anything else.
     """
     if nested == "all":
         weights = dict.fromkeys(range(1, ipc + 1), 1.0)
@@ -27,12 +27,12 @@ def prefix_weights(nested: str, ipc: int) -> dict[int, float]:
 
 
 def _named(nested: str, ipc: int) -> dict[int, float]:
-    """Those that the text names, and ``ipc``, ascending."""
+    """The counts that the text names, and ``ipc``, ascending."""
     found = [_PREFIX.fullmatch(text.strip()) for text in nested.split(",")]
     weights = {int(each[1]): float(each[2] or 1) for each in found if each is not None}
     if len(weights) < len(found) or not all(1 <= count <= ipc for count in weights) or not all(weights.values()):
         raise ConfigError(
-            f"nested must be counts from 1 to ipc ({ipc}) joined by commas, each once and with a weight above 0 after a colon "
-            f"where it is not 1 (1:3,{ipc}), or 'some' or 'all', not {nested!r}"
+            f"nested must be counts from 1 to ipc ({ipc}) joined by commas, each once, with a weight above 0 after a "
+            f"colon if it is not 1 (1:3,{ipc}), or 'some' or 'all', not {nested!r}"
         )
     return dict(sorted({ipc: 1.0, **weights}.items()))

@@ -1,4 +1,4 @@
-"""A set from its images, with all that says where it comes from."""
+"""Make a set from its images, with its provenance."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def assemble(
     iterations: int = 0,
     final_loss: float | None = None,
 ) -> SyntheticSet:
-    """The set of ``images`` (K * ipc, C, H, W), class-major, that ``config`` made of ``data``.
+    """The set of ``images`` (K * ipc, C, H, W), class-major, that ``config`` made from ``data``.
 
-    They are float32: in [0, 1] where the config stores uint8, preprocessed else.
+    They are float32: in [0, 1] if the config stores uint8, else preprocessed.
     """
     provenance = Provenance(
         method=config.made_by,

@@ -1,6 +1,6 @@
-"""The recipes: what a run takes where nothing else is said, by image shape (C, H, W) and IPC, as fields of DistillConfig.
+"""The recipes: default values of DistillConfig's fields, by image shape (C, H, W) and IPC.
 
-``network`` is a mapping of fields of ConvNetConfig. What a recipe leaves open is its matcher's to say (``loop_defaults``).
+``network`` is a mapping of fields of ConvNetConfig. The matcher's ``loop_defaults`` fill what a recipe leaves open.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from atom_plugin.transforms.whitening import DATADAM_EPS, MTT_EPS
 
 
 def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """The one that measures best here; docs/notes/recipes.md and docs/notes/accuracy.md have the figures behind each choice.
+    """The recipe that measures best for the matcher atom; docs/notes/recipes.md and docs/notes/accuracy.md have the
+    measurements behind each choice.
 
-    At a constant rate of 1 the images end in the noise of the last steps; a rate that falls to 0 leaves it behind. Batch
-    normalisation and ZCA serve colour images of 32 pixels and more; small or grey ones, and any at IPC 1, collapse under
-    batch normalisation, and small or grey ones gain nothing from ZCA.
+    At a constant rate of 1 the images end in the noise of the last steps; a rate that falls to 0 removes it. Batch
+    normalisation and ZCA help colour images of 32 pixels and more; small or grey ones, and any at IPC 1, collapse under batch
+    normalisation, and small or grey ones gain nothing from ZCA.
     """
     colour = image_shape[0] >= 3 and min(image_shape[1:]) >= 32
     return {
@@ -34,7 +35,7 @@ def _atom(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
 def _atom_paper(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
     """ATOM as printed: no loss factor, 8,000 iterations, real batch 128, MTT's ZCA for 32x32 colour images.
 
-    "The same setting as MTT", says the supplement, whose code whitens images in [0, 1]. The main text names kornia's defaults.
+    The supplement says "the same setting as MTT", whose code whitens images in [0, 1]. The main text names kornia's defaults.
     """
     zca = image_shape == (3, 32, 32)
     return {
@@ -59,7 +60,7 @@ def _datadam_paper(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any
 
 
 def _datadam_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """DataDAM as released: p = 1, batch normalisation, loss times 100, 20,000 iterations, ZCA off unless asked for."""
+    """DataDAM as released: p = 1, batch normalisation, loss times 100, 20,000 iterations, ZCA off by default."""
     return {
         "matcher": "datadam",
         "matcher_options": {"p_s": 1.0, "task_balance": 0.01, "loss_scale": 100.0},
@@ -73,7 +74,7 @@ def _datadam_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]
 def _dc_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
     """DC as released: 1,000 networks, each trained on the set between matching steps, real batch 256, no augmentation.
 
-    At IPC 1, 10, 20 and 50 the loops are the released ones; between them, as many passes as keep their product.
+    At IPC 1, 10, 20 and 50 the loops are the released ones; in between, the number of epochs keeps their product.
     """
     return {
         "matcher": "dc",
@@ -86,15 +87,16 @@ def _dc_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
 
 
 def _dsa_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """DSA as released: DC's loops with siamese augmentation, from real images, networks trained without momentum."""
+    """DSA as released: DC's loops with siamese augmentation, starting from real images, networks trained without momentum."""
     return {**_dc_code(image_shape, ipc), "matcher": "dsa", "image_init": "random", "network_momentum": 0.0}
 
 
 def _best(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """What measures best here: images packed 2x2 and stored as pixels; with --pool, calibrated under its networks.
+    """The recipe with the best results here: images packed 2x2 and stored as pixels; with --pool, calibrated under its
+    networks.
 
     Chosen on held-out training images of CIFAR-10 at IPC 10 (docs/results.md); the rate grows with the images per class, since
-    each one's share of a class's mean shrinks. Small, grey and odd-sided images are as in the recipe atom.
+    each one's share of a class's mean shrinks. Small, grey and odd-sided images use the recipe atom.
     """
     plain = _atom(image_shape, ipc)
     if image_shape[0] < 3 or min(image_shape[1:]) < 32 or any(side % 2 for side in image_shape[1:]):
@@ -111,10 +113,10 @@ def _best(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
 
 
 def _dance(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """DANCE (Zhang et al., 2024), as far as its choices fit: needs --pool, of networks trained 60 epochs in its paper.
+    """DANCE (Zhang et al., 2024), as far as its choices fit: needs --pool, with networks trained 60 epochs in its paper.
 
-    Embeddings alone, packed pixels, 10,000 iterations. Its rate of 0.01 * IPC is one of pixels in [0, 1]; ours is one of
-    standardised images, some 1 / 0.25^2 times as large. Its cross entropy is a step of its own, ours is added to the loss.
+    Embeddings only, packed pixels, 10,000 iterations. Its rate of 0.01 * IPC is for pixels in [0, 1]; the rate here is for
+    standardised images, about 1 / 0.25^2 times as large. Its cross entropy is a separate step, here it is added to the loss.
     """
     return {
         "matcher": "dm",
@@ -142,7 +144,7 @@ RECIPES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Any]]] = {
 
 
 def recipe_values(name: str, image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-    """What the recipe ``name`` says, with ``network`` and ``matcher_options``. Raises ConfigError for an unknown one."""
+    """The values of the recipe ``name``, with ``network`` and ``matcher_options``. Raises ConfigError for an unknown recipe."""
     if name not in RECIPES:
         raise ConfigError(unknown("recipe", name, RECIPES))
     if not _is_shape(image_shape):

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per iteration, beside the set. Some have an accuracy too, in [0, 1]."""
+"""The log of a run: one JSON line per iteration, in a file next to the set. Some lines also have an accuracy, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LINES = jsonl.LineFormat(name="the log of a run", key="iteration")
 
 
 class RunLog:
-    """Appends records to ``path``; the first one opens the file and keeps those of ``earlier`` up to iteration ``after``.
+    """Appends records to ``path``; the first one opens the file and keeps the records of ``earlier`` up to iteration ``after``.
 
-    ``earlier`` is the log of the run's first part, ``path`` itself where None. A run that was killed may have logged
-    iterations that its checkpoint does not hold, or half a line: those go. A run that fails before its first step leaves no
-    log. Raises StoreError where the file cannot be written.
+    ``earlier`` is the log of the run's first part, ``path`` itself if None. A killed run may have logged iterations after its
+    checkpoint, or half a line: those are removed. A run that fails before its first step leaves no log. Raises StoreError if
+    the file cannot be written.
     """
 
     def __init__(self, path: Path, *, after: int = 0, earlier: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class RunLog:
             self._file.close()
 
     def write(self, *, iteration: int, **values: Any) -> None:
-        """Append one record. Lines reach the file at once, so that a run can be watched."""
+        """Append one record. Lines reach the file at once, so that you can follow a run."""
         try:
             if self._file is None:
                 self._file = self._open()
@@ -58,12 +58,12 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a missing log has none. Raises StoreError for lines that no run wrote."""
+    """The records of a log; a missing log has none. Raises StoreError for lines of another kind."""
     return jsonl.read(path, _LINES, _record)
 
 
 def is_log(path: Path) -> bool:
-    """Whether the file is empty or begins as a log does, with a record of an iteration and its loss."""
+    """Whether the file is empty or begins like a log, with a record of an iteration and its loss."""
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 16)
@@ -74,9 +74,9 @@ def is_log(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Give an earlier run's log another name, with the first number that is free, and return that; None where there is no log.
+    """Rename an earlier run's log, with the first free number, and return the new name; None if there is no log.
 
-    Raises StoreError where it cannot be renamed.
+    Raises StoreError if it cannot be renamed.
     """
     try:
         for number in itertools.count(1):
@@ -94,7 +94,7 @@ def set_aside(path: Path) -> Path | None:
 def _record(line: dict[str, Any]) -> dict[str, Any]:
     if type(line["iteration"]) is not int or line["iteration"] < 1:
         raise StoreError(
-            f"found iteration {shown(line['iteration'])}, expected a whole number from 1 on; remove the line"
+            f"found iteration {shown(line['iteration'])}, expected a whole number of 1 or more; remove the line"
         )
     for name in ("loss", "seconds", "accuracy"):
         if type(line.get(name, 0.0)) not in (int, float):

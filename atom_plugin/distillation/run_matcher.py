@@ -1,4 +1,4 @@
-"""The matcher of a run, on the prefixes that it matches, and what is worth saying of it before the first step."""
+"""The matcher of a run, wrapped for nested sets, and warnings before the first step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _logger = logging.getLogger("atom_plugin")
 
 
 def matcher_of(config: DistillConfig, growth: Growth | None) -> Matcher:
-    """What ``config`` names, on every prefix where it is nested. Raises ConfigError for choices that do not go with it."""
+    """The matcher that ``config`` names, on every prefix if nested. Raises ConfigError for choices that do not fit it."""
     matcher: Matcher = make_matcher(config.matcher, config.matcher_options)
     weights = config.prefix_weights
     if growth is not None:
@@ -31,7 +31,7 @@ def matcher_of(config: DistillConfig, growth: Growth | None) -> Matcher:
 
 
 def warn_of_few_images(matcher: Matcher, network: nn.Module, count: int) -> None:
-    """Where batch normalisation takes its moments from so few synthetic images that it misleads."""
+    """Warn if batch normalisation computes its moments from too few synthetic images."""
     if isinstance(matcher, MeanMatcher) and ties_images(network) and count < _FEW_IMAGES:
         _logger.warning(
             "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "

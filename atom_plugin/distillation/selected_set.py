@@ -1,8 +1,8 @@
-"""Real images chosen by some method: what distillation starts from, and as a set the baseline that it has to beat.
+"""Selected real images: the initial images of a distillation, and as a set its baseline.
 
-The methods are those of :mod:`~atom_plugin.distillation.selection`. Herding and k-center compare embeddings under one
-network, which is random, or trained on the real images (``embedding``: "random", "trained:EPOCHS"); forgetting counts events
-while one network trains on them (``forgetting_epochs``).
+The methods are in :mod:`~atom_plugin.distillation.selection`. Herding and k-center compare embeddings under one network, which
+is random, or trained on the real images (``embedding``: "random", "trained:EPOCHS"); forgetting counts events while one network
+trains on them (``forgetting_epochs``).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def selected_set(
     device: str = "auto",
     on_images: Callable[[int], object] | None = None,
 ) -> SyntheticSet:
-    """Real images chosen by ``config.method``, never optimised: a selection baseline.
+    """Real images selected by ``config.method``, not optimised: a baseline.
 
-    ``preprocessing`` None fits what the config asks for. A network that chooses runs on ``device``; ``on_images`` is
-    told how many images each batch of its training had. Raises SourceError where a class has fewer images than the IPC.
+    ``preprocessing`` None fits the config's preprocessing. A network for the selection runs on ``device``; ``on_images`` is
+    called with the number of images of each training batch. Raises SourceError if a class has fewer images than the IPC.
     """
     require("config", config, SelectConfig)
     require("data", data, SourceData)
@@ -59,10 +59,11 @@ def chosen_pixels(
     device: torch.device,
     on_images: Callable[[int], object] | None = None,
 ) -> torch.Tensor:
-    """uint8 (K * ipc * factor^2, C, H, W), class-major, on the CPU: real images, chosen by ``config.choice``.
+    """uint8 (K * ipc * factor^2, C, H, W), class-major, on the CPU: real images, selected by ``config.choice``.
 
-    ``config.precision`` must be resolved. Where a network is trained to choose, on ``device``, ``on_images`` is told how many
-    images each batch had. Raises SourceError where a class has too few images, DivergenceError where that training blows up.
+    ``config.precision`` must be resolved. If a network is trained for the selection, on ``device``, ``on_images`` is called
+    with the number of images of each batch. Raises SourceError if a class has too few images, DivergenceError if that training
+    diverges.
     """
     generator = generator_for(config.seed, "initialise")
     count = config.ipc * config.tiles
@@ -91,7 +92,9 @@ def chosen_pixels(
 def _class_by_class(
     config: SetConfig, train: Split, preprocessing: Preprocessing, network: ConvNet, generator: torch.Generator
 ) -> torch.Tensor:
-    """What :func:`select` chooses by embeddings, int64 (K * ipc * factor^2,), with those of one class in memory at a time."""
+    """The selection of :func:`select` by embeddings, int64 (K * ipc * factor^2,), with one class's embeddings in memory at a
+    time.
+    """
     order = train.labels.argsort(stable=True)
     chosen = []
     for members in order.split(train.labels.bincount().tolist()):
@@ -114,8 +117,8 @@ def forgetting_events(
 ) -> torch.Tensor:
     """Forgetting events of every training image, float64 (N,), in the training of one network.
 
-    It trains for ``config.choosing_epochs``, and is drawn from ``generator``, as are its batches. Raises DivergenceError
-    where it blows up.
+    It trains for ``config.choosing_epochs``; ``generator`` draws its weights and its batches. Raises DivergenceError if it
+    diverges.
     """
     counter = ForgettingCounter(data.train.labels)
 

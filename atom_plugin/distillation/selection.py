@@ -1,8 +1,8 @@
-"""Real images per class, chosen: the starting points of distillation and the baselines it is measured against.
+"""Select real images per class: for the initial images of distillation and for baselines.
 
-Everything here works on labels, embeddings, (N, D) float rows of some network's features, and counts of forgetting events;
-no image is touched. docs/selection.md compares the methods.
-Indices come back class-major: ``ipc`` for the lowest class id first, in the order in which they were chosen.
+Everything here uses labels, embeddings, (N, D) float rows of a network's features, and counts of forgetting events; no pixels.
+docs/selection.md compares the methods. Indices are class-major: ``ipc`` for the lowest class id first, in the order in which
+they were selected.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def select(
     events: torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Choose ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`~.set_config.METHODS`: int64 (K * ipc,).
+    """Select ``ipc`` samples of each class in ``labels`` (N,) by one of :data:`~.set_config.METHODS`: int64 (K * ipc,).
 
-    ``generator`` draws for ``random``, and among equals for ``forgetting``, which needs ``events`` (N,); herding and
-    k-center leave it alone and need ``embeddings`` (N, D). Raises ConfigError for an unknown method, ``ipc`` below 1, or
-    embeddings or events that are missing or do not fit; SourceError for a class with fewer than ``ipc`` samples, by its
-    name where ``class_names`` are given.
+    ``generator`` draws for ``random``, and among equals for ``forgetting``, which needs ``events`` (N,); herding and k-center
+    do not use it and need ``embeddings`` (N, D). Raises ConfigError for an unknown method, ``ipc`` below 1, or embeddings or
+    events that are missing or do not fit; SourceError for a class with fewer than ``ipc`` samples, by its name if
+    ``class_names`` are given.
     """
     if method not in METHODS:
         raise ConfigError(unknown("selection method", method, METHODS))
@@ -39,11 +39,11 @@ def select(
     if method == "forgetting":
         if events is None:
             raise ConfigError(
-                "the selection method 'forgetting' ranks forgetting events; count them, or choose 'random'"
+                "the selection method 'forgetting' needs forgetting events; count them, or choose 'random'"
             )
         return forgetting_indices(events, labels, ipc, generator, class_names=class_names)
     if embeddings is None:
-        raise ConfigError(f"the selection method {method!r} compares embeddings; give them, or choose 'random'")
+        raise ConfigError(f"the selection method {method!r} needs embeddings; give them, or choose 'random'")
     if method == "herding":
         return herding_indices(embeddings, labels, ipc, class_names=class_names)
     return k_center_indices(embeddings, labels, ipc, class_names=class_names)
@@ -64,10 +64,10 @@ def random_indices(
 def herding_indices(
     embeddings: torch.Tensor, labels: torch.Tensor, ipc: int, *, class_names: Sequence[str] | None = None
 ) -> torch.Tensor:
-    """Greedy herding (Welling, 2009): each choice brings the mean of the chosen nearest to the class mean.
+    """Greedy herding (Welling, 2009): each choice brings the mean of the selected samples closest to the class mean.
 
-    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). Computed in float64; ties go to the lowest
-    index. Raises as :func:`select`.
+    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). Computed in float64; ties go to the lowest index. Raises as
+    :func:`select`.
     """
     _check_embeddings(embeddings, labels)
     chosen = []
@@ -95,11 +95,10 @@ def k_center_indices(
     *,
     class_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Greedy k-center (Sener & Savarese, 2018): each choice is the sample farthest from all chosen so far.
+    """Greedy k-center (Sener & Savarese, 2018): each choice is the sample farthest from all selected so far.
 
-    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). A class starts with the sample nearest to its
-    mean, or with one that ``generator`` draws. Computed in float64; ties go to the lowest index.
-    Raises as :func:`select`.
+    ``embeddings`` (N, D) float, ``labels`` (N,); int64 (K * ipc,). A class starts with the sample nearest to its mean, or with
+    one that ``generator`` draws. Computed in float64; ties go to the lowest index. Raises as :func:`select`.
     """
     _check_embeddings(embeddings, labels)
     chosen = []
@@ -131,10 +130,9 @@ def forgetting_indices(
 ) -> torch.Tensor:
     """The most forgotten samples of each class (Toneva et al., 2019): int64 (K * ipc,).
 
-    ``events`` (N,) counts forgetting events, infinite for a sample that was never learnt, as
-    :meth:`ForgettingCounter.scores` has it: these come first, then the others from most to fewest. Counts
-    are small and ties many, so equals come in an order that ``generator`` draws, not in the source's. Raises as
-    :func:`select`.
+    ``events`` (N,) counts forgetting events, infinite for a sample that was never learnt, as in
+    :meth:`ForgettingCounter.scores`: these come first, then the others from most to fewest. Counts are small and ties many, so
+    equals come in an order that ``generator`` draws, not in the source's. Raises as :func:`select`.
     """
     if events.shape != labels.shape or bool(events.isnan().any()):
         raise ConfigError(
@@ -150,8 +148,8 @@ def forgetting_indices(
 class ForgettingCounter:
     """Counts, over a training run, the forgetting events (Toneva et al., 2019) of images with ``labels`` (N,), int64.
 
-    An event is an image that is classified right when its batch comes and wrong when its batch comes the next time (their
-    algorithm 1), augmented as the training augments and before the batch's step.
+    An event is an image that is classified right in one batch and wrong when its batch comes the next time (their algorithm 1),
+    with the training's augmentation and before the batch's step.
     """
 
     def __init__(self, labels: torch.Tensor) -> None:
@@ -161,19 +159,19 @@ class ForgettingCounter:
         self._learnt = torch.zeros(len(labels), dtype=torch.bool)
 
     def update(self, rows: torch.Tensor, logits: torch.Tensor) -> None:
-        """Take note of ``logits`` (n, classes) of the distinct images at ``rows`` (n,)."""
+        """Record ``logits`` (n, classes) of the distinct images at ``rows`` (n,)."""
         right = logits.argmax(1).cpu() == self._labels[rows]
         self._events[rows] += self._right[rows] & ~right
         self._right[rows] = right
         self._learnt[rows] |= right
 
     def scores(self) -> torch.Tensor:
-        """Events of each image, float64 (N,); infinite for one that was never classified right, as the paper ranks it."""
+        """Events of each image, float64 (N,); infinite for one that was never classified right, as in the paper."""
         return self._events.double().masked_fill(~self._learnt, torch.inf)
 
 
 def check_counts(labels: torch.Tensor, ipc: int, class_names: Sequence[str] | None = None) -> None:
-    """Raise what :func:`select` raises of ``labels`` (N,) and ``ipc``: for use before the work on embeddings or events."""
+    """Raise the errors of :func:`select` about ``labels`` (N,) and ``ipc``, before embeddings or events are computed."""
     if ipc < 1:
         raise ConfigError(f"ipc (images per class) must be at least 1, not {ipc}")
     if not len(labels):
@@ -205,7 +203,7 @@ def _check_embeddings(embeddings: torch.Tensor, labels: torch.Tensor) -> None:
             f"{tuple(embeddings.shape)}"
         )
     if not bool(torch.isfinite(embeddings).all()):
-        raise ConfigError("embeddings hold NaN or infinite values; check the network that made them")
+        raise ConfigError("embeddings have NaN or infinite values; check the network that made them")
 
 
 def _rows(embeddings: torch.Tensor, members: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A run with a :class:`~atom_plugin.matchers.set_matcher.SetMatcher`: its learned values and its state, beside the images."""
+"""A run with a :class:`~atom_plugin.matchers.set_matcher.SetMatcher`: its learned values and its state, besides the images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COPIES_OF_IMAGES, _COPIES_OF_MAPS = 7, 3  # floats kept per value of an image a
 
 @dataclass(kw_only=True)
 class State:
-    """What a checkpoint keeps of such a run: learned values and their momentum, and what the matcher carries."""
+    """The part of a checkpoint for a run of this kind: learned values and their momentum, and the matcher's state."""
 
     learned: Values
     momentum: Values
@@ -49,8 +49,8 @@ class State:
 class SetMatching:
     """The steps of ``matcher`` on the images of a whole set, ``ipc`` stored ones of each of ``classes``.
 
-    ``network`` is the one that the loop draws for each iteration. Raises ConfigError where such a run cannot go: in several
-    processes, with a part of the set frozen, or with more images in memory at once than the machine has room for.
+    ``network`` is the network that the loop draws for each iteration. Raises ConfigError if the run is impossible: in several
+    processes, with a part of the set frozen, or with more images in memory at once than fit.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class SetMatching:
         )
 
     def step(self, iteration: int, images: torch.Tensor, generator: torch.Generator) -> tuple[float, torch.Tensor]:
-        """The loss, and its gradient for the stored ``images`` (K * ipc, C, H, W); learned values have moved after it.
+        """The loss, and its gradient for the stored ``images`` (K * ipc, C, H, W); updates the learned values.
 
-        Call :meth:`advance` when the images have moved too.
+        Call :meth:`advance` after the images are updated too.
         """
         learned = {name: item.detach().requires_grad_() for name, item in self.state.learned.items()}
         leaf = images.detach().requires_grad_(self.moves_images)
@@ -129,7 +129,7 @@ class SetMatching:
         return self._augmentation.per_sample(images, generator) if self._augmentation.operations else images
 
     def _move(self, iteration: int, gradients: Mapping[str, torch.Tensor]) -> None:
-        """A step of SGD of the learned values, at the schedule and momentum of the images."""
+        """A step of SGD of the learned values, with the schedule and momentum of the images."""
         config = self._config
         for name, gradient in gradients.items():
             about, value = self._learned[name], self.state.learned[name]
@@ -139,7 +139,7 @@ class SetMatching:
                 value.clamp_(min=about.at_least)
 
     def advance(self, iteration: int, images: torch.Tensor, generator: torch.Generator) -> None:
-        """Let the matcher change what it carries, after ``images`` have moved."""
+        """Let the matcher update its state, after ``images`` were updated."""
         with torch.no_grad():
             seen = self._seen(iteration, images, self.state.learned, generator)
         with torch.enable_grad():
@@ -154,7 +154,7 @@ class SetMatching:
         return replace(made, soft_labels=soft, learned_lr=None if sizes is None else float(sizes.mean()))
 
     def restore(self, stored: Mapping[str, Mapping[str, torch.Tensor]] | None) -> None:
-        """Continue from what :meth:`State.to_json` gave. Raises StoreError where it is of no such run."""
+        """Continue from a result of :meth:`State.to_json`. Raises StoreError if it belongs to another kind of run."""
         fresh = self.state
         if stored is None:
             raise StoreError("found no learned values, expected those of the matcher")
@@ -179,12 +179,12 @@ def _refuse(matcher: SetMatcher, config: DistillConfig) -> None:
     name = config.matcher
     if distributed.count() > 1:
         raise ConfigError(
-            f"the matcher {name!r} needs the whole set in one process, found {distributed.count()}; start one"
+            f"the matcher {name!r} needs the whole set in one process, found {distributed.count()} processes; start one"
         )
     if config.extend is not None:
         raise ConfigError(
-            f"the matcher {name!r} optimises the whole set together, so no part of it can stay; leave out --extend, or start "
-            "from its images with --image-init set:FILE"
+            f"the matcher {name!r} optimises the whole set together, so no part of it can be kept fixed; leave out "
+            "--extend, or start from its images with --image-init set:FILE"
         )
     for field, usual in (("inner_loop", 1), ("calibration", None)):
         if (given := getattr(config, field)) != usual:
@@ -192,13 +192,13 @@ def _refuse(matcher: SetMatcher, config: DistillConfig) -> None:
 
 
 def _check_memory(matcher: SetMatcher, config: DistillConfig, size: PassSize, classes: int) -> None:
-    """Raise ConfigError where the maps that are held at once would not fit: into the memory budget, or into the machine."""
+    """Raise ConfigError if the maps in memory at once would exceed the memory budget or the machine's memory."""
     held = matcher.held_images(classes * config.ipc * config.tiles, classes * config.real_batch)
     needed = 4 * held * (_COPIES_OF_IMAGES * size.pixels + _COPIES_OF_MAPS * size.maps)
     room = config.memory_budget or machine_memory()
     if needed > room:
         raise ConfigError(
-            f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, and there is "
-            f"room for {readable(room)}; take fewer steps or smaller batches (see `atom-cli distill --list-matchers`), a "
-            "narrower network, or fewer images"
+            f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, "
+            f"but {readable(room)} are available; take fewer steps or smaller batches (see `atom-cli distill "
+            "--list-matchers`), a narrower network, or fewer images"
         )

@@ -1,4 +1,4 @@
-"""Where else the course of a run goes: TensorBoard, and whatever plugins add (W&B, MLflow, trackio) by entry point."""
+"""Trackers that log a run elsewhere: TensorBoard, and trackers of plugins (W&B, MLflow, trackio) by entry point."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _logger = logging.getLogger("atom_plugin")
 
 
 class Tracker(Protocol):
-    """What follows one run."""
+    """Logs one run."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """The values of ``step``, counted from 1: "loss", "seconds" and, where it was measured, "accuracy" in [0, 1]."""
+        """Log the values of ``step``, counted from 1: "loss", "seconds" and, if measured, "accuracy" in [0, 1]."""
 
     def close(self) -> None:
-        """The run has ended: well, stopped, or by an error."""
+        """The run has ended: finished, stopped, or failed."""
 
 
 class TrackerMaker(Protocol):
-    """What an entry point of the group ``atom_plugin.trackers`` names."""
+    """The type of an entry point in the group ``atom_plugin.trackers``."""
 
     def __call__(self, target: str, *, name: str, config: Mapping[str, Any]) -> Tracker:
         """A tracker of the run ``name`` with the choices ``config`` (plain JSON).
 
-        ``target`` is what the user wrote behind the colon: a folder, a project or an address, "" for none. A run that is
-        resumed opens it again, and goes on with the next step.
+        ``target`` is the user's text after the colon: a folder, a project or an address, "" for none. A resumed run opens it
+        again, and continues with the next step.
         """
 
 
@@ -41,7 +41,7 @@ TRACKERS: Registry[TrackerMaker] = Registry("tracker", "atom_plugin.trackers")
 class TensorBoard:
     """Scalars in TensorBoard's event files in the folder ``target``, and the run's choices as text.
 
-    Raises MissingExtraError where tensorboard is not installed, ConfigError without a folder.
+    Raises MissingExtraError if tensorboard is not installed, ConfigError without a folder.
     """
 
     def __init__(self, target: str, *, name: str, config: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered values."""
         self._writer.close()
 
 
@@ -70,8 +70,8 @@ class TensorBoard:
 def tracked(chosen: Sequence[str], *, name: str, config: Mapping[str, Any]) -> Iterator[Tracker]:
     """All of ``chosen`` as one tracker, each as NAME or NAME:TARGET.
 
-    One that fails while the run goes on is warned of, and left out from then on: a run is worth more than its curve. Raises
-    PluginError for an unknown name, and whatever a tracker raises as it is opened.
+    A tracker that fails during the run causes a warning, and is left out from then on, so that the run continues. Raises
+    PluginError for an unknown name, and any error of a tracker while it is opened.
     """
     makers = [(each, TRACKERS.get(each.partition(":")[0])) for each in chosen]
     together = _Together()
@@ -84,7 +84,7 @@ def tracked(chosen: Sequence[str], *, name: str, config: Mapping[str, Any]) -> I
 
 
 class _Together:
-    """Trackers by what the user called them."""
+    """Trackers by the names that the user gave."""
 
     def __init__(self) -> None:
         self.held: dict[str, Tracker] = {}

@@ -1,16 +1,15 @@
-"""Matchers: how real and synthetic images are compared, through the features of a network.
+"""Matchers: compare real and synthetic images through the features of a network.
 
 A matcher is any callable ``(real: Features, synthetic: Features) -> scalar tensor`` whose gradient reaches the synthetic
-images. One whose real side reduces to class means of per-image descriptors derives from :class:`MeanMatcher`: the loop
-then streams the real batch through the network and never holds a full real feature map. One that needs more than features
+images. A matcher that reduces its real side to class means of per-image descriptors derives from :class:`MeanMatcher`: the loop
+then streams the real batch through the network and never keeps a full real feature map. A matcher that needs more than features
 (gradients of the network, the pixels) derives from :class:`ImageMatcher`.
 
-A factory may carry ``loop_defaults``, a mapping of :class:`~atom_plugin.distillation.config.DistillConfig` fields: what the
-loop takes where the matcher is named and the field is not, e.g. ``{"augmentation": "none", "network": {"normalisation":
-"instance"}}``.
+A factory may have ``loop_defaults``, a mapping of :class:`~atom_plugin.distillation.config.DistillConfig` fields: the loop's
+defaults with this matcher, e.g. ``{"augmentation": "none", "network": {"normalisation": "instance"}}``.
 
-Register one by the entry-point group ``atom_plugin.matchers`` or by ``@MATCHERS.register("name")``. What is registered is
-a factory (usually the class) whose keyword arguments are the matcher's options.
+Register a matcher by the entry-point group ``atom_plugin.matchers`` or by ``@MATCHERS.register("name")``. The registered object
+is a factory (usually the class) whose keyword arguments are the matcher's options.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from atom_plugin.runtime.registry import Registry
 from atom_plugin.runtime.settings import check_numbers
 
 Statistics = tuple[torch.Tensor, ...]
-"""Class means of descriptors: tensors (K, D_i), those of each map in order, then those of the embedding.
+"""Class means of descriptors: tensors (K, D_i), for each map in order, then for the embedding.
 
 A matcher with ``whole_embeddings`` gets the latter as (K, n, D_i), unreduced.
 """
 
 
 Powers = tuple["float | None", "float | None"]
-"""Of a map's absolute values: of those summed over channels, (N, H * W), and over places, (N, C). None leaves a sum out."""
+"""The powers of a map's absolute values that are summed over channels, (N, H * W), and over positions, (N, C). None: no sum."""
 
 
 ClassRows = tuple["torch.Tensor | slice", "torch.Tensor | slice"]
-"""Where a class stands on the real and on the synthetic side."""
+"""The rows of a class on the real and on the synthetic side."""
 
 
 class Matcher(Protocol):
@@ -51,27 +50,29 @@ class Matcher(Protocol):
 
 
 MATCHERS: Registry[Callable[..., Matcher]] = Registry("matcher", "atom_plugin.matchers")
-"""Matchers by name: the built-in ones, those of installed plugins, and what ``MATCHERS.register`` adds."""
+"""Matchers by name: built-in matchers, matchers of installed plugins, and matchers added by ``MATCHERS.register``."""
 
 
 class MeanMatcher(ABC):
     """A matcher that compares class means of per-image descriptors.
 
     Every loss here is ``scale * sum_i weight_i * sum_k || mean_real(d_i) - mean_synthetic(d_i) ||^2`` over classes k and
-    descriptors d_i. A subclass says what an image's descriptors are and how its terms weigh; means over a batch are sums
-    over chunks, so the real side can be streamed.
+    descriptors d_i. A subclass defines an image's descriptors and the weights of the terms; means over a batch are sums over
+    chunks, so the real side can be streamed.
     """
 
     @property
     def separates(self) -> bool:
-        """Whether the loss is a sum over classes, which can then be taken a few at a time, or shared by processes."""
+        """Whether the loss is a sum over classes, which can then be computed for a few classes at a time, or divided among
+        processes.
+        """
         return True
 
     @property
     def whole_embeddings(self) -> bool:
         """Whether the embedding's descriptors stay whole, (K, n, D_i): for losses that are no distance of class means.
 
-        They are small beside the maps, which are reduced all the same.
+        They are small compared with the maps, which are always reduced.
         """
         return False
 
@@ -80,15 +81,15 @@ class MeanMatcher(ABC):
         """Descriptors (N, D_i) of one map (N, C, H, W). May be empty: then maps are not even computed on."""
 
     def map_powers(self) -> Powers | None:
-        """The powers of the sums that :meth:`describe_map` makes its descriptors of, where it looks at nothing else of a map.
+        """The powers of the sums from which :meth:`describe_map` makes its descriptors, if it uses nothing else of a map.
 
-        :meth:`describe_sums` then takes them, so that an engine may work them out with no map in memory. None: it needs the
+        :meth:`describe_sums` then takes them, so that an engine may compute them without a map in memory. None: it needs the
         map.
         """
         return None
 
     def describe_sums(self, sums: Sequence[torch.Tensor]) -> Statistics:
-        """What :meth:`describe_map` gives, from the sums of powers of the map that :meth:`map_powers` names, in their order."""
+        """The result of :meth:`describe_map` from the sums of the powers that :meth:`map_powers` names, in their order."""
         raise NotImplementedError(f"{type(self).__name__} describes maps, not sums")
 
     @abstractmethod
@@ -101,7 +102,7 @@ class MeanMatcher(ABC):
 
     @property
     def real_side(self) -> MeanMatcher:
-        """What takes the statistics of real images, where those of synthetic ones are of another form."""
+        """The matcher that computes the statistics of real images, if those of synthetic images have another form."""
         return self
 
     def means(self, descriptor: torch.Tensor, groups: int) -> torch.Tensor:
@@ -113,7 +114,7 @@ class MeanMatcher(ABC):
         return count - 1
 
     def statistics(self, features: Features) -> Statistics:
-        """Class means of all descriptors, with gradient where the features carry one."""
+        """Class means of all descriptors, with gradient if the features have one."""
         matched = features.maps[: self.matched_maps(len(features.maps))]
         maps = [descriptor for feature_map in matched for descriptor in self.describe_map(feature_map)]
         return class_means(self, maps, self.describe_embedding(features.embedding), features.groups)
@@ -126,13 +127,13 @@ class MeanMatcher(ABC):
 
 
 def powers_of(matcher: MeanMatcher) -> Powers | None:
-    """Its :meth:`~MeanMatcher.map_powers`; None where a subclass describes maps anew, and says nothing of sums."""
+    """Its :meth:`~MeanMatcher.map_powers`; None if a subclass overrides the description of maps, but not that of sums."""
     describing = next(kind for kind in type(matcher).__mro__ if "describe_map" in vars(kind))
     return matcher.map_powers() if "map_powers" in vars(describing) else None
 
 
 class ImageMatcher(ABC):
-    """A matcher that is handed the network and the images, and makes of them what it needs.
+    """A matcher that gets the network and the images.
 
     The loop calls :meth:`loss` with its own network; so may any other loop, with any ``nn.Module`` that gives logits.
     """
@@ -156,8 +157,8 @@ class ImageMatcher(ABC):
     ) -> torch.Tensor:
         """The scalar to be minimised over ``synthetic_images`` (M, C, H, W), given ``real_images`` (N, C, H, W).
 
-        Labels are int64 (N,) and (M,), in any order; both sides hold the same classes. The gradient reaches the synthetic
-        images alone. ``network`` is used as it is, each layer in its own mode, and left as it is.
+        Labels are int64 (N,) and (M,), in any order; both sides hold the same classes. The gradient reaches only the synthetic
+        images. ``network`` is used and left unchanged, each layer in its own mode.
         """
 
     def grouped_loss(
@@ -171,14 +172,14 @@ class ImageMatcher(ABC):
     ) -> torch.Tensor:
         """:meth:`loss` of class-major images, equally many of each of the ``groups`` classes from ``first_class`` on.
 
-        What a loop calls that knows so much. An override can do without looking at labels, which a GPU is waited for.
+        A loop with class-major images calls this. An override need not read the labels, which would synchronise with the GPU.
         """
         sides = real_images, synthetic_images
         labels = (class_labels(len(side), groups, first_class, side.device) for side in sides)
         return self.loss(network, real_images, synthetic_images, *labels)
 
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
-        """Raises ConfigError: so that a loop which knows features only says what is amiss."""
+        """Raises ConfigError, so that a loop that only knows features names the problem."""
         raise ConfigError(
             f"{type(self).__name__} compares images under a network, not features; call its "
             "loss(network, real_images, synthetic_images, real_labels, synthetic_labels)"
@@ -188,7 +189,7 @@ class ImageMatcher(ABC):
 def class_rows(
     real_labels: torch.Tensor, synthetic_labels: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each class, where it stands on the real and on the synthetic side: two int64 index tensors.
+    """For each class, its rows on the real and on the synthetic side: two int64 index tensors.
 
     Raises ConfigError where the two sides differ in classes.
     """
@@ -232,7 +233,7 @@ def group_means(descriptor: torch.Tensor, groups: int) -> torch.Tensor:
 def class_means(
     matcher: MeanMatcher, maps: Sequence[torch.Tensor], embedding: Sequence[torch.Tensor], groups: int
 ) -> Statistics:
-    """Class means of the descriptors (N, D_i) of maps and embedding; ``whole_embeddings`` keeps those of the latter whole."""
+    """Class means of the descriptors (N, D_i) of maps and embedding; ``whole_embeddings`` keeps the embedding's unreduced."""
     reduce = grouped if matcher.whole_embeddings else matcher.means
     return (*(matcher.means(item, groups) for item in maps), *(reduce(item, groups) for item in embedding))
 
@@ -244,13 +245,13 @@ def balanced(maps: Sequence[torch.Tensor], embedding: torch.Tensor, task_balance
 
 
 def squared_distance(real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
-    """Sum of squared differences of two (K, D) tensors. Raises ConfigError where their shapes differ."""
+    """Sum of squared differences of two (K, D) tensors. Raises ConfigError if their shapes differ."""
     refuse_shapes(real, synthetic)
     return (real - synthetic).square().sum()
 
 
 def refuse_shapes(real: torch.Tensor, synthetic: torch.Tensor) -> None:
-    """Raises ConfigError where two lists of class means do not have one shape."""
+    """Raises ConfigError if two lists of class means differ in shape."""
     if real.shape != synthetic.shape:
         raise ConfigError(
             f"real class means have shape {tuple(real.shape)}, synthetic ones {tuple(synthetic.shape)}; give both sides "

@@ -9,10 +9,10 @@ Each is flattened to z and divided by its L2 norm. Eq. (3), with the class means
     L_att = sum_k sum_{l < L} || E_T[z / |z|] - E_S[z / |z|] ||^2      (spatial and channel terms add up)
     loss  = loss_scale * (L_att + task_balance * L_MMD),   L_MMD = sum_k || E_T[e] - E_S[e] ||^2  for the embedding e
 
-Each term has a weight, a norm and an error of its own, so that the papers' ablations are options (docs/recipes.md).
+Each term has its own weight, norm and error, so that the papers' ablations are options (docs/recipes.md).
 
-Deviations: the papers print no ``loss_scale``; DataDAM's released code uses 100. With SGD on the images it acts as a
-factor on the learning rate, so "as printed" is loss_scale 1 (recipes atom-paper and datadam-paper).
+Deviations: the papers print no ``loss_scale``; DataDAM's released code uses 100. With SGD on the images it acts as a factor on
+the learning rate, so "as printed" is loss_scale 1 (recipes atom-paper and datadam-paper).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _TERM_DEFAULTS = {"weight": 1.0, "norm": "l2", "error": "squared"}
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMatcher(MeanMatcher):
-    """Spatial and channel attention with the mean embedding. A power of None leaves that attention out.
+    """Spatial and channel attention with the mean embedding. A power of None removes that attention.
 
     ``weight_*``, ``norm_*`` ("l2", "l1", "none") and ``error_*`` ("squared", "absolute", "cosine") belong to the spatial and
-    the channel term. ``layers`` are the blocks whose maps are matched, 1 being the first; None is all but the last.
-    ``kernel`` and ``bandwidths`` are those of the embedding's distance (:class:`~.kernels.Kernel`).
+    the channel term. ``layers`` are the blocks whose maps are matched, 1 being the first; None is all but the last. ``kernel``
+    and ``bandwidths`` belong to the embedding's distance (:class:`~.kernels.Kernel`).
     """
 
     p_s: float | None = 4.0
@@ -70,7 +70,9 @@ class AttentionMatcher(MeanMatcher):
             )
         Kernel(self.kernel, self.bandwidths)
         if not self.task_balance and not any(weight for weight, _ in self._terms()):
-            raise ConfigError("no term is left: give p_s or p_c with a weight, or a task_balance, above 0")
+            raise ConfigError(
+                "all terms have weight 0; give p_s or p_c with a weight above 0, or a task_balance above 0"
+            )
 
     def _refuse_options_of_nothing(self, term: str) -> None:
         if getattr(self, f"p_{term}") is not None:
@@ -81,7 +83,7 @@ class AttentionMatcher(MeanMatcher):
 
     @property
     def whole_embeddings(self) -> bool:
-        """With every kernel but the linear one."""
+        """True for every kernel except the linear one."""
         return self.kernel != "linear"
 
     def matched_maps(self, count: int) -> int:
@@ -93,7 +95,7 @@ class AttentionMatcher(MeanMatcher):
         return max(self.layers)
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
-        """Normalised spatial attention (N, H * W) and channel attention (N, C), those whose power is given."""
+        """Normalised spatial attention (N, H * W) and channel attention (N, C), if their power is given."""
         return self.describe_sums(power_sums(feature_map, *self.map_powers()))
 
     def map_powers(self) -> Powers:
@@ -161,11 +163,11 @@ class DataDAM(AttentionMatcher):
 
 
 def _refuse_power(matcher: str, name: str, power: float | None) -> None:
-    """A set would be filed as ``matcher``, though another made it."""
+    """Raise ConfigError for a given power, since the set would otherwise be named after the wrong ``matcher``."""
     if power is not None:
         raise ConfigError(
-            f"{matcher} leaves out the attention that {name} ({power}) is the power of; leave {name} out, or take the "
-            "matcher atom, which has both"
+            f"{matcher} does not use {name} ({power}); leave {name} out, or take the matcher atom, which has both "
+            "attentions"
         )
 
 

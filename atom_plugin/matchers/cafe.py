@@ -5,9 +5,8 @@
     loss = loss_scale * (map_weight * maps + embedding_weight * embedding + discrimination_weight * L_d)
 
 The paper averages L_d over the real images; the released code sums, with a weight of 0.01, as here. That code weighs the four
-parts of L_f 1, 1, 0.1 and 0.1, and adds a cross entropy that no synthetic image enters; both are left out. The paper's
-dynamic bi-level loop is not part of the matcher: ``inner_loop`` and ``network_epochs`` train the network meanwhile, for a
-fixed number of steps.
+parts of L_f 1, 1, 0.1 and 0.1, and adds a cross entropy that no synthetic image enters; both are left out. The paper's dynamic
+bi-level loop is not part of the matcher: ``inner_loop`` and ``network_epochs`` train the network for a fixed number of steps.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class Cafe(MeanMatcher):
 
     @property
     def separates(self) -> bool:
-        """Only without discrimination, which holds each image against the centres of all classes."""
+        """True only without discrimination, which compares each image with the centres of all classes."""
         return not self.discrimination_weight
 
     @property
     def whole_embeddings(self) -> bool:
-        """Always: every real image is classified by itself."""
+        """Always true: every real image is classified separately."""
         return True
 
     def matched_maps(self, count: int) -> int:
@@ -54,7 +53,7 @@ class Cafe(MeanMatcher):
         return count
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
-        """The flattened map, (N, C * H * W), in (H, W, C) order: what channels-last memory holds."""
+        """The flattened map, (N, C * H * W), in (H, W, C) order: the order of channels-last memory."""
         return (widened(feature_map.permute(0, 2, 3, 1).flatten(1)),)
 
     def describe_embedding(self, embedding: torch.Tensor) -> Statistics:

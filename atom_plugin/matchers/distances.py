@@ -1,7 +1,7 @@
-"""What the terms of a loss choose from: norms of descriptors, and distances of their class means.
+"""Norms of descriptors, and distances of their class means, for the terms of a loss.
 
 DataDAM's supplement compares L1, L2 and no normalisation (figure 13), and mean squared error, mean absolute error and cosine
-dissimilarity (figure 12). Errors here are sums over dimensions and classes, as eq. (2) is, not means.
+dissimilarity (figure 12). Errors here are sums over dimensions and classes, as in eq. (2), not means.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class DistributionMatching(MeanMatcher):
 
     @property
     def whole_embeddings(self) -> bool:
-        """With every kernel but the linear one."""
+        """True for every kernel except the linear one."""
         return self.kernel != "linear"
 
     def matched_maps(self, count: int) -> int:

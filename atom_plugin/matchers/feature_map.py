@@ -31,7 +31,7 @@ class FeatureMapTransfer(MeanMatcher):
         check_weights(self, "task_balance", "loss_scale")
 
     def describe_map(self, feature_map: torch.Tensor) -> Statistics:
-        """The flattened map, (N, C * H * W), in (H, W, C) order: what channels-last memory holds."""
+        """The flattened map, (N, C * H * W), in (H, W, C) order: the order of channels-last memory."""
         wide = widened(feature_map.permute(0, 2, 3, 1).flatten(1))
         return (F.normalize(wide, dim=1) if self.normalise else wide,)
 

@@ -1,16 +1,16 @@
 """Gradient matching: DC (Zhao, Mopuri & Bilen, 2021) and, with siamese augmentation, DSA (Zhao & Bilen, 2021).
 
-For each class k, g_T and g_S are the gradients of the mean cross entropy of the class's real and synthetic images with
-respect to the network's weights (DC, eq. 9 and 10):
+For each class k, g_T and g_S are the gradients of the mean cross entropy of the class's real and synthetic images with respect
+to the network's weights (DC, eq. 9 and 10):
 
     loss = loss_scale * sum_k sum_layers sum_i  1 - <g_T[i], g_S[i]> / (|g_T[i]| |g_S[i]| + 1e-6)
 
 i runs over the output rows of a layer's weight: a convolution's is flattened per output channel, a linear layer's is one row
-per output. Biases and the scales and shifts of normalisation are left out, as in the released code; ``biases`` takes each
-such vector as one row. The 1e-6 is the released code's.
+per output. Biases and the scales and shifts of normalisation are left out, as in the released code; ``biases`` takes each such
+vector as one row. The 1e-6 is the released code's.
 
-DSA is DC on images that the loop has augmented: the two differ in ``loop_defaults`` alone. So are the repeated matching
-under one network and its training in between the loop's (``inner_loop`` and ``network_epochs``).
+DSA is DC on images that the loop has augmented: the two differ only in ``loop_defaults``. The loop also does the repeated
+matching under one network and its training in between (``inner_loop`` and ``network_epochs``).
 
 DCC (Lee et al., 2022) matches the gradients of all classes together, so that what tells classes apart takes part:
 
@@ -59,7 +59,7 @@ class GradientMatching(ImageMatcher):
 
     @property
     def separates(self) -> bool:
-        """Yes: each class has gradients of its own."""
+        """True: each class has its own gradients."""
         return True
 
     def loss(
@@ -86,7 +86,7 @@ class GradientMatching(ImageMatcher):
         groups: int,
         first_class: int = 0,
     ) -> torch.Tensor:
-        """The same, of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
+        """The loss of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
         images = (real_images, synthetic_images)
         real, synthetic = (class_labels(len(side), groups, first_class, side.device) for side in images)
         return self._over_classes(
@@ -102,9 +102,9 @@ class GradientMatching(ImageMatcher):
     ) -> torch.Tensor:
         """The sum over ``rows``; images and labels are the real ones, and the synthetic ones.
 
-        Each class is taken by itself and its graph of second order freed before the next: that asks for a class's memory
-        only, and on a CPU takes 0.4 of the time of all classes in one ``torch.func.vmap`` (3x32x32, width 128), whose
-        gradients of weights become grouped convolutions.
+        Each class is computed separately and its second-order graph freed before the next: that takes the memory of one class,
+        and on a CPU 0.4 of the time of all classes in one ``torch.func.vmap`` (3x32x32, width 128), whose weight gradients
+        become grouped convolutions.
         """
         real_images, synthetic_images = images
         real_labels, synthetic_labels = labels
@@ -123,7 +123,7 @@ class GradientMatching(ImageMatcher):
         return result
 
     def _weights(self, network: nn.Module) -> dict[str, torch.Tensor]:
-        """Stand-ins for the parameters that are matched: the network's own need no gradient and get none."""
+        """Detached copies of the matched parameters, so that the network's own parameters get no gradient."""
         lowest = 1 if self.biases else 2
         chosen = {name: item for name, item in network.named_parameters() if item.ndim >= lowest}
         if not chosen:
@@ -144,7 +144,7 @@ class ContrastiveGradientMatching(GradientMatching):
 
     @property
     def separates(self) -> bool:
-        """No: a class's images change the gradients that all others are compared in."""
+        """False: a class's images change the gradients in which all others are compared."""
         return False
 
     def loss(
@@ -171,7 +171,7 @@ class ContrastiveGradientMatching(GradientMatching):
         groups: int,
         first_class: int = 0,
     ) -> torch.Tensor:
-        """The same, of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
+        """The loss of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
         images = (real_images, synthetic_images)
         real, synthetic = (class_labels(len(side), groups, first_class, side.device) for side in images)
         return self._together(network, images, (real, synthetic))

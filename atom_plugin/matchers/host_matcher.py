@@ -1,11 +1,11 @@
-"""Matchers inside somebody else's loop: one call compares a real and a synthetic batch under the loop's own network.
+"""Use matchers inside another training loop: one call compares a real and a synthetic batch under the loop's network.
 
     host_loss = HostMatcher("atom")
     loss = host_loss(net, img_real, img_syn)                     # one class, as DatasetCondensation's scripts go about it
     loss = host_loss(net, img_real, img_syn, groups=10)          # ten classes stacked, class-major
     loss = host_loss(net, img_real, img_syn, lab_real, lab_syn)  # any order; what matchers of gradients ask for
 
-Nothing outlives a call: hooks are set and removed within it, no network is remembered. docs/plugging-in.md has whole loops.
+A call leaves no state: hooks are set and removed within it, and no network is stored. docs/plugging-in.md has whole loops.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ACTIVATIONS = (
 class HostMatcher:
     """A matcher for a loop that owns network, images and optimiser.
 
-    ``matcher`` is a registered name, with its ``options``, or a matcher. ``maps`` and ``embedding`` name layers as
-    :class:`~atom_plugin.models.features.FeatureExtractor` takes them, the last map included: the matchers leave it out, as the
-    papers do. Without names the layers are found (:class:`ActivationExtractor`).
-    Raises PluginError for an unknown matcher, ConfigError for options that do not fit.
+    ``matcher`` is a registered name, with its ``options``, or a matcher. ``maps`` and ``embedding`` name layers as for
+    :class:`~atom_plugin.models.features.FeatureExtractor`, including the last map, which the matchers leave out as in the
+    papers. Without names the layers are detected (:class:`ActivationExtractor`). Raises PluginError for an unknown matcher,
+    ConfigError for options that do not fit.
     """
 
     def __init__(
@@ -47,9 +47,11 @@ class HostMatcher:
         embedding: str | None = None,
     ) -> None:
         if not isinstance(matcher, str) and options:
-            raise ConfigError("options belong to a registered name; a finished matcher already has its own")
+            raise ConfigError(
+                "options belong to a registered name, but the given matcher is already built; leave the options out"
+            )
         if (maps is None) != (embedding is None):
-            raise ConfigError("give both maps and embedding, or neither and the layers are found")
+            raise ConfigError("give both maps and embedding, or neither to detect the layers")
         self.matcher = make_matcher(matcher, options) if isinstance(matcher, str) else matcher
         self._maps = maps
         self._embedding = embedding
@@ -66,14 +68,14 @@ class HostMatcher:
     ) -> torch.Tensor:
         """The loss, a scalar, of ``synthetic`` images (M, C, H, W) against ``real`` ones (N, C, H, W).
 
-        Without labels both are class-major over ``groups`` classes, one by default. With labels, int64 (N,) and (M,), they
-        may stand in any order; matchers of gradients need them. Each side has equally many images of every class.
-        The gradient reaches ``synthetic`` alone, neither the real side nor the network's parameters.
+        Without labels both are class-major over ``groups`` classes, one by default. With labels, int64 (N,) and (M,), they may
+        be in any order; gradient matchers need labels. Each side has equally many images of every class. The gradient reaches
+        only ``synthetic``, neither the real side nor the network's parameters.
 
-        Normalisation layers are used in their own mode, on what the call is given: with batch normalisation in training,
-        classes stacked in one call and classes one by one differ, as they do between the published scripts.
-        Raises ConfigError where layers are missing or cannot be found, where images and labels do not fit, and where no
-        gradient would reach the synthetic images.
+        Normalisation layers are used in their own mode, on the images of the call: with batch normalisation in training,
+        classes stacked in one call and classes one by one differ, as they do between the published scripts. Raises ConfigError
+        if layers are missing or cannot be detected, if images and labels do not fit, and if no gradient would reach the
+        synthetic images.
         """
         if not len(real) or not len(synthetic):
             raise ConfigError(f"found {len(real)} real and {len(synthetic)} synthetic images; give some of each")
@@ -81,7 +83,7 @@ class HostMatcher:
             network = network.module  # its replicas would write into one another's features
         labels = _labels((real, synthetic), (real_labels, synthetic_labels))
         if labels is not None and groups is not None:
-            raise ConfigError("found both labels and groups; labels say how images are grouped: give one of the two")
+            raise ConfigError("found both labels and groups; labels already group the images: give one of the two")
         if isinstance(self.matcher, ImageMatcher):
             if labels is None:
                 raise ConfigError(f"{type(self.matcher).__name__} needs labels; pass real_labels and synthetic_labels")
@@ -92,7 +94,8 @@ class HostMatcher:
             loss = self._compare_features(self.matcher, network, real, synthetic, 1 if groups is None else groups)
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise ConfigError(
-                "the loss does not depend on the synthetic images; call requires_grad_() on them, and detach them nowhere"
+                "the loss does not depend on the synthetic images; call requires_grad_() on them, and do not detach "
+                "them"
             )
         return loss
 
@@ -113,7 +116,7 @@ class HostMatcher:
 def _labels(
     images: tuple[torch.Tensor, torch.Tensor], labels: tuple[torch.Tensor | None, torch.Tensor | None]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Both sides' labels, checked, int64 and where the images are; None where none are given."""
+    """Both sides' labels, checked, int64 and on the images' device; None if no labels are given."""
     real, synthetic = labels
     if real is None or synthetic is None:
         if real is not synthetic:
@@ -145,15 +148,15 @@ def _class_major(
 
 
 class ActivationExtractor:
-    """Takes :class:`Features` from a ConvNet-like network whose layers nobody has named.
+    """Computes :class:`Features` from a ConvNet-like network by detecting its layers.
 
-    ``maps`` are the outputs (N, C, H, W) of its activation layers in the order they run, the embedding is what its last
-    linear layer is given, flattened: for the ConvNet, AlexNet and VGG of the condensation scripts, what their ``embed``
-    returns. Use as a context manager, or call :meth:`close`; after a call, ``names`` are the layers that gave the maps.
+    ``maps`` are the outputs (N, C, H, W) of its activation layers in the order they run; the embedding is the input of its last
+    linear layer, flattened: for the ConvNet, AlexNet and VGG of the condensation scripts, the result of their ``embed``. Use as
+    a context manager, or call :meth:`close`; after a call, ``names`` are the layers that gave the maps.
 
-    Activations called as functions are not seen. Raises ConfigError, with the list of layers, for a network without
-    activation or linear layers, one that runs an activation layer twice, one whose maps grow again (gates, decoders), and
-    one that overwrites an activation afterwards.
+    Activations called as functions are not seen. Raises ConfigError, with the list of layers, for a network without activation
+    or linear layers, one that runs an activation layer twice, one whose maps grow again (gates, decoders), and one that
+    overwrites an activation afterwards.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -205,7 +208,7 @@ class ActivationExtractor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Seen:
-    """The output of an activation layer, and how often it had been written to when it was seen."""
+    """The output of an activation layer, and its count of in-place writes at that time."""
 
     name: str
     output: torch.Tensor
@@ -218,7 +221,7 @@ def _writes(tensor: torch.Tensor) -> int:
 
 
 def _trouble(seen: list[_Seen], embedding: torch.Tensor | None) -> str | None:
-    """Why the layers that ran are no plain chain of blocks with a classifier; None if they are."""
+    """The reason why the layers that ran are not a plain chain of blocks with a classifier; None if they are."""
     names = [item.name for item in seen]
     twice = next((name for name in names if names.count(name) > 1), None)
     sides = [item.output.shape[2:] for item in seen]
@@ -231,15 +234,15 @@ def _trouble(seen: list[_Seen], embedding: torch.Tensor | None) -> str | None:
     if twice is not None:
         return f"the forward pass ran the activation layer {twice!r} more than once"
     if grown is not None:
-        return f"the maps grow again at {grown!r}, so the activation layers are no plain chain"
+        return f"the maps grow again at {grown!r}, so the activation layers are not a plain chain"
     if overwritten is not None:
-        return f"a later layer writes over the output of {overwritten!r} in place"
+        return f"a later layer overwrites the output of {overwritten!r} in place"
     return None
 
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Within: no gradient for the parameters, in whatever graph is recorded."""
+    """Within: no gradient for the parameters, in any graph that is recorded."""
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -50,7 +50,8 @@ def ridge_predictions(
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralFeatureRegression(SetMatcher):
-    """FRePo: images and labels from which a regression on a young network's features predicts the real images' labels.
+    """FRePo: images and labels from which a regression on the features of a briefly trained network predicts the real images'
+    labels.
 
     ``networks`` train on the set, up to ``oldest`` steps of Adam at ``online_lr``. ``label_lr`` is the learning rate of the
     labels (0 keeps them), ``ridge`` is lambda.
@@ -71,13 +72,13 @@ class NeuralFeatureRegression(SetMatcher):
         check_counts(self, "networks", "oldest")
 
     def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
-        """Raises ConfigError for a network that is no ConvNet, and for a pool, which it has no use for."""
+        """Raises ConfigError for a network that is not a ConvNet, and for a pool, which it does not use."""
         if not isinstance(network, ConvNet):
             raise ConfigError(
                 f"frepo takes the embedding of a ConvNet, not of a {type(network).__name__}; leave out the matching model"
             )
         if pool is not None:
-            raise ConfigError("frepo trains networks of its own, on the set; leave out the pool")
+            raise ConfigError("frepo trains its own networks on the set; leave out the pool")
 
     def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
         """The labels Y_S (N, classes)."""

@@ -1,10 +1,10 @@
-"""Kernels for the mean-embedding term: how far apart two sets of embeddings lie as distributions.
+"""Kernels for the mean-embedding term: the distance of two sets of embeddings as distributions.
 
     MMD^2 = mean k(r, r') + mean k(s, s') - 2 mean k(r, s)          (Gretton et al., 2012; the biased estimate)
 
-With the linear kernel that is the squared distance of the means, which needs the means only. The others are as in M3D
+With the linear kernel this is the squared distance of the means, which needs only the means. The other kernels are as in M3D
 (Zhang et al., 2024): ``k(x, y) = sum_m exp(-|x - y|^2 / (m b))`` with multipliers m, and b the mean squared distance of
-different images of the pooled real and synthetic batch of a class, through which no gradient goes.
+different images of the pooled real and synthetic batch of a class, without gradient.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Kernel:
             return
         if self.name == "linear":
             raise ConfigError(
-                "bandwidths say nothing to the linear kernel; name gaussian or mixture, or leave them out"
+                "bandwidths have no effect on the linear kernel; name gaussian or mixture, or leave them out"
             )
         if not _positive_numbers(self.bandwidths) or (self.name == "gaussian" and len(self.bandwidths) != 1):
             wanted = "a list of one number" if self.name == "gaussian" else "a list of numbers"
@@ -52,7 +52,7 @@ class Kernel:
 
     @property
     def linear(self) -> bool:
-        """Whether class means are all that is needed."""
+        """Whether the distance needs only class means."""
         return self.name == "linear"
 
     def distance(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:

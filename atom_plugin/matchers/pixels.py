@@ -2,7 +2,7 @@
 
     loss = loss_scale * sum_k || E_T[x] - E_S[x] ||^2      for images x, preprocessed and augmented as the loop does
 
-Other kernels as for the embedding (:mod:`.kernels`). No network takes part.
+Other kernels as for the embedding (:mod:`.kernels`). No network is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atom_plugin.matchers.kernels import Kernel, class_distance
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMatching(ImageMatcher):
-    """Vanilla MMD: the pixels of each class themselves, without any network."""
+    """Vanilla MMD: the pixels of each class, without a network."""
 
     loss_scale: float = 1.0
     kernel: str = "linear"
@@ -61,7 +61,7 @@ class PixelMatching(ImageMatcher):
         groups: int,
         first_class: int = 0,
     ) -> torch.Tensor:
-        """The same, of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
+        """The loss of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
         rows = class_slices(len(real_images), len(synthetic_images), groups)
         return self._over_classes(real_images, synthetic_images, rows)
 

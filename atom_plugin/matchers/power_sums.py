@@ -1,11 +1,11 @@
-"""Sums of powers of a feature map over channels and over positions: the hot inner part of attention.
+"""Sums of powers of a feature map over channels and over positions: the inner loop of attention.
 
-Written out, ``f.abs().pow(4).sum(1)`` takes longer on a CPU than the convolution that made f: ``pow`` is slow, and each
-step writes a tensor of the map's size to memory. Here powers of two are repeated squarings, done on pieces of the map that
-stay in cache, and the backward pass computes the powers again instead of keeping them: memory is the map and its gradient.
+Written out, ``f.abs().pow(4).sum(1)`` takes longer on a CPU than the convolution that made f: ``pow`` is slow, and each step
+writes a tensor of the map's size to memory. Here powers of two are repeated squarings, done on pieces of the map that stay in
+cache, and the backward pass computes the powers again instead of storing them: memory is the map and its gradient.
 
-An accelerator's reductions read bfloat16 and add in float32 in one kernel: there each sum is one pass over the map as it is,
-and only the backward pass, which synthetic images alone need, widens pieces of it.
+An accelerator's reductions read bfloat16 and add in float32 in one kernel: there each sum is one pass over the map, and only
+the backward pass, which only synthetic images need, widens pieces of it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ _ACCELERATOR_PIECE_BYTES = 1 << 24  # it and its temporaries stay in the L2 of a
 
 
 def power_sums(feature_map: torch.Tensor, p_s: float | None, p_c: float | None) -> tuple[torch.Tensor, ...]:
-    """``sum_c |f|^p_s`` as (N, H * W) and ``sum_hw |f|^p_c`` as (N, C), without those whose power is None.
+    """``sum_c |f|^p_s`` as (N, H * W) and ``sum_hw |f|^p_c`` as (N, C); a sum whose power is None is left out.
 
-    ``feature_map`` is (N, C, H, W) of any floating type; sums are float32, or float64 for a float64 map. Differentiable
-    once.
+    ``feature_map`` is (N, C, H, W) of any floating type; sums are float32, or float64 for a float64 map. Differentiable once.
     """
     # (N, H * W, C) is a view of a channels-last map; a channels-first one is copied here, once.
     rows = feature_map.permute(0, 2, 3, 1).flatten(1, 2)

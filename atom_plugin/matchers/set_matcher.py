@@ -1,8 +1,9 @@
-"""Matchers of whole sets: the loss is of all images, of their labels and of other learned values, under the loop's network.
+"""Matchers of whole sets: the loss depends on all images, on their labels and on other learned values, under the loop's
+network.
 
 Feature and gradient matchers compare real and synthetic images of one class. What a network becomes when it trains on the set,
-or what a kernel regression on it predicts, depends on all of its images together, and on their labels. A
-:class:`SetMatcher` is handed all of that, and says what the loop optimises beside the images.
+or what a kernel regression on it predicts, depends on all of its images together, and on their labels. A :class:`SetMatcher` is
+handed all of that, and says what the loop optimises beside the images.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LABELS, STEP_SIZES = "labels", "step sizes"
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A value that the loop moves beside the images: where it starts, and the learning rate of its SGD.
+    """A value that the loop optimises besides the images: its initial value, and the learning rate of its SGD.
 
     Values stay at or above ``at_least``, where it is given.
     """
@@ -37,7 +38,7 @@ class Learned:
 
 @dataclass(frozen=True, kw_only=True)
 class SetStep:
-    """What a :class:`SetMatcher` sees of one iteration.
+    """The input of a :class:`SetMatcher` in one iteration.
 
     ``images`` are float32 (n, C, H, W) as networks see them, class-major, with gradient; ``labels`` int64 (n,). ``learned``
     holds the learned values, with gradient; ``carried`` the matcher's own state, without. ``network`` has the parameters that
@@ -74,19 +75,21 @@ class SetMatcher(ABC):
 
     @property
     def separates(self) -> bool:
-        """No: the loss is of all classes together."""
+        """False: the loss depends on all classes together."""
         return False
 
     def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
-        """What is optimised beside the images, by name; ``labels`` int64 (N,) are the classes of the stored images."""
+        """The values that are optimised besides the images, by name; ``labels`` int64 (N,) are the classes of the stored
+        images.
+        """
         return {}
 
     def carried(self, network: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The state that it carries from one iteration to the next, at the start; a checkpoint holds it."""
+        """The initial value of the state that is kept from one iteration to the next; checkpoints store it."""
         return {}
 
     def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
-        """Raise ConfigError where a run with these cannot go; asked before the first step."""
+        """Raise ConfigError if a run with these is impossible; called before the first step."""
         return
 
     @abstractmethod
@@ -102,5 +105,5 @@ class SetMatcher(ABC):
         """How many images' maps are in memory at once, for a set of ``images`` and a batch of ``real`` ones."""
 
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
-        """Raises ConfigError: so that a loop which knows features only says what is amiss."""
+        """Raises ConfigError, so that a loop that only knows features names the problem."""
         raise ConfigError(f"{type(self).__name__} needs the whole set, not features; call its loss(step)")

@@ -39,7 +39,7 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryMatching(SetMatcher):
-    """MTT: a student that trains on the set goes where the expert went.
+    """MTT: the parameters of a student that trains on the set match those of the expert.
 
     ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: the oldest of the pool that has one M
     epochs later), ``student_batch`` images a step (None: all). ``step_size`` is where eta starts, ``step_size_lr`` its learning
@@ -84,7 +84,7 @@ class TrajectoryMatching(SetMatcher):
         return found
 
     def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
-        """Raises ConfigError without a pool, and for one that keeps no two ages as far apart as asked."""
+        """Raises ConfigError without a pool, and for a pool that keeps no two ages as far apart as needed."""
         if pool is None:
             raise ConfigError(
                 "found no pool of trained networks, expected one kept at several ages; make it with  atom-cli pool make "
@@ -107,7 +107,7 @@ class TrajectoryMatching(SetMatcher):
         return found
 
     def loss(self, step: SetStep) -> torch.Tensor:
-        """How far the student ends from the expert, as a share of the expert's way."""
+        """The squared distance of the student's end from the expert's, divided by that of the expert's start from its end."""
         assert step.pool is not None
         pool, generator, device = step.pool, step.generator, step.images.device
         starts = self._starts(pool)

@@ -1,4 +1,4 @@
-"""Training unrolled: DD (Wang et al., "Dataset Distillation", 2018) and LD (Bohdal et al., 2020, "Flexible Dataset
+"""Unrolled training: DD (Wang et al., "Dataset Distillation", 2018) and LD (Bohdal et al., 2020, "Flexible Dataset
 Distillation").
 
 A network with fresh weights theta_0 takes T steps of gradient descent on the whole set, at learned step sizes:
@@ -68,16 +68,16 @@ def confident_logits(labels: torch.Tensor, classes: int, share: float) -> torch.
 
 
 def check_counts(method: object, *names: str) -> None:
-    """Raise ConfigError for a field of ``method`` that is no whole number from 1 on."""
+    """Raise ConfigError for a field of ``method`` that is not a whole number of 1 or more."""
     for name in names:
         value = getattr(method, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} must be a whole number from 1 on, not {value!r}")
+            raise ConfigError(f"{name} must be a whole number of 1 or more, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDistillation(SetMatcher):
-    """DD: images and step sizes by which a fresh network fits the real images after ``steps`` steps.
+    """DD: images and step sizes with which a new network fits the real images after ``steps`` steps.
 
     ``step_size`` is where all step sizes start, ``step_size_lr`` their learning rate (0 keeps them).
     """
@@ -101,7 +101,7 @@ class DatasetDistillation(SetMatcher):
         return {STEP_SIZES: Learned(start=start, lr=self.step_size_lr, at_least=_SMALLEST_STEP)}
 
     def targets(self, step: SetStep) -> torch.Tensor:
-        """What the images are trained to."""
+        """The targets of the images."""
         return step.labels
 
     def loss(self, step: SetStep) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Networks for small images by name: the architectures of the papers' tables, and any of timm's.
+"""Networks for small images by name: the architectures of the papers' tables, and any timm model.
 
-``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` and ``vit`` are those of the cross-architecture tables of ATOM and DataDAM
-(:mod:`~atom_plugin.models.papers`); ``timm:NAME`` is a model of timm, made fit for the image size where its family allows
-it (:mod:`~atom_plugin.models.timm_models`).
+``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` and ``vit`` are the architectures of the cross-architecture tables of ATOM and
+DataDAM (:mod:`~atom_plugin.models.papers`); ``timm:NAME`` is a model of timm, adapted to the image size if its family allows it
+(:mod:`~atom_plugin.models.timm_models`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMM_PREFIX = "timm:"
 
 
 def __getattr__(name: str) -> Any:
-    """What takes torch to import, on first use."""
+    """Names whose import takes torch, imported on first use."""
     if name != "parameters_without_gradient":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from atom_plugin.models.liveness import parameters_without_gradient
@@ -48,12 +48,13 @@ def build_model(
 ) -> nn.Module:
     """A network of that name, in train mode: preprocessed images (N, C, H, W) to logits (N, ``classes``).
 
-    ``image_shape`` is (C, H, W). Parameters are drawn on the CPU from ``generator``, and the global random state stays as it
-    was; without one, as torch draws them. ``convnet`` is what the name ``"convnet"`` builds. ``options`` are keyword
-    arguments of whatever the name builds: fields of :class:`~atom_plugin.models.convnet.ConvNetConfig`, arguments of the
-    functions of :mod:`~atom_plugin.models.papers`, or what ``timm.create_model`` takes, which go before our own choice.
+    ``image_shape`` is (C, H, W). Parameters are drawn on the CPU from ``generator``, and the global random state stays
+    unchanged; without a generator, torch's default draws are used. ``convnet`` is the config for the name ``"convnet"``.
+    ``options`` are keyword arguments of the builder: fields of :class:`~atom_plugin.models.convnet.ConvNetConfig`, arguments of
+    the functions of :mod:`~atom_plugin.models.papers`, or arguments of ``timm.create_model``, which override this package's
+    choices.
 
-    A network other than ``"convnet"`` has seen a batch of two blank images, in eval mode, before it is returned. Raises
+    A network other than ``"convnet"`` is tested on a batch of two blank images in eval mode before it is returned. Raises
     ModelError, in one line, for an unknown name or option and for images that it cannot take.
     """
     import torch
@@ -98,9 +99,9 @@ def build_model(
 
 
 def list_models(pattern: str | None) -> list[str]:
-    """The names of networks of our own; then timm's as ``timm:NAME``, those that the shell-style ``pattern`` matches, sorted.
+    """The names of this package's networks; then timm's as ``timm:NAME``, those matching the shell-style ``pattern``, sorted.
 
-    ``pattern`` is matched with and without the prefix: ``"vit_tiny*"`` or ``"timm:vit_tiny*"``. None lists none of timm's.
+    ``pattern`` is matched with and without the prefix: ``"vit_tiny*"`` or ``"timm:vit_tiny*"``. None lists no timm models.
     """
     from atom_plugin.models import timm_models
 

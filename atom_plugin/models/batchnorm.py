@@ -1,4 +1,4 @@
-"""Batch normalisation beyond a module's own batch: moments that are held fixed, and those of several processes."""
+"""Batch normalisation with moments beyond a module's own batch: fixed moments, and moments over several processes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from atom_plugin.runtime import distributed
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """The batch normalisations of ``network``, in the order of its modules."""
+    """The batch normalisation layers of ``network``, in the order of its modules."""
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def ties_images(network: nn.Module) -> bool:
-    """Whether what ``network`` makes of an image depends on the others of its batch."""
+    """Whether the network's output for an image depends on the other images of its batch."""
     return any(norm.training for norm in batch_norms(network))
 
 
 @torch.no_grad()
 def measure_moments(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Give every batch normalisation the mean moments of its input over ``batches`` of images (N, C, H, W).
+    """Set the moments of every batch normalisation to the mean moments of its input over ``batches`` of images (N, C, H, W).
 
-    Leaves them in train mode, with moments that average plainly.
+    Leaves the layers in train mode, with cumulative averaging.
     """
     norms = batch_norms(network)
     for norm in norms:
@@ -59,14 +59,14 @@ def fixed_batch_normalisation(network: nn.Module, images: torch.Tensor) -> Itera
 
 
 def per_channel(values: torch.Tensor) -> torch.Tensor:
-    """(C,) in the shape that (N, C, H, W) broadcasts with."""
+    """(C,) in a shape that broadcasts with (N, C, H, W)."""
     return values.view(1, -1, 1, 1)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the moments of all processes' images, on any device (``nn.SyncBatchNorm`` is CUDA's alone).
+    """Batch normalisation by the moments of all processes' images, on any device (``nn.SyncBatchNorm`` needs CUDA).
 
-    Differentiable: the gradient is that of the sum of all processes' losses, if each takes it of its own. Running moments
+    Differentiable: if each process differentiates its own loss, the gradient is that of the sum of all losses. Running moments
     are not kept.
     """
 
@@ -85,9 +85,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(network: nn.Module) -> None:
-    """Let every batch normalisation of ``network`` take the moments of all processes, in place.
+    """Let every batch normalisation of ``network`` use the moments of all processes, in place.
 
-    Raises ConfigError for one that is not a plain ``nn.BatchNorm2d``: what else it does is not known here.
+    Raises ConfigError for a layer that is not a plain ``nn.BatchNorm2d``.
     """
     for norm in batch_norms(network):
         if type(norm) not in (nn.BatchNorm2d, SharedBatchNorm2d):
@@ -99,7 +99,7 @@ def share_batch_norm(network: nn.Module) -> None:
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over processes. Each process's loss depends on it, so its gradient is the sum of theirs."""
+    """The sum over processes. Each process's loss depends on it, so its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:

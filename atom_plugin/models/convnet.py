@@ -34,7 +34,7 @@ class InstanceNorm(nn.GroupNorm):
     """Instance normalisation, (N, C, H, W), with a scale and a shift per channel.
 
     torch's group normalisation takes four to eight times as long on small channels-last maps on a CPU (128 channels of 8x8: 37
-    against 8 ms for 512 images); on large ones it is the faster.
+    against 8 ms for 512 images); on large maps it is faster.
     """
 
     def __init__(self, channels: int) -> None:
@@ -77,9 +77,9 @@ class ConvNetConfig(ConvNetChoices):
     def build(
         self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
     ) -> ConvNet:
-        """A network for images (C, H, W), its weights drawn from ``generator``; without one, as torch draws them.
+        """A network for images (C, H, W), its weights drawn from ``generator``; without one, by torch's default.
 
-        Raises ConfigError where the depth pools the image away.
+        Raises ConfigError if the depth pools the image away.
         """
         if generator is None:
             return ConvNet(self, image_shape, classes)
@@ -153,12 +153,12 @@ class ConvNet(nn.Module):
         return Features(maps=tuple(maps), embedding=images.flatten(1), groups=groups)
 
     def conv_blocks(self) -> list[ConvBlock]:
-        """The blocks, input side first, with their type, which a ModuleList does not tell."""
+        """The blocks, input side first, with their type, which a ModuleList does not have."""
         return [block for block in self.blocks if isinstance(block, ConvBlock)]
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew, in place, from ``generator`` (on the CPU: the same draw on every device)."""
+        """Draw all parameters again, in place, from ``generator`` (on the CPU: the same draw on every device)."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 fan_in = module.weight[0].numel()
@@ -180,15 +180,15 @@ class ConvNet(nn.Module):
 
 
 def _drawable(parameter: torch.Tensor) -> torch.Tensor:
-    """What a draw of ``parameter`` fills: itself, where its values lie in the order of the draws, else another."""
+    """The tensor that a draw fills: ``parameter`` itself if its memory is in the order of the draws, else another."""
     at_once = parameter.device.type == "cpu" and parameter.is_contiguous() and parameter.dtype == torch.float32
     return parameter if at_once else torch.empty(parameter.shape)
 
 
 def _refuse_oversized(config: ConvNetConfig, channels: int, depth: int, outputs: int) -> None:
-    """Raise ConfigError where weights, gradients and momentum alone take more memory than this machine has.
+    """Raise ConfigError if weights, gradients and momentum alone take more memory than this machine has.
 
-    A set's file names its network: what it asks for is looked at before it is made. ``outputs`` are those of the classifier for
+    A set's file names its network, so its size is checked before it is made. ``outputs`` are the outputs of the classifier for
     each channel of the last map.
     """
     weights = config.width * (9 * (channels + (depth - 1) * config.width) + outputs)

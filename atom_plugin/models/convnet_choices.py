@@ -1,4 +1,4 @@
-"""What tells one ConvNet of the family from another. It imports no torch, so that a command's help answers at once."""
+"""The options of a ConvNet. Does not import torch, so that a command's help is fast."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Choices = TypeVar("Choices", bound="ConvNetChoices")
 class ConvNetChoices:
     """The fields of :class:`~atom_plugin.models.convnet.ConvNetConfig`, each with its help.
 
-    ``depth`` None follows the image size. ``pool_size``: 2 as in released codes, or 3 as ATOM prints; the stride is 2 either
-    way. ``weight_init``: "uniform" is PyTorch's own (Kaiming-uniform with a = sqrt(5)), which released codes use; "normal" is
-    He et al. (2015), which the papers print.
+    ``depth`` None follows the image size. ``pool_size``: 2 as in released codes, or 3 as in ATOM's paper; the stride is 2
+    either way. ``weight_init``: "uniform" is PyTorch's default (Kaiming-uniform with a = sqrt(5)), which released codes use;
+    "normal" is He et al. (2015), as in the papers.
     """
 
     depth: int | None = field(
@@ -70,5 +70,5 @@ class ConvNetChoices:
 
     @classmethod
     def from_json(cls: type[Choices], stored: Mapping[str, Any]) -> Choices:
-        """From what a file holds, older names included. Raises ConfigError for a name that only a newer release knows."""
+        """From stored JSON, including older names. Raises ConfigError for a name that only a newer release knows."""
         return cls(**without_unknown(cls, current_names(cls, stored)))

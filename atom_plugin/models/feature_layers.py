@@ -27,9 +27,9 @@ from atom_plugin.models.features import INPUT, FeatureExtractor, FeatureFunction
 def feature_function(
     network: nn.Module, image_shape: tuple[int, int, int], *, layers: Sequence[str] = ()
 ) -> FeatureFunction:
-    """What takes :class:`~atom_plugin.models.features.Features` from ``network``, made for images (C, H, W).
+    """The extractor of :class:`~atom_plugin.models.features.Features` from ``network``, made for images (C, H, W).
 
-    ``layers`` are the names of those whose maps are matched, in place of the rule. Raises ConfigError for names that the
+    ``layers`` are the names of the layers whose maps are matched, in place of the rule. Raises ConfigError for names that the
     network lacks.
     """
     if isinstance(network, ConvNet):
@@ -93,7 +93,7 @@ def _sizes_of_maps(network: nn.Module, image_shape: tuple[int, int, int]) -> tup
 
 
 def matching_mode(network: nn.Module) -> None:
-    """Let ``network`` be as matching needs it: nothing random (no dropout), batch normalisation by the batch's moments."""
+    """Prepare ``network`` for matching: no dropout, and batch normalisation by the batch's moments."""
     network.eval()
     for norm in batch_norms(network):
         norm.train()

@@ -15,7 +15,7 @@ from atom_plugin.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a network saw in one class-major batch of ``groups`` classes with equally many images each.
+    """The features of one class-major batch of ``groups`` classes with equally many images each.
 
     ``maps`` are (N, C_l, H_l, W_l), one per matched depth from input to output; ``embedding`` is (N, D).
     """
@@ -31,14 +31,14 @@ class Features:
 
 
 class FeatureFunction(Protocol):
-    """Takes :class:`Features` of images (N, C, H, W), class-major over ``groups`` classes."""
+    """Computes :class:`Features` of images (N, C, H, W), class-major over ``groups`` classes."""
 
     def __call__(self, images: torch.Tensor, *, groups: int = 1) -> Features:
         """Run the network on ``images``."""
 
 
 INPUT = ":input"
-"""Behind a layer's name: what the layer is given, in place of what it gives."""
+"""A suffix of a layer's name: the layer's input, in place of its output."""
 
 
 class FeatureExtractor:
@@ -109,5 +109,5 @@ class FeatureExtractor:
 
 
 def widened(values: torch.Tensor) -> torch.Tensor:
-    """What reductions run in: float32, or float64 where that is given."""
+    """The type that reductions compute in: float32, or float64 for float64 input."""
     return values if values.dtype == torch.float64 else values.float()

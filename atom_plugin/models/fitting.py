@@ -1,5 +1,5 @@
-"""The one training loop, and SGD: for networks judged by a set (:mod:`atom_plugin.evaluation.training`) and those that
-distillation matches under (:mod:`atom_plugin.distillation.matching_network`).
+"""The training loop, and SGD, for all networks: for evaluation on a set (:mod:`atom_plugin.evaluation.training`) and for
+matching (:mod:`atom_plugin.distillation.matching_network`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from atom_plugin.runtime.device import autocast
 from atom_plugin.transforms.cutmix import draw_box, mix_images, mix_labels, mix_targets
 
 BATCH_SIZE = 256
-"""Images of a batch where nothing else is asked for."""
+"""Default number of images per batch."""
 
 OnBatch = Callable[[torch.Tensor, torch.Tensor], object]
-"""Told the indices of a batch's images, int64 (n,) on the CPU, and their logits (n, classes) before the batch's step."""
+"""Called with the indices of a batch's images, int64 (n,) on the CPU, and their logits (n, classes) before the batch's step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """SGD with momentum (:func:`sgd_step`); the defaults are those of every training where nothing else is asked for."""
+    """SGD with momentum (:func:`sgd_step`), with the default values of every training."""
 
     lr: float = 0.01
     momentum: float = 0.9
@@ -87,7 +87,7 @@ def fit(
 ) -> float:
     """Train ``network`` by cross-entropy or mean squared error; returns the last batch's loss, which :func:`check_loss` is for.
 
-    ``generator`` lives on the CPU and draws the order of the images and what their batches ask for.
+    ``generator`` is a CPU generator for the order of the images and the draws of their batches.
     """
     loss = torch.zeros(())
     for epoch in range(course.epochs):
@@ -113,7 +113,7 @@ def fit(
 
 
 def check_loss(loss: float, remedy: str, *, network: str = "a network") -> None:
-    """Raise DivergenceError, with what to do about it, where a training ended with a ``loss`` that is not finite."""
+    """Raise DivergenceError, with ``remedy``, if the final ``loss`` of a training is not finite."""
     if not abs(loss) < float("inf"):
         raise DivergenceError(f"training {network} ended with a loss of {loss}; {remedy}")
 

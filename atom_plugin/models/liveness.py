@@ -1,7 +1,6 @@
-"""Which parts of a network have an effect on what it gives for images of some size.
+"""Find the parts of a network that have no effect on its output for images of a given size.
 
-On small images parts of a network may be left without one though nothing fails: attention over a single token gives that
-token whatever the queries are.
+On small images some parts may have no effect, without an error: attention over a single token returns that token for any query.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ _NOISE = 0.01  # so that what starts at 0 lets gradients through
 def parameters_without_gradient(network: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
     """Names of the parameters whose gradient is zero, or missing, for random images (C, H, W), in the network's order.
 
-    Judged on a copy with a little noise on every parameter, in eval mode, so that neither zeros at the start nor dropout
-    count. A parameter of which only a part has none (queries and keys in one matrix with the values) is not among them.
+    Tested on a copy with a little noise on every parameter, in eval mode, so that neither initial zeros nor dropout count. A
+    parameter with a gradient in some parts only (queries and keys in one matrix with the values) is not listed.
     """
     network = copy.deepcopy(network).eval()
     generator = generator_for(0, "gradient check")
@@ -40,16 +39,16 @@ def parameters_without_gradient(network: nn.Module, image_shape: tuple[int, int,
 
 @torch.no_grad()
 def blank_logits(network: nn.Module, image_shape: tuple[int, int, int]) -> object:
-    """What two blank images give: channels-last, as training hands them over, and in eval mode, where nothing is drawn."""
+    """The network's output for two blank images: channels-last, as in training, and in eval mode, without random draws."""
     images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
     given: object = network.eval()(images)
     return given
 
 
 def refuse_single_tokens(name: str, network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Raises ModelError where attention of the network sees a single token of images (C, H, W), and so has no effect.
+    """Raises ModelError if an attention of the network sees a single token of images (C, H, W), and so has no effect.
 
-    Runs it as :func:`blank_logits`, and raises what that does.
+    Runs the network as :func:`blank_logits`, and raises what that does.
     """
     with _AttentionCounter() as attention:
         blank_logits(network, image_shape)
@@ -61,7 +60,7 @@ def refuse_single_tokens(name: str, network: nn.Module, image_shape: tuple[int, 
 
 
 class _AttentionCounter(TorchFunctionMode):
-    """Counts attentions as they run, fused or as a softmax: ``all`` of them, and those over a ``single`` key."""
+    """Counts attentions when they run, fused or as a softmax: ``all`` of them, and those over a ``single`` key."""
 
     def __init__(self) -> None:
         super().__init__()

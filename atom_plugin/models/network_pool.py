@@ -32,9 +32,9 @@ _FORMAT, _VERSION = "atom-plugin/network-pool", 1
 class NetworkPool:
     """``weights`` are float32 (networks, ages, P): all parameters of each network at each of the ``epochs``, 0 first.
 
-    P are the parameters of ``network`` for ``image_shape`` (C, H, W) and ``classes``, in its own order. ``accuracies`` (in
-    [0, 1]) are the trained networks' on held-out images, ``made`` how they were trained, ``fingerprint`` that of the source,
-    ``preprocessing`` in words what they saw of it.
+    P is the number of parameters of ``network`` for ``image_shape`` (C, H, W) and ``classes``, in its own order. ``accuracies``
+    (in [0, 1]) are the trained networks' accuracies on held-out images, ``made`` is how they were trained, ``fingerprint`` the
+    source's, ``preprocessing`` the description of their input.
     """
 
     network: ConvNetConfig
@@ -62,13 +62,13 @@ class NetworkPool:
 
     @property
     def sha256(self) -> str:
-        """Of the weights: what a run that drew from it depends on."""
+        """The sha256 of the weights, for runs that depend on them."""
         return hashlib.sha256(self.weights.numpy().tobytes()).hexdigest()
 
     def draw(self, state: str, generator: torch.Generator, *, radius: float = 0.0) -> tuple[int, torch.Tensor]:
         """A network's index and its weights (P,) in ``state``, "interpolated", "random-epoch" or "around", drawn on the CPU.
 
-        ``radius`` is the Euclidean distance of weights "around" a network's end from that.
+        ``radius`` is the Euclidean distance of weights "around" the end of the training from that end.
         """
         index = int(torch.randint(len(self), (), generator=generator))
         own = self.weights[index]
@@ -92,9 +92,9 @@ class NetworkPool:
         fingerprint: str,
         preprocessing: str,
     ) -> None:
-        """Raise ConfigError unless a run with these may draw from it."""
+        """Raise ConfigError unless a run with these can use the pool."""
         if not len(self):
-            raise ConfigError("found a pool of no networks, expected one or more; make one with  atom-cli pool make")
+            raise ConfigError("found a pool of no networks, expected at least one; make one with  atom-cli pool make")
         pairs: tuple[tuple[str, object, object], ...] = (
             ("networks", dataclasses.asdict(self.network), dataclasses.asdict(network)),
             ("images", self.image_shape, tuple(image_shape)),
@@ -111,7 +111,7 @@ class NetworkPool:
                 )
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to ``path``, atomically; equal pools give equal bytes. Raises StoreError where that fails."""
+        """Write to ``path``, atomically; equal pools give equal bytes. Raises StoreError if that fails."""
         target = Path(path)
         refuse_existing(target, force=force)
         about = {
@@ -134,16 +134,16 @@ class NetworkPool:
 
     @classmethod
     def load(cls, path: str | Path) -> NetworkPool:
-        """Read what :meth:`save` wrote. Raises StoreError for a file that is missing, damaged, or no pool."""
+        """Read a file of :meth:`save`. Raises StoreError for a file that is missing, damaged, or not a pool."""
         try:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != _FORMAT:
-                    raise StoreError(f"{path}: is no pool of networks; make one with  atom-cli pool make")
+                    raise StoreError(f"{path}: is not a pool of networks; make one with  atom-cli pool make")
                 if (version := int(file.attrs["format_version"])) > _VERSION:
                     raise StoreError(f"{path}: has version {version} of pools, this release reads {_VERSION}; update")
                 about, checksum = bounded_json.parse(file.attrs["about"]), file.attrs["sha256"]
                 if file["weights"].nbytes > Path(path).stat().st_size:
-                    raise ValueError("its weights declare more values than the file holds")
+                    raise ValueError("its weights declare more values than the file has")
                 weights = torch.from_numpy(np.asarray(file["weights"]))
             pool = cls(
                 network=ConvNetConfig.from_json(about["network"]),
@@ -177,7 +177,7 @@ def flat_weights(network: ConvNet) -> torch.Tensor:
 
 @torch.no_grad()
 def set_weights(network: ConvNet, flat: torch.Tensor) -> None:
-    """Copy ``flat`` (P,), as :func:`flat_weights` has it, into the parameters."""
+    """Copy ``flat`` (P,), from :func:`flat_weights`, into the parameters."""
     start = 0
     for each in network.parameters():
         each.copy_(flat[start : start + each.numel()].view(each.shape))
@@ -185,7 +185,7 @@ def set_weights(network: ConvNet, flat: torch.Tensor) -> None:
 
 
 def _short(value: object, other: object) -> str:
-    """``value``; of mappings only what ``other`` has otherwise."""
+    """``value``; of mappings only the entries that differ from ``other``."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items() if item != other.get(name))
     return str(value)[:120]

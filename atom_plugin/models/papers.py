@@ -1,11 +1,11 @@
 """AlexNet, VGG-11, ResNet-18 and the ViT of the cross-architecture tables, and IDC's ResNet-10, for small images.
 
-The tables (ATOM, table 2; DataDAM, table 3) name the architectures only. What they are follows the released code of
-DataDAM, whose first three are those of Dataset Condensation (Zhao et al., 2021). There all are written for 32x32 images,
-the first three also for 28x28 of one channel. Weights are drawn as there: torch's own initialisation.
+The tables (ATOM, table 2; DataDAM, table 3) name the architectures only. The details follow the released code of DataDAM, whose
+first three are from Dataset Condensation (Zhao et al., 2021). There all are written for 32x32 images, the first three also for
+28x28 of one channel. Weights are drawn as there: by torch's default.
 
-Common deviations: any image size and number of channels. Images smaller than a network's pooling allows get a border of
-zeros; larger ones are pooled to one size before the classifier. Both do nothing at 32x32.
+Common deviations: any image size and number of channels. Images smaller than a network's pooling allows get a border of zeros;
+larger ones are pooled to one size before the classifier. Both do nothing at 32x32.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _VGG11 = ((64, 3), _POOL, (128, 3), _POOL, *((256, 3),) * 2, _POOL, *((512, 3),)
 def alexnet(image_shape: tuple[int, int, int], classes: int, *, normalisation: str = "none") -> nn.Module:
     """Five convolutions (5, 5, 3, 3, 3; 128 to 256 channels), three max-poolings, one linear layer; 1.9 M parameters.
 
-    ``normalisation`` after each convolution: "none" as the codes' AlexNet, "batch" as their AlexNetBN, or any other of
-    the ConvNet's. No dropout, as in the codes. 28x28 images get the border of 2 pixels that the codes give those of one
-    channel, smaller ones one that makes them 32x32; larger ones are average-pooled to the 4x4 map that 32x32 gives.
+    ``normalisation`` after each convolution: "none" as in the codes' AlexNet, "batch" as in their AlexNetBN, or any other of
+    the ConvNet's. No dropout, as in the codes. 28x28 images get a border of 2 pixels, as the codes do for one channel; smaller
+    ones get a border to 32x32; larger ones are average-pooled to the 4x4 map of 32x32 images.
     """
     channels = image_shape[0]
     return nn.Sequential(
@@ -43,8 +43,8 @@ def alexnet(image_shape: tuple[int, int, int], classes: int, *, normalisation: s
 def vgg11(image_shape: tuple[int, int, int], classes: int, *, normalisation: str = "instance") -> nn.Module:
     """VGG-11's eight 3x3 convolutions and five max-poolings, and one linear layer on 512 features; 9.2 M parameters.
 
-    ``normalisation``: "instance" as the codes' VGG11, "batch" as their VGG11BN, or any other of the ConvNet's. No dropout,
-    as in the codes. Borders as :func:`alexnet`'s; the last map of larger images is averaged over its places.
+    ``normalisation``: "instance" as in the codes' VGG11, "batch" as in their VGG11BN, or any other of the ConvNet's. No
+    dropout, as in the codes. Borders as in :func:`alexnet`; the last map of larger images is averaged over its positions.
     """
     channels = image_shape[0]
     return nn.Sequential(
@@ -59,9 +59,9 @@ def vgg11(image_shape: tuple[int, int, int], classes: int, *, normalisation: str
 def resnet18(image_shape: tuple[int, int, int], classes: int, *, normalisation: str = "instance") -> nn.Module:
     """timm's ResNet-18 with a 3x3 stride-1 first convolution and no max-pooling; 11.2 M parameters.
 
-    ``normalisation``: "instance" as the codes' ResNet18, "batch" as their ResNet18BN, or any other of the ConvNet's. The
-    last block's scale starts at 1 and not at 0, as in the codes. Images below 16 pixels get a border, since
-    a normalised map of one place holds nothing; the codes' 4x4 average pooling is one over the whole map here.
+    ``normalisation``: "instance" as in the codes' ResNet18, "batch" as in their ResNet18BN, or any other of the ConvNet's. The
+    last block's scale starts at 1 and not at 0, as in the codes. Images below 16 pixels get a border, since a normalised map of
+    one position has no information; the codes' 4x4 average pooling is one over the whole map here.
     """
     return _resnet((2, 2, 2, 2), image_shape, classes, normalisation)
 
@@ -126,7 +126,7 @@ def vit(
 def _resnet(
     blocks: tuple[int, ...], image_shape: tuple[int, int, int], classes: int, normalisation: str, **options: Any
 ) -> nn.Module:
-    """timm's ResNet of basic blocks for small images; ``options`` are timm's."""
+    """timm's ResNet with basic blocks for small images; ``options`` are timm's."""
     from timm.models.resnet import BasicBlock, ResNet
 
     channels = image_shape[0]
@@ -148,7 +148,7 @@ def _resnet(
 
 
 class _HalvingPool(nn.AvgPool2d):
-    """Average pooling that rounds up, as timm's ResNet does in its other branch: 7x7 becomes 4x4."""
+    """Average pooling that rounds up, as in the shortcut branch of timm's ResNet: 7x7 becomes 4x4."""
 
     def __init__(self, stride: int) -> None:
         super().__init__(stride, ceil_mode=True, count_include_pad=False)
@@ -203,7 +203,7 @@ def _border(image_shape: tuple[int, int, int], least: int) -> nn.Module:
 
 
 def _draw_as_torch(network: nn.Module) -> None:
-    """Draw the weights of convolutions and linear layers anew, from torch's own initialisation instead of timm's."""
+    """Draw the weights of convolutions and linear layers again, by torch's default instead of timm's."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.reset_parameters()

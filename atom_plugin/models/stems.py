@@ -1,7 +1,7 @@
-"""Stems of networks, made to reduce small images less: smaller patches; half the first stride, and no pooling after it.
+"""Change the stems of networks to reduce small images less: smaller patches, or half the first stride and no pooling after it.
 
-ImageNet's networks shrink their 224x224 images 32 times; of 32x32 images one place would be left. The common remedy for
-CIFAR (He et al., 2016, section 4.2) is a 3x3 stride-1 first convolution and no max-pooling.
+ImageNet's networks shrink their 224x224 images 32 times; a 32x32 image would become one position. The common remedy for CIFAR
+(He et al., 2016, section 4.2) is a 3x3 stride-1 first convolution and no max-pooling.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def first_convolution(network: nn.Module) -> nn.Conv2d | None:
-    """The convolution that timm names as the first; None where it is none, or where a network has none or several."""
+    """The convolution that timm names as the first; None if the network has none or several."""
     name = _first_name(network)
     if name is None:
         return None
@@ -33,7 +33,7 @@ def is_patch_embedding(convolution: nn.Conv2d) -> bool:
 def cut_patches(network: nn.Module, patch: int, size: tuple[int, int]) -> None:
     """Make the first convolution cut images of ``size`` (H, W) into patches of ``patch`` pixels, in place.
 
-    timm's patch embeddings are told, too; the number of patches must then be the one that the network was built for.
+    Also updates timm's patch embeddings; the number of patches must then be the number that the network was built for.
     """
     convolution, name = first_convolution(network), _first_name(network)
     assert convolution is not None and name is not None
@@ -48,10 +48,10 @@ def cut_patches(network: nn.Module, patch: int, size: tuple[int, int]) -> None:
 
 
 def soften_stem(network: nn.Module) -> None:
-    """Halve the stride of a first convolution whose windows overlap, in place; take out a pooling that follows in the stem.
+    """Halve the stride of a first convolution whose windows overlap, in place; remove a pooling that follows in the stem.
 
-    Stride 2 becomes 1, and a kernel larger than 3x3 then becomes its middle 3x3, as in CIFAR's ResNets; stride 4 becomes 2.
-    A first convolution of stride 1 stays as it is, and so does what follows it.
+    Stride 2 becomes 1, and a kernel larger than 3x3 then becomes its central 3x3, as in CIFAR's ResNets; stride 4 becomes 2. A
+    first convolution of stride 1 and the layers after it stay unchanged.
     """
     convolution = _strided_first(network)
     if convolution is None:
@@ -87,7 +87,7 @@ def _first_name(network: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _crop(convolution: nn.Conv2d, side: int) -> None:
-    """Keep the middle ``side`` x ``side`` of the kernel, scaled so that the variance of what it gives stays."""
+    """Keep the central ``side`` x ``side`` of the kernel, scaled to keep the variance of its output."""
     height, width = convolution.kernel_size
     top, left = (height - side) // 2, (width - side) // 2
     middle = convolution.weight[:, :, top : top + side, left : left + side]
@@ -96,9 +96,9 @@ def _crop(convolution: nn.Conv2d, side: int) -> None:
 
 
 def _stem_pooling(network: nn.Module) -> str | None:
-    """The name of the first pooling that comes before another strided convolution, beside the first one or further out.
+    """The name of the first pooling before the next strided convolution, next to the first convolution or further out.
 
-    Poolings inside of blocks run beside other paths of the same stride, and are none of the stem's.
+    Poolings inside blocks run parallel to other paths with the same stride, and are not part of the stem.
     """
     path = (_first_name(network) or "").split(".")
     for depth in range(len(path) - 1, -1, -1):

@@ -1,7 +1,7 @@
-"""Any of timm's models for small images: what its constructor takes is asked for, and its stem is made to reduce less.
+"""Any timm model for small images: with suitable constructor arguments, and a stem that reduces less.
 
-Nothing here knows a family by name. A model is first built without storage (torch's meta device) to see what it is: which
-arguments its constructor takes, its first convolution, and by how much its last map is smaller than the image.
+Nothing here knows a model family by name. A model is first built without storage (torch's meta device) to inspect it: the
+arguments of its constructor, its first convolution, and how much smaller its last map is than the image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOT_FROM_SCRATCH = ("pretrained", "checkpoint_path", "features_only")
 
 
 def names(pattern: str) -> list[str]:
-    """timm's names that match the shell-style pattern, in its natural order, without those of pretrained weights."""
+    """timm's names that match the shell-style pattern, in natural order, without names of pretrained weights."""
     import timm
 
     found: list[str] = timm.list_models(pattern) if pattern else []  # no pattern would be all of them
@@ -36,7 +36,7 @@ def names(pattern: str) -> list[str]:
 
 
 def usual_size(name: str) -> str | None:
-    """``"224x224"``: height and width of the images that timm's model of that name was made for; None if it tells none."""
+    """``"224x224"``: height and width of the images that timm's model of that name was made for; None if unknown."""
     from timm.models import get_pretrained_cfg
 
     config: Any = get_pretrained_cfg(name)
@@ -44,7 +44,7 @@ def usual_size(name: str) -> str | None:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """What builds timm's model ``name``. Raises ModelError if timm has none of that name, or for a name with weights."""
+    """The builder of timm's model ``name``. Raises ModelError for an unknown name, or one of pretrained weights."""
     import timm
 
     if not timm.is_model(name):
@@ -60,16 +60,18 @@ def builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _build(name: str, image_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> nn.Module:
-    """timm's model with random weights, fit for ``image_shape`` as docs/models.md says; ``options`` go first.
+    """timm's model with random weights, adapted to ``image_shape`` as docs/models.md describes; ``options`` have priority.
 
-    Of the ways to make it fit the first is taken in which it takes the images and all of its attention has an effect.
-    Raises ModelError where only the latter fails, and else what the first way raised.
+    Takes the first adaptation in which the model takes the images and all of its attention has an effect. Raises ModelError if
+    only the latter fails, and else the error of the first adaptation.
     """
     import timm
 
     for option in _NOT_FROM_SCRATCH:
         if option in options:
-            raise ModelError(f"{option} is no option here: networks start from random weights and give logits")
+            raise ModelError(
+                f"{option} cannot be set here: networks start from random weights and give logits; leave it out"
+            )
     arguments = {"num_classes": classes, "in_chans": image_shape[0], **options}
     failures: list[Exception] = []
     for chosen, adapt in _ways(_outline(name, arguments), image_shape[1:], options):
@@ -88,7 +90,7 @@ _Way: TypeAlias = tuple[dict[str, Any], Callable[[nn.Module], object]]
 
 
 def _ways(outline: nn.Module, size: tuple[int, int], options: Mapping[str, Any]) -> Iterator[_Way]:
-    """Arguments that make the model fit images of ``size`` (H, W), with what is done to it then; the best first."""
+    """Constructor arguments that make the model fit images of ``size`` (H, W), and the changes afterwards; the best first."""
     takes = _constructor_arguments(type(outline))
     own = _own_patch(outline)
     as_it_is: dict[str, Any] = {"img_size": size} if "img_size" in takes else {}
@@ -123,17 +125,17 @@ def _nothing(network: nn.Module) -> None:
 
 
 def _image_size(takes: set[str], size: tuple[int, int], old: int, new: int) -> dict[str, Any]:
-    """The argument for images of ``size`` whose sides change as a patch does that grows from ``old`` to ``new`` pixels."""
+    """The image-size argument for images of ``size``, scaled as a patch that grows from ``old`` to ``new`` pixels."""
     return {"img_size": (size[0] // old * new, size[1] // old * new)} if "img_size" in takes else {}
 
 
 def outline(name: str, channels: int, classes: int) -> nn.Module:
-    """timm's model ``name`` for images of its own size, without storage if it can be built so: for its structure only."""
+    """timm's model ``name`` for images of its own size, without storage if possible: only to inspect its structure."""
     return _outline(name, {"num_classes": classes, "in_chans": channels})
 
 
 def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """timm's model as it is by default, without storage if it can be built so: for its structure only."""
+    """timm's default model, without storage if possible: only to inspect its structure."""
     import timm
 
     outline: nn.Module
@@ -154,7 +156,7 @@ def _window(outline: nn.Module, takes: set[str], size: tuple[int, int], patch: i
 
 
 def _constructor_arguments(kind: type) -> set[str]:
-    """Names that ``kind`` and the classes under it take; a subclass may pass on what it does not name."""
+    """Argument names of ``kind`` and its base classes; a subclass may pass on arguments that it does not name."""
     takes: set[str] = set()
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         if "__init__" in vars(base):
@@ -163,7 +165,7 @@ def _constructor_arguments(kind: type) -> set[str]:
 
 
 def _own_patch(outline: nn.Module) -> int:
-    """Side in pixels of the patches that the first convolution cuts; 0 where it cuts none."""
+    """Side in pixels of the patches that the first convolution cuts; 0 if it cuts none."""
     stem = first_convolution(outline)
     return stem.stride[0] if stem is not None and is_patch_embedding(stem) else 0
 
@@ -181,6 +183,6 @@ def _is_pyramid(outline: nn.Module) -> bool:
 
 
 def _is_fixed(outline: nn.Module) -> bool:
-    """Whether the model is built for one image size, so that its maps must not come out larger than it expects."""
+    """Whether the model is built for one image size, so that its maps must not be larger than it expects."""
     config: Any = getattr(outline, "default_cfg", None) or {}  # a model of the user's may have none
     return bool(config.get("fixed_input_size"))

@@ -1,4 +1,4 @@
-"""Synthetic sets and their files: one self-describing, checked HDF5 file per set. docs/file-format.md is normative."""
+"""Synthetic sets and their files: one self-describing HDF5 file with checksum per set. docs/file-format.md is normative."""
 
 from atom_plugin.store.files import SetHeader, open_dataset, read_header, verify
 from atom_plugin.store.provenance import Provenance

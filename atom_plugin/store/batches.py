@@ -1,4 +1,4 @@
-"""Batches of a set's images for a loop of one's own, augmented as the set was made."""
+"""Batches of a set's images for a user's own loop, augmented as in the set's distillation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 
 def own_strategy(made: Provenance) -> str:
-    """The siamese augmentation that a set was made under; for a set that names none, all its operations."""
+    """The siamese augmentation of the set's distillation; all its operations if the set names none."""
     config: Mapping[str, Any] = made.config
     if merged := config.get("merged"):
         config = merged[0].get("config", {})
@@ -31,7 +31,8 @@ def batches_of(
 
     Each image is augmented on its own by ``strategy``.
 
-    Every pass draws anew; equal seeds give equal passes. Raises ConfigError for a batch of no images, or an unknown strategy.
+    Every pass draws new augmentations; equal seeds give equal passes. Raises ConfigError for a batch of no images, or an
+    unknown strategy.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}")

@@ -36,7 +36,7 @@ class SetFields(TypedDict):
 
 
 def encode(fields: SetFields) -> dict[str, Array]:
-    """The set as numpy arrays by element. Raises SchemaError for what the format cannot hold."""
+    """The set as numpy arrays by element. Raises SchemaError for values that the format cannot store."""
     preprocessing, provenance = fields["preprocessing"], fields["provenance"]
     arrays: dict[str, Array] = {
         "images": _numbers(fields["images"]),
@@ -67,7 +67,7 @@ def encode(fields: SetFields) -> dict[str, Array]:
 
 
 def decode(arrays: Arrays) -> SetFields:
-    """The set behind checked ``arrays``. Raises SchemaError for text that is not UTF-8 or not JSON."""
+    """The set in checked ``arrays``. Raises SchemaError for text that is not UTF-8 or not JSON."""
     return SetFields(
         images=_tensor(arrays["images"]),
         labels=decode_labels(arrays),
@@ -82,7 +82,7 @@ def decode(arrays: Arrays) -> SetFields:
 
 
 def decode_soft_labels(arrays: Arrays) -> SoftLabels | None:
-    """Soft labels, checked; None where there are none. Raises SchemaError."""
+    """Soft labels, checked; None if there are none. Raises SchemaError."""
     if f"{SOFT_LABELS}/values" not in arrays:
         return None
     kind = _text(f"{SOFT_LABELS}/kind", arrays[f"{SOFT_LABELS}/kind"].item())
@@ -93,17 +93,17 @@ def decode_soft_labels(arrays: Arrays) -> SoftLabels | None:
 
 
 def decode_learned_lr(arrays: Arrays) -> float | None:
-    """The learning rate that was learned with the images; None where none was."""
+    """The learning rate that was learned with the images; None if none was."""
     return float(arrays["learned_lr"]) if "learned_lr" in arrays else None
 
 
 def decode_prefixes(arrays: Arrays) -> tuple[int, ...]:
-    """Counts of images per class that are sets of their own."""
+    """The prefix lengths of a nested set."""
     return tuple(arrays["prefixes"].tolist()) if "prefixes" in arrays else ()
 
 
 def decode_factor(arrays: Arrays) -> int:
-    """Tiles along a side of a stored image; 1 where images are not packed."""
+    """Tiles along a side of a stored image; 1 if images are not packed."""
     return int(arrays.get("factor", np.ones(())))
 
 
@@ -136,7 +136,7 @@ def decode_preprocessing(arrays: Arrays) -> Preprocessing:
 
 
 def decode_provenance(arrays: Arrays) -> Provenance:
-    """What made the set. Raises SchemaError."""
+    """The set's provenance. Raises SchemaError."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Provenance):
         key = f"provenance/{field.name}"

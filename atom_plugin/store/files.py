@@ -24,12 +24,13 @@ from atom_plugin.store.torch_dataset import StoredImages
 
 
 def write_fields(fields: SetFields, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
-    """Write a set to ``path``, atomically; equal sets give equal bytes. Takes the set's size in memory once more.
+    """Write a set to ``path``, atomically; equal sets give equal bytes. Takes the set's size in memory again.
 
-    The folder of the set's images is told as :mod:`atom_plugin.store.paths` says, or with ``keep_paths`` by its absolute path.
+    The file has the folder of the source's images as :mod:`atom_plugin.store.paths` describes, or with ``keep_paths`` its
+    absolute path.
 
-    Raises StoreError if the file exists (unless ``force``), cannot be written, or the set cannot be stored: pixels
-    that are not finite, class names that are not Unicode, a config that is not JSON. Then nothing is written.
+    Raises StoreError if the file exists (unless ``force``), cannot be written, or the set cannot be stored: pixels that are not
+    finite, class names that are not Unicode, a config that is not JSON. Then nothing is written.
     """
     target = Path(path)
     refuse_existing(target, force=force)
@@ -40,7 +41,7 @@ def write_fields(fields: SetFields, path: str | Path, *, force: bool = False, ke
         check_shapes({key: (array.dtype.str, array.shape) for key, array in arrays.items()})
         check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
     except SchemaError as error:
-        raise StoreError(f"{target}: not written: {error}; mend the set first") from error
+        raise StoreError(f"{target}: not written: {error}; correct the set first") from error
     write_bytes(target, serialise(arrays), force=force)
 
 
@@ -57,7 +58,7 @@ def read_fields(path: str | Path) -> SetFields:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SetHeader:
-    """What a file says beside pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
+    """The contents of a file except pixels and ZCA matrix: ``shape`` is (N, C, H, W), ``labels`` int64 (N,), ``mean`` and
     ``std`` float per channel, ``zca_eps`` None without whitening, ``size`` the file's in bytes. ``storage``, ``factor``,
     ``prefixes``, ``soft_labels`` and ``learned_lr`` are those of :class:`~atom_plugin.store.synthetic_set.SyntheticSet`.
     """
@@ -97,7 +98,7 @@ class SetHeader:
 
 
 def read_header(path: str | Path) -> SetHeader:
-    """Read all but pixels and ZCA matrix, so without the checksum's verification. Raises StoreError."""
+    """Read everything except pixels and ZCA matrix, without checking the checksum. Raises StoreError."""
     with open_checked(Path(path)) as file:
         check_shapes(file.shapes(), version=file.version)
         arrays = file.arrays(but=("images", f"{ZCA}/matrix"))
@@ -109,14 +110,14 @@ def read_header(path: str | Path) -> SetHeader:
 def verify(path: str | Path) -> SetHeader:
     """Check everything: HDF5, format, version, types, shapes, the checksum, finite values, labels.
 
-    Reads in blocks, so that a set larger than memory can be checked. Raises StoreError at the first thing wrong.
+    Reads in blocks, so that a set larger than memory can be checked. Raises StoreError for the first error.
     """
     with open_checked(Path(path)) as file:
         return _read_header_fields(file, _verified(file))
 
 
 def _verified(file: StoreFile) -> Arrays:
-    """All arrays but the images, every check done."""
+    """All arrays except the images, with every check."""
     check_shapes(file.shapes(), version=file.version)
     arrays = file.arrays(but=("images",))
     file.verify_checksum(arrays)
@@ -149,7 +150,7 @@ def _read_header_fields(file: StoreFile, arrays: Arrays) -> SetHeader:
 
 
 def open_dataset(path: str | Path) -> StoredImages:
-    """A lazy view of a file that was verified once, here. Raises StoreError."""
+    """A lazy view of a file, which is verified once here. Raises StoreError."""
     target = Path(path).absolute()
     with open_checked(target) as file:
         arrays = _verified(file)

@@ -10,21 +10,21 @@ from pathlib import Path
 
 @functools.cache
 def font_with(text: str) -> Path | None:
-    """The font file to draw ``text`` with: DejaVu Sans, which matplotlib carries, or the first one installed, by its path, that
-    has every character; None where there is none.
+    """The font file to draw ``text`` with: DejaVu Sans, which matplotlib includes, or the first installed font, by its path,
+    that has every character; None if there is none.
     """
     wanted = frozenset(ord(character) for character in text if not character.isspace())
     return next((path for path in (_dejavu(), *_installed()) if wanted <= _characters(path)), None)
 
 
 def shortened(name: str, longest: int) -> str:
-    """``name`` without what cannot be printed, and no longer than ``longest``."""
+    """``name`` without unprintable characters, cut to ``longest``."""
     text = "".join(character if character.isprintable() else "?" for character in name)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def without_font(names: Iterable[str]) -> str | None:
-    """What to tell of those ``names`` that no font here has the characters of; None where there are none."""
+    """A message on those ``names`` whose characters no font here has; None if there are none."""
     undrawn = [name for name in names if font_with(shortened(name, len(name))) is None]
     if not undrawn:
         return None

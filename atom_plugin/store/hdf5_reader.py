@@ -1,7 +1,7 @@
-"""Files of synthetic sets, opened without trusting them.
+"""Open files of synthetic sets without trusting them.
 
-Every dataset is contiguous, and its declared size is checked against the file before a byte of it is read: a
-damaged or malicious shape allocates nothing.
+Every dataset is contiguous, and its declared size is checked against the file before a byte of it is read: a damaged or
+malicious shape allocates nothing.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _DAMAGED = "the file is damaged or was changed; restore a copy or make it again"
 
 
 def identity(status: os.stat_result) -> Identity:
-    """What tells a file from another, or from a later one of the same name."""
+    """Values that tell a file from another, or from a later one of the same name."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoreFile:
-    """An open file of this format whose every dataset lies within it. ``objects`` by name, the root under ""."""
+    """An open file of this format in which every dataset is complete. ``objects`` by name, the root under ""."""
 
     path: Path
     identity: Identity
@@ -58,7 +58,7 @@ class StoreFile:
         return self.identity[1]
 
     def arrays(self, *, but: Collection[str] = ()) -> dict[str, Array]:
-        """The known elements, whole, except those named."""
+        """The known elements, complete, except the named ones."""
         return {key: load(self.objects[key]) for key in self.shapes() if key not in but}
 
     def blocks(self, key: str) -> Iterator[Array]:
@@ -74,9 +74,9 @@ class StoreFile:
 
 @contextmanager
 def open_checked(path: Path) -> Iterator[StoreFile]:
-    """Open a set's file and check its outside: kind, format, version, that nothing lies beyond its end.
+    """Open a set's file and check its structure: kind, format, version, and that nothing lies beyond its end.
 
-    Whatever HDF5, or the body of the ``with``, finds wrong becomes a one-line StoreError.
+    Any error of HDF5, or of the body of the ``with``, becomes a one-line StoreError.
     """
     with _open_bytes(path) as raw:
         try:
@@ -128,7 +128,7 @@ def _check_signature(path: Path, raw: BinaryIO) -> None:
 
 
 def _user_block(raw: BinaryIO) -> int:
-    """Bytes before HDF5's signature, which may stand at 512, 1024, 2048 and so on; 0 where there is none."""
+    """Bytes before HDF5's signature, which may be at 512, 1024, 2048 and so on; 0 if there is none."""
     found, place = 0, 512
     while not found and raw.seek(place) and (head := raw.read(len(_SIGNATURE))):
         found = place if head == _SIGNATURE else 0
@@ -166,7 +166,7 @@ def _checked(path: Path, file_identity: Identity, file: Any) -> StoreFile:
 
 
 def _check_extents(path: Path, objects: dict[str, Any], size: int) -> None:
-    """Refuse whatever the file does not hold itself, byte for byte: chunked, external, virtual, oversized data."""
+    """Refuse data that is not in the file itself, byte for byte: chunked, external, virtual, oversized data."""
     for key, item in datasets_and_attributes(objects).items():
         if item.dtype.kind not in "fiuS" or item.shape is None:
             raise SchemaError(f"{key}: found type {item.dtype}, expected numbers or text of a fixed length")
@@ -179,14 +179,16 @@ def _check_extents(path: Path, objects: dict[str, Any], size: int) -> None:
                     "mapped; convert it with h5repack -l CONTI -f NONE IN OUT"
                 )
             if item.id.get_create_plist().get_layout() != h5d.CONTIGUOUS or start is None:
-                raise SchemaError(f"{key}: found a layout that is not contiguous in this file, expected one that is")
+                raise SchemaError(
+                    f"{key}: found a layout that is not contiguous in this file, expected a contiguous one"
+                )
             end += start
         if end > size:
             raise SchemaError(f"{key}: ends at byte {end}, but the file has {size}")
 
 
 def _rewritten(item: Any) -> str:
-    """How a dataset with all its data in the file is stored otherwise than in one piece; empty where it is not so."""
+    """How a dataset is stored if not in one piece, e.g. "in chunks"; empty if it is contiguous."""
     if item.compression:
         return f"in chunks and compressed ({item.compression})"
     if item.chunks is not None:

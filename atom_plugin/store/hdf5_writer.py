@@ -1,6 +1,6 @@
-"""The content of a set's HDF5 file: written to bytes, walked, read in parts, and its checksum.
+"""The content of a set's HDF5 file: written to bytes, listed, read in parts, and its checksum.
 
-Metadata uses HDF5 1.8's object headers, which carry checksums of their own; the sha256 here covers all values.
+Metadata uses HDF5 1.8's object headers, which have their own checksums; the sha256 here covers all values.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def digest(objects: dict[str, Any], loaded: Arrays) -> str:
 
 
 def list_objects(file: Any) -> dict[str, Any]:
-    """Groups and datasets by name; what soft or external links point to is not part of the file.
+    """Groups and datasets by name; targets of soft or external links are not part of the file.
 
-    Raises SchemaError for more objects or attributes than :data:`MOST_OBJECTS`, found while counting: HDF5 takes minutes to
-    list some ten thousands.
+    Raises SchemaError for more objects or attributes than :data:`MOST_OBJECTS`, found while counting, because HDF5 takes
+    minutes to list some ten thousands.
     """
     objects: dict[str, Any] = {"": file}
 
@@ -119,7 +119,7 @@ def _group(file: Any, name: str) -> Any:
 
 
 def _describe(item: Any, **texts: str) -> None:
-    """Attributes as text of a fixed length: unlike HDF5's variable one, it stands in the checked object header."""
+    """Attributes as text of a fixed length: unlike HDF5's variable-length text, it is in the checked object header."""
     for name, text in texts.items():
         data = text.encode()
         item.attrs.create(name, np.bytes_(data), dtype=h5py.string_dtype("utf-8", len(data)))

@@ -1,4 +1,4 @@
-"""A set in one line, and the transform for images to test its networks on."""
+"""Load a set in one line, and the transform for test images of its networks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from atom_plugin.transforms.own_images import OwnImages
 
 
 def load(path: str | Path) -> SyntheticSet:
-    """The set in a file, every check done. Raises StoreError for a file that is none, or damaged."""
+    """The set in a file, with every check. Raises StoreError for a file that is not a set, or damaged."""
     return read(path)
 
 
 def preprocess_for(of: str | Path | SyntheticSet) -> OwnImages:
-    """The transform for a user's own images beside this set, or the set in this file.
+    """The transform for a user's own images with this set, or with the set in this file.
 
-    An image of any size goes in (a file's name, an image of Pillow, a uint8 tensor), a preprocessed tensor comes out. Raises
+    It takes an image of any size (a file name, a Pillow image, a uint8 tensor) and returns a preprocessed tensor. Raises
     StoreError as :func:`load`.
     """
     held = of if isinstance(of, SyntheticSet) else load(of)
@@ -27,7 +27,7 @@ def preprocess_for(of: str | Path | SyntheticSet) -> OwnImages:
 
 
 def decoding_of(source: Mapping[str, Any]) -> Decoding:
-    """How the image files of a set's ``source`` became pixels, as far as the set says."""
+    """How the image files of a set's ``source`` were decoded, as far as the set says."""
     options = source.get("options") or {}
     depth, most = options.get("bit_depth"), options.get("max_pixels")
     return Decoding(

@@ -1,7 +1,7 @@
-"""Where a set's images lie, as its file says it: without the folders of the machine that made it.
+"""The folder of a set's images as stored in its file, without the folders of the machine that made it.
 
 In memory ``source["options"]["data_dir"]`` is absolute. A file has it relative to itself, so that the two may move together, or
-not at all where the two share no folder but the root: then the relative path would be the absolute one in other words.
+not at all if the two share only the root: then the relative path would reveal the absolute one.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _FOLDER = "data_dir"
 
 
 def portable(provenance: Provenance, folder: Path) -> Provenance:
-    """As it stands in a file in ``folder``."""
+    """As stored in a file in ``folder``."""
     return _with_folders(provenance, lambda stored: _relative(stored, folder))
 
 
 def without_folders(provenance: Provenance) -> Provenance:
-    """As it stands in another toolkit's file, which may go anywhere."""
+    """As stored in another toolkit's file, which may be moved anywhere."""
     return _with_folders(provenance, lambda stored: None)
 
 
 def located(provenance: Provenance, folder: Path) -> Provenance:
-    """As it is in memory, once it was read from a file in ``folder``."""
+    """As in memory, after reading it from a file in ``folder``."""
     return _with_folders(provenance, lambda stored: os.path.normpath(folder.absolute() / stored))
 
 
 def _relative(stored: str, folder: Path) -> str | None:
-    """``stored`` from ``folder`` on, with slashes; None where it leads over the root, or to another drive."""
+    """``stored`` relative to ``folder``, with slashes; None if it leads over the root, or to another drive."""
     if not Path(stored).is_absolute():
         return stored
     here = str(folder.absolute())
@@ -45,7 +45,7 @@ def _relative(stored: str, folder: Path) -> str | None:
 
 
 def _with_folders(provenance: Provenance, change: Callable[[str], str | None]) -> Provenance:
-    """With each folder changed, or left out for None: the set's own, and those of the sets that it was made of."""
+    """With each folder changed, or removed for None: the set's own, and the folders of the sets that it was made of."""
     return replace(
         provenance, source=_changed(provenance.source, change), config=_changed_config(provenance.config, change)
     )

@@ -48,11 +48,11 @@ def grid(
 ) -> None:
     """Write a row of images per class, its name at the left, to a picture file, atomically.
 
-    Classes come in the order of the set, or by id where it mixes them. ``images``: a set, whose true colours are drawn, or
-    true colours (N, C, H, W) on the [0, 1] scale; values outside are clamped, channels other than 1 or 3 averaged.
-    ``labels``: (N,) class ids, indices into ``class_names``. Classes without images have no row; where there are too many, and
-    beyond ``per_class`` images, it says how many more there are. Raises ConfigError if there is nothing to draw, StoreError
-    where writing fails.
+    Classes come in the order of the set, or by id if it mixes them. ``images``: a set, whose true colours are drawn, or true
+    colours (N, C, H, W) on the [0, 1] scale; values outside are clamped, channels other than 1 or 3 averaged. ``labels``: (N,)
+    class ids, indices into ``class_names``. Classes without images have no row; if there are too many classes, or more than
+    ``per_class`` images, the picture gives the number of the others. Raises ConfigError if there is nothing to draw, StoreError
+    if writing fails.
     """
     target = Path(path)
     picture_format(target)
@@ -76,7 +76,7 @@ def grid(
 
 
 def _class_order(labels: Sequence[int]) -> list[int]:
-    """Class ids as they stand, where the images of each are together; else sorted."""
+    """Class ids in the order of the set if the images of each are together; else sorted."""
     runs = [label for label, _ in itertools.groupby(labels)]
     return runs if len(set(runs)) == len(runs) else sorted(set(runs))
 
@@ -84,8 +84,8 @@ def _class_order(labels: Sequence[int]) -> list[int]:
 def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = True) -> None:
     """Draw "loss" over "iteration" of ``records`` on a logarithmic axis, with its running median, to a picture file.
 
-    Where records have an "accuracy", in [0, 1], it is drawn on an axis of its own, in percent. Records without a positive,
-    finite loss are left out. Raises ConfigError if none is left, StoreError where writing fails.
+    If records have an "accuracy", in [0, 1], it is drawn on a second axis, in percent. Records without a positive, finite loss
+    are left out. Raises ConfigError if none is left, StoreError if writing fails.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -121,7 +121,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], path: str | Path, *, force:
 
 
 def _add_accuracy(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    """The course of the accuracy over that of the loss, where there is one."""
+    """Draw the accuracy over the loss, if there is one."""
     reached = [(int(each["iteration"]), 100 * float(each["accuracy"])) for each in records if "accuracy" in each]
     if not reached:
         return
@@ -140,8 +140,8 @@ def running_median(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Up to ``points`` evenly spread positions, and the median of the ``window`` (odd) values around each.
 
-    Only where a whole window fits: a median of fewer values would end in the noise of the last one, or bend the curve.
-    There must be at least ``window`` values.
+    Only where a whole window fits, because a median of fewer values would be noisy at the ends. There must be at least
+    ``window`` values.
     """
     half, inside = window // 2, len(values) - window + 1
     positions = half + np.unique(np.linspace(0, inside - 1, min(points, inside)).round().astype(int))
@@ -150,7 +150,7 @@ def running_median(
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """Sizes in pixels: ``factor`` enlarges an image, ``width`` and ``height`` are an enlarged one's."""
+    """Sizes in pixels: ``factor`` enlarges an image, ``width`` and ``height`` are the enlarged sizes."""
 
     factor: int
     width: int
@@ -228,6 +228,6 @@ def _font(size: int, path: Path | None = None) -> ImageFont.FreeTypeFont:
 
 
 def legible(text: str, *, longest: int = 28, instead: str = "") -> str:
-    """``text`` as a picture can show it: printable and short; or ``instead``, where no font here has its characters."""
+    """``text`` in a form that a picture can show: printable and short; or ``instead`` if no font here has its characters."""
     short = shortened(text, longest)
     return short if font_with(short) is not None else instead

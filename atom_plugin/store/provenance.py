@@ -1,4 +1,4 @@
-"""What made a set: the record that stands in its file, and that of a set made of several."""
+"""The record of how a set was made, as stored in its file, and the record of a set made of several."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What made a set. All values are plain JSON.
+    """How a set was made. All values are plain JSON.
 
-    ``method`` is the matcher's or the selection's name; ``config`` everything needed to make the set again;
-    ``source`` names the image source, its options and its fingerprint, so that its test split can be found again;
-    ``versions`` maps package to version; ``final_loss`` is None for selected (real) images. Raises ConfigError for a value of
-    another type, in ``config`` and ``source`` too where something here reads it.
+    ``method`` is the matcher's or the selection's name; ``config`` has everything needed to make the set again; ``source``
+    names the image source, its options and its fingerprint, so that its test split can be found again; ``versions`` maps
+    package to version; ``final_loss`` is None for selected (real) images. Raises ConfigError for a value of another type, and
+    in ``config`` and ``source`` if this package reads it.
     """
 
     method: str
@@ -47,11 +47,11 @@ class Provenance:
 
 
 PARTS = {"merged": "the parts of a merged set", "extended": "what an extended set grew from"}
-"""Keys of a config that list what other sets' files said of them, as plain values."""
+"""Keys of a config that list the provenances of other sets, as plain values."""
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:
-    """Of what made the set: the network, and the sets that it was made of."""
+    """The network in a config, and the sets that the set was made of."""
     if config.get("network") is not None:
         _require(f"{where}['network']", config["network"], dict)
     for key in config.keys() & PARTS.keys():
@@ -74,7 +74,7 @@ def _require(name: str, value: object, kind: type) -> None:
 
 
 def merged_provenance(parts: Sequence[Provenance]) -> Provenance:
-    """Of a set made of several: what all share stays, each part's own stands under ``config["merged"]``."""
+    """The provenance of a set made of several: shared values stay, each part's own values are under ``config["merged"]``."""
     first = parts[0]
     return Provenance(
         method=" + ".join(dict.fromkeys(part.method for part in parts)),

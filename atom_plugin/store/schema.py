@@ -1,4 +1,4 @@
-"""What a synthetic set's file holds: its elements by name, and the checks that they form a set.
+"""The elements of a synthetic set's file by name, and the checks that they form a set.
 
 docs/file-format.md is the normative text; this module is its table in code.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 FORMAT = "atom-plugin/synthetic-set"
 FORMAT_VERSION = 3
-"""The newest that is read. A file says the oldest version that has all that it holds (:func:`needed_version`)."""
+"""The newest version that is read. A file has the oldest version that supports its contents (:func:`needed_version`)."""
 
 ZCA = "preprocessing/zca"
 SOFT_LABELS = "soft_labels"
@@ -32,7 +32,7 @@ class SchemaError(Exception):
 class Element:
     """One dataset. ``dtypes`` are numpy's names of the types allowed, or "text" or "json" for UTF-8 bytes of any length.
 
-    ``axes`` names its dimensions: a number stands for itself, a letter for one length throughout the file.
+    ``axes`` names its dimensions: a number is a fixed length, a letter is one length throughout the file.
     """
 
     dtypes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Element:
 
     @property
     def holds_text(self) -> bool:
-        """Whether the values are UTF-8 bytes, padded with zero bytes to one length."""
+        """Whether the values are UTF-8 bytes, padded with zero bytes to the same length."""
         return self.dtypes in (("text",), ("json",))
 
 
@@ -159,7 +159,7 @@ def check_shapes(found: Mapping[str, tuple[str, tuple[int, ...]]], *, version: i
 
 
 def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tuple[int, ...]) -> None:
-    """Check what the values must satisfy; of the images, those in ``image_blocks``. Raises SchemaError."""
+    """Check the conditions on values, with the images in ``image_blocks``. Raises SchemaError."""
     for block in image_blocks:
         _check_finite("images", block)
     for key, array in arrays.items():
@@ -170,18 +170,20 @@ def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tup
         raise SchemaError(f"labels: found {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
     fitted_on = tuple(arrays["preprocessing/image_shape"].tolist())
     if fitted_on != tuple(image_shape):
-        raise SchemaError(f"preprocessing/image_shape: found {fitted_on}, expected that of the images, {image_shape}")
+        raise SchemaError(
+            f"preprocessing/image_shape: found {fitted_on}, expected the shape of the images, {image_shape}"
+        )
     for key in ("preprocessing/std", f"{ZCA}/eps", "factor", "learned_lr"):
         if key in arrays and not (arrays[key] > 0).all():
             raise SchemaError(f"{key}: found {arrays[key].min()}, expected values above 0")
     prefixes = arrays.get("prefixes", np.ones(1))
     if not (prefixes >= 1).all() or not (np.diff(prefixes) > 0).all():
-        raise SchemaError(f"prefixes: found {prefixes.tolist()[:6]}, expected ascending numbers from 1 on")
+        raise SchemaError(f"prefixes: found {prefixes.tolist()[:6]}, expected ascending numbers of 1 or more")
     factor = int(arrays.get("factor", 1))
     if any(side % factor for side in image_shape[1:]):
         raise SchemaError(f"factor: found {factor}, expected one that divides the sides of the images, {image_shape}")
     if factor > 1 and f"{ZCA}/eps" in arrays:
-        raise SchemaError(f"factor: found {factor} beside ZCA whitening, expected 1")
+        raise SchemaError(f"factor: found {factor} with ZCA whitening, expected 1")
 
 
 def _check_finite(key: str, array: Array) -> None:

@@ -10,7 +10,7 @@ import torch
 from atom_plugin.errors import ConfigError, require, unknown
 
 KINDS = ("probabilities", "logits", "scores")
-"""Rows that sum to 1, what softmax makes probabilities of, and targets of a regression (kernel methods)."""
+"""Probabilities: rows that sum to 1; logits: values before softmax; scores: targets of a regression (kernel methods)."""
 
 _OFF_ONE = 1e-3  # of a row's sum: float16 on the way rounds each probability by up to 5e-4 of it
 
@@ -71,15 +71,15 @@ class SoftLabels:
         return self.values.numel() * self.values.element_size()
 
     def at(self, rows: torch.Tensor | slice) -> SoftLabels:
-        """Those at ``rows``."""
+        """The soft labels at ``rows``."""
         return replace(self, values=self.values[rows if isinstance(rows, slice) else rows.cpu()])
 
     def repeated(self, times: int) -> SoftLabels:
-        """Each ``times`` times: every tile of a packed image has its image's."""
+        """Each repeated ``times`` times, because every tile of a packed image has its image's soft label."""
         return replace(self, values=self.values.repeat_interleave(times, dim=0))
 
     def targets(self, temperature: float = 1.0) -> torch.Tensor:
-        """What networks learn, float32 (N, classes): probabilities, or the scores as they are.
+        """The targets of a training, float32 (N, classes): probabilities, or the unchanged scores.
 
         ``temperature`` divides logits before the softmax, and the logarithms of probabilities alike; above 1 it brings classes
         nearer to each other. Raises ConfigError for one that is not above 0, or that would have no effect on scores.
@@ -96,7 +96,7 @@ class SoftLabels:
 
 
 def joined(parts: Sequence[SoftLabels | None], *, names: Sequence[str]) -> SoftLabels | None:
-    """One after the other; None where no part has any.
+    """The concatenated soft labels; None if no part has any.
 
     Raises ConfigError where parts differ in kind, or some have none; ``names`` are what it calls them.
     """

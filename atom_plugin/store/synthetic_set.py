@@ -1,4 +1,4 @@
-"""The synthetic set: a few images per class, with the preprocessing they live in and where they come from."""
+"""The synthetic set: a few images per class, with their preprocessing and provenance."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ STORAGE_TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": to
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticSet:
-    """Synthetic images as they are stored, with their labels; :meth:`decoded` has them as networks see them.
+    """Stored synthetic images with their labels; :meth:`decoded` returns the images as networks see them.
 
     ``images`` (N, C, H, W) are float32 or float16, preprocessed, or uint8 pixels that are not; ``labels`` int64 (N,), class ids
-    of the source, class-major; ``class_names[id]`` names every class of the source, also those a subset no longer holds.
-    ``factor`` above 1 says that each stored image holds factor x factor tiles (:mod:`atom_plugin.transforms.packing`).
-    ``prefixes`` say of which counts the first so many images of each class are a set of their own, ascending.
-    ``soft_labels`` are what networks learn in place of ``labels``, whose class need not be their largest value; ``learned_lr``
-    is the learning rate that a method learned for training on the set.
-    Raises ConfigError for fields that do not fit together.
+    of the source, class-major; ``class_names[id]`` names every class of the source, also classes that a subset no longer has.
+    With ``factor`` above 1, each stored image has factor x factor tiles (:mod:`atom_plugin.transforms.packing`). ``prefixes``
+    are the ascending counts K for which the first K images of each class also form a good set. ``soft_labels`` are what
+    networks learn in place of ``labels``, whose class need not be their largest value; ``learned_lr`` is the learning rate that
+    a method learned for training on the set. Raises ConfigError for fields that do not fit together.
     """
 
     images: torch.Tensor
@@ -62,7 +61,8 @@ class SyntheticSet:
         for tensor in (images, labels):
             if tensor.layout != torch.strided or tensor.is_meta:
                 raise ConfigError(
-                    f"images and labels must hold every value, not {tensor.layout} on {tensor.device}; load them"
+                    f"images and labels must be dense tensors in memory, not {tensor.layout} on {tensor.device}; "
+                    "load them"
                 )
         if images.ndim != 4 or images.dtype not in STORAGE_TYPES.values():
             raise ConfigError(
@@ -106,17 +106,17 @@ class SyntheticSet:
 
     @property
     def ipc(self) -> int:
-        """Images per class: the smallest count over the classes held."""
+        """Images per class: the smallest count over the set's classes."""
         return min(Counter(self.labels.tolist()).values(), default=0)
 
     @property
     def storage(self) -> str:
-        """How images are stored: a key of :data:`STORAGE_TYPES`."""
+        """Number format of the stored images: a key of :data:`STORAGE_TYPES`."""
         return str(self.images.dtype).removeprefix("torch.")
 
     @property
     def decoded_count(self) -> int:
-        """How many images networks see: those of :meth:`decoded`."""
+        """Number of images that networks see: those of :meth:`decoded`."""
         return len(self) * self.factor**2
 
     @property
@@ -143,14 +143,14 @@ class SyntheticSet:
         return torch.nn.functional.one_hot(self.labels.cpu(), len(self.class_names)).float()
 
     def with_class_labels(self, user: str) -> SyntheticSet:
-        """The same without soft labels; a warning tells of those that ``user``, "a replay memory" say, does not use."""
+        """The set without soft labels; logs a warning that ``user``, e.g. "a replay memory", does not use them."""
         if self.soft_labels is None:
             return self
         _logger.warning("soft labels are not used: %s takes the class of each image", user)
         return replace(self, soft_labels=None)
 
     def decoded(self) -> SyntheticSet:
-        """The same with every image as networks see it: float32, preprocessed, a tile of a packed image being one."""
+        """The set with every image as networks see it: float32, preprocessed, each tile of a packed image as one image."""
         if self.storage == "float32" and self.factor == 1:
             return self
         images, tiles = decode(self.images, self.preprocessing, self.factor), self.factor**2
@@ -159,7 +159,7 @@ class SyntheticSet:
         return replace(self, images=images, labels=labels, soft_labels=soft, factor=1, prefixes=())
 
     def stored_as(self, storage: str) -> SyntheticSet:
-        """The same images in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
+        """The set in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
 
         Raises ConfigError for a name that is not in :data:`STORAGE_TYPES`.
         """
@@ -184,7 +184,7 @@ class SyntheticSet:
         return images.float() / 255 if self.storage == "uint8" else self.preprocessing.inverse(images.float())
 
     def at(self, rows: torch.Tensor | slice) -> SyntheticSet:
-        """The stored images at ``rows``, with their labels; all else stays, ``prefixes`` too."""
+        """The stored images at ``rows``, with their labels; everything else stays, including ``prefixes``."""
         soft = None if self.soft_labels is None else self.soft_labels.at(rows)
         return replace(self, images=self.images[rows], labels=self.labels[rows], soft_labels=soft)
 
@@ -194,15 +194,15 @@ class SyntheticSet:
         Raises ConfigError for an absent class, or one that is given twice.
         """
         if len(set(classes)) < len(classes):
-            raise ConfigError(f"classes must be different ones, not {listed(classes)}")
+            raise ConfigError(f"classes must differ, not {listed(classes)}")
         absent = sorted(set(classes) - set(self.classes))
         if absent:
-            raise ConfigError(f"the set holds no images of class {absent}; it holds {self.classes}")
+            raise ConfigError(f"the set has no images of class {absent}; it has {self.classes}")
         kept = torch.cat([(self.labels == label).nonzero().flatten() for label in classes] or [self.labels[:0]])
         return self.at(kept)
 
     def first(self, ipc: int) -> SyntheticSet:
-        """The first ``ipc`` images of each class, stored ones. Raises ConfigError where a class has fewer."""
+        """The first ``ipc`` stored images of each class. Raises ConfigError if a class has fewer."""
         if not 1 <= ipc <= self.ipc:
             raise ConfigError(f"found {self.ipc} images of each class, expected {ipc} or more; cut 1 to {self.ipc}")
         in_order = self.labels.unique_consecutive().tolist()
@@ -239,7 +239,7 @@ class SyntheticSet:
 
 
 def fields_of(synthetic_set: SyntheticSet) -> SetFields:
-    """The set as its file layer takes it."""
+    """The set in the form that :mod:`atom_plugin.store.files` takes."""
     return SetFields(
         images=synthetic_set.images,
         labels=synthetic_set.labels,
@@ -259,7 +259,7 @@ def write(synthetic_set: SyntheticSet, path: str | Path, *, force: bool = False,
 
 
 def read(path: str | Path) -> SyntheticSet:
-    """Read a whole set, every check done. See :func:`atom_plugin.store.files.read_fields`."""
+    """Read a whole set, with every check. See :func:`atom_plugin.store.files.read_fields`."""
     return SyntheticSet(**read_fields(path))
 
 
@@ -305,7 +305,7 @@ def concatenate(sets: Sequence[SyntheticSet], *, names: Sequence[str] | None = N
 
 
 def _shared_prefixes(sets: Sequence[SyntheticSet]) -> tuple[int, ...]:
-    """Those that all have; none where parts share a class, whose first images are then no longer one set's."""
+    """The prefixes that all parts have; none if parts share a class, because its first images then mix several sets."""
     held = [label for part in sets for label in part.classes]
     if len(set(held)) < len(held):
         return ()

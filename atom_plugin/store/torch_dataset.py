@@ -61,7 +61,7 @@ class LabelledImages(Dataset[Item]):
 
 
 class HeldImages(LabelledImages):
-    """Images in memory, float32 (N, C, H, W), as they are."""
+    """Images in memory, float32 (N, C, H, W), unchanged."""
 
     def __init__(self, labels: torch.Tensor, soft_labels: SoftLabels | None, images: torch.Tensor) -> None:
         super().__init__(labels, soft_labels)
@@ -76,10 +76,10 @@ class StoredImages(LabelledImages):
     """The images of a file that :func:`atom_plugin.store.open_dataset` verified, decoded; items as in ``LabelledImages``.
 
     ``labels`` and ``soft_labels`` are those of the decoded images, and an index of a packed set counts these: item i is a tile
-    of stored image i // factor^2. ``shape`` is that of the stored images, and ``dtype`` numpy's name of their type.
+    of stored image i // factor^2. ``shape`` is the shape of the stored images, and ``dtype`` numpy's name of their type.
 
     Pixels are mapped on first access in each process, straight from the contiguous bytes: no HDF5 state crosses a fork, and a
-    pickled copy maps anew. Raises StoreError where the file was replaced since it was opened.
+    pickled copy maps the file again. Raises StoreError if the file was replaced since it was opened.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ def test_resuming_the_finished_set_of_an_older_release_reports_it(capsys):
         (("--matcher-option", "norm_s=l9"), "norm_s must be one of l2, l1, none"),
         (("--matcher-option", "layers=one"), "layers must be a list of block numbers"),
         (("--matcher-option", "layers=[9]"), "name block 9, the network has 2"),
-        (("--matcher-option", "bandwidths=[1]"), "bandwidths say nothing to the linear kernel"),
+        (("--matcher-option", "bandwidths=[1]"), "bandwidths have no effect on the linear kernel"),
         (("--matcher-option", 'error_c={"a": 1}'), "error_c must be one of"),
         (("--matcher", "cafe", "--matcher-option", "map_weight=null"), "map_weight"),
     ],

@@ -171,7 +171,7 @@ def test_export_in_every_format(path, held, tmp_path):
     assert len(list((tmp_path / "a").glob("*/*.png"))) == 6
     assert "already exists" in fails(StoreError, *folder)
     noted(*folder, "--force")
-    assert "true colours only" in fails(ConfigError, *folder, "--force", "--pixels", "preprocessed")
+    assert "only true colours" in fails(ConfigError, *folder, "--force", "--pixels", "preprocessed")
     assert run("export", path, "--format", "gif", "-o", tmp_path / "b").exit_code == 2
     assert run("export", path, "--format", "npz").exit_code == 2
 
@@ -241,7 +241,7 @@ def test_import_of_a_named_dataset_can_be_evaluated(tmp_path):
     images = data.train.images[:20].float() / 255
     torch.save([images, data.train.labels[:20]], tmp_path / "data.pt")
     stderr = noted("import", tmp_path / "data.pt", "--format", "idc", "--dataset", "digits", "-o", tmp_path / "i.h5")
-    assert "in the order of their classes" in stderr
+    assert "sorted by class" in stderr
     held = SyntheticSet.load(tmp_path / "i.h5")
     assert find_test_source(held, "i.h5", SourceRequest()).fingerprint == data.fingerprint
     line = run("import", tmp_path / "data.pt", "--format", "idc", "--image-size", "8", "-o", tmp_path / "j.h5")
@@ -259,7 +259,7 @@ def test_import_refuses_code_until_told_to_trust_it(path, tmp_path):
     held = SyntheticSet.load(path)
     torch.save({"data": [[held.images, held.labels]], "accs_all_exps": Maker()}, tmp_path / "r.pt")
     command = ("import", tmp_path / "r.pt", "--format", "datasetcondensation", "--like", path, "-o", tmp_path / "b.h5")
-    assert "nothing was run; if you trust whoever made it, pass --trust-pickle" in fails(StoreError, *command)
+    assert "no code was run; if you trust whoever made it, pass --trust-pickle" in fails(StoreError, *command)
     assert not (tmp_path / "created").exists()
     done(*command, "--trust-pickle", "--experiment", "0")
     assert (tmp_path / "created").exists()
@@ -389,7 +389,9 @@ def test_the_first_images_of_each_class_are_cut_and_said_to_be_a_part_where_they
     assert (cut.labels.tolist(), cut.prefixes) == ([2, 2, 0, 0], (1, 2))
     assert torch.equal(cut.images[2:], held.images[:2])
     result = run("subset", tmp_path / "set.h5", "--ipc", "3", "-o", tmp_path / "three.h5")
-    assert "is nested at 1, 2, 5 images: its first 3 were not made to stand alone" in result.stderr
+    assert (
+        "is nested at 1, 2, 5 images: its first 3 images per class were not optimised to be used alone" in result.stderr
+    )
     make_set(ipc=5).save(tmp_path / "plain.h5")
     assert "is not nested" in run("subset", tmp_path / "plain.h5", "--ipc", "1", "-o", tmp_path / "one.h5").stderr
     assert "expected 6 or more" in fails(

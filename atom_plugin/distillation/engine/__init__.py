@@ -1,4 +1,4 @@
-"""How one distillation step is computed: an engine takes the statistics that a matcher compares, as suits the device.
+"""Compute one distillation step: an engine computes the statistics that a matcher compares, in a way that suits the device.
 
 ==================== ================================== ==============================================================
 engine               for                                how
@@ -30,7 +30,7 @@ ENGINES = ("auto", "plain", "cuda")
 
 
 class Engine(Protocol):
-    """Takes a matcher's statistics of images (N, C, H, W), class-major over ``groups`` classes, under one network."""
+    """Computes a matcher's statistics of images (N, C, H, W), class-major over ``groups`` classes, under one network."""
 
     @property
     def network(self) -> nn.Module:
@@ -38,27 +38,27 @@ class Engine(Protocol):
 
     @property
     def features(self) -> FeatureFunction:
-        """Its features of whole batches, with gradient: for matchers that are no difference of class means."""
+        """Its features of whole batches, with gradient: for matchers whose loss is not a difference of class means."""
 
     def real(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
-        """Of real images, without gradient."""
+        """Statistics of real images, without gradient."""
 
     def synthetic(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
-        """Of synthetic images, differentiable once with respect to them."""
+        """Statistics of synthetic images, differentiable once with respect to them."""
 
 
 @torch.no_grad()
 def blank_features(engine: Engine, image_shape: tuple[int, int, int]) -> Features:
-    """The features of two blank images (C, H, W), of a class each: how many maps there are, and of which sizes."""
+    """The features of two blank images (C, H, W), one per class, to find the number and the sizes of the maps."""
     example = next(engine.network.parameters())
     return engine.features(torch.zeros(2, *image_shape, device=example.device, dtype=example.dtype), groups=2)
 
 
 def choose_engine(name: str, network: nn.Module, features: FeatureFunction, device: torch.device) -> Engine:
-    """The engine ``name``, one of :data:`ENGINES`, for ``network`` and what takes its ``features``.
+    """The engine ``name``, one of :data:`ENGINES`, for ``network`` and its extractor of ``features``.
 
-    "auto" takes CUDA's where it suits. In several processes the network's batch normalisation is made to share its moments.
-    Raises ConfigError where the engine does not suit, and for another name.
+    "auto" takes the CUDA engine if it works. In several processes the network's batch normalisation is made to share its
+    moments. Raises ConfigError if the engine does not work here, and for another name.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine must be one of {', '.join(ENGINES)}, not {name!r}")

@@ -1,7 +1,7 @@
-"""Cross entropy of the synthetic images under a trained network, beside the matching loss (Zhang et al., "DANCE", 2024).
+"""Cross entropy of the synthetic images under a trained network, added to the matching loss (Zhang et al., "DANCE", 2024).
 
-Matching in means lets images of a class drift towards other classes' borders; a network that has learnt the real images says
-where these are. DANCE takes a step of its own for it; here the two losses are added, so that an iteration is one step.
+Matching of means lets images of a class drift across the borders to other classes; a network trained on the real images knows
+these borders. DANCE takes a separate step for this loss; here the two losses are added, so that an iteration is one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Calibration:
         self._classes = classes
 
     def loss(self, images: torch.Tensor, *, groups: int, first_class: int = 0) -> torch.Tensor:
-        """The share of ``images`` (N, C, H, W), class-major over the ``groups`` classes from ``first_class`` on."""
+        """The loss's part of ``images`` (N, C, H, W), class-major over the ``groups`` classes from ``first_class`` on."""
         labels = torch.arange(first_class, first_class + groups, device=images.device)
         each = len(images) // groups
         logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()

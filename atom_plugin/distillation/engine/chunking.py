@@ -1,7 +1,7 @@
-"""Which classes a process owns, and how many of them pass through the network together, from a memory budget.
+"""Assign classes to processes, and split them into chunks that pass through the network together within a memory budget.
 
-The need of a pass is estimated from shapes alone (:class:`PassSize`), so that config, source and number of processes
-decide the chunks, and with them how sums are rounded; what happens to be free on the machine does not.
+The memory of a pass is estimated from shapes alone (:class:`PassSize`), so that config, source and number of processes
+determine the chunks, and with them the rounding of sums; the free memory of the machine does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
-    """``owners``: the classes of each process. ``own_chunks``: this one's, by pass. All are runs of consecutive classes."""
+    """``owners``: the classes of each process. ``own_chunks``: this process's, by pass. All are runs of consecutive classes."""
 
     owners: tuple[range, ...]
     own_chunks: tuple[range, ...]
@@ -46,7 +46,7 @@ class Chunks:
 
 @dataclass(frozen=True, kw_only=True)
 class PassSize:
-    """What decides the bytes of a pass: images per class, and values of an image, of its maps and of its descriptors."""
+    """The sizes that determine the bytes of a pass: images per class, and values of an image, its maps and its descriptors."""
 
     real_batch: int
     ipc: int
@@ -58,7 +58,7 @@ class PassSize:
     def of(
         cls, matcher: Matcher, engine: Engine, image_shape: tuple[int, int, int], *, real_batch: int, ipc: int
     ) -> PassSize:
-        """Of images (C, H, W): two blank ones are sent through the network."""
+        """The sizes for images (C, H, W), measured on two blank images."""
         seen = blank_features(engine, image_shape)
         with torch.no_grad():
             described = matcher.real_side.statistics(seen) if isinstance(matcher, MeanMatcher) else ()
@@ -71,10 +71,10 @@ class PassSize:
         )
 
     def bytes_of(self, classes: int) -> int:
-        """An estimate from above of what ``classes`` classes take: real and synthetic maps, the latter for backward.
+        """An upper estimate of the bytes of ``classes`` classes: real and synthetic maps, the latter for the backward pass.
 
         ``4 K (B + n) (7 I + 3 M + 4 D)``, with K classes, B real and n synthetic images of each, I values in an image, M in all
-        maps of one, and D in its descriptors. Not counted: the source, the set with its momentum, the network, libraries.
+        its maps, and D in its descriptors. Not counted: the source, the set with its momentum, the network, libraries.
         """
         per_image = (
             _COPIES_OF_IMAGES * self.pixels + _COPIES_OF_MAPS * self.maps + _COPIES_OF_DESCRIPTORS * self.descriptors
@@ -85,7 +85,7 @@ class PassSize:
 def plan(classes: int, matcher: Matcher, engine: Engine, size: PassSize, *, budget: int | None) -> Chunks:
     """The chunks of a run on ``classes`` classes, each pass within ``budget`` bytes.
 
-    Raises ConfigError for more processes than classes, a budget below the need of one class, and a loss that cannot be taken
+    Raises ConfigError for more processes than classes, a budget below the need of one class, and a loss that cannot be computed
     in chunks.
     """
     count = distributed.count()
@@ -126,27 +126,29 @@ def _classes_within(budget: int, size: PassSize, engine: Engine, *, whole: int) 
     """The most classes, up to ``whole``, that need no more than the budget."""
     if not isinstance(engine.network, ConvNet):
         raise ConfigError(
-            f"what a pass takes is estimated for the ConvNet alone, not for {type(engine.network).__name__}; leave out the "
-            "memory budget, and lower --real-batch where memory is short"
+            f"the memory of a pass can be estimated only for the ConvNet, not for {type(engine.network).__name__}; "
+            "leave out the memory budget, and lower --real-batch if memory is short"
         )
     if (need := size.bytes_of(1)) > budget:
         raise ConfigError(
-            f"a memory budget of {readable(budget)} is less than one class takes, about {readable(need)} "
-            f"({size.real_batch} real and {size.ipc} synthetic images); give --memory-budget {readable(need, '')} or more"
+            f"a memory budget of {readable(budget)} is less than one class needs, about {readable(need)} "
+            f"({size.real_batch} real and {size.ipc} synthetic images); give --memory-budget {readable(need, '')} or "
+            "more"
         )
     return bisect.bisect_right(range(1, whole + 1), budget, key=size.bytes_of)
 
 
 def _refuse_ties(matcher: Matcher, engine: Engine, found: str) -> None:
-    """Raises ConfigError where the loss of a class needs the other classes, so that ``found`` cannot be."""
+    """Raises ConfigError if the loss of a class needs the other classes, so that ``found`` is impossible."""
     name = type(matcher).__name__
     if not getattr(matcher, "separates", False):
         raise ConfigError(
-            f"the matcher {name} compares all classes at once, which {found} cannot; use one process without a memory budget "
-            "(or a larger one), or another matcher"
+            f"the matcher {name} compares all classes at once, which is impossible with {found}; use one process "
+            "without a memory budget (or a larger one), or another matcher"
         )
     if isinstance(matcher, ImageMatcher) and ties_images(engine.network):
         raise ConfigError(
-            f"the matcher {name} fixes batch normalisation by images of all classes at once, which {found} cannot; "
-            "choose another --normalisation, or use one process without a memory budget (or a larger one)"
+            f"the matcher {name} fixes batch normalisation by images of all classes at once, which is impossible "
+            f"with {found}; choose another --normalisation, or use one process without a memory budget (or a larger "
+            "one)"
         )

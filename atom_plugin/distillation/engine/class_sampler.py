@@ -16,8 +16,8 @@ _LARGEST_DRAW = 2**62
 class ClassSampler:
     """Draws class-major index batches from ``labels`` (N,), whose classes are 0 … ``classes`` - 1.
 
-    A batch costs what the batch costs, whatever N. Where the labels already lie class after class nothing is kept per
-    image, else one int64 each. Raises SourceError where a class has no image.
+    The cost of a batch does not depend on N. If the labels are sorted by class nothing is stored per image, else one int64
+    each. Raises SourceError if a class has no image.
     """
 
     def __init__(self, labels: torch.Tensor, classes: int) -> None:
@@ -30,11 +30,11 @@ class ClassSampler:
         self._order = None if in_order else labels.argsort(stable=True)
 
     def sample(self, per_class: int, *generators: torch.Generator) -> torch.Tensor:
-        """Indices (len(generators), classes * per_class), a batch of each of ``generators``: without replacement.
+        """Indices (len(generators), classes * per_class), a batch for each of ``generators``: without replacement.
 
-        A class with too few images repeats them in turn. Each class's images come in an order that is uniform over all orders:
-        a class of up to four batches is shuffled whole, by random keys; a larger one is drawn from with replacement until
-        enough different images have come, of which the first count. A batch is the same whichever others are drawn with it.
+        A class with too few images repeats them in turn. Each class's images come in a uniformly random order: a class of up to
+        four batches is shuffled by random keys; a larger one is drawn with replacement until enough different images have come,
+        of which the first are taken. A batch does not depend on the other batches drawn with it.
         """
         places = torch.empty(len(generators), len(self.counts), per_class, dtype=torch.int64)
         small = self.counts <= _SHUFFLED * per_class
@@ -47,7 +47,7 @@ class ClassSampler:
 
 
 def _shuffled(counts: torch.Tensor, per_class: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """(n, k, per_class) places within each class: the first of a permutation of 0 … counts - 1, repeated where it ends."""
+    """(n, k, per_class) indices within each class: the first of a permutation of 0 … counts - 1, repeated if too short."""
     width = int(counts.max())
     drawn = [torch.rand(len(counts), width, generator=generator, dtype=torch.float64) for generator in generators]
     keys = torch.stack(drawn).masked_fill_(torch.arange(width) >= counts[:, None], torch.inf)
@@ -56,10 +56,10 @@ def _shuffled(counts: torch.Tensor, per_class: int, generators: Sequence[torch.G
 
 
 def _first_different(counts: torch.Tensor, per_class: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """(n, k, per_class) places within each class: of uniform draws with replacement, the first ``per_class`` different ones.
+    """(n, k, per_class) indices within each class: of uniform draws with replacement, the first ``per_class`` different ones.
 
-    By symmetry any ordered choice of different places is as likely as any other. How far the draws go on does not matter
-    to their first part, so all classes may go on until the last has enough.
+    By symmetry every ordered choice of different indices is equally likely. More draws do not change the first ones, so all
+    classes may continue until the last has enough.
     """
     size = len(counts), 2 * per_class
     drawn = counts.new_empty(len(generators), len(counts), 0)

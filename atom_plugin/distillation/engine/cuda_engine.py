@@ -1,10 +1,10 @@
 """Class means of a matcher's descriptors on an accelerator: maps stay in the network's own precision and are reduced at once.
 
-Autocast hands on in float32 what group normalisation makes, and a sum of powers written out widens the map it sums. Here both
-read the map as it is, in bfloat16, and reckon in float32 inside their kernels, so that no float32 copy of a real map exists.
-A map is reduced right where it is made, and with per-image normalisation the real branch runs over a few classes at a time.
+Autocast returns the results of group normalisation in float32, and a sum of powers written out widens the map that it sums.
+Here both read the map in bfloat16, and compute in float32 inside their kernels, so that no float32 copy of a real map exists. A
+map is reduced where it is made, and with per-image normalisation the real branch runs over a few classes at a time.
 
-With ``fused`` what follows a convolution is one pass of kernels of our own where they suit (:mod:`.fused_block`).
+With ``fused`` the operations after a convolution are one pass of custom kernels, if they work here (:mod:`.fused_block`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _REAL_MAP_BYTES = 1 << 30  # of the first real map at a time, were it float32, w
 class CudaEngine:
     """See :class:`~atom_plugin.distillation.engine.Engine`; equals the plain engine within rounding.
 
-    ``map_bytes`` are those of the first real map at a time, were it float32. ``fused`` asks for kernels that may not be had:
-    see :func:`fuses`.
+    ``map_bytes`` limits the first real map of a chunk, in float32. ``fused`` asks for kernels that may not be available: see
+    :func:`fuses`.
     """
 
     def __init__(self, network: ConvNet, *, map_bytes: int = _REAL_MAP_BYTES, fused: bool = False) -> None:
@@ -53,7 +53,7 @@ class CudaEngine:
         return tuple(torch.cat(descriptors) for descriptors in zip(*parts, strict=True))
 
     def synthetic(self, matcher: MeanMatcher, images: torch.Tensor, *, groups: int) -> Statistics:
-        """Class means; each map is reduced right where it is made."""
+        """Class means; each map is reduced where it is made."""
         matched = matcher.matched_maps(len(self.network.blocks))
         images = images.contiguous(memory_format=torch.channels_last)
         described: list[torch.Tensor] = []
@@ -72,10 +72,10 @@ class CudaEngine:
 
 
 def fuses(network: ConvNet, matcher: MeanMatcher, image_shape: tuple[int, int, int], precision: str) -> bool:
-    """Whether ``CudaEngine(network, fused=True)`` runs here, and gives what it gives without; a line in the log if not.
+    """Whether ``CudaEngine(network, fused=True)`` runs here, and gives the unfused results; a log message if not.
 
-    Two images (C, H, W) of each of two classes are tried, so that every kernel is compiled after this. To be asked before a
-    step is recorded.
+    Tests two images (C, H, W) of each of two classes, so that every kernel is compiled after this. Call this before a step is
+    recorded.
     """
     engines = (CudaEngine(network, fused=fused) for fused in (True, False))
     ours, theirs = (partial(_tried, engine, matcher, image_shape, precision) for engine in engines)
@@ -97,7 +97,7 @@ def _tried(
 
 
 def _convolved(block: ConvBlock, images: torch.Tensor) -> torch.Tensor:
-    """The convolution; without its bias, another pass over the map, where normalisation takes that off again."""
+    """The convolution, without its bias if normalisation cancels it, since the bias costs another pass over the map."""
     layer = block.convolution
     if fused_block.per_channel(block):
         return F.conv2d(images, layer.weight, None, layer.stride, layer.padding)
@@ -106,7 +106,7 @@ def _convolved(block: ConvBlock, images: torch.Tensor) -> torch.Tensor:
 
 
 def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
-    """The block's normalisation of (N, C, H, W), in its type: autocast would hand groups on, and keep them, in float32."""
+    """The block's normalisation of (N, C, H, W), in its type: autocast would return groups, and store them, in float32."""
     norm = block.normalisation
     if isinstance(norm, nn.BatchNorm2d):  # by the batch's own moments; nobody asks for running ones here
         return F.batch_norm(output, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
@@ -120,10 +120,10 @@ def _normalised(block: ConvBlock, output: torch.Tensor) -> torch.Tensor:
 
 
 def _group_normalised(norm: nn.GroupNorm, output: torch.Tensor) -> torch.Tensor:
-    """Two reductions and two passes, which read the map in its own type and reckon in float32; without gradient.
+    """Two reductions and two passes, which read the map in its own type and compute in float32; without gradient.
 
-    The squares are those of the centred map: of a large mean's square nothing would be left beside a small deviation's. The
-    mean is rounded to the type of the map first, so that taking it off rounds little, and what that leaves is taken off too.
+    The squares are of the centred map, because the square of a large mean would cancel a small deviation. The mean is rounded
+    to the type of the map first, so that subtracting it rounds little, and the remainder is subtracted too.
     """
     wide = torch.float64 if output.dtype == torch.float64 else torch.float32
     mean = _over_groups(norm, output.permute(0, 2, 3, 1).flatten(1, 2).mean(1, dtype=wide))
@@ -138,7 +138,7 @@ def _group_normalised(norm: nn.GroupNorm, output: torch.Tensor) -> torch.Tensor:
 
 
 def _over_groups(norm: nn.GroupNorm, values: torch.Tensor) -> torch.Tensor:
-    """(N, C), each group's channels replaced by their mean."""
+    """(N, C), with each group's channels replaced by their mean."""
     parts = values.unflatten(1, (norm.num_groups, -1))
     means: torch.Tensor = parts.mean(2, keepdim=True).expand_as(parts)
     return means.flatten(1)

@@ -1,14 +1,14 @@
-"""What each iteration draws, ready before the device asks: one block of bytes per iteration, made in the background.
+"""The random draws of each iteration, made in the background before the device needs them: one block of bytes per iteration.
 
 Everything is drawn on the CPU from the iteration's own generator, in the order of the plain step, so that a run on any device
 sees the same networks, images and augmentations. A block holds the network's parameters, the chosen images, the augmentation
 and the learning rate in one piece of page-locked memory: one asynchronous copy a step, some 1.3 MB for a ConvNet-3 of width
 128.
 
-Iterations do not depend on each other, so several threads draw ahead. They share Python's lock, and each of torch's operations
-gives it up and waits for it: what counts is how few operations a block takes, not how many threads there are. So a thread
-draws several blocks together, and what can be worked out for all of them at once, is; the parameters stay in the order of
-the draws, and the device puts them in the order that convolutions take.
+Iterations do not depend on each other, so several threads draw ahead. They share Python's lock, which each of torch's
+operations releases and waits for, so few operations per block matter more than many threads. So a thread draws several blocks
+together, and computes what it can for all of them at once; the parameters stay in the order of the draws, and the device puts
+them in the order that convolutions take.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import PLAN_COLUMNS, Augmentation
 
 DrawInto = Callable[[ConvNet, torch.Generator], torch.Tensor | None]
-"""Gives a network the parameters of a draw; returns the weights of a trained one beside it, or None."""
+"""Sets a network's parameters from a draw; also returns the weights of a trained network, or None."""
 
 Views = dict[str, torch.Tensor]
 _TOGETHER, _CHUNK_BYTES = 8, 2**26  # blocks that a thread draws together, and the most bytes of these
@@ -50,7 +50,7 @@ class Layout:
         return sum(_aligned(dtype.itemsize * math.prod(shape)) for _, dtype, shape in self.sections)
 
     def views(self, block: torch.Tensor) -> Views:
-        """The tensors, as views of ``block``, uint8 (..., size); those of several blocks have its leading dimensions."""
+        """The tensors, as views of ``block``, uint8 (..., size); several blocks give their leading dimensions."""
         found, start = {}, 0
         for name, dtype, shape in self.sections:
             count = dtype.itemsize * math.prod(shape)
@@ -64,14 +64,14 @@ def _aligned(count: int) -> int:
 
 
 def point_at(network: ConvNet, flat: torch.Tensor) -> None:
-    """Let the parameters of ``network`` be views of ``flat`` (their number,), one after the other."""
+    """Make the parameters of ``network`` views of ``flat`` (their number,), one after the other."""
     held = list(network.parameters())
     for parameter, part in zip(held, flat.split([each.numel() for each in held]), strict=True):
         parameter.data = part.view(parameter.shape)
 
 
 def point_at_channels_last(network: ConvNet, flat: torch.Tensor) -> torch.Tensor:
-    """As :func:`point_at` with convolutions in channels-last order; returns where each value of ``flat`` stands without it."""
+    """As :func:`point_at`, with channels-last convolutions; returns the position of each value of ``flat`` without it."""
     order, start = [], 0
     for parameter in network.parameters():
         places = torch.arange(start, start + parameter.numel()).view(parameter.shape)
@@ -88,7 +88,7 @@ def point_at_channels_last(network: ConvNet, flat: torch.Tensor) -> torch.Tensor
 
 
 def _one_core() -> None:
-    """Give the calling thread's operations one core; others keep theirs. The teams of eight threads would fight for cores."""
+    """Limit the calling thread's operations to one core; the teams of eight threads would compete for cores."""
     from threadpoolctl import threadpool_limits
 
     torch.get_num_threads()  # what torch sets at its first call in a thread is set now, not after the limit
@@ -144,7 +144,7 @@ class StepInputs:
         )
 
     def block(self, iteration: int) -> torch.Tensor:
-        """The bytes of ``iteration``; asking for iterations in turn finds them ready."""
+        """The bytes of ``iteration``; they are ready if iterations are asked for in order."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="step-inputs", initializer=_one_core)
         if iteration != self._next:
@@ -163,7 +163,7 @@ class StepInputs:
 
     @torch.no_grad()
     def draw(self, iterations: range) -> Sequence[torch.Tensor]:
-        """The bytes of ``iterations``, drawn now: the network, the augmentation, the real batch, as the plain step does."""
+        """The bytes of ``iterations``, drawn now: the network, the augmentation, the real batch, as in the plain step."""
         batches, size = self._batches, self.layout.size
         pinned = copies_from_pinned(batches.device)
         blocks = torch.empty(len(iterations), size, dtype=torch.uint8, pin_memory=pinned)
@@ -193,14 +193,14 @@ class StepInputs:
         return blocks.unbind(0)
 
     def close(self) -> None:
-        """Let the threads go; a later :meth:`block` starts others."""
+        """End the threads; a later :meth:`block` starts others."""
         self._drop(0)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def _drop(self, following: int) -> None:
-        """Forget what was drawn ahead; iterations are asked for from ``following`` on."""
+        """Forget the draws made ahead; iterations are asked for from ``following`` on."""
         while self._waiting:
             self._waiting.pop().cancel()
         self._ready.clear()

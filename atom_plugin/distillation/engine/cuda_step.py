@@ -1,11 +1,10 @@
-"""One distillation step that an accelerator runs by itself: static shapes, nothing that the host waits for.
+"""One distillation step that an accelerator runs without the host: static shapes, no synchronisation.
 
-What the iteration draws arrives as one block of bytes (:mod:`.cuda_inputs`). Everything else happens on the device, between
-tensors whose addresses never change: the chosen images are gathered, preprocessed and augmented,
-both branches run (:mod:`.cuda_engine`), the images are updated. On CUDA the whole is one
-graph (:mod:`~atom_plugin.runtime.cuda`).
+The iteration's random draws arrive as one block of bytes (:mod:`.cuda_inputs`). Everything else happens on the device, between
+tensors whose addresses never change: the chosen images are gathered, preprocessed and augmented, both branches run
+(:mod:`.cuda_engine`), the images are updated. On CUDA the whole is one graph (:mod:`~atom_plugin.runtime.cuda`).
 
-The same iteration with the plain engine is the oracle of the tests.
+The tests compare with the same iteration of the plain engine.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ _AHEAD = 16  # steps that the host may be ahead of the device
 
 
 def suits_captured_step(engine: Engine, matcher: Matcher, *, whole: bool, fresh_networks: bool) -> bool:
-    """Whether a run takes the step of this module.
+    """Whether a run uses the step of this module.
 
-    ``whole``: all classes pass at once, in one process. ``fresh_networks``: each iteration draws the network anew.
+    ``whole``: all classes pass at once, in one process. ``fresh_networks``: each iteration draws a new network.
     """
     return isinstance(engine, CudaEngine) and isinstance(matcher, MeanMatcher) and whole and fresh_networks
 
 
 class PendingLoss:
-    """The loss of one step, which may still be under way. Calling it waits for that step."""
+    """The loss of one step, which may still be running. A call waits for that step."""
 
     def __init__(self, iteration: int, value: torch.Tensor | float, done: torch.cuda.Event | None) -> None:
         self.iteration = iteration
@@ -51,7 +50,7 @@ class PendingLoss:
 
     @property
     def ready(self) -> bool:
-        """Whether calling it would not wait."""
+        """Whether a call would not wait."""
         return self._done is None or bool(self._done.query())
 
     def __call__(self) -> float:
@@ -64,11 +63,11 @@ class PendingLoss:
 
 
 class CapturedStep:
-    """The step of a run, on the device of the images of ``optimizer`` (K * ipc, C, H, W), which it moves in place.
+    """The step of a run, on the device of the images of ``optimizer`` (K * ipc, C, H, W), which it updates in place.
 
-    ``decode`` gives the images as networks see them. ``inputs`` are what each iteration draws; ``batches`` hold all real images
-    on the device where they fit. ``on_loss`` is told each iteration's loss, in order, once it is known. ``fused`` False leaves
-    out kernels of our own, for a benchmark.
+    ``decode`` gives the images as networks see them. ``inputs`` are the draws of each iteration; ``batches`` keeps all real
+    images on the device if they fit. ``on_loss`` is called with each iteration's loss, in order, once it is known. ``fused``
+    False switches off the custom kernels, for a benchmark.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class CapturedStep:
         self._pending: deque[PendingLoss] = deque()
 
     def launch(self, iteration: int) -> PendingLoss:
-        """Set ``iteration`` going. Waits only where the device is 16 steps behind, and then for the oldest of them."""
+        """Start ``iteration``. Waits only if the device is 16 steps behind, and then for the oldest of them."""
         self._tell(_AHEAD - 1)
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             # torch keeps a page-locked block that is given up here until the copy from it has happened.
@@ -136,11 +135,11 @@ class CapturedStep:
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """What of it runs in kernels of our own: "blocks" of the network, "augmentation", both or nothing."""
+        """The parts that run in custom kernels: "blocks" of the network, "augmentation", both or none."""
         return ("blocks",) * self.engine.fused + ("augmentation",) * self.fuses_augmentation
 
     def again(self) -> None:
-        """The device's work of the last step once more, with nothing from the host: for measurements."""
+        """Repeat the device's work of the last step, without the host: for measurements."""
         assert self._run is not None, "launch a step first"
         self._run()
 
@@ -167,7 +166,7 @@ class CapturedStep:
         return PendingLoss(iteration, host, done)
 
     def compute(self) -> None:
-        """One step from what the block holds now: static shapes, fixed addresses, no wait."""
+        """One step from the block's current content: static shapes, fixed addresses, no wait."""
         given, classes = self._given, self._batches.classes
         with torch.no_grad():
             for name, weights in self._weights.items():

@@ -1,9 +1,9 @@
-"""What follows a block's convolution, in one pass over its output: normalise, relu, sums of powers, 2x2 means.
+"""The operations after a block's convolution in one pass over its output: normalisation, ReLU, sums of powers, 2x2 means.
 
-Torch reads and writes the map for each of them. Here one kernel takes each channel's moments, another does the rest as it reads
-the map again; the activated map itself is never written. The gradient needs the convolution's output and the moments alone:
-one kernel sums what normalisation's backward takes the means of, another writes the map's gradient, and both work the
-activation out again. The kernels (:mod:`.fused_kernels`) are triton's, which is imported when they are first asked for.
+Torch reads and writes the map for each of them. Here one kernel computes each channel's moments, and another does the rest in
+one more reading of the map; the activated map itself is never written. The gradient needs only the convolution's output and the
+moments: one kernel computes the sums for the backward pass of normalisation, another writes the map's gradient, and both
+recompute the activation. The kernels (:mod:`.fused_kernels`) are triton's, imported on first use.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _MERGED_ROWS, _MERGED_COLUMNS = 1024, 8
 
 
 def suits(block: ConvBlock, powers: Powers) -> bool:
-    """Whether the kernels do what ``block`` does after its convolution, and these sums of powers."""
+    """Whether the kernels support the operations of ``block`` after its convolution, and these sums of powers."""
     plain = isinstance(block.activation, nn.ReLU) and block.pooling == "avg" and block.pool_size == 2
     narrow = block.convolution.out_channels <= _CHANNELS and block.convolution.weight.dtype == torch.float32
     return plain and narrow and per_channel(block) and all(power in _EXPONENTS for power in powers)
 
 
 def per_channel(block: ConvBlock) -> bool:
-    """Whether each channel is normalised by moments of its own, so that the convolution's bias cancels."""
+    """Whether each channel is normalised by its own moments, so that the convolution's bias cancels."""
     norm = block.normalisation
     return isinstance(norm, nn.BatchNorm2d) or (isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels)
 
@@ -105,7 +105,7 @@ def _moments(output: torch.Tensor, eps: float, *, per_image: bool) -> tuple[torc
 def _applied(
     needed: tuple[torch.Tensor, ...], exponents: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The pooled map and both sums; ``needed`` is what the gradient needs too: output, moments, scale and shift."""
+    """The pooled map and both sums; ``needed`` is the gradient's further input: output, moments, scale and shift."""
     from atom_plugin.distillation.engine import fused_kernels
 
     output, mean = needed[:2]
@@ -130,7 +130,7 @@ def _applied(
 def _gradient(
     needed: tuple[torch.Tensor, ...], arriving: tuple[torch.Tensor, ...], exponents: tuple[int, int]
 ) -> torch.Tensor:
-    """The gradient of the convolution's output, from those of the pooled map and of both sums."""
+    """The gradient of the convolution's output, from the gradients of the pooled map and of both sums."""
     from atom_plugin.distillation.engine import fused_kernels
 
     output, mean = needed[:2]
@@ -149,15 +149,15 @@ def _gradient(
 
 
 def _tile(channels: int, values: int) -> dict[str, int]:
-    """A tile of all channels of a few places, about ``values`` in all."""
+    """A tile of all channels of a few positions, about ``values`` in all."""
     columns = _power_of_two(channels)
     return {"CHANNELS": channels, "ROWS": min(64, max(1, values // columns)), "COLUMNS": columns}
 
 
 def _parts(places: int, output: torch.Tensor, rows: int, programs: int) -> tuple[int, int]:
-    """Of an image's ``places``: how many each program takes, a multiple of ``rows``, and how many programs there are.
+    """How many of an image's ``places`` each program takes, a multiple of ``rows``, and the number of programs.
 
-    Those of all images are about ``programs`` for each multiprocessor.
+    For all images there are about ``programs`` programs for each multiprocessor.
     """
     cuda = output.device.type == "cuda"
     processors = torch.cuda.get_device_properties(output.device).multi_processor_count if cuda else 1
@@ -171,7 +171,7 @@ def _squares(height: int, width: int) -> int:
 
 
 def _stride(mean: torch.Tensor) -> int:
-    """From an image's moments to the next one's."""
+    """The stride from an image's moments to the next one's."""
     return mean.shape[1] if len(mean) > 1 else 0
 
 

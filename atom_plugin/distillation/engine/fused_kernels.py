@@ -1,11 +1,11 @@
 """Triton kernels of the pass over a convolution's output: statistics, then normalise, activate, sum powers and pool at once.
 
-Maps are channels-last, so that a place's channels lie in a row of memory. A program of a kernel takes one image, or a part of
-it, and writes sums of its own, which something else adds in a fixed order: there are no atomic additions, and a run repeats to
-the byte. Everything is reckoned in float32, whatever type the maps have.
+Maps are channels-last, so that a position's channels are contiguous. A program of a kernel takes one image, or a part of it,
+and writes its own sums, which are added later in a fixed order: there are no atomic additions, and a run repeats to the byte.
+All arithmetic is in float32, for any type of the maps.
 
-Block sizes are the caller's (:mod:`.fused_block`): none is tuned, since a step that is being recorded as a graph must not try
-things out. Needs triton, which this module alone imports, and which alone imports this module when it is first used.
+The caller sets block sizes (:mod:`.fused_block`): none is tuned, since tuning is impossible while a step is recorded as a
+graph. Needs triton, which only this module imports; this module is imported on first use.
 """
 
 import triton
@@ -17,7 +17,7 @@ _PLAIN = ["height", "width", "places", "part", "parts", "splits", "stride"]
 
 @triton.jit
 def power(values, EXPONENT: tl.constexpr):
-    """``values ** EXPONENT`` of what is not negative, for 1, 2, 4 and 8."""
+    """``values ** EXPONENT`` of non-negative values, for 1, 2, 4 and 8."""
     result = values
     if EXPONENT >= 2:
         result = result * result
@@ -44,9 +44,9 @@ def slope(values, EXPONENT: tl.constexpr):
 
 @triton.jit(do_not_specialize=_PLAIN)
 def moments(maps, means, squares, places, part, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Mean and sum of squared deviations of each channel over ``part`` places of an image; grid (images, parts).
+    """Mean and sum of squared deviations of each channel over ``part`` positions of an image; grid (images, parts).
 
-    Welford's recurrence in each thread's row of places, and one exact merge of the rows: no digits are lost to a large mean.
+    Welford's recurrence in each thread's row of positions, and one exact merge of the rows: a large mean loses no digits.
     """
     image, index = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = index * part
@@ -88,7 +88,7 @@ def merged(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The moments of a group from those of its ``parts``, ``splits`` to an image; grid (groups, blocks of channels).
+    """The moments of a group from the moments of its ``parts``, ``splits`` to an image; grid (groups, blocks of channels).
 
     Gives the mean, and the inverse of the standard deviation.
     """

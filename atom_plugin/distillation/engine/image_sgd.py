@@ -1,4 +1,4 @@
-"""What moves the synthetic images: SGD with momentum, at a rate that is constant or falls along a cosine."""
+"""The optimiser of the synthetic images: SGD with momentum, at a constant rate or a cosine schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """The learning rate: ``lr``, or from it to 0 over ``iterations`` by the ``schedule`` "cosine"."""
+    """The learning rate: ``lr``, or with the ``schedule`` "cosine" from it to 0 over ``iterations``."""
 
     lr: float
     schedule: str = "constant"
@@ -28,11 +28,11 @@ class Rate:
 
 
 class ImageSGD:
-    """Steps ``images`` (n, C, H, W), in place, as ``torch.optim.SGD`` does: v = m v + g, x = x - lr v.
+    """Updates ``images`` (n, C, H, W), in place, as ``torch.optim.SGD`` does: v = m v + g, x = x - lr v.
 
-    ``velocity`` is v, None before the first step. Where images are pixels, ``pixel_std`` (C,) is the standard deviation that
-    preprocessing divides them by: the rate is then that of standardised images (of pixels it is std^2 times as large), and
-    images are clamped to [0, 1] after each step. ``still`` (n,) are images that stay as they are, to the bit.
+    ``velocity`` is v, None before the first step. If images are pixels, ``pixel_std`` (C,) is the standard deviation by which
+    preprocessing divides them: the rate is then that of standardised images (for pixels it is std^2 times as large), and images
+    are clamped to [0, 1] after each step. ``still`` (n,) marks images that do not change.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ImageSGD:
         self._scale = None if pixel_std is None else pixel_std.square().view(-1, 1, 1).to(images.device)
 
     def step(self, iteration: int, gradient: torch.Tensor) -> None:
-        """Move the images down ``gradient``, of their shape."""
+        """Update the images with ``gradient``, of their shape."""
         self.move(gradient, self.rate(iteration))
 
     def started(self) -> torch.Tensor:
@@ -62,7 +62,7 @@ class ImageSGD:
         return self.velocity
 
     def move(self, gradient: torch.Tensor, lr: float | torch.Tensor) -> None:
-        """As :meth:`step`, at the rate ``lr``: a number, or a tensor (1,) on the device, which a captured graph reads."""
+        """As :meth:`step`, at the rate ``lr``: a number, or a tensor (1,) on the device, for a captured graph."""
         if self._still is not None:
             gradient = gradient.masked_fill(self._still, 0)  # so that their velocity stays 0, and x - lr 0 is x
         if self._scale is not None:

@@ -1,4 +1,4 @@
-"""The engine that any network and any device takes, and that the others are tested against."""
+"""The engine for any network and any device, and the reference for the tests of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The next batch's rows read by a thread of its own while the current batch is worked on."""
+"""Read the next batch's rows in a thread while the current batch is processed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 class Prefetcher:
-    """Calls ``read`` (indices (n,) to rows (n, ...)) one batch ahead: what is announced is there when it is asked for.
+    """Calls ``read`` (indices (n,) to rows (n, ...)) one batch ahead, so that an announced batch is ready when asked for.
 
-    Announcing changes when rows are read and never which: a wrong announcement costs its reading and nothing else. At most one
-    announced batch exists at a time. What ``read`` raises in the thread is raised by the :meth:`take` that asks for that batch.
+    Announcing changes when rows are read and never which: a wrong announcement only costs its reading. At most one announced
+    batch exists at a time. An error of ``read`` in the thread is raised by the :meth:`take` that asks for that batch.
     """
 
     def __init__(self, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -21,7 +21,7 @@ class Prefetcher:
         self._announced: tuple[torch.Tensor, Future[torch.Tensor]] | None = None
 
     def take(self, indices: torch.Tensor, *, ahead: torch.Tensor | None = None) -> torch.Tensor:
-        """The rows of ``indices`` (n,); those of ``ahead`` (n',) begin to be read before this returns."""
+        """The rows of ``indices`` (n,); the reading of ``ahead`` (n',) begins before this returns."""
         announced, self._announced = self._announced, None
         if announced is None:
             rows = self._read(indices)
@@ -36,7 +36,7 @@ class Prefetcher:
         return rows
 
     def close(self) -> None:
-        """End the thread, after the read that it is in. A later :meth:`take` starts another."""
+        """End the thread after its current read. A later :meth:`take` starts another."""
         thread, self._thread, self._announced = self._thread, None, None
         if thread is not None:
             thread.shutdown(wait=True, cancel_futures=True)

@@ -22,7 +22,7 @@ _SLICE = 1024  # images at a time, wherever all are gone through
 
 
 class RealBatches:
-    """Real images of every class for every iteration: :meth:`choose` says which, :meth:`fetch` brings them.
+    """Real images of every class for every iteration: :meth:`choose` selects them, :meth:`fetch` loads them.
 
     Where the pixels are kept follows from the source, the config and the device, and never changes what a batch holds:
 
@@ -62,10 +62,10 @@ class RealBatches:
         self._prefetcher = Prefetcher(self._read)
 
     def choose(self, iteration: int) -> torch.Tensor:
-        """The training images of ``iteration``: int64 (K, per_class) on the CPU, drawn as :class:`ClassSampler` says.
+        """The training images of ``iteration``: int64 (K, per_class) on the CPU, drawn by :class:`ClassSampler`.
 
-        They come from a generator of their own, made of seed and iteration alone: any iteration's batch can be told at any
-        time, and parts of it fetched by any process.
+        Their generator depends on seed and iteration alone, so any iteration's batch is known at any time, and any process can
+        fetch parts of it.
         """
         if iteration not in self._drawn:
             chosen = self.drawn(range(iteration, iteration + 1))[0]
@@ -74,13 +74,13 @@ class RealBatches:
         return self._drawn[iteration]
 
     def drawn(self, iterations: range) -> torch.Tensor:
-        """What :meth:`choose` gives for each of ``iterations``, drawn anew, (n, K, per_class): any thread may ask."""
+        """The result of :meth:`choose` for each of ``iterations``, drawn again, (n, K, per_class); thread-safe."""
         generators = (generator_for(self.seed, "real", iteration) for iteration in iterations)
         return self._sampler.sample(self.per_class, *generators).view(len(iterations), -1, self.per_class)
 
     @property
     def held(self) -> torch.Tensor | None:
-        """All images (N, C, H, W) where the device keeps them: uint8 pixels, or preprocessed floats."""
+        """All images (N, C, H, W) if the device keeps them: uint8 pixels, or preprocessed floats."""
         held: torch.Tensor | None = self._raw if self._prepared is None else self._prepared
         return held
 
@@ -92,16 +92,16 @@ class RealBatches:
         return seen
 
     def rows(self, indices: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Images ``indices`` (n,), uint8 (n, C, H, W) on the CPU, in ``out`` where given."""
+        """Images ``indices`` (n,), uint8 (n, C, H, W) on the CPU, in ``out`` if given."""
         return self._train.rows(indices, out=out)
 
     @torch.no_grad()
     def fetch(self, indices: torch.Tensor, *, ahead: torch.Tensor | None = None) -> torch.Tensor:
         """Images ``indices`` (k, m) on the CPU, preprocessed: float32 (k * m, C, H, W) on the device, in that order.
 
-        ``ahead`` (k', m') are those that the next call will ask for: the next part of this iteration, or the first one
-        of the next. Where images are read from disk or copied to a GPU, that begins at once, in the background.
-        Raises SourceError where the source's file cannot be read any more.
+        ``ahead`` (k', m') are the indices of the next call: the next part of this iteration, or the first part of the next. If
+        images are read from disk or copied to a GPU, that begins at once, in the background. Raises SourceError if the source's
+        file can no longer be read.
         """
         rows = indices.flatten()
         if self._prepared is not None:
@@ -135,7 +135,7 @@ class RealBatches:
         return self._train.rows(rows, out=out)
 
     def _all(self, of: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        """``of`` every image, on the device, made slice by slice: slices of a fixed size give the same bytes every time."""
+        """``of`` applied to every image, on the device, in slices: slices of a fixed size give the same bytes every time."""
         out = torch.empty(len(self._train), *self.image_shape, dtype=dtype, device=self.device)
         for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
             target.copy_(of(part.to(self.device)))

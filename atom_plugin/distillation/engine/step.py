@@ -1,4 +1,4 @@
-"""One distillation step: the loss of real and synthetic images under the network as it stands, and its gradient.
+"""One distillation step: the loss of real and synthetic images under the current network, and its gradient.
 
 ATOM, algorithm 1 (Khaki et al., 2024), for the classes of this process:
 
@@ -6,8 +6,8 @@ ATOM, algorithm 1 (Khaki et al., 2024), for the classes of this process:
 2. compare the two under the network (:func:`compare`);
 3. differentiate the loss with respect to the synthetic images.
 
-The loss is a sum over classes, so the gradient of a class's images needs that class alone, as long as the network treats each
-image by itself: where memory is short, one chunk of classes after the other passes (:mod:`.chunking`).
+The loss is a sum over classes, so the gradient of a class's images needs only that class, as long as the network processes each
+image separately: if memory is short, one chunk of classes after the other passes (:mod:`.chunking`).
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class MatchingStep:
     def __call__(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The loss of all classes, the same in every process, and its gradient for ``images``, this process's.
 
-        ``images``, as stored, are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises ConfigError
-        for a loss that does not depend on them.
+        ``images``, in stored form, are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises
+        ConfigError for a loss that does not depend on them.
         """
         losses, gradients = [], []
         for classes, real in self._real(iteration, draw):
@@ -83,7 +83,7 @@ class MatchingStep:
         return float(total), gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
     def _real(self, iteration: int, draw: Draw) -> Iterator[tuple[range, torch.Tensor]]:
-        """Chunk by chunk: its classes and their real images, augmented; what comes next is announced to the batches."""
+        """Chunk by chunk: its classes and their real images, augmented; the next chunk is announced to the batches."""
         chosen, following = self._batches.choose(iteration), self._batches.choose(iteration + 1)
         chunks = self._chunks.own_chunks
         wanted = [*(chosen[_rows(classes)] for classes in chunks), following[_rows(chunks[0])]]
@@ -99,12 +99,12 @@ def compare(
 ) -> torch.Tensor:
     """The loss of ``synthetic`` (M, C, H, W) against ``real`` (N, C, H, W), both class-major over ``groups`` classes.
 
-    These are the classes from ``first_class`` on. In several processes each compares its own, and batch normalisation takes
-    the moments of all.
+    These are the classes from ``first_class`` on. In several processes each compares its own, and batch normalisation uses the
+    moments of all.
 
-    A :class:`MeanMatcher` compares the statistics that the engine takes. An :class:`ImageMatcher` gets the network with its
-    batch normalisation fixed to the moments of the real batch, all classes mixed: a class's few synthetic images by themselves
-    give no usable ones. Any other matcher gets :class:`~atom_plugin.models.features.Features`.
+    A :class:`MeanMatcher` compares the statistics that the engine computes. An :class:`ImageMatcher` gets the network with its
+    batch normalisation fixed to the moments of the real batch, all classes mixed, because a class's few synthetic images give
+    no usable moments. Any other matcher gets :class:`~atom_plugin.models.features.Features`.
     """
     if isinstance(matcher, MeanMatcher):
         target = engine.real(matcher.real_side, real, groups=groups)
@@ -119,9 +119,9 @@ def compare(
 
 
 def check_matched(matcher: Matcher, engine: Engine, image_shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError where ``matcher`` compares maps, and the network has none for it on images (C, H, W).
+    """Raises ConfigError if ``matcher`` compares maps, but the network has none for images (C, H, W).
 
-    A ConvNet of one block is as its depth was chosen: there the embedding alone is compared.
+    A ConvNet of one block is allowed, since its depth was chosen: there only the embedding is compared.
     """
     if not isinstance(matcher, MeanMatcher) or isinstance(engine.network, ConvNet):
         return
@@ -130,15 +130,18 @@ def check_matched(matcher: Matcher, engine: Engine, image_shape: tuple[int, int,
         compares = seen.maps and matcher.describe_map(seen.maps[0])
     if (compares or not seen.maps) and matcher.matched_maps(len(seen.maps)) < 1:
         raise ConfigError(
-            f"the network gives {len(seen.maps)} map(s), and the last is left to the embedding: no map is there to compare; "
-            "use a deeper network, name layers with --matching-layers, or match embeddings alone with --matcher dm"
+            f"the network gives {len(seen.maps)} map(s), and the last is not compared, so no map is left; use a "
+            "deeper network, name layers with --matching-layers, or match only embeddings with --matcher dm"
         )
 
 
 def image_gradient(loss: torch.Tensor, images: torch.Tensor, matcher: object) -> torch.Tensor:
-    """The gradient of the loss of ``matcher``. Raises ConfigError where that does not depend on ``images``."""
+    """The gradient of the loss of ``matcher``. Raises ConfigError if the loss does not depend on ``images``."""
     if not loss.requires_grad:
-        raise ConfigError(f"the loss of the matcher {type(matcher).__name__} does not depend on the synthetic images")
+        raise ConfigError(
+            f"the loss of the matcher {type(matcher).__name__} does not depend on the synthetic "
+            "images; choose another matcher"
+        )
     (gradient,) = torch.autograd.grad(loss, images)
     return gradient
 

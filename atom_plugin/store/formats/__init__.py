@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 FORMATS: Registry[object] = Registry("format", "atom_plugin.formats")
-"""Formats by name: the built-in ones, those of installed plugins, and what ``FORMATS.register`` adds."""
+"""Formats by name: built-in formats, formats of installed plugins, and formats added by ``FORMATS.register``."""
 
 _DIRECTIONS = {"write": "exported", "read": "imported"}
 
@@ -51,10 +51,10 @@ class Listed:
 def export_set(
     synthetic_set: SyntheticSet, path: str | Path, *, format: str, force: bool = False, **options: Any
 ) -> list[str]:
-    """Write the set to ``path`` in ``format``; returns notes on what the format changed or could not hold.
+    """Write the set to ``path`` in ``format``; returns notes on what the format changed or cannot represent.
 
-    Raises PluginError for an unknown format, ConfigError for options that do not fit or a set that the format cannot
-    hold, StoreError where writing fails or ``path`` exists and ``force`` is not given.
+    Raises PluginError for an unknown format, ConfigError for options that do not fit or a set that the format cannot represent,
+    StoreError if writing fails or ``path`` exists and ``force`` is not given.
     """
     from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -88,10 +88,10 @@ def _left_out(synthetic_set: SyntheticSet) -> list[str]:
 
 
 def import_set(path: str | Path, *, format: str, context: ImportContext, **options: Any) -> SyntheticSet:
-    """Read the set at ``path``, a file or folder in ``format``; ``context.notes`` then holds what was converted.
+    """Read the set at ``path``, a file or folder in ``format``; ``context.notes`` then lists what was converted.
 
-    The provenance says where from: format, name, sha256 and options, under ``config["imported"]``. Raises PluginError
-    for an unknown format, ConfigError for what is missing or does not fit, StoreError for a file that cannot be used.
+    The provenance names the origin: format, name, sha256 and options, under ``config["imported"]``. Raises PluginError for an
+    unknown format, ConfigError for information that is missing or does not fit, StoreError for a file that cannot be used.
     """
     from atom_plugin.store.synthetic_set import SyntheticSet
 
@@ -107,7 +107,7 @@ def import_set(path: str | Path, *, format: str, context: ImportContext, **optio
 
 
 def listing() -> list[Listed]:
-    """Every format with what it can do, by name."""
+    """Every format with its directions, by name."""
     rows = []
     for name in FORMATS.names():
         try:

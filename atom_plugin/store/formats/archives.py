@@ -1,4 +1,4 @@
-"""Zip archives, npz and torch's, whose sizes are looked at before anything in them is unpacked."""
+"""Zip archives, npz and torch's, with a check of their sizes before anything in them is unpacked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_MEMBERS = 100_000
 
 
 def refuse_bomb(path: Path, file: BinaryIO) -> None:
-    """Raise StoreError where the zip archive ``file`` (called ``path``) would unpack to far more than it is.
+    """Raise StoreError if the zip archive ``file`` (called ``path``) would unpack to a far larger size.
 
-    Leaves the file at its beginning. What is no zip archive is let through.
+    Leaves the file at its beginning. A file that is not a zip archive passes.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -30,12 +30,12 @@ def refuse_bomb(path: Path, file: BinaryIO) -> None:
     unpacked = sum(member.file_size for member in members)
     if unpacked > _SMALL and unpacked > _MOST_SHRUNK * size:
         raise StoreError(
-            f"{path}: unpacks from {size:,} bytes to {unpacked:,}, more than {_MOST_SHRUNK} times as many; it is no set, or "
-            "write it again without compression"
+            f"{path}: unpacks from {size:,} bytes to {unpacked:,}, more than {_MOST_SHRUNK} times as many; it is not "
+            "a set, or write it again without compression"
         )
     if unpacked > machine_memory() // 2:
         raise StoreError(
             f"{path}: unpacks to {unpacked / 1e9:.1f} GB, more than half of this machine's memory; split it"
         )
     if len(members) > _MOST_MEMBERS:
-        raise StoreError(f"{path}: is an archive of {len(members):,} members, expected some ten; another format?")
+        raise StoreError(f"{path}: is an archive of {len(members):,} members, expected about ten; try another --format")

@@ -1,7 +1,7 @@
-"""Arrays named images and labels, of any tool: .npz, .npy, a torch file with a dict or a pair, or a folder of two files.
+"""Arrays named images and labels, from any tool: .npz, .npy, a torch file with a dict or a pair, or a folder of two files.
 
 Read only. KIP, FRePo, RFAD and others save such files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
-class. ``pixels`` says how the images are coded: true-colour ([0, 1]), bytes (0 to 255), standardised, or whitened.
+class. ``pixels`` is the coding of the images: true-colour ([0, 1]), bytes (0 to 255), standardised, or whitened.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def read(
     name = _name(path, found, labels, LABEL_NAMES, "labels", absent=labels is None)
     if name is None:
         found_labels = Labels(classes=class_by_class(len(held), len(context.names()), str(path)))
-        context.note("found no labels: images were taken class by class, as many of each")
+        context.note("found no labels: assigned the images class by class, equally many to each")
     else:
         given = plain_tensor(found[name], str(path), "(N,)")
         flat = given.flatten() if given.ndim == 2 and given.shape[1] == 1 else given
@@ -83,7 +83,7 @@ def read(
 
 
 def _arrays(path: Path, context: ImportContext, *, trust_pickle: bool) -> Mapping[str, Any]:
-    """Arrays by name, of whatever kind of file or folder."""
+    """Arrays by name, of any kind of file or folder."""
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if item.suffix in (".npy", ".pt", ".pth") and item.is_file())
         wanted = [item for item in files if item.stem.casefold() in (*IMAGE_NAMES, *LABEL_NAMES)]
@@ -107,7 +107,7 @@ def _single(path: Path, context: ImportContext, *, trust_pickle: bool) -> Any:
 def _name(
     path: Path, found: Mapping[str, Any], given: str | None, known: tuple[str, ...], what: str, *, absent: bool = False
 ) -> Any:
-    """The key of the images or labels; None where there is none and it may be ``absent``."""
+    """The key of the images or labels; None if there is none and it may be ``absent``."""
     if given is not None:
         if given not in found:
             raise ConfigError(
@@ -129,13 +129,13 @@ def _listed(found: Mapping[str, Any]) -> str:
 
 
 def _channels_first(images: torch.Tensor, where: str, context: ImportContext) -> torch.Tensor:
-    """(N, C, H, W) of that, of (N, H, W, C) or of (N, H, W). Raises StoreError for other shapes."""
+    """The array as (N, C, H, W), from that, (N, H, W, C) or (N, H, W). Raises StoreError for other shapes."""
     if images.is_complex() or images.dtype == torch.bool:
         raise StoreError(f"{where}: found images of type {images.dtype}, expected numbers; another array?")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        context.note("images had their channels last, and were turned")
+        context.note("images had their channels last, and were transposed")
         return images.permute(0, 3, 1, 2)
     if images.ndim != 4:
         raise StoreError(f"{where}: found images of shape {tuple(images.shape)}, expected (N, C, H, W) or (N, H, W, C)")
@@ -143,17 +143,19 @@ def _channels_first(images: torch.Tensor, where: str, context: ImportContext) ->
 
 
 def _pixels_of(images: torch.Tensor, path: Path, context: ImportContext) -> str:
-    """How the images are coded where it can be seen. Raises ConfigError where it can not."""
+    """The coding of the images, if their range shows it. Raises ConfigError if it does not."""
     if images.dtype == torch.uint8:
         return "bytes"
     low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ConfigError(
-            f"{path}: found pixels from {low:.3g} to {high:.3g}, which may be {', '.join(PIXELS[1:])}, or true colours beyond "
-            f"[0, 1]; say which with --option pixels={'bytes' if low >= 0 and high > 2 else 'standardised'}"
+            f"{path}: found pixels from {low:.3g} to {high:.3g}, which may be {', '.join(PIXELS[1:])}, or true "
+            "colours beyond [0, 1]; name the coding with --option "
+            f"pixels={'bytes' if low >= 0 and high > 2 else 'standardised'}"
         )
     context.note(
-        "images were taken for true colours on the [0, 1] scale, by their range; --option pixels=… says otherwise"
+        "images were read as true colours on the [0, 1] scale, judged by their range; --option pixels=… sets "
+        "another coding"
     )
     return "true-colour"
 

@@ -1,4 +1,4 @@
-"""A file that says which class each id of somebody's file means."""
+"""A file with the class name of each id in an imported file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_class_map(path: Path) -> dict[int, str]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"--class-map {path}: is no regular file; {_FORMS}")
+            raise ConfigError(f"--class-map {path}: is not a regular file; {_FORMS}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--class-map {path}: cannot be read ({error}); {_FORMS}") from error
@@ -32,12 +32,12 @@ def read_class_map(path: Path) -> dict[int, str]:
     if odd := [label for label in found if not 0 <= label < _IDS]:
         raise ConfigError(f"--class-map {path}: found the id {odd[0]}, expected 0 to {_IDS - 1}; {_FORMS}")
     if not found or len(found) < len(pairs) or len(set(found.values())) < len(found):
-        raise ConfigError(f"--class-map {path}: holds no class, or an id or a name twice; {_FORMS}")
+        raise ConfigError(f"--class-map {path}: contains no class, or an id or a name twice; {_FORMS}")
     return found
 
 
 def _pairs(value: Any) -> list[tuple[int, str]]:
-    """Raises ValueError for what is no map."""
+    """Raises ValueError for text that is not a map."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return list(enumerate(value))
     if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):

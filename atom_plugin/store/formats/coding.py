@@ -1,4 +1,4 @@
-"""How a file codes pixels: the exact conversion between two preprocessings, and what the loaders of other toolkits do."""
+"""Codings of pixels in files: the exact conversion between two preprocessings, and the loaders of other toolkits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _CHUNK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Toolkit:
-    """What a toolkit's loader does: ``constants`` by dataset; whether its ZCA (eps 0.1) takes plain [0, 1] images, as
-    MTT's does, or standardised ones, as DataDAM's. ``stores_zca``: whether its sets are stored whitened when it whitens.
+    """The loader of a toolkit: ``constants`` by dataset; whether its ZCA (eps 0.1) takes plain [0, 1] images, as MTT's does, or
+    standardised ones, as DataDAM's. ``stores_zca``: whether its sets are stored whitened if it whitens.
     """
 
     name: str
@@ -53,11 +53,10 @@ class Toolkit:
 
 
 def convert(images: torch.Tensor, found: Preprocessing | None, wanted: Preprocessing) -> torch.Tensor:
-    """Images (N, C, H, W) coded as ``found`` says, recoded as ``wanted`` says, float32.
+    """Images (N, C, H, W) in the coding ``found``, converted to the coding ``wanted``, float32.
 
-    ``found`` None stands for images in [0, 1], or uint8. Computed in float64 throughout, the inverse of a ZCA too, so
-    that true colours differ by no more than the rounding of the float32 that is stored. Where both codings are the same,
-    the same values.
+    ``found`` None means images in [0, 1], or uint8. Computed in float64 throughout, including the inverse of a ZCA, so that
+    true colours differ by no more than the rounding of the stored float32. Equal codings give equal values.
     """
     if found is not None and found.matches(wanted):
         return images.float()
@@ -78,12 +77,12 @@ def standardised(constants: Constants, image_shape: tuple[int, int, int]) -> Pre
 
 
 def without_whitening(preprocessing: Preprocessing) -> Preprocessing:
-    """The standardisation alone."""
+    """The preprocessing without its whitening."""
     return Preprocessing(mean=preprocessing.mean, std=preprocessing.std, image_shape=preprocessing.image_shape)
 
 
 def is_identity(preprocessing: Preprocessing) -> bool:
-    """Whether mean and standard deviation leave images as they are; whitening is not looked at."""
+    """Whether mean and standard deviation leave images unchanged; ignores whitening."""
     return bool((preprocessing.mean == 0).all() and (preprocessing.std == 1).all())
 
 
@@ -101,9 +100,7 @@ def per_channel(name: str, value: Any) -> tuple[float, ...] | None:
     fits = bool(numbers) and all(abs(number) < float("inf") for number in numbers)
     if not fits or (name == "std" and min(numbers) <= 0):
         bound = " above 0" if name == "std" else ""
-        raise ConfigError(
-            f"{name} must be finite numbers{bound}, one per channel, such as 0.5,0.4,0.4; found {value!r}"
-        )
+        raise ConfigError(f"{name} must be finite numbers{bound}, one per channel, e.g. 0.5,0.4,0.4; found {value!r}")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""What an import must know beside the file: class names and preprocessing, which foreign files do not carry."""
+"""Information for an import that other toolkits' files lack: class names and preprocessing."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ _FLAGS = {
 
 @dataclass(kw_only=True, eq=False)
 class ImportContext:
-    """Beside the file: a set ``like`` it, or the ``dataset`` it was made from, or class names and constants by hand.
+    """Information besides the file: a set ``like`` it, or the ``dataset`` it was made from, or class names and constants by
+    hand.
 
-    ``load_dataset`` reads the source named ``dataset``, and is called only where a format needs it. ``constants`` are
-    the mean and std of the imported set. ``class_map`` names the classes by the file's own ids: where classes are given as
-    well, labels are mapped to theirs by name. ``method`` is what made the images, if known. ``notes`` collects what an import
-    converted or assumed. Raises ConfigError where both ``like`` and ``dataset`` are given.
+    ``load_dataset`` reads the source named ``dataset``, and is called only if a format needs it. ``constants`` are the mean and
+    std of the imported set. ``class_map`` names the classes by the file's ids: if classes are given as well, labels are mapped
+    to their ids by name. ``method`` is the method that made the images, if known. ``notes`` collects what an import converted
+    or assumed. Raises ConfigError if both ``like`` and ``dataset`` are given.
     """
 
     like: SyntheticSet | None = None
@@ -61,16 +62,18 @@ class ImportContext:
 
     def __post_init__(self) -> None:
         if self.like is not None and self.dataset is not None:
-            raise ConfigError("found both --like and --dataset, expected one of them; --like already says everything")
+            raise ConfigError(
+                "found both --like and --dataset, expected one of them; --like already includes the source"
+            )
 
     def note(self, text: str) -> None:
-        """Remember ``text`` for the user, once."""
+        """Keep ``text`` as a note for the user, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[BinaryIO]:
-        """A file of the import, open for reading, its sha256 kept for the provenance. Raises StoreError."""
+        """A file of the import, open for reading; its sha256 goes into the provenance. Raises StoreError."""
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise StoreError(f"{path}: is not a regular file; give the name of a file")
@@ -85,21 +88,21 @@ class ImportContext:
             raise StoreError(f"{path}: cannot be read ({error.strerror or error}); check the name") from error
 
     def names(self, carried: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Class names by class id: those the file ``carried``, or what was given. Raises ConfigError for none, or two."""
+        """Class names by class id: those that the file ``carried``, or those given. ConfigError for none, or for both."""
         given = self._given_names()
         if given is None and carried is None:
             raise ConfigError(
-                f"the file carries no class names; pass {_WAYS}, --classes A,B,… in the order of the ids, or --class-map FILE"
+                f"the file has no class names; pass {_WAYS}, --classes A,B,… in the order of the ids, or --class-map FILE"
             )
         if given is not None and carried is not None and given != carried:
             raise ConfigError(
-                f"the file names the classes {listed(carried, most=3)}, but {listed(given, most=3)} were given; leave "
-                "--classes, --like or --dataset out, or give those of the file's own source"
+                f"the file names the classes {listed(carried, most=3)}, but {listed(given, most=3)} were given; "
+                "leave --classes, --like or --dataset out, or give the classes of the file's source"
             )
         return given or carried or ()
 
     def given_constants(self) -> Constants | None:
-        """``--mean`` and ``--std``."""
+        """The constants of ``--mean`` and ``--std``."""
         self._use("constants")
         return self.constants
 
@@ -126,7 +129,7 @@ class ImportContext:
         return self._loaded
 
     def pixel_preprocessing(self, image_shape: tuple[int, int, int]) -> Preprocessing:
-        """What images in [0, 1] become: as ``like``, or standardised with what was given, or left alone, with a note."""
+        """The preprocessing for images in [0, 1]: as ``like``, or standardised by given constants, or none, with a note."""
         template, constants = self.template(), self.given_constants()
         if constants is None and template is not None:
             return template.preprocessing
@@ -170,12 +173,12 @@ class ImportContext:
         if len(labels) and int(labels.max()) >= len(names):
             raise ConfigError(
                 f"the file's labels go up to {int(labels.max())}, but there are {len(names)} class names "
-                f"({listed(names, most=3)}); give those of its own source"
+                f"({listed(names, most=3)}); give the class names of the file's source"
             )
         self._use("method")
         order = labels.argsort(stable=True)
         if not torch.equal(order, torch.arange(len(labels))):
-            self.note("images were put in the order of their classes")
+            self.note("images were sorted by class")
         return SyntheticSet(
             images=convert(images, coding, result)[order],
             labels=labels[order],
@@ -189,10 +192,12 @@ class ImportContext:
         )
 
     def refuse_unused(self, format: str) -> None:
-        """Raise ConfigError for something given that the format never asked for."""
+        """Raise ConfigError for given information that the format does not use."""
         unused = [flag for name, flag in _FLAGS.items() if getattr(self, name) is not None and name not in self._used]
         if unused:
-            raise ConfigError(f"the format {format!r} carries what {' and '.join(unused)} would say; leave that out")
+            raise ConfigError(
+                f"the format {format!r} already contains what {' and '.join(unused)} would give; leave that out"
+            )
 
     def with_origin(self, held: SyntheticSet, *, format: str, path: Path, options: dict[str, Any]) -> SyntheticSet:
         """``held`` with ``config["imported"]``: format, file name, sha256 (of a folder: see docs/formats.md), options."""
@@ -216,7 +221,7 @@ class ImportContext:
         return replace(held, provenance=replace(provenance, config={**provenance.config, "imported": origin}))
 
     def _mapped(self, labels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """The ids of ``names`` for those of the file, by name. Raises ConfigError for a class that is in neither."""
+        """The ids of ``names`` for the ids of the file, by name. Raises ConfigError for a class that is in neither."""
         if self.class_map is None:
             return labels
         table = self._table(self.class_map, sorted(set(labels.tolist())), names)
@@ -248,7 +253,11 @@ class ImportContext:
         for found in ids:
             name = class_map.get(found)
             if name is None or composed(name) not in label_of:
-                missing = "no name for" if name is None else f"the name {name!r}, which is no class of those given, for"
+                missing = (
+                    "no name for"
+                    if name is None
+                    else (f"the name {name!r}, which is not one of the given classes, for")
+                )
                 raise ConfigError(
                     f"--class-map has {missing} the id {found} of the file; classes are {listed(names, most=3)}"
                 )
@@ -287,8 +296,8 @@ class ImportContext:
         for flag, expected in known.items():
             if expected is not None and expected != shape:
                 raise ConfigError(
-                    f"the file holds images of {shape_text(shape)}, but those of {flag} are {shape_text(expected)}; "
-                    "name its own source"
+                    f"the file has images of {shape_text(shape)}, but the images of {flag} are "
+                    f"{shape_text(expected)}; name the file's source"
                 )
 
     def _use(self, name: str) -> None:

@@ -39,16 +39,14 @@ def write(
 ) -> list[str]:
     """One experiment, standardised with the loader's constants for the set's source; ``zca`` True stores it whitened.
 
-    Packed images are unpacked, unless ``packed`` is True: IDM's scripts load them with the factor, DC's would take them as they
-    are.
+    Packed images are unpacked, unless ``packed`` is True: IDM's scripts load them with the factor, DC's scripts would not
+    unpack them.
     """
     refuse_existing(path, force=force)
     if not isinstance(packed, bool):
         raise ConfigError(f"packed must be true or false, not {packed!r}")
     if packed and synthetic_set.factor == 1:
-        raise ConfigError(
-            "packed=true keeps a packed set's images as they are, but this set is not packed; leave it out"
-        )
+        raise ConfigError("packed=true keeps a packed set's images packed, but this set is not packed; leave it out")
     held = synthetic_set if packed else synthetic_set.decoded()
     images, labels, notes = toolkit_tensors(held, _TOOLKIT, mean=mean, std=std, zca=zca)
     if packed:
@@ -70,7 +68,7 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """One ``experiment`` of a file, counted from 0, needed where there are several; ``zca`` True: it is whitened.
+    """One ``experiment`` of a file, counted from 0, needed if there are several; ``zca`` True: it is whitened.
 
     ``factor``: how many images IDM packed along each side of one.
     """
@@ -96,7 +94,9 @@ def load_experiments(path: Path, context: ImportContext, *, trust_pickle: bool) 
 
 
 def chosen_experiment(path: Path, count: int, experiment: int | None) -> int:
-    """Which of ``count`` experiments is meant. Raises ConfigError if that is open, or there is none of that number."""
+    """The chosen one of ``count`` experiments. Raises ConfigError if there are several and none is chosen, or for a wrong
+    number.
+    """
     if experiment is None and count == 1:
         return 0
     if (
@@ -121,7 +121,7 @@ def experiment_set(
     dataset: str | None = None,
     factor: int = 1,
 ) -> SyntheticSet:
-    """The set of one ``[images, labels]``, coded as :func:`find_toolkit_coding` finds. Raises StoreError for anything else."""
+    """The set of one ``[images, labels]``, in the coding that :func:`find_toolkit_coding` finds. Raises StoreError."""
     images, labels = unpacked_pair(*checked_pair(pair, where, context, soft=soft), factor, context)
     channels, height, width = images.shape[1:]
     coding = find_toolkit_coding(context, toolkit, (channels, height, width), zca=zca, dataset=dataset)

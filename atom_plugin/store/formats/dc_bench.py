@@ -1,8 +1,8 @@
 """DC-BENCH's folder of results: PATH/<METHOD>/<DATASET>/IPC<n>/ with a result file, or images and labels, standardised.
 
-PATH is what DC-BENCH calls distilled_results. DC, DSA and DM hold DatasetCondensation's dict, of which its loaders take the
-last experiment; TM, random and Kmeans hold two tensors, their file names with "images" and "labels". KIP's .npz sets live
-in a whitening of their own, which has no inverse, and are not read.
+PATH is the folder that DC-BENCH calls distilled_results. DC, DSA and DM store DatasetCondensation's dict, of which its loaders
+take the last experiment; TM, random and Kmeans store two tensors, with "images" and "labels" in their file names. KIP's .npz
+sets use their own whitening, which has no inverse, and cannot be read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write(
     mean: Any = None,
     std: Any = None,
 ) -> list[str]:
-    """Add one file below PATH, made where absent. ``method`` and ``dataset``, as DC-BENCH names them, default to the set's."""
+    """Add one file below PATH, made if absent. ``method`` and ``dataset``, in DC-BENCH's names, default to the set's."""
     counts = set(synthetic_set.labels.bincount(minlength=len(synthetic_set.class_names)).tolist())
     if len(counts) != 1:
         raise ConfigError(
@@ -71,7 +71,7 @@ def write(
     write_bytes(target, dumps({"data": [[images, labels]], "accs_all_exps": {}}), force=force)
     if named not in _OWN_LOADERS:
         known = ", ".join(_OWN_LOADERS)
-        notes.append(f"DC-BENCH's own loaders look for {known}: register one for {named}, or use --option method=DM")
+        notes.append(f"DC-BENCH's loaders look for {known}: register one for {named}, or use --option method=DM")
     return [f"written to {target}", *notes]
 
 
@@ -88,7 +88,7 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """PATH is an IPC<n> folder, or one above it, where ``method``, ``dataset`` and ``ipc`` choose among several.
+    """PATH is an IPC<n> folder, or one above it, from which ``method``, ``dataset`` and ``ipc`` choose.
 
     ``factor``: as for IDM's files.
     """

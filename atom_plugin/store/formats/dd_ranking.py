@@ -1,8 +1,8 @@
-"""DD-Ranking's tensors: a folder of images.pt and labels.pt, standardised or whitened as its loader does.
+"""DD-Ranking's tensors: a folder of images.pt and labels.pt, standardised or whitened as in its loader.
 
-``LabelRobustScoreHard(…).compute_metrics(image_tensor=…, hard_labels=…)`` takes the two. Its loader standardises
-CIFAR-100 with CIFAR-10's constants; with ``use_zca=True`` it whitens plain [0, 1] images (kornia, eps 0.1). Without
-labels it takes images class by class, as many of each.
+``LabelRobustScoreHard(…).compute_metrics(image_tensor=…, hard_labels=…)`` takes the two. Its loader standardises CIFAR-100 with
+CIFAR-10's constants; with ``use_zca=True`` it whitens plain [0, 1] images (kornia, eps 0.1). Without labels it assigns images
+class by class, equally many to each.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ _IMAGES, _LABELS = "images.pt", "labels.pt"
 def write(
     synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
 ) -> list[str]:
-    """Standardised as its loader does, or whitened where the set's ZCA is that of ``use_zca``, or ``zca`` is True."""
+    """Standardised as in its loader, or whitened if the set's ZCA is that of ``use_zca``, or ``zca`` is True."""
     images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     counts = labels.bincount(minlength=len(synthetic_set.class_names)).tolist()
     if len(set(counts)) > 1:
-        notes.append(
-            "classes differ in their number of images: pass hard_labels=, or DD-Ranking assumes as many of each"
-        )
+        notes.append("classes differ in their number of images: pass hard_labels=, or DD-Ranking assumes equal numbers")
     write_files(path, {_IMAGES: dumps(images), _LABELS: dumps(labels)}, force=force)
     return notes
 
@@ -45,7 +43,7 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """``zca`` True: images are whitened as with ``use_zca=True``; by default as the set of ``--like`` suggests."""
+    """``zca`` True: images are whitened as with ``use_zca=True``; by default as in the set of ``--like``."""
     require_folder(path, (_IMAGES,))
     file, labels_file = path / _IMAGES, path / _LABELS
     if labels_file.exists():
@@ -54,7 +52,7 @@ def read(
     else:
         images = checked_images(load(file, context, trust_pickle=trust_pickle), str(file))
         labels = Labels(classes=class_by_class(len(images), len(context.names()), str(path)))
-        context.note(f"there is no {_LABELS}: images were taken class by class, as DD-Ranking does")
+        context.note(f"there is no {_LABELS}: assigned the images class by class, as DD-Ranking does")
     channels, height, width = images.shape[1:]
     coding = find_toolkit_coding(context, _TOOLKIT, (channels, height, width), zca=zca)
     return context.assemble(images, labels.classes, coding, soft=labels.soft)

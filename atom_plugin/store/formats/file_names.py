@@ -1,4 +1,4 @@
-"""Folders of a few files, and names in them that every file system takes."""
+"""Folders of a few files, with file names that every file system accepts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 
 def clean_name(name: str) -> str:
-    """``name`` without what some file system refuses; "class" where nothing is left."""
+    """``name`` without characters that some file systems refuse; "class" if nothing is left."""
     text = unicodedata.normalize("NFC", name)
     text = "".join("_" if c in '/\\:*?"<>|' or not (c.isprintable()) else c for c in text)
     text = text.encode(errors="replace")[:_LONGEST].decode(errors="ignore").strip(" .") or "class"

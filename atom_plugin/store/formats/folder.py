@@ -1,8 +1,8 @@
 """A folder of PNG or lossless WebP images for each class, true colours in 8 bits, with an index classes.json.
 
-``PATH/<class>/<index>.png``. torchvision.datasets.ImageFolder reads it, but numbers the classes anew in the order of their
-folders; classes.json gives id, name and folder of each, since a class name need not be a valid file name. SRe2L and RDED
-number their folders (new000, 00000): where classes are given and none is called so, the numbers are their ids.
+``PATH/<class>/<index>.png``. torchvision.datasets.ImageFolder reads it, but numbers the classes in the order of their folders;
+classes.json gives id, name and folder of each, since a class name need not be a valid file name. SRe2L and RDED number their
+folders (new000, 00000): if classes are given and none has such a name, the numbers are their ids.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write(
     ``layout`` "rded": folders are numbered, 00000 and so on, as RDED's validation finds them.
     """
     if pixels not in (None, "true-colour"):
-        raise ConfigError(f"image files hold true colours only, not {pixels!r} pixels; export those as npz or pt")
+        raise ConfigError(f"image files can store only true colours, not {pixels!r} pixels; export those as npz or pt")
     image_files.check_writable(synthetic_set, image_format)
     folders, notes = _folders(synthetic_set, layout)
 
@@ -64,7 +64,7 @@ def _folders(held: SyntheticSet, layout: str) -> tuple[list[str], list[str]]:
 
 
 def read(path: Path, context: ImportContext) -> SyntheticSet:
-    """An export of ours, or any folder of class folders, their names being those of the classes, or made of them."""
+    """An export of this package, or any folder of class folders whose names are, or are made from, the class names."""
     if not path.is_dir():
         raise StoreError(f"{path}: is not a folder, expected one with a folder of images for each class; give its name")
     if (path / INDEX).is_file():
@@ -87,7 +87,7 @@ def read(path: Path, context: ImportContext) -> SyntheticSet:
 
 
 def _missing(path: Path, rows: list[image_files.Row]) -> list[str]:
-    """The images of which the index counts more than there are, by the names that an export gives them."""
+    """The images that the index counts but that are missing, by their names in an export."""
     missing = []
     for row in rows:
         held = [] if row.folder is None else image_files.files_of(path / row.folder)
@@ -102,10 +102,10 @@ def _missing(path: Path, rows: list[image_files.Row]) -> list[str]:
 def _without_index(
     path: Path, present: list[str], context: ImportContext
 ) -> tuple[tuple[str, ...] | None, dict[int, str]]:
-    """Names carried, and folders by class id: those of the classes given, or else all, in the order of their names."""
+    """Names in the index, and folders by class id: of the given classes, or else of all, in the order of their names."""
     if context.class_names is None and context.like is None and context.dataset is None:
         context.note(
-            "classes are numbered in the order of their folders; --like, --dataset or --classes would number them"
+            "classes are numbered in the order of their folders; --like, --dataset or --classes would set the numbers"
         )
         return tuple(present), dict(enumerate(present))
     given = context.names()
@@ -114,8 +114,8 @@ def _without_index(
         places = {int(found[1]): name for name, found in numbered.items() if found}
         if len(places) < len(present) or max(places) >= len(given):
             raise ConfigError(
-                f"{path}: holds folders numbered up to {max(places)} ({', '.join(present[:3])} …), but {len(given)} classes "
-                "were given; give those of its own source"
+                f"{path}: has folders numbered up to {max(places)} ({', '.join(present[:3])} …), but {len(given)} "
+                "classes were given; give the classes of its source"
             )
         context.note(
             f"the numbers of the folders ({present[0]} …) were taken for class ids: {present[-1]} is {given[max(places)]!r}"
@@ -125,6 +125,7 @@ def _without_index(
     unknown = [name for name in present if name not in expected]
     if unknown:
         raise ConfigError(
-            f"{path}: holds the folder {unknown[0]!r}, which is no class of those given; rename it, or give its class as well"
+            f"{path}: has the folder {unknown[0]!r}, which is not one of the given classes; rename it, or give its "
+            "class as well"
         )
     return None, {expected[name]: name for name in present}

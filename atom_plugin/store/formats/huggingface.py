@@ -1,7 +1,7 @@
-"""A data set that Hugging Face's `datasets.load_dataset` reads: image files, metadata.jsonl, and a card (README.md).
+"""A dataset that Hugging Face's `datasets.load_dataset` reads: image files, metadata.jsonl, and a card (README.md).
 
-``PATH/train/<class>/<index>.png`` with ``PATH/train/metadata.jsonl`` (file_name and label of each image), PATH/README.md
-with the features in its header, so that labels come as a ClassLabel, and classes.json for the way back.
+``PATH/train/<class>/<index>.png`` with ``PATH/train/metadata.jsonl`` (file_name and label of each image), PATH/README.md with
+the features in its header, so that labels become a ClassLabel, and classes.json for the import.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _metadata(folder: Path, context: ImportContext) -> tuple[list[str], list[int
 
 
 def _distinct(class_names: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names for a ClassLabel, which takes no two alike, and a note where some had to change."""
+    """Names for a ClassLabel, which must differ, and a note if some had to change."""
     names: list[str] = []
     taken: set[str] = set()
     for label, name in enumerate(class_names):

@@ -27,7 +27,7 @@ KIND, TAKES_PACKED = "a file of torch", True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:
-    """All stored images with their preprocessing undone, not clamped; packed where they are."""
+    """All stored images with their preprocessing undone, not clamped; packed images stay packed."""
     refuse_existing(path, force=force)
     preprocessing = synthetic_set.preprocessing
     channels = preprocessing.image_shape[0]
@@ -47,7 +47,7 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """A data.pt, or the folder that holds it; ``factor`` is the one that it was made with."""
+    """A data.pt, or the folder that contains it; ``factor`` is the factor that it was made with."""
     if path.is_dir():
         require_folder(path, ("data.pt",))
     file = path / "data.pt" if path.is_dir() else path
@@ -63,11 +63,12 @@ def unpacked_pair(
     """Images with factor x factor tiles each, and their labels, as one image for each tile. Raises ConfigError."""
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
         raise ConfigError(
-            f"factor must be a whole number from 1 on, not {factor!r}; IDC's and IDM's is 2 for most sets, 3 for ImageNet"
+            f"factor must be a whole number of 1 or more, not {factor!r}; IDC and IDM use 2 for most sets, 3 for "
+            "ImageNet"
         )
     if factor > min(images.shape[2:]):
         raise ConfigError(
-            f"factor {factor} cuts images of {images.shape[2]}x{images.shape[3]} into nothing; give a smaller one"
+            f"factor {factor} is too large for images of {images.shape[2]}x{images.shape[3]}; give a smaller one"
         )
     if factor > 1:
         context.note(f"each image was unpacked into {factor * factor} tiles, enlarged to its size")
@@ -75,7 +76,7 @@ def unpacked_pair(
 
 
 def padded_unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """As :func:`~atom_plugin.transforms.packing.unpack`, also where the factor does not divide the sides."""
+    """As :func:`~atom_plugin.transforms.packing.unpack`, also if the factor does not divide the sides."""
     height, width = images.shape[2:]
     if height % factor == width % factor == 0:
         return unpack(images, factor)

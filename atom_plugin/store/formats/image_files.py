@@ -1,4 +1,4 @@
-"""Images as 8-bit files, a folder for each class, with an index that says what a folder's name cannot."""
+"""Images as 8-bit files, a folder for each class, with an index of class ids and names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAVED_AS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "e
 
 @dataclass(frozen=True)
 class Row:
-    """A class of the index; ``folder`` is None where it holds no images, ``images`` 0 where the index does not count them."""
+    """A class of the index; ``folder`` is None if the class has no images, ``images`` 0 if the index does not count them."""
 
     label: int
     name: str
@@ -36,14 +36,14 @@ class Row:
 
 
 def check_writable(held: SyntheticSet, image_format: str) -> None:
-    """Raise ConfigError for what 8-bit image files cannot hold."""
+    """Raise ConfigError for images that 8-bit image files cannot store."""
     if image_format not in _SAVED_AS:
         raise ConfigError(f"image_format must be {' or '.join(_SAVED_AS)}, not {image_format!r}")
     channels = held.preprocessing.image_shape[0]
     if channels not in (1, 3):
         raise ConfigError(f"found images of {channels} channels, expected 1 or 3 for image files; export npz or pt")
     if channels == 1 and image_format == "webp":
-        raise ConfigError("WebP has no grey images; leave image_format=webp out, PNG has")
+        raise ConfigError("WebP has no grey images; leave image_format=webp out to write PNG")
 
 
 def write_images(
@@ -70,7 +70,7 @@ def write_images(
         counts[label] += 1
     outside = int(((true_colours < 0) | (true_colours > 1)).sum())
     share = (
-        f"; {outside / true_colours.numel():.1%} of the values lay outside [0, 1] and were clipped" if outside else ""
+        f"; {outside / true_colours.numel():.1%} of the values were outside [0, 1] and were clipped" if outside else ""
     )
     notes = [f"images hold 8 bits per channel: true colours are rounded to 1/255{share}"]
     if held.preprocessing.whitening is not None:
@@ -89,18 +89,19 @@ def write_index(held: SyntheticSet, path: Path, folders: Sequence[str]) -> None:
 
 
 def read_index(path: Path, context: ImportContext) -> list[Row]:
-    """The rows of an index in the order of ids, some perhaps absent. Raises StoreError."""
+    """The rows of an index in the order of ids; some ids may be absent. Raises StoreError."""
     with context.opened(path) as file:
         try:
             found = bounded_json.parse(file.read().decode())
             rows = [Row(row["id"], row["name"], row.get("folder"), row.get("images", 0)) for row in found]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path}: is no list of classes with id and name ({error}); it is damaged") from error
+            raise StoreError(f"{path}: is not a list of classes with id and name ({error}); it is damaged") from error
     for row in rows:
         counted = all(type(number) is int and 0 <= number < 2**31 for number in (row.label, row.images))
         if not counted or not isinstance(row.name, str) or not _is_name(row.folder):
             raise StoreError(
-                f"{path}: found the class {row}, expected an id and a count of images from 0 on, a name, and a folder beside it"
+                f"{path}: found the class {row}, expected an id and a count of images of 0 or more, a name, and a "
+                "folder in this folder"
             )
     if len({row.label for row in rows}) < len(rows):
         raise StoreError(f"{path}: gives an id twice; it is damaged")
@@ -114,7 +115,7 @@ def carried_names(rows: Sequence[Row]) -> tuple[str, ...] | None:
 
 
 def refuse_incomplete(path: Path, missing: Sequence[str]) -> None:
-    """Raise StoreError where images are ``missing`` from an export: what is left would be a smaller set."""
+    """Raise StoreError if images are ``missing`` from an export, because the rest would be a smaller set."""
     if missing:
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise StoreError(
@@ -123,7 +124,7 @@ def refuse_incomplete(path: Path, missing: Sequence[str]) -> None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The image files of a class, by name. Raises StoreError where there is no such folder."""
+    """The image files of a class, by name. Raises StoreError if there is no such folder."""
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder, which the index names; the export is incomplete")
     return sorted(

@@ -28,7 +28,7 @@ IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 def write(
     synthetic_set: SyntheticSet, path: Path, *, force: bool, mean: Any = None, std: Any = None, zca: bool | None = None
 ) -> list[str]:
-    """Standardised as MTT's loader does, or whitened where the set's ZCA is MTT's, or where ``zca`` is True."""
+    """Standardised as in MTT's loader, or whitened if the set's ZCA is MTT's, or if ``zca`` is True."""
     images, labels, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
     write_files(path, {IMAGES: dumps(images), LABELS: dumps(labels)}, force=force)
     return [
@@ -61,9 +61,9 @@ def read(
 
 
 def _files(path: Path, iteration: int | None) -> tuple[Path, Path]:
-    """The files of images and labels. Raises StoreError, or ConfigError where the folder has only numbered ones."""
+    """The files of images and labels. Raises StoreError, or ConfigError if the folder has only numbered ones."""
     if iteration is not None and (isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < 0):
-        raise ConfigError(f"iteration must be a whole number from 0 on, not {iteration!r}")
+        raise ConfigError(f"iteration must be a whole number of 0 or more, not {iteration!r}")
     chosen = "best" if iteration is None else str(iteration)
     names = f"images_{chosen}.pt", f"labels_{chosen}.pt"
     if path.is_dir() and not (path / names[0]).is_file():

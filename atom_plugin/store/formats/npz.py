@@ -47,7 +47,7 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
 
 
 def read(path: Path, context: ImportContext) -> SyntheticSet:
-    """An export of ours, whole. Arrays of Python objects are refused, always."""
+    """An export of this package, complete. Arrays of Python objects are always refused."""
     found: dict[str, Any] = dict(load_arrays(path, context))
     for key, array in found.items():
         if array.dtype.kind == "U":
@@ -60,7 +60,7 @@ def read(path: Path, context: ImportContext) -> SyntheticSet:
 
 
 def load_arrays(path: Path, context: ImportContext) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of a .npz by name. Raises StoreError for anything else, and for what is far larger unpacked."""
+    """The arrays of a .npz by name. Raises StoreError for another file, and for one that unpacks to a far larger size."""
     with context.opened(path) as file:
         refuse_bomb(path, file)
         try:
@@ -71,5 +71,5 @@ def load_arrays(path: Path, context: ImportContext) -> dict[str, np.ndarray[Any,
             raise StoreError(f"{path}: cannot be read as .npz ({what}); it is damaged, or not this format") from error
     for key, array in found.items():
         if not isinstance(array, np.ndarray):
-            raise StoreError(f"{path}: is a zip archive, but {key!r} in it is no array; another format?")
+            raise StoreError(f"{path}: is a zip archive, but {key!r} in it is not an array; try another --format")
     return found

@@ -1,4 +1,4 @@
-"""What the npz and pt formats hold, by key: everything of a set, so that reading one needs nothing beside it."""
+"""The contents of the npz and pt formats, by key: everything of a set, so that reading one needs nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUIRED = ("images", "labels", "class_names", "mean", "std", "pixels", "provena
 
 
 def number_fields(held: SyntheticSet, pixels: str | None) -> tuple[dict[str, torch.Tensor], str]:
-    """The numbers of a set as tensors by key, and which pixels they are; ``pixels`` None means preprocessed ones.
+    """The numbers of a set as tensors by key, with their coding; ``pixels`` None means preprocessed.
 
     "true-colour" pixels have the preprocessing undone, on the [0, 1] scale, not clamped. Raises ConfigError.
     """
@@ -54,19 +54,20 @@ def text_fields(held: SyntheticSet, pixels: str) -> dict[str, str]:
 
 
 def set_of(found: Mapping[str, Any], where: str, context: ImportContext) -> SyntheticSet:
-    """The set behind the fields: numbers as tensors, names as strings, provenance as a dict. Raises StoreError."""
+    """The set from the fields: numbers as tensors, names as strings, provenance as a dict. Raises StoreError."""
     absent = [key for key in REQUIRED if key not in found]
     if absent:
         held = ", ".join(map(str, list(found)[:6])) or "nothing"
         raise StoreError(
-            f"{where}: holds {held}, but no {', '.join(absent)}, which an export of ours has; {fitting_format(found)}"
+            f"{where}: has {held}, but no {', '.join(absent)}, which an export of this package has; "
+            f"{fitting_format(found)}"
         )
     images = checked_images(found["images"], where)
     labels = checked_labels(found["labels"], len(images), where, context).classes
     preprocessing = _preprocessing(found, images, where)
     names = found["class_names"]
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise StoreError(f"{where}: class_names are no list of text; it is damaged")
+        raise StoreError(f"{where}: class_names are not a list of text; it is damaged")
     if len(labels) and int(labels.max()) >= len(names):
         raise StoreError(
             f"{where}: labels go up to {int(labels.max())}, but it names {len(names)} classes; it is damaged"
@@ -106,7 +107,7 @@ def _learned_lr(found: Mapping[str, Any], where: str) -> float | None:
 
 
 def fitting_format(found: Any) -> str:
-    """Which format may read what a file was ``found`` to hold, in words."""
+    """A suggestion of a format for a file in which the keys ``found`` are."""
     names = {str(key).casefold() for key in found} if isinstance(found, Mapping) else set()
     if isinstance(found, Mapping) and isinstance(found.get("data"), list):
         return "it looks like --format datasetcondensation"
@@ -139,7 +140,7 @@ def _preprocessing(found: Mapping[str, Any], images: torch.Tensor, where: str) -
     whitening = None
     if any(key in found for key in _ZCA):
         if not all(key in found for key in _ZCA):
-            raise StoreError(f"{where}: holds some of {', '.join(_ZCA)}, expected all or none; it is damaged")
+            raise StoreError(f"{where}: has some of {', '.join(_ZCA)}, expected all or none; it is damaged")
         eps = float(_floats(found["zca_eps"], (), "zca_eps", where, torch.float64))
         whitening = Whitening(
             mean=_floats(found["zca_mean"], (size,), "zca_mean", where),
@@ -165,7 +166,7 @@ def _provenance(value: Any, where: str) -> Provenance:
     known = {field.name for field in fields(Provenance)}
     if not isinstance(value, dict) or not known - {"final_loss"} <= set(value) <= known:
         raise StoreError(
-            f"{where}: provenance is no object with {', '.join(sorted(known))}; it is damaged, or newer: update"
+            f"{where}: provenance is not an object with {', '.join(sorted(known))}; it is damaged, or newer: update"
         )
     try:
         bounded_json.check(value)

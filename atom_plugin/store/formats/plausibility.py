@@ -1,4 +1,4 @@
-"""Whether pixels look as they should under the coding that they were read with: no file says how it was coded."""
+"""Check whether pixels look plausible in the coding they were read with, since files do not name their coding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NARROW, _UNCORRELATED = 0.35, 0.2
 
 
 def odd_coding(images: torch.Tensor, coding: Preprocessing | None) -> str | None:
-    """What speaks against reading ``images`` (N, C, H, W) as ``coding``, and what to try; None where nothing does.
+    """An objection to reading ``images`` (N, C, H, W) as ``coding``, and what to try; None if there is none.
 
-    Looks at the range of the true colours, and at how far neighbouring pixels go together: in photographs, and in what is
-    distilled from them, they nearly agree; whitening takes just that away, as noise has none. Small images tell too little.
+    Looks at the range of the true colours, and at the correlation of neighbouring pixels: it is high in photographs and in
+    images distilled from them, and near zero in whitened images and noise. Small images have too few pixels for a judgement.
     """
     if coding is not None and coding.whitening is not None:
         return None
@@ -28,20 +28,20 @@ def odd_coding(images: torch.Tensor, coding: Preprocessing | None) -> str | None
     outside = float(((colours < -_FAR_OUTSIDE) | (colours > 1 + _FAR_OUTSIDE)).double().mean())
     if outside > _SHARE:
         return (
-            f"{outside:.0%} of the pixels lie far outside [0, 1] as they were read: they may be standardised with other "
-            "constants (--mean, --std), or whitened (--option zca=true)"
+            f"{outside:.0%} of the pixels are far outside [0, 1] as they were read: they may be standardised with "
+            "other constants (--mean, --std), or whitened (--option zca=true)"
         )
     agreement = _agreement(colours)
     if agreement < _UNCORRELATED:
         return (
-            f"neighbouring pixels hardly go together (correlation {agreement:.2f}): the images are noise, or whitened and "
-            "then need --option zca=true"
+            f"neighbouring pixels are hardly correlated (correlation {agreement:.2f}): the images are noise, or "
+            "whitened and then need --option zca=true"
         )
     low, high = colours.flatten().sort().values[[colours.numel() // 100, -colours.numel() // 100]].tolist()
     if high - low < _NARROW:
         return (
-            f"nearly all pixels lie between {low:.2f} and {high:.2f} as they were read: they may be true colours already, "
-            "which the formats idc and arrays read"
+            f"nearly all pixels are between {low:.2f} and {high:.2f} as they were read: they may be true colours "
+            "already, which the formats idc and arrays read"
         )
     return None
 

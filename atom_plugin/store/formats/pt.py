@@ -30,10 +30,11 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
 
 
 def read(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> SyntheticSet:
-    """An export of ours, whole."""
+    """An export of this package, complete."""
     found = load(path, context, trust_pickle=trust_pickle)
     if not isinstance(found, dict):
         raise StoreError(
-            f"{path}: found a {type(found).__name__}, expected a dict that an export of ours made; {fitting_format(found)}"
+            f"{path}: found a {type(found).__name__}, expected a dict from an export of this package; "
+            f"{fitting_format(found)}"
         )
     return set_of(found, str(path), context)

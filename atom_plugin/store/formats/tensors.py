@@ -1,7 +1,7 @@
-"""Files of `torch.save`, opened without running what they say, and their tensors checked.
+"""Files of `torch.save`, opened without running code in them, and their tensors checked.
 
-A file is loaded with ``weights_only=True``: tensors, numbers, text, lists and dicts. The accuracies that distillation
-scripts save beside the images are numpy scalars; they are let through by stand-ins that call nothing of numpy.
+A file is loaded with ``weights_only=True``: tensors, numbers, text, lists and dicts. The accuracies that distillation scripts
+save with the images are numpy scalars; they are read by substitutes that call no numpy code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LAYOUTS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype`` while a file is read: keeps the type's name, and takes its byte order."""
+    """Substitute for ``numpy.dtype`` while a file is read: keeps the type's name, and takes its byte order."""
 
     def __init__(self, name: Any, *flags: Any) -> None:
         if name not in _LAYOUTS:
@@ -38,7 +38,7 @@ class _Dtype:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    """Stands for numpy's ``scalar``: a Python number from its bytes."""
+    """Substitute for numpy's ``scalar``: a Python number from its bytes."""
     if not isinstance(dtype, _Dtype):
         raise ValueError("numpy values of an unknown type are not read")
     return struct.unpack(dtype.order + dtype.layout, data)[0]
@@ -52,9 +52,9 @@ _NUMPY_SCALARS: list[Any] = [
 
 
 def load(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> Any:
-    """What `torch.save` put into ``path``, on the CPU. ``trust_pickle`` lets the file run whatever code it names.
+    """The object that `torch.save` wrote to ``path``, on the CPU. ``trust_pickle`` lets the file run any code.
 
-    Raises StoreError for a file that is damaged, or that holds more than data.
+    Raises StoreError for a file that is damaged, or that contains more than data.
     """
     if not isinstance(trust_pickle, bool):
         raise ConfigError(f"trust_pickle must be true or false, not {trust_pickle!r}")
@@ -63,7 +63,7 @@ def load(path: Path, context: ImportContext, *, trust_pickle: bool = False) -> A
         file.seek(0)
         if not head.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or a pickle
             raise StoreError(
-                f"{path}: cannot be read as a file of torch.save (it starts with {head!r}); another format?"
+                f"{path}: cannot be read as a file of torch.save (it starts with {head!r}); try another --format"
             )
         refuse_bomb(path, file)
         try:
@@ -130,7 +130,7 @@ def plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
     if tensor.is_quantized or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         # An expanded or quantised tensor: a few bytes that would fill the memory once copied.
         raise StoreError(
-            f"{where}: a tensor {tuple(tensor.shape)} declares more values than the file holds; it is damaged"
+            f"{where}: a tensor {tuple(tensor.shape)} declares more values than the file has; it is damaged"
         )
     return tensor.to(torch.int64) if tensor.dtype in _WIDE_UNSIGNED else tensor
 
@@ -143,10 +143,10 @@ def _reason(error: Exception, *, trusted: bool) -> str:
         return f"cannot be read as a file of torch.save ({text}); it is damaged, or not this format"
     needed = re.search(r"GLOBAL (\S+)", text)
     if needed:
-        found = f"holds more than data: reading it would call {needed[1]}"
+        found = f"contains more than data: reading it would call {needed[1]}"
     else:
-        found = f"is damaged, or its pickle holds more than data ({text})"
-    return f"{found}; nothing was run; if you trust whoever made it, pass --trust-pickle"
+        found = f"is damaged, or its pickle contains more than data ({text})"
+    return f"{found}; no code was run; if you trust whoever made it, pass --trust-pickle"
 
 
 def _kind(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the formats of distillation scripts share: which coding a set is written in, and read with."""
+"""The coding of sets in the formats of distillation scripts, for writing and reading."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def toolkit_tensors(
     zca: bool | None = None,
     dataset: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Images and labels as ``toolkit`` expects them, class-major on the CPU, and notes.
+    """Images and labels in the form that ``toolkit`` expects, class-major on the CPU, and notes.
 
-    Standardised with ``mean`` and ``std``, else with what the toolkit's loader uses for ``dataset`` (default: the set's
-    source), else with the set's own. ``zca`` True keeps the set's whitening, None does where the toolkit stores sets so
-    and whitens alike. Raises ConfigError.
+    Standardised with ``mean`` and ``std``, else with the constants of the toolkit's loader for ``dataset`` (default: the set's
+    source), else with the set's own. ``zca`` True keeps the set's whitening; None keeps it if the toolkit stores sets whitened,
+    by the same recipe. Raises ConfigError.
     """
     preprocessing = held.preprocessing
     keep = _flag("zca", zca)
@@ -64,9 +64,9 @@ def find_toolkit_coding(
     zca: bool | None = None,
     dataset: str | None = None,
 ) -> Preprocessing:
-    """The coding of a file that ``toolkit`` wrote: the mirror of :func:`toolkit_tensors`. Raises ConfigError if unknown.
+    """The coding of a file that ``toolkit`` wrote: the inverse of :func:`toolkit_tensors`. Raises ConfigError if unknown.
 
-    ``dataset``: what the file itself says it was made from, if it does.
+    ``dataset``: the dataset that the file itself names, if it does.
     """
     template, given = context.template(), context.given_constants()
     whitened = _flag("zca", zca)
@@ -88,8 +88,8 @@ def find_toolkit_coding(
     if source is not None:
         return Preprocessing.fit(source.train.images, mean=source.mean, std=source.std)
     raise ConfigError(
-        f"a file of {toolkit.name} does not say how its images are standardised; pass --like FILE.h5 (a set of the same "
-        "source), --dataset NAME, or --mean and --std with --classes"
+        f"a file of {toolkit.name} does not name the standardisation of its images; pass --like FILE.h5 (a set of "
+        "the same source), --dataset NAME, or --mean and --std with --classes"
     )
 
 
@@ -131,13 +131,11 @@ def _whitened_coding(context: ImportContext, toolkit: Toolkit) -> Preprocessing:
     template, given = context.template(), context.given_constants()
     if template is not None:
         if template.preprocessing.whitening is None:
-            raise ConfigError("the images are said to be whitened, but the set of --like is not; give one that is")
+            raise ConfigError("zca=true, but the set of --like is not whitened; give a whitened set")
         return template.preprocessing
     source = context.source()
     if source is None:
-        raise ConfigError(
-            "whitened images need the ZCA they were whitened with; pass --like FILE.h5, or --dataset NAME to fit it anew"
-        )
+        raise ConfigError("whitened images need their ZCA; pass --like FILE.h5, or --dataset NAME to fit it again")
     if toolkit.zca_on_plain:
         return Preprocessing.fit(source.train.images, standardise=False, zca_eps=DATADAM_EPS)
     mean, std = given or toolkit.constants.get(source.name) or (source.mean, source.std)

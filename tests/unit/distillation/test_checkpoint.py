@@ -147,5 +147,5 @@ def test_other_files_are_no_checkpoints(tmp_path):
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(StoreError, match="delete it to start over"):
             Checkpoint.load(tmp_path / "a")
-    with pytest.raises(StoreError, match="no checkpoint there; run without --resume"):
+    with pytest.raises(StoreError, match="there is no checkpoint; run without --resume"):
         Checkpoint.load(tmp_path / "absent")

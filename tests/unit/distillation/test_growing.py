@@ -183,12 +183,12 @@ def test_the_file_says_what_came_when(old, tmp_path):
         ({"standardise": False}, "standardise False, but .* has True"),
         ({"ipc": 2}, "nothing is added"),
         ({"ipc": 1}, "holds 2 images of the class 'class 0', more than the 1"),
-        ({"nested": "1,3"}, "its first 1 images were not made to stand alone"),
+        ({"nested": "1,3"}, "its first 1 images per class were not optimised to be used alone"),
         ({"extend": "nowhere.h5"}, "no such file"),
-        ({"data": coloured_source(classes=2, per_class=40)}, "the class 'class 2', which is none of the source"),
+        ({"data": coloured_source(classes=2, per_class=40)}, "the class 'class 2', which the source does not have"),
         ({"data": coloured_source(size=16, per_class=40)}, "3x8x8, expected 3x16x16"),
         ({"data": hold_out(DATA, 0.2)}, "extend a set made with the same --validation"),
-        ({"data": replace(DATA, class_names=("class 0",) * 3)}, "two classes have one name"),
+        ({"data": replace(DATA, class_names=("class 0",) * 3)}, "two classes have the same name"),
     ],
 )
 def test_what_does_not_fit_is_refused(old, options, words):

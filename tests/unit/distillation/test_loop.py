@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
 def test_other_torch_files_and_newer_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.checkpoint"
     torch.save({"some": "thing"}, path)
-    with pytest.raises(StoreError, match="no checkpoint of this package"):
+    with pytest.raises(StoreError, match="not a checkpoint of this package"):
         Checkpoint.load(path)
     torch.save({"format": "atom-plugin/checkpoint", "version": 99}, path)
     with pytest.raises(StoreError, match="update"):

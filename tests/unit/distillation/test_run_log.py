@@ -49,7 +49,7 @@ def test_a_missing_log_has_no_records_and_a_foreign_file_is_refused_and_kept(tmp
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"iteration": 0, "loss": 1}', "found iteration 0, expected a whole number from 1 on"),
+        ('{"iteration": 0, "loss": 1}', "found iteration 0, expected a whole number of 1 or more"),
         ('{"iteration": true}', "found iteration True"),
         ('{"iteration": 1.5}', "found iteration 1.5"),
         ('{"iteration": 1, "loss": "low"}', "found loss 'low', expected a number"),

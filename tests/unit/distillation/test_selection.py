@@ -185,7 +185,7 @@ def test_a_class_with_too_few_images(method: str) -> None:
 @pytest.mark.parametrize("method", ["herding", "k-center"])
 def test_embeddings_that_do_not_fit(method: str) -> None:
     labels = torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(ConfigError, match="compares embeddings"):
+    with pytest.raises(ConfigError, match="needs embeddings"):
         select(method, labels, 1, generator=generator())
     for bad in (torch.zeros(3, 2), torch.zeros(4), torch.zeros(4, 2, dtype=torch.int64)):
         with pytest.raises(ConfigError, match=r"float \(4, D\)"):
@@ -196,7 +196,7 @@ def test_embeddings_that_do_not_fit(method: str) -> None:
 
 def test_events_that_do_not_fit() -> None:
     labels = torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(ConfigError, match="ranks forgetting events; count them"):
+    with pytest.raises(ConfigError, match="needs forgetting events; count them"):
         select("forgetting", labels, 1, generator=generator(), embeddings=torch.zeros(4, 2))
     for bad in (torch.zeros(3), torch.zeros(4, 1), torch.tensor([0.0, 1.0, math.nan, 0.0])):
         with pytest.raises(ConfigError, match=r"one number per label, \(4,\)"):

@@ -103,8 +103,8 @@ def test_sides_of_different_shape_are_refused(kind):
         ("atom", {"layers": [1, 1]}, "layers must be a list of block numbers from 1, each once"),
         ("atom-channel", {"weight_s": 2.0}, "weight_s belongs to an attention that is left out; give p_s"),
         ("datadam", {"error_c": "cosine"}, "error_c belongs to an attention that is left out; give p_c"),
-        ("datadam", {"weight_s": 0, "task_balance": 0}, "no term is left"),
-        ("atom", {"p_s": None, "p_c": None, "task_balance": 0.0}, "no term is left"),
+        ("datadam", {"weight_s": 0, "task_balance": 0}, "all terms have weight 0"),
+        ("atom", {"p_s": None, "p_c": None, "task_balance": 0.0}, "all terms have weight 0"),
         ("atom", {"p_s": "four"}, "matcher 'atom' does not accept"),
     ],
 )

@@ -260,7 +260,7 @@ class Overwriting(Twice):
         ),
         (Functional(), "ran no activation layer with an output .* of first, second, relu, fc"),
         (Gate(), "the maps grow again at 'act'"),
-        (Overwriting(), "a later layer writes over the output of 'relu' in place"),
+        (Overwriting(), "a later layer overwrites the output of 'relu' in place"),
         (nn.Sequential(*block(1, 4, nn.Identity()), nn.Flatten()), "ran no linear layer"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 3)), "no activation layer"),
         (nn.Flatten(), "no activation layer .* of none"),
@@ -287,7 +287,7 @@ def test_its_layers_can_be_named_instead() -> None:
     [
         ({"matcher": "atom", "maps": ["2"]}, "give both maps and embedding"),
         ({"matcher": "atom", "embedding": "7"}, "give both maps and embedding"),
-        ({"matcher": make_matcher("atom"), "options": {"p_s": 1.0}}, "already has its own"),
+        ({"matcher": make_matcher("atom"), "options": {"p_s": 1.0}}, "already built"),
         ({"matcher": "atom", "options": {"power": 1.0}}, "it takes the options p_s"),
     ],
 )

@@ -167,7 +167,7 @@ def test_pixels_with_a_kernel():
     [
         ("dm", {"kernel": "cubic"}, "kernel must be one of linear, gaussian, mixture, not 'cubic'"),
         ("dm", {"kernel": 3}, "kernel must be one of"),
-        ("dm", {"bandwidths": [1.0]}, "bandwidths say nothing to the linear kernel"),
+        ("dm", {"bandwidths": [1.0]}, "bandwidths have no effect on the linear kernel"),
         ("dm", {"kernel": "gaussian", "bandwidths": [1.0, 2.0]}, "must be a list of one number above 0"),
         ("atom", {"kernel": "mixture", "bandwidths": []}, "must be a list of numbers above 0"),
         ("atom", {"kernel": "mixture", "bandwidths": [1.0, -1.0]}, "must be a list of numbers above 0"),

@@ -100,7 +100,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_line(tmp_path):
         NetworkPool.load(tmp_path / "none.pool")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(StoreError, match="no pool of networks"):
+    with pytest.raises(StoreError, match="not a pool of networks"):
         NetworkPool.load(tmp_path / "other.h5")
 
 
@@ -134,7 +134,7 @@ def test_a_pool_that_declares_more_than_it_holds_is_not_read(tmp_path):
     with h5py.File(path, "r+") as file:
         del file["weights"]
         file.create_dataset("weights", (2**20, 2**10, 2**10), "<f4")
-    with pytest.raises(StoreError, match="declare more values than the file holds"):
+    with pytest.raises(StoreError, match="declare more values than the file has"):
         NetworkPool.load(path)
 
 

@@ -93,7 +93,11 @@ def test_folder_is_replaced_only_if_an_export_wrote_it(tmp_path):
     (tmp_path / "photos" / "mine.jpg").touch()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(out)
-    for own, said in (("photos", "mine.jpg, which was not written by an export"), ("file", "is not a folder"), ("link", "is not a folder")):
+    for own, said in (
+        ("photos", "contains mine.jpg, which was not"),
+        ("file", "is not a folder"),
+        ("link", "is not a folder"),
+    ):
         with pytest.raises(StoreError, match=f"{said}.* is not replaced"):
             export(make_set(), tmp_path / own, format="folder", force=True)
     assert (tmp_path / "photos" / "mine.jpg").exists()
@@ -116,7 +120,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_options_that_do_not_fit(tmp_path):
-    with pytest.raises(ConfigError, match="image files hold true colours only"):
+    with pytest.raises(ConfigError, match="image files can store only true colours"):
         export(make_set(), tmp_path / "out", format="folder", pixels="preprocessed")
     with pytest.raises(PluginError, match="no format is called 'np'; did you mean 'npz'"):
         export(make_set(), tmp_path / "out", format="np")

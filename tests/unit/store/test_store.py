@@ -298,7 +298,9 @@ def test_none_in_the_place_of_a_part_is_an_error_of_ours(name):
 def test_refuses_to_write_bad_pixels_and_preprocessing(tmp_path):
     held = make_set(zca=True)
     held.images[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
-    with pytest.raises(StoreError, match="not written: images: found 3 of 96 values not finite, expected none; mend"):
+    with pytest.raises(
+        StoreError, match="not written: images: found 3 of 96 values not finite, expected none; correct"
+    ):
         held.save(tmp_path / "set.h5")
     bad = replace(make_set(), preprocessing=replace(make_set().preprocessing, std=torch.tensor([0.0])))
     with pytest.raises(StoreError, match=r"preprocessing/std: found 0\.0, expected values above 0"):

@@ -44,10 +44,10 @@ def test_subset_keeps_ids_and_names():
     part = held.subset([3, 1])
     assert part.labels.tolist() == [3, 3, 1, 1]
     assert torch.equal(part.images, held.images[[6, 7, 2, 3]])
-    with pytest.raises(ConfigError, match="must be different ones, not 3, 1, 1"):
+    with pytest.raises(ConfigError, match="must differ, not 3, 1, 1"):
         held.subset([3, 1, 1])
     assert part.class_names == held.class_names
-    with pytest.raises(ConfigError, match=r"no images of class \[2\]; it holds \[1, 3\]"):
+    with pytest.raises(ConfigError, match=r"no images of class \[2\]; it has \[1, 3\]"):
         part.subset([2, 3])
 
 
@@ -151,5 +151,5 @@ def test_preprocessing_matches_only_its_equal():
 @pytest.mark.parametrize("change", [lambda images: images.to_sparse(), lambda images: images.to("meta")])
 def test_images_without_every_value_are_refused(change):
     held = make_set()
-    with pytest.raises(ConfigError, match="hold every value"):
+    with pytest.raises(ConfigError, match="dense tensors in memory"):
         replace(held, images=change(held.images))

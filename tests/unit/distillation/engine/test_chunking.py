@@ -97,7 +97,7 @@ def test_a_pass_of_another_network_is_not_estimated():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
     matcher, engine, size = measured(small_config())
     other = PlainEngine(network, engine.features)
-    with pytest.raises(ConfigError, match="ConvNet alone, not for Sequential; leave out the memory budget"):
+    with pytest.raises(ConfigError, match="for the ConvNet, not for Sequential; leave out the memory budget"):
         chunking.plan(7, matcher, other, size, budget=10**9)
     assert chunking.plan(7, matcher, other, size, budget=None).own_chunks == (range(7),)
 

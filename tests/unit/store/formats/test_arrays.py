@@ -147,7 +147,7 @@ def test_what_is_no_number_is_named(tmp_path, kind, words, name):
 
 def test_a_tensor_that_is_far_larger_than_its_file_is_not_looked_through(tmp_path):
     torch.save({"x": torch.zeros(1).expand(10**9, 3, 32, 32), "y": LABELS}, tmp_path / "a.pt")
-    with pytest.raises(StoreError, match="declares more values than the file holds"):
+    with pytest.raises(StoreError, match="declares more values than the file has"):
         imported(tmp_path / "a.pt")
 
 

@@ -34,8 +34,8 @@ def asks(path, *words, format="datasetcondensation", **given) -> None:
 
 
 def test_it_asks_for_what_is_missing(path):
-    asks(path, "how its images are standardised", "--like", "--dataset", "--mean and --std with --classes")
-    asks(path, "how its images are standardised", class_names=("a", "b", "c"))
+    asks(path, "the standardisation of its images", "--like", "--dataset", "--mean and --std with --classes")
+    asks(path, "the standardisation of its images", class_names=("a", "b", "c"))
     asks(path, "no class names", "--like", "--dataset", "--classes", constants=((0.5,) * 3, (0.5,) * 3))
     asks(path, "mean has 1 values", constants=((0.5,), (0.5,)), class_names=("a", "b", "c"))
     asks(path, "labels go up to 2, but there are 2 class names", like=replace_names(("a", "b")))
@@ -72,13 +72,13 @@ def test_a_dataset_is_loaded_once_and_only_if_asked_for(path, tmp_path):
     import_set(path, format="datasetcondensation", context=ImportContext(dataset="x", load_dataset=load))
     assert len(loads) == 1
     export_set(HELD, tmp_path / "a.npz", format="npz")
-    asks(tmp_path / "a.npz", "carries what --dataset would say", format="npz", dataset="x", load_dataset=load)
+    asks(tmp_path / "a.npz", "already contains what --dataset would give", format="npz", dataset="x", load_dataset=load)
     assert len(loads) == 1
 
 
 def test_what_a_format_carries_need_not_be_given(tmp_path):
     export_set(HELD, tmp_path / "a.npz", format="npz")
-    asks(tmp_path / "a.npz", "carries what --like would say; leave that out", format="npz", like=HELD)
+    asks(tmp_path / "a.npz", "already contains what --like would give; leave that out", format="npz", like=HELD)
     given = {"class_names": ("a",), "constants": ((0.5,), (0.5,)), "method": "dm"}
     asks(tmp_path / "a.npz", "--classes and --mean, --std and --method", format="npz", **given)
     export_set(HELD, tmp_path / "a", format="folder")
@@ -135,7 +135,7 @@ def test_order_is_class_major_and_said(path):
     context = ImportContext(like=HELD)
     found = import_set(path, format="datasetcondensation", context=context)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert "images were put in the order of their classes" in context.notes
+    assert "images were sorted by class" in context.notes
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"])

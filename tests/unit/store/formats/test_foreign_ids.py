@@ -91,7 +91,7 @@ def test_a_class_map_alone_names_the_classes(tmp_path):
                 format="idc",
                 context=ImportContext(class_map=class_map, class_names=None if 2 in class_map else ("x", "y", "z")),
             )
-    with pytest.raises(ConfigError, match="'lorry', which is no class"):
+    with pytest.raises(ConfigError, match="'lorry', which is not one"):
         import_set(
             tmp_path / "data.pt", format="idc", context=ImportContext(like=HELD, class_map={0: "1", 1: "lorry", 2: "2"})
         )

@@ -123,7 +123,7 @@ def test_zca_is_fitted_anew_on_the_source(tmp_path, format, plain):
 def test_whitened_files_need_a_zca(tmp_path):
     one = held(zca=True)
     export_set(one, tmp_path / "set", format="mtt", zca=True)
-    with pytest.raises(ConfigError, match="need the ZCA they were whitened with; pass --like"):
+    with pytest.raises(ConfigError, match="need their ZCA; pass --like"):
         import_set(tmp_path / "set", format="mtt", context=ImportContext(class_names=one.class_names), zca=True)
     with pytest.raises(ConfigError, match="the set of --like is not"):
         import_set(tmp_path / "set", format="mtt", context=ImportContext(like=held()), zca=True)
@@ -280,7 +280,7 @@ def test_class_folders_of_others(tmp_path):
     found = import_set(tmp_path / "out", format="folder", context=ImportContext(like=one))
     assert found.class_names == one.class_names
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ConfigError, match="holds the folder 'a_b', which is no class of those given"):
+    with pytest.raises(ConfigError, match="has the folder 'a_b', which is not one of the given classes"):
         import_set(tmp_path / "out", format="folder", context=ImportContext(class_names=("dog", "cat")))
 
 

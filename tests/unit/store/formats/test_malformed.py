@@ -70,9 +70,9 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, format, place):
     evil = Maker(tmp_path / "created")
     write(tmp_path / "set", format, *((evil, LABELS) if place == "images" else (IMAGES, evil)))
     line = refused(tmp_path / "set", format)
-    assert "holds more than data: reading it would call" in line
+    assert "contains more than data: reading it would call" in line
     assert ".mkdir;" in line
-    assert "nothing was run" in line
+    assert "no code was run" in line
     assert "--trust-pickle" in line
     assert not (tmp_path / "created").exists()
     # trusted, it runs; what comes out is no tensor
@@ -84,7 +84,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, format, place):
 def test_code_in_our_own_formats(tmp_path):
     evil = Maker(tmp_path / "created")
     torch.save({"images": evil}, tmp_path / "a.pt")
-    assert "nothing was run" in refused(tmp_path / "a.pt", "pt")
+    assert "no code was run" in refused(tmp_path / "a.pt", "pt")
     np.savez(tmp_path / "a.npz", images=np.array([evil], dtype=object), allow_pickle=True)
     assert "Object arrays cannot be loaded" in refused(tmp_path / "a.npz", "npz")
     assert "takes the options none" in refused(tmp_path / "a.npz", "npz", ConfigError, trust_pickle=True)
@@ -97,7 +97,7 @@ def test_code_in_our_own_formats(tmp_path):
     [
         (IMAGES, LABELS + 0.5, "found labels such as 0.5, expected whole numbers"),
         (IMAGES, torch.full((6,), float("nan")), "found labels such as nan, expected whole numbers"),
-        (IMAGES, LABELS - 1, "found labels -1 to 1, expected class ids from 0 on"),
+        (IMAGES, LABELS - 1, "found labels -1 to 1, expected class ids of 0 or more"),
         (IMAGES, LABELS.bool(), "found labels of type bool, expected whole numbers"),
         (IMAGES, LABELS[:5], r"found labels of shape \(5,\), expected \(6,\)"),
         (IMAGES, LABELS.view(2, 3), r"found labels of shape \(2, 3\), expected \(6,\)"),
@@ -110,7 +110,7 @@ def test_code_in_our_own_formats(tmp_path):
         (IMAGES / 0, LABELS, "found images with values that are not finite"),
         (IMAGES.double() * 1e300, LABELS, "found images with values that are not finite"),
         (IMAGES.to_sparse(), LABELS, "found a torch.sparse_coo tensor on cpu, expected a tensor"),
-        (torch.zeros(1).expand(6, 3, 4, 4), LABELS, "declares more values than the file holds"),
+        (torch.zeros(1).expand(6, 3, 4, 4), LABELS, "declares more values than the file has"),
         ("images", LABELS, "found a str, expected a tensor"),
     ],
 )
@@ -127,7 +127,7 @@ def test_labels_and_shapes_that_do_not_fit_what_was_given(tmp_path, format):
     write(tmp_path / "set", format, IMAGES, LABELS + 1)
     assert "labels go up to 3, but there are 3 class names" in refused(tmp_path / "set", format, ConfigError)
     write(tmp_path / "other", format, IMAGES[:, :, :2], LABELS)
-    assert "holds images of 3x2x4, but those of --like are 3x4x4" in refused(tmp_path / "other", format, ConfigError)
+    assert "has images of 3x2x4, but the images of --like are 3x4x4" in refused(tmp_path / "other", format, ConfigError)
 
 
 @pytest.mark.parametrize("format", TENSOR_FORMATS)
@@ -170,7 +170,7 @@ def test_soft_labels_that_do_not_fit_what_was_given(tmp_path, format):
         ("idc", {"data": []}, r"found a dict, expected \[images, labels\]"),
         ("idc", [IMAGES], r"found 1 items, expected \[images, labels\]"),
         ("pt", [IMAGES], "found a list, expected a dict"),
-        ("pt", {"images": IMAGES}, "holds images, but no labels, class_names, mean.*--format arrays"),
+        ("pt", {"images": IMAGES}, "has images, but no labels, class_names, mean.*--format arrays"),
     ],
 )
 def test_wrong_outsides(tmp_path, format, value, message):
@@ -242,7 +242,7 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
     good = torch.load(tmp_path / "good.pt", weights_only=True)
     wrong = {
         "class_names": [
-            ("abc", "class_names are no list of text"),
+            ("abc", "class_names are not a list of text"),
             (["a"], "labels go up to 2, but it names 1 classes"),
         ],
         "mean": [
@@ -255,7 +255,7 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
         "std": [(good["std"] * 0, "std must be above 0")],
         "pixels": [("raw", "found pixels 'raw'"), (None, "found pixels None")],
         "provenance": [
-            ({}, "provenance is no object"),
+            ({}, "provenance is not an object"),
             ({**good["provenance"], "seed": "1"}, "provenance: seed must be a whole number, not '1'"),
         ],
         "zca_matrix": [(torch.eye(3), "zca_matrix is torch.float32"), (None, "zca_matrix is NoneType")],
@@ -272,20 +272,20 @@ def test_fields_of_our_own_that_are_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no list of classes"),
+        ("", "is not a list of classes"),
         ("{}", None),
-        ("[1]", "is no list of classes"),
-        ('[{"id": "0", "name": "a"}]', "expected an id and a count of images from 0 on"),
-        ('[{"id": 0, "name": 7}]', "expected an id and a count of images from 0 on"),
-        ('[{"id": 0, "name": "a", "images": -1}]', "expected an id and a count of images from 0 on"),
-        ('[{"id": 0, "name": "a", "images": "2"}]', "expected an id and a count of images from 0 on"),
-        ('[{"id": 0, "name": "a", "images": 1000000000000}]', "expected an id and a count of images from 0 on"),
+        ("[1]", "is not a list of classes"),
+        ('[{"id": "0", "name": "a"}]', "expected an id and a count of images of 0 or more"),
+        ('[{"id": 0, "name": 7}]', "expected an id and a count of images of 0 or more"),
+        ('[{"id": 0, "name": "a", "images": -1}]', "expected an id and a count of images of 0 or more"),
+        ('[{"id": 0, "name": "a", "images": "2"}]', "expected an id and a count of images of 0 or more"),
+        ('[{"id": 0, "name": "a", "images": 1000000000000}]', "expected an id and a count of images of 0 or more"),
         ('[{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]', "gives an id twice"),
-        ('[{"id": 0, "name": "a", "folder": "../secret"}]', "a folder beside it"),
-        ('[{"id": 0, "name": "a", "folder": ".."}]', "a folder beside it"),
-        ('[{"id": 0, "name": "a", "folder": "/etc"}]', "a folder beside it"),
+        ('[{"id": 0, "name": "a", "folder": "../secret"}]', "a folder in this folder"),
+        ('[{"id": 0, "name": "a", "folder": ".."}]', "a folder in this folder"),
+        ('[{"id": 0, "name": "a", "folder": "/etc"}]', "a folder in this folder"),
         ('[{"id": 0, "name": "a", "folder": "nowhere"}]', "there is no such folder"),
-        ("[" * 100_000, "is no list of classes"),
+        ("[" * 100_000, "is not a list of classes"),
     ],
 )
 def test_wrong_indexes(tmp_path, text, message):
