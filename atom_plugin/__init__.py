@@ -1,4 +1,4 @@
-"""Dataset distillation by attention matching. The names below load on first use, so that importing stays cheap."""
+"""Dataset distillation by attention matching. The names below load on first use, so that the import is fast."""
 
 from __future__ import annotations
 

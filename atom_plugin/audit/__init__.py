@@ -1,4 +1,4 @@
-"""What a set tells of the real images that it was made from, measured: attacks on networks trained on it, and copies in it."""
+"""Measure how much a set reveals of the real images it was made from: membership inference, and near copies."""
 
 from __future__ import annotations
 

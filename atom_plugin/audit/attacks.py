@@ -1,4 +1,4 @@
-"""Membership inference: a score for each image, higher where a network seems to have learnt from it. Arrays in, scores out.
+"""Membership inference: a score for each image, higher if a network seems to have learnt from it. Arrays in, scores out.
 
 Confidence is the logit of the probability that a network gives to the right class, ``log(p / (1 - p))``, which is nearly
 Gaussian over networks (Carlini et al., "Membership Inference Attacks From First Principles", 2022, section IV.C).
@@ -27,21 +27,21 @@ def confidences(logits: torch.Tensor, labels: torch.Tensor) -> Array:
 
 
 def loss_scores(target: Array) -> Array:
-    """(n,): minus the mean cross entropy under the attacked networks, of their confidences ``target`` (R, n).
+    """(n,): minus the mean cross entropy under the attacked networks, from their confidences ``target`` (R, n).
 
-    The loss-threshold attack (Yeom et al., 2018) says "member" above a threshold. Cross entropy is ``log(1 + exp(-c))`` of a
-    confidence c.
+    The loss-threshold attack (Yeom et al., 2018) predicts "member" above a threshold. Cross entropy is ``log(1 + exp(-c))`` of
+    a confidence c.
     """
     return np.asarray(-np.logaddexp(0, -target).mean(0))
 
 
 def lira_scores(target: Array, shadow: Array, saw: Array) -> Array:
-    """(n,): how far the attacked networks' confidence lies above that of networks which did not see the image, in their spread.
+    """(n,): the attacked networks' confidence minus that of networks that did not see the image, in standard deviations.
 
     The offline likelihood-ratio attack (Carlini et al., equation 4), before the Gaussian's distribution function, which keeps
     the order. ``target`` (R, n) are confidences of the attacked networks, whose mean is taken; ``shadow`` (S, n) those of
-    shadow networks, and ``saw`` (S, n), bool, says which images these were trained on: no confidence in such an image counts.
-    NaN for an image that fewer than two shadow networks did not see. Raises ConfigError where shapes do not fit.
+    shadow networks, and ``saw`` (S, n), bool, marks the images these were trained on, whose confidences are ignored. NaN for an
+    image that fewer than two shadow networks did not see. Raises ConfigError if shapes do not fit.
     """
     if shadow.shape != saw.shape or target.shape[1:] != shadow.shape[1:]:
         raise ConfigError(f"confidences of shapes {target.shape} and {shadow.shape} do not fit seen images {saw.shape}")

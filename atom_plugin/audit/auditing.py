@@ -1,4 +1,4 @@
-"""An audit from its sets to its figures: shadow networks, attacked networks, the rates of attacks, and copies."""
+"""An audit from its sets to its results: shadow networks, attacked networks, the rates of attacks, and copies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NamedShadow = tuple[str, SyntheticSet, SourceData]
 
 
 def with_baselines(sets: Sequence[NamedSet], source: SourceData, config: AuditConfig) -> list[NamedSet]:
-    """The sets, and after them as many random real images, for each number and preprocessing once, where not there already."""
+    """The sets, followed by equally many random real images for each size and preprocessing, unless already among the sets."""
     found = list(sets)
     for _, like in sets if config.baseline else ():
         made = random_images(like, source, seed=config.seed)
@@ -47,7 +47,7 @@ def with_baselines(sets: Sequence[NamedSet], source: SourceData, config: AuditCo
 
 
 def networks_to_train(sets: Sequence[NamedSet], shadows: Sequence[NamedShadow], config: AuditConfig) -> int:
-    """How many networks :func:`audit` trains, each for all its epochs."""
+    """The number of networks that :func:`audit` trains, each for all its epochs."""
     groups = _groups([each for _, each in sets], config, given=bool(shadows))
     return config.networks * len(sets) + max(config.networks, len(shadows)) * len(groups)
 
@@ -60,10 +60,10 @@ def audit(
     shadows: Sequence[NamedShadow] = (),
     on_epoch: Callable[[int], object] | None = None,
 ) -> Audit:
-    """Audit ``sets``, all made from the training images of ``source``; :func:`with_baselines` adds what they compare to.
+    """Audit ``sets``, all made from the training images of ``source``; :func:`with_baselines` adds baselines.
 
-    Shadow networks are trained on ``shadows``, each with the source of the images that it was made from, or without any on
-    random images that are no members. Raises ConfigError and SourceError for sets and images that do not fit.
+    Shadow networks are trained on ``shadows``, each with the source of the images that it was made from, or by default on
+    random non-members. Raises ConfigError and SourceError for sets and images that do not fit.
     """
     sets = [(name, each.with_class_labels("an audit")) for name, each in sets]
     shadows = [(name, each.with_class_labels("an audit"), made_of) for name, each, made_of in shadows]
@@ -86,7 +86,7 @@ def audit(
 
 
 def _control(shadows: Shadows, asked: Audit) -> dict[str, AttackRates]:
-    """Attacks on shadow networks and sets, which saw no member: what chance alone makes of the images that were drawn."""
+    """Attacks on shadow networks and sets, which saw no member: the result of chance for these images."""
     scores = {
         "loss": loss_scores(shadows.confidences),
         "distance": np.mean([distance_scores(asked.images, each) for each in shadows.sets], axis=0),
@@ -96,7 +96,7 @@ def _control(shadows: Shadows, asked: Audit) -> dict[str, AttackRates]:
 
 
 def _asked_about(examined: Examined, begun: Sequence[torch.Tensor | None], config: AuditConfig) -> Audit:
-    """An audit of the images that networks are asked about, without sets yet."""
+    """An audit of the examined images, without sets yet."""
     train, outside = examined.source.train, examined.outside
     more = {row for rows in begun if rows is not None for row in rows.tolist()} - {*examined.members.tolist()}
     members = torch.cat([examined.members, torch.tensor(sorted(more), dtype=torch.int64)])
@@ -119,7 +119,7 @@ def _asked_about(examined: Examined, begun: Sequence[torch.Tensor | None], confi
 def _all_shadows(
     sets: Sequence[SyntheticSet], given: Sequence[NamedShadow], asked: Audit, training: Training
 ) -> list[Shadows]:
-    """Of each set; sets that are alike share theirs."""
+    """The shadows of each set; sets with equal options share theirs."""
     found: dict[int, Shadows] = {}
     made = [given_shadow_set(*each, asked.images.images) for each in given]
     for group in _groups(sets, asked.config, given=bool(given)):
@@ -131,7 +131,7 @@ def _all_shadows(
 
 
 def _groups(sets: Sequence[SyntheticSet], config: AuditConfig, *, given: bool) -> list[list[int]]:
-    """The places of sets whose shadow networks are the same."""
+    """The indices of sets that share their shadow networks."""
     groups: list[list[int]] = []
     for number, each in enumerate(sets):
         for group in groups:
@@ -160,7 +160,7 @@ def _audited(
     copies: tuple[Copies, Copies],
     whitening: Array | None,
 ) -> AuditedSet:
-    """What the confidences ``target`` say beside those of ``shadows``."""
+    """The scores of the confidences ``target`` compared with ``shadows``."""
     name, synthetic_set = named
     own = None if begun is None else asked.is_member & np.isin(asked.rows.numpy(), begun.numpy())
     scores = {
@@ -192,19 +192,19 @@ def _audited(
 
 
 def _told(name: str, lira: Array, asked: Audit) -> Array:
-    """The images with a score, bool (n,), which all attacks are judged on. Raises ConfigError where they are too few."""
+    """The images with a score, bool (n,), on which all attacks are evaluated. Raises ConfigError if they are too few."""
     told = ~np.isnan(lira)
     sides = [int((told & side).sum()) for side in (asked.is_member, ~asked.is_member)]
     if min(sides) < FEWEST:
         raise ConfigError(
-            f"{name}: two shadow networks or more were trained without {sides[0]} of its members and {sides[1]} non-members, "
-            f"expected {FEWEST} or more of each; give other sets with --shadow, or more of them"
+            f"{name}: at least two shadow networks were trained without {sides[0]} of its members and {sides[1]} "
+            f"non-members, expected {FEWEST} or more of each; give other sets with --shadow, or more of them"
         )
     return told
 
 
 def _all_copies(sets: Sequence[SyntheticSet], trained: Sequence[Shadows], asked: Audit) -> list[tuple[Copies, Copies]]:
-    """Of each set those in pixels, and those in the embeddings of the first of its shadow networks."""
+    """For each set the copies in pixels, and in the embeddings of the first of its shadow networks."""
     members = asked.examined.source.train
     others = asked.examined.outside.rows(asked.examined.others[_spread(len(asked.examined.others), REAL)])
     with phase(f"looking for the nearest of {len(members):,} members"):
@@ -219,7 +219,7 @@ def _all_copies(sets: Sequence[SyntheticSet], trained: Sequence[Shadows], asked:
 
 
 def _all_whitenings(sets: Sequence[SyntheticSet], images: Split) -> list[Array | None]:
-    """Of each set the scores by its whitening, computed once for each preprocessing; None where it has none."""
+    """For each set the scores by its whitening, computed once for each preprocessing; None if it has none."""
     known: list[tuple[Preprocessing, Array | None]] = []
     found = []
     for preprocessing in (each.preprocessing for each in sets):
@@ -232,5 +232,5 @@ def _all_whitenings(sets: Sequence[SyntheticSet], images: Split) -> list[Array |
 
 
 def _spread(count: int, most: int) -> torch.Tensor:
-    """At most ``most`` of ``count`` places, evenly."""
+    """At most ``most`` of ``count`` indices, evenly spaced."""
     return torch.arange(min(count, most)) * count // min(count, most)

@@ -1,4 +1,4 @@
-"""Copies: how near each image of a set lies to a member, against how near an image that is no member lies to one.
+"""Copies: the distance of each image of a set to the nearest member, compared with the distances of non-members.
 
 Distances are root mean squares over values: of pixels on the [0, 1] scale, or of embeddings.
 """
@@ -25,7 +25,7 @@ _PART = 512  # images at a time
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """Of each image its nearest member: ``distances`` float32 (n,) and ``rows`` int64 (n,)."""
+    """The nearest member of each image: ``distances`` float32 (n,) and ``rows`` int64 (n,)."""
 
     distances: torch.Tensor
     rows: torch.Tensor
@@ -33,36 +33,36 @@ class Nearest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Copies:
-    """``synthetic``: the nearest members of a set's images; ``real``: those of images that are no members."""
+    """``synthetic``: the nearest members of a set's images; ``real``: the nearest members of non-members."""
 
     synthetic: Nearest
     real: Nearest
 
     @property
     def threshold(self) -> float:
-        """The distance below which one in a hundred real images that are no members lies to a member."""
+        """The distance to the nearest member that 1 % of the non-members are below."""
         return float(self.real.distances.quantile(QUANTILE))
 
     @property
     def count(self) -> int:
-        """How many of the set's images lie below it."""
+        """The number of the set's images below it."""
         return int((self.synthetic.distances <= self.threshold).sum())
 
     @property
     def ratio(self) -> float:
-        """The median distance of the set's images, in medians of real ones."""
+        """The median distance of the set's images, divided by that of the real ones."""
         return float(self.synthetic.distances.median() / self.real.distances.median())
 
 
 def pixel_copies(sets: Sequence[SyntheticSet], members: Split, others: torch.Tensor) -> list[Copies]:
-    """Of each set, in pixels; ``others`` are uint8 images (n, C, H, W) that are no members."""
+    """Copies for each set, in pixels; ``others`` are uint8 non-members (n, C, H, W)."""
     return _copies(sets, members, others, lambda images: images.flatten(1))
 
 
 def embedding_copies(
     sets: Sequence[SyntheticSet], members: Split, others: torch.Tensor, network: ConvNet, preprocessing: Preprocessing
 ) -> list[Copies]:
-    """As :func:`pixel_copies`, in the embeddings of ``network``, which takes images under ``preprocessing``."""
+    """As :func:`pixel_copies`, in the embeddings of ``network``, which takes images with ``preprocessing``."""
     return _copies(sets, members, others, lambda images: embed(network, images, preprocessing))
 
 
@@ -84,9 +84,9 @@ def _copies(
 
 
 def distance_scores(images: Split, synthetic_set: SyntheticSet) -> np.ndarray[Any, Any]:
-    """Minus the distance of each of ``images`` to the nearest of the set's, in pixels: float32 (n,).
+    """Minus the distance of each of ``images`` to the nearest image of the set, in pixels: float32 (n,).
 
-    The attack that needs no network (Chen et al., "GAN-Leaks", 2020): a member is what the set holds something like.
+    The attack that needs no network (Chen et al., "GAN-Leaks", 2020): an image that resembles one in the set is a member.
     """
     held = synthetic_set.true_colour().clamp(0, 1).flatten(1)
     found = [nearest(part.float().flatten(1) / 255, [held]).distances for part in images.parts(_PART)]
@@ -94,7 +94,7 @@ def distance_scores(images: Split, synthetic_set: SyntheticSet) -> np.ndarray[An
 
 
 def nearest(queries: torch.Tensor, parts: Iterable[torch.Tensor]) -> Nearest:
-    """Of each of ``queries`` (n, D) the nearest row of all ``parts`` (k, D), which are counted on from one to the next."""
+    """For each of ``queries`` (n, D) the nearest row of all ``parts`` (k, D), which are numbered consecutively."""
     distances = torch.full((len(queries),), torch.inf)
     rows, first = torch.zeros(len(queries), dtype=torch.int64), 0
     for part in parts:

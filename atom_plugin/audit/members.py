@@ -1,4 +1,4 @@
-"""Which images an audit asks about: members, those that a set was made from, and non-members of the same source."""
+"""The images that an audit tests: members, from which a set was made, and non-members of the same source."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examined:
-    """The images that scores are asked for: ``members`` training images of ``source``, and ``others`` that are none.
+    """The examined images: ``members`` are training images of ``source``, and ``others`` are not.
 
-    ``members`` and ``others`` are int64 rows, of ``source.train`` and of the non-members' split. Of each class both have as
-    many, so that no score gains by telling classes. ``reference`` are non-members that are not examined: shadow sets are made
-    of them. No image is in two of the three.
+    ``members`` and ``others`` are int64 rows, of ``source.train`` and of the non-members' split. Both have equally many images
+    of each class, so that recognising classes does not help a score. ``reference`` are non-members that are not examined, for
+    making shadow sets. No image is in two of the three.
     """
 
     source: SourceData
@@ -40,7 +40,7 @@ class Examined:
 
     @property
     def on(self) -> str:
-        """Which images of the source the non-members are: its "validation" part, where it has one, else "test"."""
+        """The split of the non-members: the source's "validation" part if it has one, else "test"."""
         return "test" if self.source.validation is None else "validation"
 
     @property
@@ -65,10 +65,10 @@ class Examined:
 
 
 def examine(source: SourceData, *, most: int, halve: bool, seed: int) -> Examined:
-    """Draw by ``seed`` at most ``most`` members, and as many non-members, class by class.
+    """Draw with ``seed`` at most ``most`` members, and as many non-members, class by class.
 
-    With ``halve`` a half of each class's non-members is kept apart for shadow sets. Raises SourceError where a class has too
-    few images on either side.
+    With ``halve`` half of each class's non-members is kept apart for shadow sets. Raises SourceError if a class has too few
+    images on either side.
     """
     train, outside = source.train, source.validation or source.test
     classes = len(source.class_names)
@@ -95,29 +95,28 @@ def examine(source: SourceData, *, most: int, halve: bool, seed: int) -> Examine
 
 
 def check_made_of(name: str, synthetic_set: SyntheticSet, source: SourceData) -> None:
-    """Raise ConfigError unless the set called ``name`` has images of all classes, and was made of those of ``source``.
+    """Raise ConfigError unless the set called ``name`` has images of all classes, and was made from ``source``.
 
-    The latter as far as its file tells.
+    The latter is judged by the set's file.
     """
     made_of = synthetic_set.provenance.source.get("fingerprint")
     if made_of is not None and made_of != source.fingerprint:
         raise ConfigError(
-            f"{name}: was made of other images than the training images of {source.name!r} (fingerprint "
-            f"{source.fingerprint[:12]}, expected {made_of[:12]}); audit sets of one source at a time, without --dataset"
+            f"{name}: was made from other images than the training images of {source.name!r} (fingerprint "
+            f"{source.fingerprint[:12]}, expected {made_of[:12]}); audit sets of one source at a time, without "
+            "--dataset"
         )
     absent = [
         source.class_names[label] for label in sorted({*range(len(source.class_names))} - {*synthetic_set.classes})
     ]
     if absent:
-        raise ConfigError(
-            f"{name}: holds no images of the classes {listed(absent, most=3)}; audit a set of all classes"
-        )
+        raise ConfigError(f"{name}: has no images of the classes {listed(absent, most=3)}; audit a set of all classes")
 
 
 def begun_from(synthetic_set: SyntheticSet, source: SourceData) -> torch.Tensor | None:
-    """The rows of ``source.train``, int64, that the set's images are, or began from; None where it cannot be told.
+    """The rows of ``source.train``, int64, that the set's images are, or started from; None if unknown.
 
-    It can where the images are real ones, as stored, or were drawn at random: that takes no network to do again.
+    Known if the images are real ones, as stored, or were drawn at random, which can be repeated without a network.
     """
     if (found := _rows_of(to_uint8(synthetic_set.true_colour()), source.train)) is not None:
         return found
@@ -141,12 +140,12 @@ def seen_images(split: Split) -> frozenset[bytes]:
 
 
 def among(images: torch.Tensor, seen: frozenset[bytes]) -> torch.Tensor:
-    """Which of ``images``, uint8 (n, C, H, W), are among those of :func:`seen_images`: bool (n,)."""
+    """Which of ``images``, uint8 (n, C, H, W), are among the images of :func:`seen_images`: bool (n,)."""
     return torch.tensor([digest in seen for digest in _digests([images])], dtype=torch.bool)
 
 
 def _rows_of(pixels: torch.Tensor, split: Split) -> torch.Tensor | None:
-    """The rows of ``split`` that hold exactly these images, uint8 (n, C, H, W); None where one is not there."""
+    """The rows of ``split`` with exactly these images, uint8 (n, C, H, W); None if one is not there."""
     row_of: dict[bytes, int] = {}
     for row, digest in enumerate(_digests(split.parts(_PART))):
         row_of.setdefault(digest, row)

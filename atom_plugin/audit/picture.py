@@ -1,4 +1,4 @@
-"""A picture of the pairs that an audit looks at first: the images of a set that lie nearest to members, and these members."""
+"""A picture of the images of a set that are nearest to members, with these members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAIRS = 10
 def draw_pairs(audit: Audit, path: Path, *, force: bool) -> None:
     """Two rows for each set: its :data:`PAIRS` images nearest to members in pixels, and under each the member.
 
-    Raises StoreError where writing fails.
+    Raises StoreError if writing fails.
     """
     names: list[str] = []
     images: list[torch.Tensor] = []

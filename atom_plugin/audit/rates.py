@@ -1,4 +1,4 @@
-"""How well scores tell members from non-members: the rates that attacks are judged by, with bootstrap intervals."""
+"""How well scores distinguish members from non-members: the usual rates of attacks, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT_ONCE = 50  # resamples, so that their weights stay small
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A rate in [0, 1], and between ``low`` and ``high`` the middle 95 % of it over resampled images."""
+    """A rate in [0, 1], with ``low`` and ``high``, its 95 % interval over resampled images."""
 
     value: float
     low: float
@@ -30,11 +30,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackRates:
-    """What an attack reaches on ``members`` and ``non_members`` images.
+    """The success of an attack on ``members`` and ``non_members`` images.
 
-    ``auc``: the area under the ROC curve, 0.5 for guessing. ``balanced_accuracy``: the mean of the shares of members and of
-    non-members that are told right, by a threshold chosen on the other half of the images. ``tpr``: by false positive rate, the
-    share of members that are found at no more than that rate; None where the non-members are too few to measure the rate.
+    ``auc``: the area under the ROC curve, 0.5 for guessing. ``balanced_accuracy``: the mean of the fractions of members and of
+    non-members classified right, by a threshold chosen on the other half of the images. ``tpr``: by false positive rate, the
+    fraction of members found at no more than that rate; None if the non-members are too few to measure the rate.
     """
 
     members: int
@@ -45,13 +45,15 @@ class AttackRates:
 
 
 def attack_rates(members: Array, non_members: Array, *, resamples: int = RESAMPLES, seed: int = 0) -> AttackRates:
-    """The rates of the scores of ``members`` (m,) and ``non_members`` (k,), which take higher ones for members.
+    """The rates of the scores of ``members`` (m,) and ``non_members`` (k,); higher scores mean members.
 
-    Members and non-members are resampled apart; the networks are not. Raises ConfigError for fewer than four images of either.
+    Members and non-members are resampled separately; the networks are not. Raises ConfigError for fewer than four images of
+    either.
     """
     if min(len(members), len(non_members)) < FEWEST:
         raise ConfigError(
-            f"found scores of {len(members)} members and {len(non_members)} non-members, expected {FEWEST} or more of each"
+            f"found scores of {len(members)} members and {len(non_members)} non-members, expected at least {FEWEST} "
+            "of each"
         )
     draws = np.random.default_rng(seed)
     ranking = _Ranking(members, non_members, draws)
@@ -77,7 +79,7 @@ def attack_rates(members: Array, non_members: Array, *, resamples: int = RESAMPL
 class _Ranking:
     """All images by falling score, so that a resample is a weight for each and every rate a cumulative sum.
 
-    scikit-learn's ``roc_curve`` takes weights too, but sorts anew each time, and one resample at a time.
+    scikit-learn's ``roc_curve`` takes weights too, but sorts again each time, one resample at a time.
     """
 
     def __init__(self, members: Array, non_members: Array, draws: np.random.Generator) -> None:
@@ -92,7 +94,7 @@ class _Ranking:
         self.count = len(scores)
 
     def weights(self, resamples: int, draws: np.random.Generator) -> Array:
-        """How often each image comes in a resample of as many: (resamples, count)."""
+        """How often each image is in a resample of the same size: (resamples, count)."""
         drawn = [draws.multinomial(count, np.full(count, 1 / count), size=resamples) for count in self.sides]
         return np.concatenate(drawn, axis=1)[:, self.order].astype(float)
 
@@ -113,7 +115,7 @@ class _Ranking:
         return rates[0], rates[1]
 
     def _balanced_accuracy(self, weights: Array) -> Array:
-        """Of each half at the threshold that is best on the other, and the mean of the two: (resamples,)."""
+        """The accuracy on each half at the best threshold of the other half, and the mean of the two: (resamples,)."""
         curves = [self._curve(weights * (self.half == half)) for half in (0, 1)]
         right = [(tpr + 1 - fpr) / 2 for tpr, fpr in curves]
         row = np.arange(len(weights))
@@ -124,7 +126,7 @@ class _Ranking:
 def _middle_of_best(right: Array) -> Array:
     """In each row of (n, thresholds), the middle of the first run of the largest values: (n,).
 
-    Images of the other half lie between thresholds that are equally good on this one.
+    Images of the other half are between thresholds that are equally good on this one.
     """
     best, place = right.argmax(1), np.arange(right.shape[1])
     worse = right < right.max(1, keepdims=True) - 1e-12

@@ -1,4 +1,4 @@
-"""What an audit is asked for, and what it finds."""
+"""The config of an audit, and its result."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 ALL, OWN, START = "all", "own", "start"
-"""Groups of members: all images that a set was made from; of a selection those that it holds; those that it began from."""
+"""Groups of members: all images that a set was made from; for a selection the images in it; the images that it started from."""
 
 ATTACKS = ("loss", "lira", "distance", "whitening")
-"""By the loss of networks trained on the set, their confidence beside shadow networks', the set's images, and its whitening,
-where it has one.
+"""Attacks: by the loss of networks trained on the set, their confidence compared with shadow networks', the set's images, and
+its whitening, if it has one.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """``networks`` of the set's own ConvNet are trained on each set, and as many shadow networks, as ``training`` says.
+    """``networks`` of the set's own ConvNet are trained on each set, and as many shadow networks, with ``training``.
 
-    ``normalisation`` takes the place of the ConvNet's, where given. ``images`` bounds the members asked about, and the
-    non-members; ``seed`` draws them, and everything else. ``baseline`` adds as many random real images beside each set.
-    Raises ConfigError for fewer than two networks, or no images.
+    ``normalisation`` replaces the ConvNet's, if given. ``images`` limits the tested members, and the non-members; ``seed``
+    draws them, and everything else. ``baseline`` adds equally many random real images for each set. Raises ConfigError for
+    fewer than two networks, or no images.
     """
 
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -52,18 +52,18 @@ class AuditConfig:
                 raise ConfigError(f"{name} of an audit must be at least {least}, not {getattr(self, name)}")
 
     def network(self, synthetic_set: SyntheticSet) -> ConvNetConfig:
-        """What is trained on the set."""
+        """The network that is trained on the set."""
         own = network_of(synthetic_set)
         return own if self.normalisation is None else replace(own, normalisation=self.normalisation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AuditedSet:
-    """What was found of one set.
+    """The result for one set.
 
-    ``rates``: by group of members and attack; no group of fewer than four images. ``scores``: by attack, of the examined images
-    (n,). ``own``: which of these the set holds or began from, bool (n,); None where that cannot be told. ``shadows``: how many
-    shadow networks there were.
+    ``rates``: by group of members and attack, without groups of fewer than four images. ``scores``: by attack, of the examined
+    images (n,). ``own``: which of these are in the set or its start, bool (n,); None if unknown. ``shadows``: the number of
+    shadow networks.
     """
 
     name: str
@@ -79,11 +79,11 @@ class AuditedSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """All sets, and the images that all were examined with: members, those drawn first, then non-members.
+    """All sets, and the images that were examined for all: members, the drawn ones first, then non-members.
 
-    ``rows`` int64 (n,) are their places in the split that each is of; ``drawn`` bool (n,) leaves out members that are examined
-    only because some set holds them or began from them. ``control``: by attack, what it reaches on shadow networks and sets,
-    which saw no member; empty where these were given.
+    ``rows`` int64 (n,) are their indices in their splits; ``drawn`` bool (n,) excludes members that are examined only because
+    some set contains them or started from them. ``control``: by attack, its success on shadow networks and sets, which saw no
+    member; empty if these were given.
     """
 
     config: AuditConfig
@@ -96,7 +96,7 @@ class Audit:
     control: Mapping[str, AttackRates] = field(default_factory=dict)
 
     def rates(self, scores: Array, members: Array, non_members: Array) -> AttackRates:
-        """Of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError where these are too few."""
+        """The rates of ``scores`` (n,), on the images that the two masks choose. Raises ConfigError if these are too few."""
         return attack_rates(
             scores[members], scores[non_members], resamples=self.config.resamples, seed=self.config.seed
         )

@@ -1,4 +1,4 @@
-"""Shadow networks: trained as the attacked ones are, on sets made without the images that are asked about."""
+"""Shadow networks: trained like the attacked ones, on sets made without the examined images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How all networks of an audit are trained: ``networks`` on each set, network r from the same weights on every one."""
+    """The training of all networks of an audit: ``networks`` on each set, network r from the same weights on every one."""
 
     config: TrainConfig
     networks: int
@@ -35,7 +35,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShadowSet:
-    """A set to train shadow networks on; ``saw`` (n,), bool, says which of the examined images it was made from."""
+    """A set to train shadow networks on; ``saw`` (n,), bool, marks the examined images that it was made from."""
 
     synthetic_set: SyntheticSet
     saw: Array
@@ -43,9 +43,9 @@ class ShadowSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shadows:
-    """What shadow networks on ``sets`` say of the examined images: ``confidences`` (S, n), and ``saw`` (S, n), bool.
+    """The results of shadow networks on ``sets`` for the examined images: ``confidences`` (S, n), and ``saw`` (S, n), bool.
 
-    ``embedder`` is the first of them, which takes images under ``preprocessing``.
+    ``embedder`` is the first of them, which takes images with ``preprocessing``.
     """
 
     sets: Sequence[SyntheticSet]
@@ -56,10 +56,10 @@ class Shadows:
 
 
 def shadow_sets(like: SyntheticSet, examined: Examined, training: Training, images: int) -> list[ShadowSet]:
-    """A set for each network, as many images as ``like`` has, drawn at random from the reference images, preprocessed as its.
+    """A set for each network, as many images as ``like`` has, drawn at random from the reference images, with its
+    preprocessing.
 
-    None of the ``images`` that are asked about is among them.
-    Raises SourceError where these are too few.
+    None of the examined ``images`` is among them. Raises SourceError if these are too few.
     """
     source = examined.shadow_source
     need, held = like.ipc * like.factor**2, source.train.labels.bincount(minlength=len(source.class_names))
@@ -77,7 +77,7 @@ def shadow_sets(like: SyntheticSet, examined: Examined, training: Training, imag
 
 
 def random_images(like: SyntheticSet, source: SourceData, *, seed: int) -> SyntheticSet:
-    """As many real images of ``source`` as ``like`` has, drawn at random, stored and preprocessed as its are."""
+    """As many real images of ``source`` as ``like`` has, drawn at random, with its storage and preprocessing."""
     choices: dict[str, Any] = {"factor": like.factor, "storage": like.storage, "precision": "float32", "seed": seed}
     network = asdict(network_of(like))
     config = SelectConfig.from_recipe(
@@ -87,21 +87,21 @@ def random_images(like: SyntheticSet, source: SourceData, *, seed: int) -> Synth
 
 
 def given_shadow_set(name: str, synthetic_set: SyntheticSet, made_of: SourceData, images: torch.Tensor) -> ShadowSet:
-    """The set called ``name``, made of the training images of ``made_of``, beside the examined ``images`` uint8 (n, C, H, W).
+    """The set called ``name``, made from the training images of ``made_of``, with the examined ``images`` uint8 (n, C, H, W).
 
-    Raises ConfigError where it was made of all of these.
+    Raises ConfigError if it was made from all of these.
     """
     saw = among(images, seen_images(made_of.train)).numpy()
     if saw.all():
         raise ConfigError(
-            f"{name}: was made of all images that are asked about, expected a shadow set made without some of them; make it "
+            f"{name}: was made from all examined images, expected a shadow set made without some of them; make it "
             "with another --split-seed of --validation"
         )
     return ShadowSet(synthetic_set=synthetic_set, saw=saw)
 
 
 def train_shadows(sets: Sequence[ShadowSet], network: ConvNetConfig, images: Split, training: Training) -> Shadows:
-    """Networks on ``sets`` in turn: ``training.networks`` in all, or one on each where there are more sets."""
+    """Networks on ``sets`` in turn: ``training.networks`` in all, or one on each if there are more sets."""
     count = max(training.networks, len(sets))
     used = [sets[number % len(sets)] for number in range(count)]
     trained = [_network(each.synthetic_set, network, training, number) for number, each in enumerate(used)]
@@ -116,7 +116,7 @@ def train_shadows(sets: Sequence[ShadowSet], network: ConvNetConfig, images: Spl
 
 
 def train_targets(synthetic_set: SyntheticSet, network: ConvNetConfig, images: Split, training: Training) -> Array:
-    """Confidences (R, n) in ``images`` of networks trained on the set."""
+    """Confidences (R, n) on ``images`` of networks trained on the set."""
     found = []
     for number in range(training.networks):
         trained = _network(synthetic_set, network, training, number)
@@ -125,7 +125,7 @@ def train_targets(synthetic_set: SyntheticSet, network: ConvNetConfig, images: S
 
 
 def _network(synthetic_set: SyntheticSet, network: ConvNetConfig, training: Training, number: int) -> ConvNet:
-    """One of ours: the audit takes no other."""
+    """A network of this package: the audit accepts no other."""
     seed = network_seed(training.seed, number)
     trained = train(synthetic_set, network, training.config, seed=seed, run=training.run)
     assert isinstance(trained, ConvNet)

@@ -1,4 +1,4 @@
-"""An audit in tables for people, as CSV and as JSON, and its scores image by image."""
+"""An audit as tables, as CSV and as JSON, and its scores image by image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TPR = {rate: f"tpr_at_{100 * rate:g}_percent_fpr" for rate in FALSE_POSITIVE_RA
 
 
 def audit_table(audit: Audit) -> str:
-    """What was asked about, a row for each set, group of members and attack, and a row of copies for each set."""
+    """The examined images, a row for each set, group of members and attack, and a row of copies for each set."""
     from prettytable import PrettyTable
 
     attacks = PrettyTable(["set", "members", "attack", "AUC", "balanced accuracy", *(_heading(rate) for rate in _TPR)])
@@ -36,12 +36,12 @@ def audit_table(audit: Audit) -> str:
 
 
 def as_csv(audit: Audit) -> str:
-    """A line for each set, group of members and attack; copies stand in every line of their set."""
+    """A line for each set, group of members and attack; copies are repeated in every line of their set."""
     return _written([row for each in audit.sets for row in _rows(each)])
 
 
 def scores_csv(audit: Audit) -> str:
-    """A line for each set and image that networks were asked about: where it is, what it is to the set, and its scores."""
+    """A line for each set and examined image: its index, its relation to the set, and its scores."""
     examined, source = audit.examined, audit.examined.source
     lines = []
     for each in audit.sets:
@@ -62,7 +62,7 @@ def scores_csv(audit: Audit) -> str:
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
-    """Plain JSON values: an object for each set, and by attack what it reaches where no member was seen."""
+    """Plain JSON values: an object for each set, and the success of each attack if no member was seen."""
     sets = [
         {
             "set": each.name,
@@ -111,7 +111,7 @@ def _rates(rates: AttackRates) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An estimate as three columns, empty where there is none."""
+    """An estimate as three columns, empty if there is none."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name in ("members", "non_members"):
@@ -147,8 +147,8 @@ def _heading_lines(audit: Audit) -> list[str]:
 
 _CONTROL = "control: no member seen"
 _COPIES = (
-    "Copies: images nearer to a member than all but 1 % of the non-members are; and the median distance to the nearest\n"
-    "member, in medians of non-members."
+    "Copies: images nearer to a member than all but 1 % of the non-members; and the median distance to the "
+    "nearest\nmember, divided by that of the non-members."
 )
 
 

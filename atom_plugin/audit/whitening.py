@@ -1,4 +1,4 @@
-"""What the whitening in a set's file tells: it was fitted on all members, and holds their covariance."""
+"""The leak of the whitening in a set's file: it was fitted on all members, and contains their covariance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _SHARES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the eps that the whitening was fit
 
 
 def whitening_scores(images: Split, preprocessing: Preprocessing) -> Array | None:
-    """Minus the Mahalanobis distance of each of ``images`` under the covariance that ZCA was fitted to: float64 (n,).
+    """Minus the Mahalanobis distance of each of ``images`` under the covariance of the fitted ZCA: float64 (n,).
 
-    None without whitening. A covariance is largest along the images that it was computed of. Of fewer images than an image has
-    values it is zero across them, so that a distance tells members wholly. The covariance is the whitening's matrix to the
-    power of -2, less its eps; what float32 left of it decides how small a share of eps must be added for it to be positive.
+    None without whitening. A covariance is largest along the images that it was computed from. If these are fewer than an image
+    has values, it is zero across them, so that the distance identifies members completely. The covariance is the whitening's
+    matrix to the power of -2, minus its eps; a small fraction of eps, which depends on float32's precision, is added to make it
+    positive.
     """
     whitening = preprocessing.whitening
     if whitening is None:

@@ -1,4 +1,4 @@
-"""Judge a set as the papers do: fresh networks trained on it, tested on real images, the last epoch reported."""
+"""Evaluate a set as the papers do: train new networks on it, test them on real images, report the last epoch."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def evaluate(
     finished: NetworkResultsFile | None = None,
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
-    """Train ``repeats`` fresh networks on the set and test each. Network r of seed s is the same whatever the set.
+    """Train ``repeats`` new networks on the set and test each. Network r of seed s is the same for every set.
 
-    ``model`` and ``normalisation`` are as :func:`network_for` has them. Networks that ``finished`` holds are taken from it,
-    others added to it as they come; ``tested_on`` is the fingerprint of the source of ``test``, and ``on`` which of its images
-    those are (:class:`Subject`), which tell them apart there. Raises ConfigError where the model cannot take the images,
-    DivergenceError where a loss blows up.
+    ``model`` and ``normalisation`` are as in :func:`network_for`. Networks in ``finished`` are taken from it, others are added
+    to it when done; ``tested_on`` is the fingerprint of the source of ``test``, and ``on`` is the part of its images
+    (:class:`Subject`), which identify them there. Raises ConfigError if the model cannot take the images, DivergenceError if a
+    loss diverges.
     """
     require("synthetic_set", synthetic_set, SyntheticSet)
     require("test", test, Split)

@@ -1,4 +1,4 @@
-"""Which network a name stands for, on a given set."""
+"""The networks that names stand for, on a given set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONVNET = "convnet"
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model of :mod:`atom_plugin.models` by its name; ``normalisation`` None is a model that offers no choice of it."""
+    """A model of :mod:`atom_plugin.models` by its name; ``normalisation`` None is for a model without a choice of it."""
 
     name: str
     normalisation: str | None = None
@@ -28,7 +28,7 @@ class NamedModel:
     def build(
         self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """A fresh network for images (C, H, W). Raises ModelError where the model cannot take them."""
+        """A new network for images (C, H, W). Raises ModelError if the model cannot take them."""
         options = {} if self.normalisation is None else {"normalisation": self.normalisation}
         return build_model(self.name, image_shape, classes, generator=generator, options=options)
 
@@ -37,9 +37,9 @@ Network: TypeAlias = ConvNetConfig | NamedModel
 
 
 def network_for(model: str, synthetic_set: SyntheticSet, normalisation: str | None = None) -> Network:
-    """What ``model`` stands for on a set; the models that have a choice get ``normalisation`` if it is given.
+    """The network builder for ``model`` on a set; models that have a choice get ``normalisation`` if it is given.
 
-    "convnet" is the network that the set was made with (see :func:`network_of`). Raises ModelError for an unknown name.
+    "convnet" is the set's own network (see :func:`network_of`). Raises ModelError for an unknown name.
     """
     if model == CONVNET:
         own = network_of(synthetic_set)
@@ -72,9 +72,9 @@ def network_of(synthetic_set: SyntheticSet) -> ConvNetConfig:
 
 
 def parameters_of(network: Network, image_shape: tuple[int, int, int], classes: int) -> int:
-    """How many parameters a network for images (C, H, W) has, without memory for them; of timm's models about so many.
+    """The number of parameters of a network for images (C, H, W), without memory for them; for timm models approximately.
 
-    Raises as their constructors do.
+    Raises the errors of their constructors.
     """
     with torch.device("meta"):
         if isinstance(network, ConvNetConfig):

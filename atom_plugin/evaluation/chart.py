@@ -1,4 +1,4 @@
-"""Results side by side, drawn: a bar per result with its standard deviation."""
+"""Draw results side by side: a bar per result with its standard deviation."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ _Place: TypeAlias = tuple[tuple[str, ...], TrainConfig]  # what stands together:
 def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bool = False) -> None:
     """Draw accuracies to a picture file: a group of bars per set and training, a bar per model, mean ± standard deviation.
 
-    A pooled result stands in for its sets; what failed is left out. The settings that all share are the title, others stand
-    with the group that has them. Raises ConfigError where nothing is left, StoreError
-    where writing fails.
+    A pooled result replaces its sets; failed results are left out. Settings that all share are in the title, others in the
+    labels of their groups. Raises ConfigError if nothing is left, StoreError if writing fails.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -70,7 +69,7 @@ def draw_chart(evaluations: Sequence[Evaluation], path: str | Path, *, force: bo
 def _draw_bars(
     axes: Axes, groups: Mapping[_Place, Sequence[Evaluation]], colours: Mapping[str, str]
 ) -> tuple[list[float], list[str]]:
-    """Bars from place 0 on, groups apart; gives the middle of each group and its label."""
+    """Bars from place 0 on, with gaps between groups; returns the middle of each group and its label."""
     middles, labels, place = [], [], 0.0
     differing = differing_settings([evaluation for group in groups.values() for evaluation in group])
     for group in groups.values():

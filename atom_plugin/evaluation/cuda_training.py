@@ -1,13 +1,13 @@
-"""Several ConvNets of one shape trained at once, each as :func:`~atom_plugin.evaluation.training.train` trains it alone.
+"""Train several ConvNets of one shape at once, each as :func:`~atom_plugin.evaluation.training.train` trains it alone.
 
-The networks lie side by side in the channels: a batch is (B, R * C, H, W), a convolution has R groups, normalisation and
-pooling go by channel anyway, and the classifiers are one batched product. So R networks take as many operations as one, each R
-times as large, and on CUDA a step of all of them is one graph (:mod:`atom_plugin.runtime.cuda`). All parameters are one vector,
-so that SGD is three operations.
+The networks are side by side in the channels: a batch is (B, R * C, H, W), a convolution has R groups, normalisation and
+pooling are per channel anyway, and the classifiers are one batched product. So R networks take as many operations as one, each
+R times as large, and on CUDA a step of all of them is one graph (:mod:`atom_plugin.runtime.cuda`). All parameters are one
+vector, so that SGD is three operations.
 
-Network r has its own weights, order of images and augmentation, drawn from its seed as alone: it ends where it would have,
-within rounding. What this saves is what is spent around the arithmetic: much on a GPU, nothing on a CPU, where networks train
-faster in turn (docs/performance-gpu.md).
+Network r has its own weights, order of images and augmentation, drawn from its seed as alone: it gives the same result within
+rounding. This saves the overhead around the arithmetic: much on a GPU, nothing on a CPU, where networks train faster one by one
+(docs/performance-gpu.md).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _AHEAD = 32  # steps that the host gives a GPU before it waits for them
 
 
 def suits(network: object, config: TrainConfig, device: torch.device) -> bool:
-    """Whether networks of this kind can train together, and gain by it: ConvNets by SGD, on CUDA.
+    """Whether networks of this kind can train together, and faster: ConvNets by SGD, on CUDA.
 
-    On a CPU one network's arithmetic fills the processor. The policies on pixels draw from the host as they go.
+    On a CPU one network's arithmetic fills the processor. The pixel policies draw on the host during training.
     """
     return device.type == "cuda" and isinstance(network, ConvNetConfig) and _trains_plainly(config)
 
@@ -52,7 +52,7 @@ def _trains_plainly(config: TrainConfig) -> bool:
 
 
 def most_at_once(network: ConvNetConfig, config: TrainConfig, synthetic_set: SyntheticSet, device: torch.device) -> int:
-    """How many networks keep their maps within a quarter of the device's memory; at least one."""
+    """How many networks fit with their maps into a quarter of the device's memory; at least one."""
     height, width = synthetic_set.preprocessing.image_shape[1:]
     images = min(config.batch_size, synthetic_set.decoded_count)
     per_network = 4 * _KEPT_MAPS * images * network.width * height * width
@@ -67,11 +67,11 @@ def train_together(
     seeds: Sequence[int],
     run: TrainingRun = DEFAULT_RUN,
 ) -> list[ConvNet | DivergenceError]:
-    """One network per seed, trained on the set beside it: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
+    """One network per seed, trained on the corresponding set: ``train(sets[r], ..., seed=seeds[r])`` for all r at once.
 
-    ``sets`` may be the same one many times; they need equal shapes, equally many images and classes. ``run.on_epoch`` is called
-    after each epoch of all. In the place of a network whose loss blew up, which the others know nothing of, stands its error.
-    Raises ConfigError where the sets do not fit, and for another optimizer than SGD and policies on pixels.
+    ``sets`` may repeat a set; they need equal shapes, equally many images and classes. ``run.on_epoch`` is called after each
+    epoch of all. If a network's loss diverges, its error takes its place, and the others are not affected. Raises ConfigError
+    if the sets do not fit, and for another optimizer than SGD and pixel policies.
     """
     _check_sets(sets, seeds, config)
     if not _trains_plainly(config):
@@ -97,13 +97,13 @@ def train_together(
 
 
 def _decoded(sets: Sequence[SyntheticSet]) -> list[SyntheticSet]:
-    """Every set decoded, once where it stands several times."""
+    """Every set decoded, each only once."""
     decoded = {id(item): item.decoded() for item in sets}
     return [decoded[id(item)] for item in sets]
 
 
 def _settled(config: TrainConfig, sets: Sequence[SyntheticSet]) -> TrainConfig:
-    """``config`` with the learning rate of all sets. Raises ConfigError where each has its own, which one step cannot take."""
+    """``config`` with the learning rate of all sets. Raises ConfigError if they differ, since one step has one rate."""
     rates = {settled(config, item).lr for item in sets}
     if len(rates) > 1:
         found = " and ".join(f"{rate:g}" for rate in sorted(rates))
@@ -112,7 +112,7 @@ def _settled(config: TrainConfig, sets: Sequence[SyntheticSet]) -> TrainConfig:
 
 
 def _targets(decoded: Sequence[SyntheticSet], config: TrainConfig, device: torch.device) -> Targets:
-    """Of all images of the sets, one set after the other."""
+    """The images of all sets, one set after the other."""
     parts = [targets_of(item, config) for item in decoded]
     return Targets(values=torch.cat([part.values for part in parts]).to(device), squared=parts[0].squared)
 
@@ -141,7 +141,7 @@ def _check_sets(sets: Sequence[SyntheticSet], seeds: Sequence[int], config: Trai
 
 @dataclass
 class _Batch:
-    """One size of batch: where its draws arrive on the device, and the step that reads them there."""
+    """A batch size: the buffer for its draws on the device, and the step that reads them."""
 
     layout: Layout
     block: torch.Tensor
@@ -149,7 +149,7 @@ class _Batch:
 
 
 class _Learner:
-    """SGD on all networks of ``stack``; ``losses`` (R,) are those of the last step."""
+    """SGD on all networks of ``stack``; ``losses`` (R,) are the losses of the last step."""
 
     def __init__(
         self, stack: Stack, images: torch.Tensor, targets: Targets, config: TrainConfig, run: TrainingRun
@@ -173,7 +173,7 @@ class _Learner:
         self._batches: dict[int, _Batch] = {}
 
     def fit(self, rows: Sequence[int], count: int, seeds: Sequence[int], networks: Sequence[ConvNet]) -> None:
-        """Train on ``count`` images each, network r's from row ``rows[r]`` on; ``networks`` are told their own parameters."""
+        """Train on ``count`` images each, network r's from row ``rows[r]`` on; ``networks`` get their own parameters back."""
         generators = [generator_for(seed, "train") for seed in seeds]
         config, started = self._config, 0
         for epoch, rate in enumerate(_rates(config)):
@@ -254,13 +254,13 @@ class _Learner:
             self.losses.copy_(losses)
 
     def _mixed(self, targets: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-        """Class ids (R, n), or what images have for each class (R, n, classes), mixed as their images: (R, n, classes)."""
+        """Class ids (R, n), or class targets (R, n, classes), mixed like their images: (R, n, classes)."""
         if targets.is_floating_point():
             return mix_targets(targets, box, self._size)
         return mix_labels(targets, box, self._size, self._classes)
 
     def _augmented(self, images: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
-        """Images (n, C, H, W), each by its own row of ``plan`` (n, columns)."""
+        """Images (n, C, H, W), each augmented by its own row of ``plan`` (n, columns)."""
         by_image = images.unsqueeze(1)
         if self._fuses_augmentation:
             return fused_augmentation.augment_fused(self._augmentation, by_image, plan, images.dtype)

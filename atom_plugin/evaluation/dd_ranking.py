@@ -1,6 +1,6 @@
 """DD-Ranking's scores of a synthetic set (Li et al., 2025, arXiv:2505.13300), from accuracies measured here.
 
-Accuracies are shares in [0, 1], of networks after their last epoch. docs/scores.md says where this differs from the
+Accuracies are fractions in [0, 1], of networks after their last epoch. docs/scores.md lists the differences from the
 ``ddranking`` package.
 """
 
@@ -31,11 +31,13 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 def label_robust_score(hlr: float, ior: float, *, weight: float = 0.5) -> float:
     """LRS = (e^a - e^-1) / (e - e^-1) with a = weight * IOR - (1 - weight) * HLR.
 
-    ``hlr`` and ``ior`` are shares in [-1, 1], so that a lies there too and the score in [0, 1]. Raises ConfigError for others,
-    percentages in particular, and for a ``weight`` outside [0, 1].
+    ``hlr`` and ``ior`` are fractions in [-1, 1], so a is in [-1, 1] and the score in [0, 1]. Raises ConfigError for other
+    values, percentages in particular, and for a ``weight`` outside [0, 1].
     """
     if not (-1 <= hlr <= 1 and -1 <= ior <= 1):
-        raise ConfigError(f"HLR and IOR must be shares in [-1, 1], not {hlr:g} and {ior:g}; divide percentages by 100")
+        raise ConfigError(
+            f"HLR and IOR must be fractions in [-1, 1], not {hlr:g} and {ior:g}; divide percentages by 100"
+        )
     _check_weight(weight)
     exponent = weight * ior - (1 - weight) * hlr
     return (math.exp(exponent) - math.exp(-1)) / (math.e - math.exp(-1))
@@ -43,7 +45,7 @@ def label_robust_score(hlr: float, ior: float, *, weight: float = 0.5) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class FullData:
-    """Accuracies of networks trained on all real images, one or more; ``epochs`` they had, None where given by the user."""
+    """Accuracies of networks trained on all real images, one or more; ``epochs`` is None if the user gave them."""
 
     accuracies: tuple[float, ...]
     epochs: int | None = None
@@ -51,16 +53,17 @@ class FullData:
     def __post_init__(self) -> None:
         if not self.accuracies or not all(0 <= value <= 1 for value in self.accuracies):
             raise ConfigError(
-                f"accuracies on full data must be shares in [0, 1], not {list(self.accuracies)}; divide percentages by 100"
+                f"accuracies on full data must be fractions in [0, 1], not {list(self.accuracies)}; divide "
+                "percentages by 100"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What was measured, and the three scores, one value per repeat: network r on the set against network r on draw r.
+    """The measured accuracies and the three scores, one value per repeat: network r on the set against network r on draw r.
 
-    ``synthetic`` and ``random`` are accuracies in [0, 1] of networks trained alike, on the set and on as many random real
-    images per class. HLR takes the mean accuracy on full data, so its spread is that of ``synthetic``.
+    ``synthetic`` and ``random`` are accuracies in [0, 1] of networks with the same training, on the set and on equally many
+    random real images per class. HLR uses the mean accuracy on full data, so its spread is that of ``synthetic``.
     """
 
     full: FullData
@@ -105,7 +108,7 @@ class Scores:
         }
 
     def describe(self) -> str:
-        """Three lines for people."""
+        """A three-line summary."""
         count = len(self.full.accuracies)
         networks = "1 network" if count == 1 else f"{count} networks"
         epochs = "1 epoch" if self.full.epochs == 1 else f"{self.full.epochs} epochs"
@@ -125,7 +128,7 @@ class ScoreConfig:
     """How a set is scored: the recipe ``training`` for all networks, ``repeats`` on the set and as many on random images.
 
     ``network`` None is the set's own. ``full`` None trains ``full_repeats`` of the same networks on all real training images,
-    by the same recipe but for ``full_epochs``. ``weight`` is that of IOR in LRS. Raises ConfigError for impossible numbers.
+    by the same recipe with ``full_epochs``. ``weight`` is the weight of IOR in LRS. Raises ConfigError for impossible numbers.
     """
 
     training: TrainConfig
@@ -157,10 +160,10 @@ def score(
 ) -> Scores:
     """Train networks on the set and on random real images, by one recipe, and test each on ``data.test``.
 
-    Repeat r draws other real images and another network than repeat r + 1; the two networks of a repeat start alike, and those
-    of the set are the ones that :func:`~atom_plugin.evaluation.evaluate` trains on hard labels: a score is robust to labels,
-    and takes the class of each image. Raises ConfigError for a set without images,
-    SourceError where ``data`` has fewer images of a class than the set.
+    Each repeat draws other real images and another network; the two networks of a repeat start with the same weights, and those
+    of the set are the networks that :func:`~atom_plugin.evaluation.evaluate` trains on hard labels, because the score uses the
+    class of each image. Raises ConfigError for a set without images, SourceError if ``data`` has fewer images of a class than
+    the set.
     """
     synthetic_set = synthetic_set.with_class_labels("a label-robust score")
     longer = replace(config.training, epochs=config.full_epochs)
@@ -200,9 +203,9 @@ def score(
 
 
 def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: int, repeat: int) -> SyntheticSet:
-    """Random real images in the set's place: as many of each class, under the set's preprocessing, another draw per repeat.
+    """Random real images instead of the set's: as many of each class, with the set's preprocessing, a new draw per repeat.
 
-    Raises ConfigError for a set without images, SourceError where a class has too few.
+    Raises ConfigError for a set without images, SourceError if a class has too few.
     """
     if not len(synthetic_set):
         raise ConfigError("found a set without images, expected at least one to score; choose another file")
@@ -224,7 +227,7 @@ def random_counterpart(synthetic_set: SyntheticSet, data: SourceData, *, seed: i
 
 def _check_weight(weight: float) -> None:
     if not 0 <= weight <= 1:
-        raise ConfigError(f"the weight of IOR must lie in [0, 1], not {weight:g}; 0.5 is usual")
+        raise ConfigError(f"the weight of IOR must be in [0, 1], not {weight:g}; 0.5 is usual")
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ Points = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """Points on a plane, ``real`` (N, 2) and ``synthetic`` (M, 2), float64, with class ids, int64, and how they came about."""
+    """Points in a plane, ``real`` (N, 2) and ``synthetic`` (M, 2), float64, with class ids, int64, and a description."""
 
     real: Points
     real_labels: Points
@@ -68,10 +68,10 @@ class EmbeddingMap:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMapConfig:
-    """``method``: "pca", whose axes are those of the real images, or "tsne", which places all together.
+    """``method``: "pca", with the axes of the real images, or "tsne", of all images together.
 
-    ``state``: that of the network, "random" or "trained:EPOCHS" on all training images. ``per_class`` real images, drawn with
-    ``seed``; None means 1,000 in all, and at least 10 of each class. Raises ConfigError for what is no projection or state.
+    ``state``: the network's, "random" or "trained:EPOCHS" on all training images. ``per_class`` real images, drawn with
+    ``seed``; None means 1,000 in all, and at least 10 of each class. Raises ConfigError for an unknown method or state.
     """
 
     method: str = "tsne"
@@ -94,10 +94,10 @@ def embedding_map(
     *,
     on_images: Callable[[int], object] | None = None,
 ) -> EmbeddingMap:
-    """Place the set's images among real training images of each of its classes.
+    """Project the set's images together with real training images of each of its classes.
 
-    ``on_images`` is told how many images each batch of the network's training had. Raises SourceError where ``data`` has no
-    training images of a class.
+    ``on_images`` is called with the number of images of each training batch of the network. Raises SourceError if ``data`` has
+    no training images of a class.
     """
     seed, method, synthetic_set = config.seed, config.method, synthetic_set.decoded()
     matching = _network_config(synthetic_set, config)
@@ -129,17 +129,18 @@ def embedding_map(
 def project(real: Points, synthetic: Points, method: str, *, seed: int) -> Points:
     """(N, D) and (M, D) to (N + M, 2), the real rows first.
 
-    "pca" (Pearson, 1901) takes the two widest axes of the real rows. "tsne" (van der Maaten & Hinton, 2008) places all rows, of
-    which it keeps 50 principal components, with a perplexity of 30, less where points are few. Deterministic by ``seed``: one
-    thread, since the order in which several add up would show. Raises ConfigError where rows are too few or all alike.
+    "pca" (Pearson, 1901) takes the two principal axes of the real rows. "tsne" (van der Maaten & Hinton, 2008) takes 50
+    principal components of all rows, with a perplexity of 30, less if points are few. Deterministic by ``seed``: one thread,
+    since the order of additions in several threads would change the result. Raises ConfigError if rows are too few or all
+    equal.
     """
     from sklearn.decomposition import PCA
 
     rows = np.concatenate([real, synthetic])
     if len(real) < 3 or not np.isfinite(rows).all() or not (np.ptp(real, axis=0) > 0).sum() >= 2:
         raise ConfigError(
-            f"found {len(real)} real embeddings that are too few, not finite or all alike, expected three or more different "
-            "ones; draw more classes or images per class, or take another network"
+            f"found {len(real)} real embeddings that are too few, not finite or all equal, expected at least three "
+            "different ones; draw more classes or images per class, or take another network"
         )
     if method == "pca":
         return np.asarray(PCA(2, svd_solver="full").fit(real).transform(rows))
@@ -155,7 +156,7 @@ def project(real: Points, synthetic: Points, method: str, *, seed: int) -> Point
 def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "", force: bool = False) -> None:
     """Draw real images as small faint points and synthetic ones as large marks, a colour per class, to a picture file.
 
-    Beyond 20 classes colours come again with another mark; the legend names up to 100. Raises StoreError where writing fails.
+    Beyond 20 classes colours repeat with another mark; the legend names up to 100. Raises StoreError if writing fails.
     """
     from matplotlib.figure import Figure
 
@@ -178,14 +179,14 @@ def draw_embedding_map(points: EmbeddingMap, path: str | Path, *, title: str = "
 
 
 def _font_for(text: str, size: float) -> FontProperties:
-    """A font with the characters of ``text``; matplotlib by itself draws boxes for those that DejaVu Sans lacks."""
+    """A font with the characters of ``text``; matplotlib draws boxes for characters that DejaVu Sans lacks."""
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(fname=font_with(text) or font_with(""), size=size)
 
 
 def _network_config(synthetic_set: SyntheticSet, config: EmbeddingMapConfig) -> SelectConfig:
-    """The set's network in the state asked for, and the training that the default recipe has."""
+    """The set's network in the requested state, and the training of the default recipe."""
     return SelectConfig.from_recipe(
         "atom",
         ipc=1,
@@ -216,7 +217,7 @@ def _real_rows(
 
 
 def _draw_points(axes: Axes, points: EmbeddingMap) -> tuple[list[Any], list[str]]:
-    """Draw all points; give the legend's marks and texts."""
+    """Draw all points; return the legend's marks and texts."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 

@@ -1,4 +1,4 @@
-"""An evaluation as a list of independent jobs, one network each, and what runs them."""
+"""An evaluation as a list of independent jobs, one network each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FULL = "full"  # the method of rows whose networks saw all real images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """What networks are trained on, called ``name`` in results, and the real images ``test`` that they are tested on.
+    """The training data of networks, called ``name`` in results, and the real images ``test`` for their test.
 
-    With ``real`` they train on those, under the set's preprocessing, and not on the set. ``tested_on`` is the fingerprint of
-    the source that both are of, ``on`` which of its images ``test`` are: one of :data:`PARTS`. ``part`` tells ``real`` from
-    other choices of that source's images; "" is all of its training images.
+    With ``real`` networks train on those, with the set's preprocessing, instead of the set. ``tested_on`` is the fingerprint of
+    the source of both, ``on`` is the part of its images in ``test``: one of :data:`PARTS`. ``part`` distinguishes ``real`` from
+    other selections of that source's images; "" is all of its training images.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Subject:
     part: str = ""
 
     def __len__(self) -> int:
-        """The images that a network sees: of a packed set its tiles."""
+        """The number of images that a network sees: for a packed set its tiles."""
         return self.synthetic_set.decoded_count if self.real is None else len(self.real)
 
     @property
     def full(self) -> bool:
-        """Whether networks see real images in the set's place."""
+        """Whether networks see real images instead of the set."""
         return self.real is not None
 
     @property
     def method(self) -> str:
-        """What made the images: a matcher, a selection, or "full"."""
+        """The method that made the images: a matcher, a selection, or "full"."""
         return FULL if self.full else self.synthetic_set.provenance.method
 
     @property
@@ -59,7 +59,9 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A sha256 of all that a network learns from: images, labels, soft ones too, and preprocessing; not of their origin."""
+        """A sha256 of everything that a network learns from: images, labels including soft ones, and preprocessing; not the
+        origin.
+        """
         sha = hashlib.sha256()
         preprocessing, whitening = self.synthetic_set.preprocessing, self.synthetic_set.preprocessing.whitening
         parts = [preprocessing.mean, preprocessing.std]
@@ -83,7 +85,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationCell:
-    """One place of the table: networks of one architecture, trained one way on one subject."""
+    """One cell of the table: networks of one architecture, with one training on one subject."""
 
     subject: Subject
     model: str
@@ -93,18 +95,18 @@ class EvaluationCell:
 
     @property
     def labels(self) -> str:
-        """What networks learn of each image, in words."""
+        """The kind of labels that networks learn, as text."""
         return HARD if self.subject.full else label_words(self.subject.synthetic_set, self.training)
 
     @property
     def _trained_on(self) -> str:
-        """What is learned from; the set's own learning rate where the training takes it."""
+        """The training data's fingerprint; with the set's own learning rate if the training uses it."""
         rate = self.subject.synthetic_set.learned_lr if self.training.learned_lr else None
         return self.subject.fingerprint if rate is None else f"{self.subject.fingerprint} at {rate!r}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Plain JSON values; what decides the result beside the seed. Hardware and versions are not in it."""
+        """Plain JSON values that determine the result together with the seed. Hardware and versions are not included."""
         return {
             "trained_on": self._trained_on,
             "full": self.subject.full,
@@ -127,7 +129,7 @@ class EvaluationJob:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain JSON values: jobs with equal ones train the same network."""
+        """Plain JSON values: jobs with equal values train the same network."""
         return {**self.cell.identity, "seed": self.seed, "repeat": self.repeat}
 
     @property
@@ -138,7 +140,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What a job came to: an accuracy in [0, 1] after ``seconds``, or the error that ended it."""
+    """The outcome of a job: an accuracy in [0, 1] after ``seconds``, or the error that ended it."""
 
     job: EvaluationJob
     accuracy: float | None = None
@@ -147,15 +149,14 @@ class Outcome:
     error: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """All but the job: plain values, for another process that holds the job itself."""
+        """Everything except the job: plain values, for another process that has the job."""
         return {"accuracy": self.accuracy, "seconds": self.seconds, "hardware": self.hardware, "error": self.error}
 
 
 def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) -> list[Subject]:
     """All training images of the subjects' ``sources``, once for every preprocessing and ConvNet among the subjects.
 
-    Images that are held out for validation are not among them. Where a source's images come under several preprocessings, their
-    names say which.
+    Held-out validation images are not included. If a source's images have several preprocessings, their names include it.
     """
     full: dict[str, Subject] = {}
     alike: dict[str, dict[str, Subject]] = {}  # by name and fingerprint, the subject that had them first
@@ -168,7 +169,7 @@ def full_subjects(subjects: Sequence[Subject], sources: Sequence[SourceData]) ->
 
 
 def _told_apart(whole: Subject, alike: Mapping[str, Subject]) -> str:
-    """Its name, with what tells it from the others of that name; for want of words, the set that has it first."""
+    """The name, with the difference from others of that name: the preprocessing, or else the first set that has it."""
     if len(alike) == 1:
         return whole.name
     words = [subject.synthetic_set.preprocessing.describe() for subject in alike.values()]
@@ -189,21 +190,21 @@ def plan_jobs(
 ) -> list[EvaluationJob]:
     """Every network of an evaluation, cell by cell: ``repeats`` of each model on each subject.
 
-    Several trainings are compared: each model is trained in each way, from the same seeds. Networks on all real images that two
-    subjects would train alike are trained once; real images have classes alone. Raises ConfigError for less than one repeat, an
-    unknown model, a model or training named twice, a normalisation that no model has, labels that no set has, a subject without
-    images, or two sets that are the same.
+    With several trainings each model is trained in each way, from the same seeds. Equal networks on all real images of two
+    subjects are trained once; real images have only hard labels. Raises ConfigError for less than one repeat, an unknown model,
+    a model or training named twice, a normalisation that no model has, labels that no set has, a subject without images, or two
+    equal sets.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, not {repeats}")
     if twice := [name for name in models if models.count(name) > 1]:
-        raise ConfigError(f"found the model {twice[0]!r} twice, expected every one once; leave one out")
+        raise ConfigError(f"found the model {twice[0]!r} twice, expected each once; leave one out")
     trainings = [training] if isinstance(training, TrainConfig) else list(training)
     if same := [each for each in trainings if trainings.count(each) > 1]:
         named = f"recipe {same[0].recipe!r} with augmentation {same[0].augmentation!r}"
-        raise ConfigError(f"found the training by {named} twice, expected every one once; leave one out")
+        raise ConfigError(f"found the training by {named} twice, expected each once; leave one out")
     if empty := [subject.name for subject in subjects if not len(subject)]:
-        raise ConfigError(f"{empty[0]}: holds no images, expected at least one to train on; leave it out")
+        raise ConfigError(f"{empty[0]}: has no images, expected at least one to train on; leave it out")
     check_distinct(subjects)
     if sets := [subject.synthetic_set for subject in subjects if not subject.full]:
         for each in trainings:
@@ -234,18 +235,18 @@ def plan_jobs(
 
 
 def check_distinct(subjects: Sequence[Subject]) -> None:
-    """Raise ConfigError for two that are the same.
+    """Raise ConfigError for two equal sets.
 
-    Seeds that a deterministic selection makes nothing of give equal sets: to pool those would count one for many.
+    A deterministic selection gives equal sets for different seeds: pooling them would count one set several times.
     """
     held: dict[tuple[str, Network], str] = {}
     for subject in subjects:
         key = subject.fingerprint, network_of(subject.synthetic_set)
         if key in held:
-            raise ConfigError(f"{held[key]} and {subject.name} hold the same images; name them once")
+            raise ConfigError(f"{held[key]} and {subject.name} have the same images; name them once")
         held[key] = subject.name
 
 
 def network_seed(seed: int, repeat: int) -> int:
-    """The seed of the ``repeat``-th network of an evaluation, whatever the set."""
+    """The seed of the ``repeat``-th network of an evaluation, the same for every set."""
     return seed * 1_000_003 + repeat

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, preprocessing and softmax included, for runtimes other than torch."""
+"""Write a trained network as an ONNX file, with preprocessing and softmax, for runtimes other than torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ _NEEDED = ("onnx", "onnxscript")
 
 
 def require_onnx() -> None:
-    """Raise MissingExtraError, naming what is missing, unless torch can export here."""
+    """Raise MissingExtraError, naming the missing packages, unless torch can export here."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise MissingExtraError(
-            f"an ONNX file needs {' and '.join(missing)}, which torch exports by and which are not installed: pip install "
-            f"{' '.join(_NEEDED)}"
+            f"an ONNX file needs {' and '.join(missing)}, which are not installed: pip install {' '.join(_NEEDED)}"
         )
 
 
@@ -65,7 +64,7 @@ def write_onnx(trained: TrainedNetwork, path: Path, *, force: bool) -> None:
 
 
 class _Whole(nn.Module):
-    """Pixels in [0, 1] to probabilities. The preprocessing as plain operations, which every exporter knows."""
+    """Pixels in [0, 1] to probabilities, with the preprocessing as plain operations that every exporter supports."""
 
     mean: torch.Tensor
     std: torch.Tensor

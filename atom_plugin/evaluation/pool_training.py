@@ -1,4 +1,4 @@
-"""The networks of a pool (:mod:`atom_plugin.models.network_pool`): ConvNets trained on real images, kept at several ages."""
+"""Train the networks of a pool (:mod:`atom_plugin.models.network_pool`): ConvNets on real images, kept at several ages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """What a pool is made of: ``networks`` of one kind, kept at the start, each ``every``-th epoch and the end.
+    """How a pool is made: ``networks`` of one kind, kept at the start, each ``every``-th epoch and the end.
 
-    Network r starts and trains as the seed ``seed + r`` says. Raises ConfigError for counts below 1.
+    The seed of network r is ``seed + r``. Raises ConfigError for counts below 1.
     """
 
     network: ConvNetConfig
@@ -41,7 +41,7 @@ class PoolConfig:
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """At which the networks are kept."""
+        """The epochs at which the networks are kept."""
         last = self.training.epochs
         return (0, *(done for done in range(1, last + 1) if done % self.every == 0 or done == last))
 
@@ -57,9 +57,9 @@ def make_pool(
 ) -> NetworkPool:
     """Networks trained on the training images of ``data``, and tested on its validation images, or its test images.
 
-    On a GPU several train together. ``begun`` is a pool of the same making with fewer networks, which are taken over;
-    ``on_networks`` is handed the pool as it grows. Raises ConfigError for a pool that was not begun so, DivergenceError where a
-    network's loss blows up.
+    On a GPU several train together. ``begun`` is a pool made with the same options with fewer networks, which are kept;
+    ``on_networks`` is called with the growing pool. Raises ConfigError if ``begun`` has other options, DivergenceError if a
+    network's loss diverges.
     """
     real = SyntheticSet(
         images=data.train.images,
@@ -83,7 +83,7 @@ def make_pool(
 def _begun(
     begun: NetworkPool | None, data: SourceData, preprocessing: Preprocessing, config: PoolConfig
 ) -> NetworkPool:
-    """``begun``, checked, or a pool of no network yet."""
+    """``begun``, checked, or an empty pool."""
     fresh = NetworkPool(
         network=config.network,
         image_shape=data.image_shape,
@@ -101,8 +101,8 @@ def _begun(
         found, expected = getattr(begun, name), getattr(fresh, name)
         if found != expected:
             raise ConfigError(
-                f"the pool was begun with other choices ({name}: {found}, not {expected}); give the same, or start over with "
-                "--force"
+                f"the pool was begun with other options ({name}: {found}, not {expected}); give the same, or start "
+                "over with --force"
             )
     return begun
 
@@ -120,7 +120,7 @@ def _grown(
     judged_on: Split,
     run: TrainingRun,
 ) -> NetworkPool:
-    """The pool with a network more for each of ``seeds``, trained together where there are several."""
+    """The pool with one more network for each of ``seeds``, trained together if there are several."""
     shape, classes = pool.image_shape, pool.classes
     starts = [config.network.build(shape, classes, generator=generator_for(seed, "network")) for seed in seeds]
     kept = [[flat_weights(network)] for network in starts]
@@ -150,7 +150,7 @@ def _keep(
     done: int,
     trained: Sequence[nn.Module],
 ) -> None:
-    """Keep the weights of ``trained`` at those ``epochs``, and tell whoever else watches."""
+    """Keep the weights of ``trained`` at the given epochs, and call the other callback."""
     if tell is not None:
         tell(done, trained)
     if done in epochs:

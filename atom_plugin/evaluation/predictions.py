@@ -1,4 +1,4 @@
-"""What a kept network says of image files: classes and probabilities, as a table, CSV or JSON."""
+"""Predictions of a kept network for image files: classes and probabilities, as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atom_plugin.runtime.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Of the image ``file``: class ids and their probabilities, the likeliest first; or the ``error`` that ended it."""
+    """For the image ``file``: class ids and their probabilities, the most probable first; or the ``error``."""
 
     file: str
     classes: tuple[tuple[int, float], ...] = ()
@@ -39,14 +39,14 @@ class Prediction:
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files among ``paths`` as they are, and the image files below the folders, by name.
+    """The files among ``paths``, and the image files below the folders, by name.
 
-    Raises SourceError for what is not there, and for a folder without images.
+    Raises SourceError for a missing path, and for a folder without images.
     """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise SourceError(f"{path}: there is no such file or folder; name images, or folders of them")
+            raise SourceError(f"{path}: there is no such file or folder; name images, or folders with images")
         if not path.is_dir():
             files.append(path)
             continue
@@ -55,7 +55,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         found = sorted(path / Path(image.path).relative_to(folder.name) for image in walk.images(folder.name))
         walk.say_left_out()
         if not found:
-            raise SourceError(f"{path}: holds no image files; name images, or folders of them")
+            raise SourceError(f"{path}: contains no image files; name images, or folders with images")
         files += found
     return files
 
@@ -63,7 +63,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 def predict(
     trained: TrainedNetwork, files: Sequence[Path], *, top: int, on_images: Callable[[int], object] | None = None
 ) -> Iterator[Prediction]:
-    """The ``top`` classes of each file, in order. A file that cannot be read, or has other channels, has an error instead."""
+    """The ``top`` classes of each file, in order. A file that cannot be read, or has other channels, gets an error instead."""
     preprocess, left = trained.preprocess, iter(files)
     while batch := list(islice(left, TEST_BATCH)):
         images: dict[Path, torch.Tensor] = {}
@@ -85,7 +85,7 @@ def predict(
 
 
 def prediction_table(predictions: Sequence[Prediction], class_names: Sequence[str]) -> str:
-    """A row per image that was read: the likeliest classes, each with its probability."""
+    """A row per image that was read: the most probable classes, each with its probability."""
     from prettytable import PrettyTable
 
     read = [each for each in predictions if each.error is None]
@@ -105,7 +105,7 @@ def _heads(count: int) -> list[str]:
 
 
 def as_csv(predictions: Sequence[Prediction], class_names: Sequence[str]) -> str:
-    """A line per image and class under one of names, the likeliest first; one with the error where there is no class."""
+    """A line per image and class under a header, the most probable first; a line with the error for a file without classes."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "rank", "class_id", "class", "probability", "error"])

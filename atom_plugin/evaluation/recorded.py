@@ -1,4 +1,4 @@
-"""Results of a results file by themselves: without the sets that the networks were trained on."""
+"""Results from a results file alone, without the sets that the networks were trained on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_NETWORK = ("seed", "repeat", "accuracy", "seconds", "hardware", "versions") 
 def recorded_evaluations(path: Path) -> list[Evaluation]:
     """One result for each set, model and training in the file, in order of first appearance; sets are not pooled.
 
-    The file does not say how many test images there were. Raises StoreError for a file that is missing, or no results file.
+    The file does not contain the number of test images. Raises StoreError for a file that is missing, or not a results file.
     """
     if not path.is_file():
         raise StoreError(f"{path}: there is no such results file; write one with  atom-cli consume evaluate --results")
@@ -32,7 +32,9 @@ def recorded_evaluations(path: Path) -> list[Evaluation]:
     try:
         return [_evaluation(group) for group in groups.values()]
     except (AtomError, LookupError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: holds a result that this release does not understand ({error}); update") from error
+        raise StoreError(
+            f"{path}: contains a result that this release does not understand ({error}); update"
+        ) from error
 
 
 def _evaluation(records: list[dict[str, Any]]) -> Evaluation:

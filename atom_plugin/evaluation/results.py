@@ -1,4 +1,4 @@
-"""What networks reached: one result per set and architecture, and one over all sets that differ in their seed alone."""
+"""Accuracies of networks: one result per set and architecture, and one over all sets that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ROUNDING = 1e-4  # of a norm; one thread and two give ZCA matrices that differ 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and the budget they had.
+    """Accuracies, in [0, 1], of networks of one architecture after their last epoch, and their training budget.
 
-    ``names`` are the sets, one, or those pooled; ``method`` is what made them, "full" for all real images, which have no
-    ``ipc``. ``labels`` is what the networks learned of each image, "hard", or "soft" with the kind; ``images`` how many a
-    network saw, ``preprocessing`` what was done to them, in words; ``test_images`` on how many of its source it was tested,
-    None where nobody says, ``on`` which of them (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is what ended
-    the networks early, None where all were trained.
+    ``names`` are the sets, one or the pooled ones; ``method`` is what made them, "full" for all real images, which have no
+    ``ipc``. ``labels`` is the kind of labels that the networks learned, "hard", or "soft" with the kind; ``images`` is how many
+    a network saw, ``preprocessing`` a description; ``test_images`` is the number of test images, None if unknown, ``on`` their
+    part (one of :data:`~atom_plugin.evaluation.jobs.PARTS`). ``error`` is the error that ended the networks early, None if all
+    were trained.
     """
 
     names: tuple[str, ...]
@@ -51,12 +51,12 @@ class Evaluation:
 
     @property
     def mean(self) -> float | None:
-        """The mean over networks; None without any, or where some failed: the rest would flatter."""
+        """The mean over networks; None without any, or if some failed, since the rest would give too good a mean."""
         return None if self.error or not self.accuracies else statistics.fmean(self.accuracies)
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation over networks; None for a single one, and where there is no mean."""
+        """The sample standard deviation over networks; None for a single one, or if there is no mean."""
         return None if self.mean is None else sample_std(self.accuracies)
 
     @property
@@ -66,19 +66,19 @@ class Evaluation:
 
     @property
     def measured_on(self) -> str:
-        """The images that the accuracy is of, in words."""
+        """The test images, as text."""
         return f"{self.on} images" if self.test_images is None else f"{self.test_images:,} {self.on} images"
 
     @property
     def label(self) -> str:
-        """The set, or how many of which kind."""
+        """The set, or the number and kind of pooled sets."""
         if len(self.names) == 1:
             return self.names[0]
         return f"{self.method} IPC {self.ipc}, {len(self.names)} sets"
 
     @property
     def architecture(self) -> str:
-        """The model, and what a ConvNet has other than the family's defaults; normalisation stands by itself."""
+        """The model, and where a ConvNet differs from the defaults, except the normalisation, which has its own column."""
         if not isinstance(self.network, ConvNetConfig):
             return self.model
         own, usual = asdict(self.network), asdict(ConvNetConfig())
@@ -101,7 +101,7 @@ class Evaluation:
         }
 
     def describe(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         if self.mean is None:
             return f"failed: {self.error}"
         count = len(self.accuracies)
@@ -113,7 +113,7 @@ class Evaluation:
         )
 
     def settings(self) -> dict[str, str]:
-        """What two results must share to be compared, or else be told apart by; as text, by name."""
+        """The settings in which two results must agree to be compared, or which distinguish them; as text, by name."""
         training = self.training
         details = [f"momentum {training.momentum:g}"] if training.optimizer == "sgd" else []
         details.append(f"weight decay {training.weight_decay:g}")
@@ -142,17 +142,17 @@ class Evaluation:
 
 
 def augmentation_name(training: TrainConfig) -> str:
-    """What people call it."""
+    """Its name in messages."""
     return SIAMESE if training.augmentation == DEFAULT_STRATEGY else training.augmentation
 
 
 def summarise_networks(outcomes: Iterable[Outcome]) -> list[Evaluation]:
-    """One result per cell, in order of first appearance, and after them the pooled ones.
+    """One result per cell, in order of first appearance, and then the pooled ones.
 
-    Pooled are sets of one method, with one config but for the seed, of one source, with as many images of the same classes
-    under the same preprocessing (a subset and another file's preprocessing stand in no config): the papers' mean and standard
-    deviation "over 100 models" are over 20 networks on each of five such sets. All networks count alike. Without a single
-    network of some set, there is no pooled result of its kind.
+    Sets are pooled if they have the same method, the same config except the seed, the same source, and equally many images of
+    the same classes with the same preprocessing (a subset, or another file's preprocessing, is not in the config): the papers'
+    mean and standard deviation "over 100 models" are over 20 networks on each of five sets. All networks have equal weight. If
+    some set has no network, there is no pooled result.
     """
     by_cell: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
@@ -178,7 +178,7 @@ def summarise_networks(outcomes: Iterable[Outcome]) -> list[Evaluation]:
 
 
 def _preprocessing_words(subjects: Sequence[Subject]) -> list[str]:
-    """Each one's preprocessing in words that are equal for equal ones alone; one that reads like another's names its set."""
+    """Each result's preprocessing as text, equal only for equal preprocessings; if two read alike, one names its set."""
     kinds: list[tuple[Preprocessing, str]] = []
     told = []
     for subject in subjects:
@@ -222,7 +222,7 @@ def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def _kind(cell: EvaluationCell) -> str:
-    """Equal for networks that one pooled result is made of, if their preprocessing is the same as well."""
+    """Equal for networks that are pooled into one result, if their preprocessing is the same as well."""
     held, trained = cell.subject.synthetic_set, dict(cell.identity)
     del trained["trained_on"]
     provenance, counts = held.provenance, sorted(Counter(held.labels.tolist()).items())
@@ -239,7 +239,7 @@ def _kind(cell: EvaluationCell) -> str:
 
 
 def _same_preprocessing(one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether both were fitted alike on the same images: within rounding, which differs with the number of threads."""
+    """Whether both were fitted in the same way on the same images: within rounding, which depends on the number of threads."""
     mine, theirs = one.whitening, other.whitening
     if one.image_shape != other.image_shape or (mine and mine.eps) != (theirs and theirs.eps):
         return False

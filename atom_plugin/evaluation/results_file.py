@@ -1,4 +1,4 @@
-"""Networks already trained and tested, one JSON line each, so that a stopped evaluation goes on where it was."""
+"""Networks already trained and tested, one JSON line each, so that a stopped evaluation can continue."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _IDENTITY: dict[str, type] = {
 class NetworkResultsFile:
     """The finished networks in ``path``; :meth:`append` adds one.
 
-    A missing file holds none, and is made at once, so that one that cannot be written is found before the work. Which lines
-    are passed over, and which are a StoreError, is :mod:`atom_plugin.runtime.jsonl`'s rule. Several processes may append to
-    one file; each sees what was there when it opened the file, and its own. What two of them did counts once: the first.
+    A missing file is created at once, so that a file that cannot be written is found before the work.
+    :mod:`atom_plugin.runtime.jsonl` defines which lines are skipped, and which are a StoreError. Several processes may append
+    to one file; each sees what was there when it opened the file, and its own lines. If two did the same network, the first
+    counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,22 +48,24 @@ class NetworkResultsFile:
         return len(self._records)
 
     def accuracy_of(self, job: EvaluationJob) -> float | None:
-        """In [0, 1], None if this very network has not finished: same set, test images, model, budget, precision and seed."""
+        """The accuracy in [0, 1]; None if this network has not finished: same set, test images, model, budget, precision and
+        seed.
+        """
         outcome = self.outcome_of(job)
         return None if outcome is None else outcome.accuracy
 
     def outcome_of(self, job: EvaluationJob) -> Outcome | None:
-        """What :meth:`append` was given for this very network, None if it has not finished."""
+        """The outcome that :meth:`append` got for this network, None if it has not finished."""
         if (record := self._records.get(job.key)) is None:
             return None
         accuracy, seconds = float(record["accuracy"]), float(record.get("seconds", 0.0))
         return Outcome(job=job, accuracy=accuracy, seconds=seconds, hardware=str(record.get("hardware", "")))
 
     def require_budgets(self, jobs: Iterable[EvaluationJob]) -> None:
-        """Raise ConfigError, naming what differs, unless each of the file's networks was trained as some of ``jobs`` are.
+        """Raise ConfigError, naming the difference, unless each of the file's networks was trained like some of ``jobs``.
 
-        So ``jobs`` may compare several trainings, of which the file holds any. Networks on sets and those on all real images
-        may differ from each other.
+        So ``jobs`` may compare several trainings, of which the file has any. Networks on sets and on all real images may differ
+        from each other.
         """
         asked: dict[bool, list[dict[str, Any]]] = {}
         for cell in {id(job.cell): job.cell for job in jobs}.values():
@@ -76,12 +79,12 @@ class NetworkResultsFile:
                 usual = getattr(TrainConfig, name, None)  # of a field that is not told
                 wanted = " or ".join(dict.fromkeys(str(training.get(name, usual)) for training in ways))
                 raise ConfigError(
-                    f"{self.path}: holds networks trained with {name} {held.get(name, usual)}, this evaluation asks for "
-                    f"{wanted}; give the same options, or another file for --results"
+                    f"{self.path}: has networks trained with {name} {held.get(name, usual)}, this evaluation asks "
+                    f"for {wanted}; give the same options, or another file for --results"
                 )
 
     def append(self, outcome: Outcome) -> None:
-        """Add the line of a job that reached an accuracy; it is on the disk when this returns. Raises StoreError."""
+        """Add the line of a job that has an accuracy; it is on the disk when this returns. Raises StoreError."""
         job, subject = outcome.job, outcome.job.cell.subject
         record = {
             "format": _LINES.value,
@@ -102,7 +105,7 @@ class NetworkResultsFile:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file, checked: none where there is no file. Raises StoreError for lines that are no results."""
+    """The lines of the file, checked: none if there is no file. Raises StoreError for lines that are not results."""
     return jsonl.read(path, _LINES, _checked)
 
 

@@ -1,4 +1,4 @@
-"""What runs the jobs of an evaluation: a cell's networks one after the other, or several at once."""
+"""Run the jobs of an evaluation: a cell's networks one after the other, or several at once."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def run_jobs(
     on_epoch: Callable[[int], object] | None = None,
     on_error: Callable[[AtomError], object] | None = None,
 ) -> Iterator[Outcome]:
-    """Run jobs, those of a cell together, and yield each outcome as it comes.
+    """Run jobs, cell by cell, and yield each outcome when it is done.
 
-    Where a network fails with an AtomError (a model that cannot take the images, a loss that blows up), its cell ends there,
-    with that error as the last outcome, and the others go on; networks that were trained beside it are kept. ``on_error`` is
-    handed the error itself, with what caused it. The others are as :func:`train_cell` has them.
+    If a network fails with an AtomError (a model that cannot take the images, a loss that diverges), its cell ends with that
+    error as the last outcome, and the other cells continue; networks trained together with it are kept. ``on_error`` is called
+    with the error itself and its cause. The other arguments are as in :func:`train_cell`.
     """
     for _, group in itertools.groupby(jobs, key=lambda job: id(job.cell)):
         left = list(group)
@@ -57,13 +57,13 @@ def train_cell(
     on_start: Callable[[EvaluationJob], object] | None = None,
     on_epoch: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
-    """Networks of one cell: one after the other, or several at once where that is faster
+    """Train the networks of one cell: one after the other, or several at once if that is faster
     (:mod:`atom_plugin.evaluation.cuda_training`).
 
-    ``at_once`` is how many at most, None for as many as memory takes: what a kill loses is what is under way. ``on_start`` is
-    called before networks, with the first of them; ``on_epoch`` after each epoch of each network. Raises ModelError where a
-    model cannot be trained on the images or memory does not hold it, DivergenceError where a loss blows up, after the outcomes
-    of the networks that were trained beside it.
+    ``at_once`` is the largest number at once, None for as many as fit in memory; a kill loses those that are running.
+    ``on_start`` is called before networks, with the first of them; ``on_epoch`` after each epoch of each network. Raises
+    ModelError if a model cannot be trained on the images or does not fit in memory, DivergenceError if a loss diverges, after
+    the outcomes of the networks trained together with it.
     """
     cell, hardware = jobs[0].cell, describe_hardware(device)
     most = _networks_at_once(cell, device)
@@ -91,7 +91,7 @@ def train_cell(
 def train_one(
     job: EvaluationJob, *, device: torch.device, on_epoch: Callable[[int], object] | None = None
 ) -> nn.Module:
-    """The network of ``job``, trained and not tested. Raises as :func:`train_cell`."""
+    """The network of ``job``, trained but not tested. Raises as :func:`train_cell`."""
     with _explained(job.cell):
         (network,) = _trained(job.cell, [job], device, on_epoch)
     if isinstance(network, DivergenceError):
@@ -101,9 +101,10 @@ def train_one(
 
 @contextmanager
 def _explained(cell: EvaluationCell) -> Iterator[None]:
-    """Within: what foreign networks raise in training alone (a batch of one under batch normalisation), and too little memory.
+    """Within: errors that other libraries' networks raise only in training (a batch of one under batch normalisation), and too
+    little memory, become ModelErrors.
 
-    Other errors under our own ConvNet stay what they are: mistakes of ours.
+    Other errors under this package's ConvNet pass through, since they are bugs.
     """
     foreign = not isinstance(cell.network, ConvNetConfig)
     try:
@@ -127,7 +128,7 @@ def _networks_at_once(cell: EvaluationCell, device: torch.device) -> int:
 
 
 def _stacks(cell: EvaluationCell, device: torch.device) -> bool:
-    """Whether networks go through :mod:`atom_plugin.evaluation.cuda_training`; one alone gains too, whose step is one graph."""
+    """Whether networks use :mod:`atom_plugin.evaluation.cuda_training`; a single one gains too, since its step is one graph."""
     return not cell.subject.full and cuda_training.suits(cell.network, cell.training, device)
 
 
@@ -165,7 +166,7 @@ def _trained_in_graphs(
 
 
 def _times(on_epoch: Callable[[int], object] | None, networks: int) -> Callable[[int], object] | None:
-    """What counts an epoch of ``networks`` at once as so many."""
+    """Count an epoch of ``networks`` at once as that many epochs."""
     if on_epoch is None:
         return None
 

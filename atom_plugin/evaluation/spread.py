@@ -1,4 +1,4 @@
-"""How far repeated measurements lie apart."""
+"""The spread of repeated measurements."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from collections.abc import Sequence
 
 
 def sample_std(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (divisor n - 1); None for a single value, which tells of no spread."""
+    """The sample standard deviation (divisor n - 1); None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""ConvNets of one shape side by side in the channels, as :mod:`.cuda_training` trains them."""
+"""ConvNets of one shape side by side in the channels, for :mod:`.cuda_training`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atom_plugin.models.convnet import ConvNet, InstanceNorm
 
 
 class Stack:
-    """``networks``, side by side in one vector of parameters ``flat``, each kind of parameter of all of them together."""
+    """``networks`` side by side, with all parameters in one vector ``flat``, ordered by kind of parameter."""
 
     def __init__(self, networks: Sequence[ConvNet], device: torch.device) -> None:
         self.count = len(networks)
@@ -40,11 +40,11 @@ class Stack:
         return torch.baddbmm(bias.unsqueeze(1), embedding, weight.transpose(1, 2))
 
     def changed(self) -> list[torch.Tensor]:
-        """What a step changes here, besides the parameters: running moments."""
+        """The tensors that a step changes, besides the parameters: running moments."""
         return [buffer for norm in self.norms for buffer in norm.buffers()]
 
     def unstacked(self, networks: Sequence[ConvNet]) -> list[ConvNet]:
-        """Parameters and running moments, put back into ``networks``, on the device."""
+        """Copy parameters and running moments back into ``networks``, on the device."""
         apart = [view.detach().chunk(self.count) for view in self._views()]
         for index, network in enumerate(networks):
             network.to(memory_format=torch.channels_last).to(self.flat.device)
@@ -62,7 +62,7 @@ class Stack:
 
 
 def _rows(parameter: torch.Tensor) -> torch.Tensor:
-    """Convolutions as channels-last memory has them, everything else as it is."""
+    """Convolution weights in channels-last order, everything else unchanged."""
     return parameter.permute(0, 2, 3, 1) if parameter.ndim == 4 else parameter
 
 

@@ -1,4 +1,4 @@
-"""Results side by side: a table for people, and the same as CSV."""
+"""Results side by side: as a table and as CSV."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) -> str:
-    """A row per result, under a line that tells the budget that all share; what they do not share has columns of its own.
+    """A row per result, under a line with the budget that all share; settings that differ have their own columns.
 
-    ``latex``: as rows of LaTeX, with the lines beside them as comments.
+    ``latex``: as rows of LaTeX, with the accompanying lines as comments.
     """
     drawn = table_text(results_table(evaluations), latex=latex)
     above = [remark(printable(line), latex=latex) for line in settings_words(evaluations)]
@@ -28,7 +28,7 @@ def evaluation_table(evaluations: Sequence[Evaluation], *, latex: bool = False) 
 
 
 def settings_words(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The budget that all share, and what the numbers are: two lines."""
+    """Two lines: the budget that all share, and the meaning of the numbers."""
     parts = " and ".join(dict.fromkeys(evaluation.on for evaluation in evaluations))
     return [
         f"{shared_settings(evaluations)}.",
@@ -37,7 +37,7 @@ def settings_words(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def results_table(evaluations: Sequence[Evaluation]) -> PrettyTable:
-    """A row per result; settings that differ have columns of their own."""
+    """A row per result; settings that differ have their own columns."""
     from prettytable import PrettyTable
 
     settings = [evaluation.settings() for evaluation in evaluations]
@@ -56,7 +56,7 @@ def results_table(evaluations: Sequence[Evaluation]) -> PrettyTable:
 
 
 def shared_settings(evaluations: Sequence[Evaluation]) -> str:
-    """The settings that all results have in common, in words."""
+    """The settings that all results share, as text."""
     differing = differing_settings(evaluations)
     shared = {name: value for name, value in evaluations[0].settings().items() if name not in differing}
     if shared.get("labels") == HARD:  # as of every set but a few: no news
@@ -65,7 +65,7 @@ def shared_settings(evaluations: Sequence[Evaluation]) -> str:
 
 
 def differing_settings(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The names of the others."""
+    """The names of the settings that differ."""
     settings = [evaluation.settings() for evaluation in evaluations]
     return [name for name in settings[0] if len({each[name] for each in settings}) > 1]
 
@@ -87,12 +87,12 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _preprocessing_note(evaluations: Sequence[Evaluation]) -> str:
-    """Names every preprocessing among the results, with the first set that has it."""
+    """A line that names every preprocessing among the results, with the first set that has it."""
     first: dict[str, str] = {}
     for each in evaluations:
         first.setdefault(each.preprocessing, each.label)
     named = "; ".join(f"{label}: {words}" for words, label in first.items())
-    return f"Sets differ in their preprocessing, so that more than their images is compared ({named})."
+    return f"Sets differ in their preprocessing, so more than their images is compared ({named})."
 
 
 def _failures(evaluations: Sequence[Evaluation], told: bool) -> list[str]:
@@ -105,7 +105,7 @@ def _failures(evaluations: Sequence[Evaluation], told: bool) -> list[str]:
 
 
 def as_csv(evaluations: Sequence[Evaluation]) -> str:
-    """A line per result under one of names; accuracies are shares in [0, 1], files are joined by ``;``."""
+    """A line per result under a header; accuracies are fractions in [0, 1], files are joined by ``;``."""
     rows = [
         {
             "set": evaluation.label,

@@ -1,4 +1,4 @@
-"""What networks learn of each image of a set, as a training asks: its class, or its soft label; and at which learning rate."""
+"""The targets that networks learn for each image of a set: classes or soft labels; and the learning rate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HARD = "hard"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
-    """``values`` are class ids, int64 (n,), or float32 (n, classes); ``squared``: learned by mean squared error."""
+    """``values`` are class ids, int64 (n,), or float32 (n, classes); ``squared``: the loss is the mean squared error."""
 
     values: torch.Tensor
     squared: bool = False
 
 
 def targets_of(held: SyntheticSet, config: TrainConfig) -> Targets:
-    """What ``config`` has networks learn of the decoded images of ``held``. Raises ConfigError for a temperature on scores."""
+    """The targets of ``config`` for the decoded images of ``held``. Raises ConfigError for a temperature on scores."""
     soft = _learned(held, config)
     values = held.labels if soft is None else soft.targets(config.temperature)
     return Targets(
@@ -33,9 +33,9 @@ def targets_of(held: SyntheticSet, config: TrainConfig) -> Targets:
 
 
 def settled(config: TrainConfig, held: SyntheticSet) -> TrainConfig:
-    """``config`` with the learning rate that ``held`` has it take.
+    """``config`` with the learning rate for ``held``.
 
-    Raises ConfigError where that is the set's own and the set has none, and for what scores cannot be learned with.
+    Raises ConfigError if it asks for the set's own rate and the set has none, and for options that do not apply to scores.
     """
     soft = _learned(held, config)
     if soft is not None and soft.kind == "scores":
@@ -56,7 +56,7 @@ def settled(config: TrainConfig, held: SyntheticSet) -> TrainConfig:
 
 
 def check_effect(config: TrainConfig, sets: Sequence[SyntheticSet]) -> None:
-    """Raise ConfigError where ``config`` asks of soft labels what has no effect on any of ``sets``, or cannot be."""
+    """Raise ConfigError if ``config`` has options for soft labels that have no effect on any of ``sets``, or are impossible."""
     for held in sets:
         settled(config, held)
     if not any(held.soft_labels for held in sets):
@@ -66,7 +66,7 @@ def check_effect(config: TrainConfig, sets: Sequence[SyntheticSet]) -> None:
 
 
 def label_words(held: SyntheticSet, config: TrainConfig) -> str:
-    """For people: "hard", or "soft" with the kind of the labels."""
+    """ "hard", or "soft" with the kind of the labels."""
     soft = _learned(held, config)
     if soft is None:
         return HARD

@@ -1,5 +1,5 @@
-"""The real images that a set's networks are tested on: those of the source that the set names, or of another; of its validation
-part, those of the source that the set names alone.
+"""Find the real images to test a set's networks on: the source that the set names, or another one. Validation images always
+come from the source that the set names.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequest) -> SourceData:
-    """The source that the set (called ``name``) was made from, as its file tells.
+    """The source that the set (called ``name``) was made from, by its file.
 
-    ``request`` may say where its files are now, and how to read them; without that nothing is fetched. Raises
-    SourceError where it is not found, or holds other images than the set was made from.
+    ``request`` may give the place of its files now, and how to read them; without that nothing is downloaded. Raises
+    SourceError if it is not found, or has other images than the set was made from.
     """
     source = synthetic_set.provenance.source
     if "name" not in source:
-        raise SourceError(
-            f"{name}: names no image source to test on; give --dataset, and --data-dir where it is a folder"
-        )
+        raise SourceError(f"{name}: names no image source to test on; give --dataset, and --data-dir if it is a folder")
     try:
         data = reload_source(source["name"], source.get("options", {}), request)
     except AtomError as error:
@@ -41,9 +39,9 @@ def find_test_source(synthetic_set: SyntheticSet, name: str, request: SourceRequ
 def load_test_sources(
     names: Sequence[str], sets: Sequence[SyntheticSet], dataset: str | None, request: SourceRequest
 ) -> list[SourceData]:
-    """The source of every set's test images, each loaded once: ``dataset``, or the set's own where that is None.
+    """The source of every set's test images, each loaded once: ``dataset``, or the set's own if that is None.
 
-    ``names`` are what messages call the sets. Raises as :func:`find_test_source` and :func:`check_test_source`.
+    ``names`` are the sets' names in messages. Raises as :func:`find_test_source` and :func:`check_test_source`.
     """
     loaded: dict[str, SourceData] = {}
     tests = []
@@ -57,17 +55,17 @@ def load_test_sources(
 
 
 def check_validation_parts(names: Sequence[str], sources: Sequence[SourceData]) -> None:
-    """Raises ConfigError unless all ``sources``, those of the sets ``names``, hold out the same validation images."""
+    """Raises ConfigError unless all ``sources``, of the sets ``names``, hold out the same validation images."""
     for name, data in zip(names, sources, strict=True):
         if data.validation is None:
             raise ConfigError(
-                f"{name}: was made of all training images of {data.name!r}, none of which were held out; make it with "
+                f"{name}: was made from all training images of {data.name!r}, without held-out images; make it with "
                 "--validation, or evaluate it on test"
             )
         if data.fingerprint != sources[0].fingerprint:
             raise ConfigError(
-                f"{names[0]} and {name} hold out different validation images ({_held_out(sources[0])}; {_held_out(data)}), on "
-                "which accuracies do not compare; evaluate them one at a time"
+                f"{names[0]} and {name} hold out different validation images ({_held_out(sources[0])}; "
+                f"{_held_out(data)}), so accuracies cannot be compared; evaluate them one at a time"
             )
 
 
@@ -77,14 +75,14 @@ def _held_out(data: SourceData) -> str:
 
 
 def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:
-    """Raises ConfigError unless the test images have the set's shape and classes, and are none of its training images.
+    """Raises ConfigError unless the test images have the set's shape and classes, and are not among its training images.
 
-    The latter as far as its file tells: by the split of a folder into training and test images.
+    The latter is judged by the split of a folder into training and test images in the set's file.
     """
     shape = synthetic_set.preprocessing.image_shape
     if data.image_shape != shape:
         raise ConfigError(
-            f"{name}: holds images of {shape_text(shape)}, the test images of {data.name!r} are "
+            f"{name}: has images of {shape_text(shape)}, but the test images of {data.name!r} are "
             f"{shape_text(data.image_shape)}; choose another --dataset or --image-size"
         )
     if data.class_names != synthetic_set.class_names:
@@ -98,7 +96,7 @@ def check_test_source(synthetic_set: SyntheticSet, name: str, data: SourceData) 
 
 
 def _refuse_other_split(synthetic_set: SyntheticSet, name: str, data: SourceData) -> None:
-    """Raises ConfigError where ``data`` splits what the set was made of in another way: its tests would be training images."""
+    """Raises ConfigError if ``data`` splits the set's source in another way: its test images would include training images."""
     source = synthetic_set.provenance.source
     if data.name != source.get("name") or data.fingerprint == source.get("fingerprint"):
         return
@@ -107,18 +105,18 @@ def _refuse_other_split(synthetic_set: SyntheticSet, name: str, data: SourceData
     seeded = "test_fraction" in made_of and "test_fraction" in data.options
     if own != other and (seeded or _is_inside(data.options.get("data_dir"), made_of.get("data_dir"))):
         raise ConfigError(
-            f"{name}: was made of the training images of {own}, and the test images are those of {other}: some would be "
-            "images that it was made of; give the split of the set, or leave --dataset out"
+            f"{name}: was made from the training images of {own}, and the test images are from {other}: some of them "
+            "would be training images of the set; give the split of the set, or leave --dataset out"
         )
 
 
 def _split_text(options: Mapping[str, Any]) -> str:
-    """How a folder with these options is split, in words."""
+    """A description of how a folder with these options is split."""
     if "test_fraction" not in options:  # a seed may be that of the validation images
-        return "a folder with test images of its own"
+        return "a folder with its own test images"
     return " ".join(f"{flag(name)} {options[name]}" for name in SPLIT if name in options)
 
 
 def _is_inside(folder: Any, other: Any) -> bool:
-    """Whether ``folder`` is ``other``, or lies in it; not where one of them is unknown."""
+    """Whether ``folder`` is ``other``, or is in it; False if one of them is unknown."""
     return isinstance(folder, str) and isinstance(other, str) and Path(folder).is_relative_to(other)

@@ -1,4 +1,4 @@
-"""A network that a set has trained, kept with all that its use takes (preprocessing, size, classes) in a safetensors file."""
+"""A network trained on a set, kept with preprocessing, image size and classes in a safetensors file."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _SPARE = 1_000_000  # parameters that a network may have beyond twice those in i
 class TrainedNetwork:
     """``module`` gives logits (N, classes) of preprocessed images; ``class_names[i]`` is the name of class i.
 
-    ``model`` and ``network`` say what was built, ``decoding`` how image files become pixels, ``made`` (plain JSON) how it was
-    trained and on which set.
+    ``model`` and ``network`` describe the architecture, ``decoding`` how image files are decoded, ``made`` (plain JSON) the
+    training and the set.
     """
 
     module: nn.Module
@@ -58,7 +58,7 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Of each class, float32 (N, classes) on the CPU, for preprocessed images (N, C, H, W)."""
+        """Class probabilities, float32 (N, classes) on the CPU, for preprocessed images (N, C, H, W)."""
         device = next(self.module.parameters()).device
         batch = images.to(device).contiguous(memory_format=torch.channels_last)
         logits: torch.Tensor = self.module.eval()(batch)
@@ -89,7 +89,9 @@ class TrainedNetwork:
 
     @classmethod
     def load(cls, path: str | Path) -> TrainedNetwork:
-        """Read what :meth:`save` wrote. Raises StoreError for a file that is missing, damaged, or no such network."""
+        """Read a file of :meth:`save`. Raises StoreError for a file that is missing, damaged, or not a network of this
+        package.
+        """
         about, tensors = _read(Path(path))
         try:
             return _assembled(about, tensors)
@@ -126,9 +128,9 @@ def train_network(
     name: str = "the set",
     on_epoch: Callable[[int], object] | None = None,
 ) -> TrainedNetwork:
-    """The first of the networks that an evaluation of the set with these choices trains, to be kept.
+    """Train the first of the networks that an evaluation of the set with these options trains, to keep it.
 
-    Raises ConfigError where the model cannot take the images, DivergenceError where its loss blows up.
+    Raises ConfigError if the model cannot take the images, DivergenceError if its loss diverges.
     """
     shape = synthetic_set.preprocessing.image_shape
     nothing = Split(images=torch.empty(0, *shape, dtype=torch.uint8), labels=torch.empty(0, dtype=torch.int64))
@@ -155,7 +157,7 @@ def train_network(
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What the file says of itself, and its tensors."""
+    """The file's metadata and its tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -164,7 +166,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             about = None if text is None else bounded_json.parse(text)
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
                 raise StoreError(
-                    f"{path}: holds tensors, but no network of this package; make one with  atom-cli consume train"
+                    f"{path}: has tensors, but is not a network of this package; make one with  atom-cli consume train"
                 )
             if about.get("format_version") != _VERSION:
                 version = about.get("format_version")
@@ -198,7 +200,7 @@ def _is_set(path: Path) -> bool:
 
 
 def _assembled(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TrainedNetwork:
-    """Raises whatever comes of values that do not fit together."""
+    """Raises various errors for values that do not fit together."""
     channels, height, width = (int(side) for side in about["image_shape"])
     names = tuple(map(str, about["class_names"]))
     preprocessing = _preprocessing((channels, height, width), about["zca_eps"], tensors)
@@ -206,7 +208,7 @@ def _assembled(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
     network = _network(about["model"], about["network"])
     asked = parameters_of(network, preprocessing.image_shape, len(names))
     if asked > 2 * sum(value.numel() for value in state.values()) + _SPARE:
-        raise StoreError(f"names a network of {asked:,} parameters, more than it holds")
+        raise StoreError(f"names a network of {asked:,} parameters, more than the file has")
     module = network.build(preprocessing.image_shape, len(names))
     module.load_state_dict(state)
     return TrainedNetwork(

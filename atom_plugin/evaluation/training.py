@@ -1,4 +1,4 @@
-"""Train fresh networks on a set, and test them: what a synthetic set is judged by."""
+"""Train new networks on a set, and test them, to evaluate the set."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ TEST_BATCH = 128
 
 
 class Architecture(Protocol):
-    """What builds fresh networks: :class:`~atom_plugin.models.convnet.ConvNetConfig`, or any other with this method."""
+    """A builder of new networks: :class:`~atom_plugin.models.convnet.ConvNetConfig`, or any other with this method."""
 
     def build(
         self, image_shape: tuple[int, int, int], classes: int, *, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """A network for images (C, H, W), its weights drawn from ``generator``. Raises ConfigError where it cannot be."""
+        """A network for images (C, H, W), its weights drawn from ``generator``. Raises ConfigError if it is impossible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Where and how finely a training is computed, and who watches it.
+    """Device, precision and callbacks of a training.
 
-    ``on_epoch`` is told after each epoch how many are done, ``on_networks`` the networks as they are then as well. ``dtype`` is
-    that of weights and images; ``precision`` "bfloat16" lets convolutions and matrix products run in that.
+    ``on_epoch`` is called after each epoch with the number of finished epochs, ``on_networks`` also with the current networks.
+    ``dtype`` is the type of weights and images; ``precision`` "bfloat16" lets convolutions and matrix products run in bfloat16.
     """
 
     device: torch.device = _CPU
@@ -51,7 +51,7 @@ class TrainingRun:
     on_networks: Callable[[int, Sequence[nn.Module]], object] | None = None
 
     def tell(self, done: int, networks: Callable[[], Sequence[nn.Module]]) -> None:
-        """That ``done`` epochs are done."""
+        """Call the callbacks after ``done`` epochs."""
         if self.on_epoch is not None:
             self.on_epoch(done)
         if self.on_networks is not None:
@@ -69,9 +69,9 @@ def train(
     seed: int,
     run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
-    """A fresh network of ``architecture``, trained on the set, on its soft labels where ``config`` takes them.
+    """A new network of ``architecture``, trained on the set, on its soft labels if ``config`` asks for them.
 
-    Raises DivergenceError where the loss blows up, ConfigError where ``config`` asks of the labels what they do not have.
+    Raises DivergenceError if the loss diverges, ConfigError if ``config`` does not fit the set's labels.
     """
     config, targets = settled(config, synthetic_set), targets_of(synthetic_set, config)
     batches = _set_batches(synthetic_set, targets.values, config, run)
@@ -87,16 +87,16 @@ def train_on_real(
     seed: int,
     run: TrainingRun = DEFAULT_RUN,
 ) -> nn.Module:
-    """As :func:`train`, on all of ``real``, uint8 images and classes, in place of the set's; preprocessing is the set's.
+    """As :func:`train`, on all of ``real``, uint8 images and classes, instead of the set's; preprocessing is the set's.
 
-    A batch is preprocessed when its turn comes: memory holds the uint8 images and one float32 batch, whatever their number.
+    Images are preprocessed batch by batch: memory holds the uint8 images and one float32 batch, whatever their number.
     """
     batches = _pixel_batches(real, real.labels, synthetic_set.preprocessing, config, run)
     return _trained(batches, synthetic_set, architecture, config, seed=seed, run=run)
 
 
 def _set_batches(synthetic_set: SyntheticSet, targets: torch.Tensor, config: TrainConfig, run: TrainingRun) -> Batches:
-    """Of the decoded images, each with its row of ``targets``."""
+    """Batches of decoded images, each with its row of ``targets``."""
     decoded = synthetic_set.decoded()
     if config.augmentation in POLICIES:
         pictures = Split(images=to_uint8(synthetic_set.true_colour()), labels=decoded.labels)
@@ -114,9 +114,9 @@ def _set_batches(synthetic_set: SyntheticSet, targets: torch.Tensor, config: Tra
 def _pixel_batches(
     pictures: Split, targets: torch.Tensor, preprocessing: Preprocessing, config: TrainConfig, run: TrainingRun
 ) -> Batches:
-    """Of uint8 ``pictures``, each with its row of ``targets``.
+    """Batches of uint8 ``pictures``, each with its row of ``targets``.
 
-    Policies see pictures, siamese operations what preprocessing makes of them.
+    Pixel policies see uint8 pixels, siamese operations preprocessed images.
     """
     prepare = preprocessing.to(run.device)
     policy = pixel_policy(config.augmentation, pictures.image_shape[0]) if config.augmentation in POLICIES else None
@@ -163,7 +163,7 @@ def _trained(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, preprocessing: Preprocessing, test: Split, *, device: torch.device) -> float:
-    """The share of ``test`` images that ``network`` labels right, in [0, 1]; images pass through the set's preprocessing."""
+    """The fraction of ``test`` images that ``network`` classifies right, in [0, 1], after the set's preprocessing."""
     network.eval()
     prepare = preprocessing.to(device)
     right = 0

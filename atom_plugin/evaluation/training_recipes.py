@@ -1,4 +1,4 @@
-"""How a network is trained on a set: every number of it in one object, and the ways that have names."""
+"""How a network is trained on a set: all hyperparameters in one object, and named recipes."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ SIAMESE = "siamese"  # all siamese operations, whatever their names
 @config_class
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides a training; equal configs are equal budgets. The defaults are the recipe ``standard``.
+    """All hyperparameters of a training; equal configs are equal budgets. The defaults are the recipe ``standard``.
 
-    ``recipe`` is the name that the other values started from. ``momentum`` is SGD's alone. ``schedule``, by epochs: "half" is
-    the learning rate times 0.1 from half of them on; "multistep" is times 0.2 at two thirds of them and again at five sixths;
-    "step" is times ``step_factor`` after every ``step_epochs``; "cosine" rises linearly over the share ``warmup`` of them, then
-    falls to 0 along half a cosine (Loshchilov & Hutter, 2017). ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016).
-    ``cutmix`` is the probability that a batch is mixed (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a siamese
-    strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented on its own.
+    ``recipe`` is the name of the recipe that gave the other values. ``momentum`` applies only to SGD. ``schedule``, by epochs:
+    "half" is the learning rate times 0.1 from half of them on; "multistep" is times 0.2 at two thirds of them and again at five
+    sixths; "step" is times ``step_factor`` after every ``step_epochs``; "cosine" rises linearly over the share ``warmup`` of
+    them, then falls to 0 along half a cosine (Loshchilov & Hutter, 2017). ``label_smoothing`` is in [0, 1) (Szegedy et al.,
+    2016). ``cutmix`` is the probability that a batch is mixed (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a
+    siamese strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented
+    separately.
 
-    ``labels`` "soft": networks learn a set's soft labels where it has some, by cross-entropy, or scores by mean squared error;
+    ``labels`` "soft": networks learn a set's soft labels if it has some, by cross-entropy, or scores by mean squared error;
     "hard": they learn classes. ``temperature`` is that of soft labels
-    (:meth:`~atom_plugin.store.soft_labels.SoftLabels.targets`). CutMix mixes soft labels as it does classes, label smoothing
-    takes its share of them. ``learned_lr`` takes the set's own learning rate in the place of ``lr``. Raises ConfigError for
-    impossible values.
+    (:meth:`~atom_plugin.store.soft_labels.SoftLabels.targets`). CutMix and label smoothing apply to soft labels as to classes.
+    ``learned_lr`` uses the set's own learning rate instead of ``lr``. Raises ConfigError for impossible values.
     """
 
     recipe: str = "standard"
@@ -91,8 +91,8 @@ class TrainConfig:
         return cls(recipe=name, **{**RECIPES[name], **overrides})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values. What is asked of soft labels stands there where it is not the default: results from before there
-        were any are those of the same training.
+        """Plain JSON values. Options for soft labels are included only if they differ from the default, so that older results
+        stay valid.
         """
         values = asdict(self)
         return {
@@ -100,17 +100,17 @@ class TrainConfig:
         }
 
     def on_classes(self) -> TrainConfig:
-        """The same on images that have classes alone, as real ones."""
+        """The same training for images with hard labels only, as real ones."""
         return replace(self, **{name: getattr(TrainConfig, name) for name in _SOFT})
 
     def build_optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
-        """Over all parameters, weight decay on each."""
+        """The optimizer of all parameters, with weight decay on each."""
         if self.optimizer == "adamw":
             return torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return SGD(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay).over(network)
 
     def build_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The learning rate's course, to be stepped once an epoch."""
+        """The learning rate schedule, to be stepped once an epoch."""
         if self.schedule == "step":
             return StepLR(optimizer, self.step_epochs, self.step_factor)
         if self.schedule == "cosine":
@@ -122,7 +122,7 @@ class TrainConfig:
         return MultiStepLR(optimizer, milestones=[max(1, epoch) for epoch in milestones], gamma=factor)
 
     def steps(self, images: int) -> int:
-        """How many steps the epochs are, on so many images: what trainings on sets of several sizes compare by."""
+        """The number of steps for this number of images: the budget for comparing trainings on sets of several sizes."""
         return self.epochs * math.ceil(images / self.batch_size)
 
     def _warm_cosine(self, epoch: int) -> float:
@@ -180,4 +180,4 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "cutmix": 1.0,
     },
 }
-"""What each named way has other than the defaults."""
+"""The values of each recipe that differ from the defaults."""

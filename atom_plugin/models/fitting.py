@@ -49,7 +49,9 @@ class Batches:
     of: Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
     def with_cutmix(self, probability: float, classes: int) -> Batches:
-        """These batches, mixed with ``probability`` each (:mod:`~atom_plugin.transforms.cutmix`); class ids become shares."""
+        """The batches, each mixed with ``probability`` (:mod:`~atom_plugin.transforms.cutmix`); class ids become
+        probabilities.
+        """
 
         def mixed(chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
             images, labels = self.of(chosen, generator)

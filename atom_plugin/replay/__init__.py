@@ -1,1 +1,3 @@
-"""Replay for continual learning, framework-free: a memory of synthetic images, what fills it, and what a stream reached."""
+"""Replay for continual learning, independent of frameworks: a memory of synthetic images, the policies that fill it, and
+results.
+"""

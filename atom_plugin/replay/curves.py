@@ -1,4 +1,4 @@
-"""Results of streams side by side, drawn: accuracy against the classes seen."""
+"""Draw results of streams side by side: accuracy against the number of classes seen."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def draw_curves(
 ) -> None:
     """Draw accuracy against classes seen to a picture file: a line per summary, and mean ± standard deviation as a region.
 
-    A policy keeps colour and marker in both modes. Raises ConfigError where summaries do not fit together, or there is none,
-    StoreError where writing fails.
+    A policy keeps colour and marker in both modes. Raises ConfigError if summaries do not fit together, or there is none,
+    StoreError if writing fails.
     """
     from matplotlib.figure import Figure
 

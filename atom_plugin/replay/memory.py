@@ -1,4 +1,4 @@
-"""The replay memory: some images per class, added class by class as a stream goes on, and kept within a budget."""
+"""The replay memory: some images per class, added class by class during a stream, within a budget."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a memory may hold: images per class, images in all, bytes of pixels in all; each that is given holds.
+    """The limits of a memory: images per class, images in total, bytes of pixels in total; all given limits apply.
 
-    ``ipc`` bounds a class, whatever the number of classes. ``max_images`` and ``max_bytes`` are shared equally by the
-    classes held, so each class's share shrinks as classes come, or by ``classes`` where their number is known beforehand:
-    then the share stays. What does not divide goes to the lowest class ids, an image each. Bytes are those of the pixels as
-    kept, and of soft labels; what all images share (the preprocessing) is not counted. Raises ConfigError unless at least one
-    of the three is given, and all are at least 1.
+    ``ipc`` limits each class, for any number of classes. ``max_images`` and ``max_bytes`` are divided equally among the classes
+    in the memory, so each class's share shrinks as classes are added, or among ``classes`` if their number is known beforehand:
+    then the share is constant. The remainder goes to the lowest class ids, an image each. Bytes are of the stored pixels and
+    soft labels; shared data (the preprocessing) is not counted. Raises ConfigError unless at least one of the three is given,
+    and all are at least 1.
     """
 
     ipc: int | None = None
@@ -46,7 +46,7 @@ class Budget:
                 raise ConfigError(f"a memory's {name} must be a whole number of at least 1, not {value!r}")
 
     def shares(self, classes: Iterable[int], image_bytes: int) -> dict[int, int]:
-        """Images that each of the ``classes`` may have. Raises ConfigError where not even one of each fits."""
+        """Images that each of the ``classes`` may have. Raises ConfigError if there is no room for one of each."""
         labels = sorted(set(classes))
         shared_by = max(len(labels), self.classes or 0)
         bounds = {
@@ -70,12 +70,12 @@ class Budget:
 
 
 class ReplayMemory:
-    """Synthetic (or selected real) images of the classes seen so far, all in one preprocessing, within a :class:`Budget`.
+    """Synthetic (or selected real) images of the classes seen so far, all with one preprocessing, within a :class:`Budget`.
 
-    The images are one :class:`SyntheticSet`, class-major, and are saved as an ordinary set's file: `store info`, evaluation
-    and export work on a memory as on any set. Where a class has to give up places it keeps its first images, which for
-    herding are the best ones; those of a class that was seen several times stand in turns, so that each time keeps its
-    part. Whatever raises leaves the memory as it was.
+    The images are one :class:`SyntheticSet`, class-major, and are saved as an ordinary set's file: `store info`, evaluation and
+    export work on a memory as on any set. A class that must shrink keeps its first images, which for herding are the best ones;
+    the images of a class that was seen several times alternate, so that each time keeps its part. After an error the memory is
+    unchanged.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -84,39 +84,39 @@ class ReplayMemory:
         self._held: SyntheticSet | None = None
         self._sightings: dict[int, int] = {}
         self.tasks: dict[int, int] = {}
-        """Task label by class id: of all classes, or of none. A class belongs to one task."""
+        """Task label by class id: for all classes, or for none. A class belongs to one task."""
 
     def __len__(self) -> int:
         return 0 if self._held is None else len(self._held)
 
     @property
     def images(self) -> SyntheticSet:
-        """What is held, class-major. Raises ConfigError while that is nothing."""
+        """The images, class-major. Raises ConfigError while the memory is empty."""
         if self._held is None:
             raise ConfigError("the replay memory is empty; add a set of images first")
         return self._held
 
     @property
     def classes(self) -> list[int]:
-        """The class ids held, sorted."""
+        """The class ids in the memory, sorted."""
         return [] if self._held is None else self._held.classes
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """That of the images; None while there are none."""
+        """The preprocessing of the images; None while there are none."""
         return None if self._held is None else self._held.preprocessing
 
     @property
     def bytes(self) -> int:
-        """Bytes held, as the budget counts them."""
+        """Bytes in the memory, as the budget counts them."""
         return 0 if self._held is None else self._held.nbytes
 
     def room_for(
         self, classes: Iterable[int], image_shape: tuple[int, int, int], storage: str = "float32"
     ) -> dict[int, int]:
-        """Images that each of ``classes`` could have, were they added now, stored as ``storage``.
+        """Images that each of ``classes`` could have if added now, stored as ``storage``.
 
-        Raises ConfigError where not even one fits.
+        Raises ConfigError if there is no room for one of each.
         """
         classes = set(classes)
         image_bytes = math.prod(image_shape) * STORAGE_TYPES[storage].itemsize
@@ -126,10 +126,10 @@ class ReplayMemory:
     def add(self, new: SyntheticSet, *, task: int | None = None) -> None:
         """Add the images of ``new``, of the task labelled ``task`` if the stream has tasks, and make room for them.
 
-        A class seen for the n-th time gives an n-th of its places to the first of the new images (at least one, and those
-        that were free) and keeps the first of its old ones. More class names than those held may follow theirs, as in a
-        stream that does not know its later classes. Soft labels are left out, with a warning. Raises ConfigError where class
-        names, preprocessing, image size or tasks contradict those held, naming both.
+        A class seen for the n-th time gives an n-th of its places to the first of the new images (at least one, and the free
+        places) and keeps the first of its old ones. New class names may follow the known ones, as in a stream that does not
+        know its later classes. Soft labels are dropped, with a warning. Raises ConfigError if class names, preprocessing, image
+        size or tasks contradict those in the memory, naming both.
         """
         require("the set to add", new, SyntheticSet)
         if not len(new):
@@ -152,9 +152,9 @@ class ReplayMemory:
         self._sightings, self.tasks = sightings, tasks
 
     def resize(self, budget: Budget) -> None:
-        """Take another budget; classes that have more than their share keep their first images.
+        """Set another budget; classes that have more than their share keep their first images.
 
-        Raises ConfigError where not even one image of each class fits.
+        Raises ConfigError if there is no room for one image of each class.
         """
         if self._held is not None:
             self._held = self._within(budget, self._held, self._parts(), self._sightings, self.tasks)
@@ -166,14 +166,14 @@ class ReplayMemory:
 
     @classmethod
     def load(cls, path: str | Path) -> ReplayMemory:
-        """Read what :meth:`save` wrote. Raises StoreError for another file, also for a set that is no memory."""
+        """Read a file of :meth:`save`. Raises StoreError for another file, including a set that is not a memory."""
         held = store.read(path)
         state = held.provenance.config.get(_KEY)
         if not isinstance(state, dict):
             raise StoreError(f"{path}: is a synthetic set but not a saved replay memory; add it to one instead")
         if state.get("version") != _VERSION:
             raise StoreError(
-                f"{path}: holds a replay memory of version {state.get('version')!r}, expected {_VERSION}; update"
+                f"{path}: is a replay memory of version {state.get('version')!r}, expected {_VERSION}; update"
             )
         try:
             memory = cls(Budget(**state["budget"]))
@@ -193,16 +193,16 @@ class ReplayMemory:
         if len(self) and (task is None) == bool(self.tasks):
             given, here = ("without one", "with one") if task is None else ("with one", "without one")
             raise ConfigError(
-                f"the classes {classes} come {given}, but those in the memory {here}, of task labels; use a memory for streams "
-                "of one kind"
+                f"the classes {classes} come {given}, but those in the memory {here}, of task labels; use a memory "
+                "for streams of one kind"
             )
         if task is None:
             return {}
         for label in classes:
             if self.tasks.get(label, task) != task:
                 raise ConfigError(
-                    f"class {label} comes with the task label {task}, but is in the memory with {self.tasks[label]}; give each "
-                    "class of the stream an id of its own, and one task"
+                    f"class {label} comes with the task label {task}, but is in the memory with {self.tasks[label]}; "
+                    "give each class of the stream its own id, and one task"
                 )
         return self.tasks | dict.fromkeys(classes, task)
 
@@ -218,7 +218,7 @@ class ReplayMemory:
         sightings: Mapping[int, int],
         tasks: Mapping[int, int],
     ) -> SyntheticSet:
-        """What ``budget`` lets stay of ``joined``, with the state that its file needs."""
+        """The part of ``joined`` that ``budget`` allows, with the state for its file."""
         kept = first_images(joined, budget.shares(joined.classes, joined.nbytes // len(joined)))
         state = {
             "version": _VERSION,
@@ -231,7 +231,7 @@ class ReplayMemory:
 
 
 def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
-    """The first ``most[label]`` images of each class, class-major, whatever the order before."""
+    """The first ``most[label]`` images of each class, class-major, for any order before."""
     members = [(images.labels == label).nonzero().flatten()[: most[label]] for label in images.classes]
     chosen = torch.cat(members) if members else torch.zeros(0, dtype=torch.int64)
     counts = [min(most[label], len(part)) for label, part in zip(images.classes, members, strict=True)]
@@ -240,7 +240,7 @@ def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
 
 
 def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, SyntheticSet]:
-    """Both with the class names of the one that knows more. Raises ConfigError where they cannot stand in one memory."""
+    """Both with the class names of the one that has more. Raises ConfigError if they do not fit together."""
     mine, theirs = held.preprocessing.image_shape, new.preprocessing.image_shape
     if mine != theirs:
         raise ConfigError(f"the memory's images are {mine}, those of the set to add {theirs}; make both of one size")
@@ -251,9 +251,9 @@ def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, Synthet
 
 
 def in_turns(parts: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
-    """All images, class-major; within a class spread evenly among each other, each part in its own order.
+    """All images, class-major; within a class the parts are interleaved evenly, each in its own order.
 
-    Raises ConfigError as :func:`~atom_plugin.store.synthetic_set.concatenate`, to which ``names`` go.
+    Raises ConfigError as :func:`~atom_plugin.store.synthetic_set.concatenate`, which gets ``names``.
     """
     joined = concatenate(parts, names=names)
     counts = [Counter(part.labels.tolist()) for part in parts]

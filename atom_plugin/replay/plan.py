@@ -1,4 +1,4 @@
-"""Which runs a comparison has, and the files that it leaves: results, picture, and a folder of memories and states."""
+"""The runs of a comparison, and its files: results, picture, and a folder of memories and states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BASELINES = {
     "naive": "replay",
     "joint": "replay",
 }
-"""The baselines and the one mode that each runs in, whatever mode is asked for."""
+"""The baselines and the mode of each, which does not depend on the requested modes."""
 
 _MEMORIES = "memories"  # in the record, beside the modes
 _RECORD = "configs.json"
@@ -45,7 +45,7 @@ class ReplayRun(NamedTuple):
 
 
 def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networks: int) -> list[ReplayRun]:
-    """All runs, those of one class order together, so that its stream is prepared once; a baseline in its own mode only."""
+    """All runs, ordered by class order, so that each stream is prepared once; a baseline only in its own mode."""
     pairs = [
         (policy, mode)
         for policy in policies
@@ -59,15 +59,13 @@ def plan_runs(policies: Sequence[str], modes: Sequence[str], orders: int, networ
 
 @dataclass(frozen=True)
 class ComparisonFiles:
-    """Where the parts of a comparison go: beside each other, under one prefix. Raises ConfigError for one without a name."""
+    """Names of the files of a comparison, with one prefix. Raises ConfigError for a prefix without a name."""
 
     prefix: Path
 
     def __post_init__(self) -> None:
         if self.prefix.name in ("", ".."):
-            raise ConfigError(
-                f"the prefix {str(self.prefix)!r} has no name to put .jsonl behind; give one, e.g. -o runs/mine"
-            )
+            raise ConfigError(f"the prefix {str(self.prefix)!r} has no file name; give one, e.g. -o runs/mine")
 
     @property
     def results(self) -> Path:
@@ -85,19 +83,19 @@ class ComparisonFiles:
         return self._with(".memory")
 
     def refuse_leftovers(self, *, resume: bool, force: bool) -> None:
-        """Raises StoreError where files of another comparison, or of somebody else, would be changed or replaced."""
+        """Raises StoreError if files of another comparison, or foreign files, would be changed or replaced."""
         if not self.prefix.parent.is_dir():
             raise StoreError(f"{self.results}: there is no folder {self.prefix.parent}; create it first")
         if os.path.lexists(self.folder):
             foreign = foreign_files(self.folder) if self.folder.is_dir() and not self.folder.is_symlink() else None
             if foreign is None or (foreign and not self._record.is_file()):
                 raise StoreError(
-                    f"{self.folder}: is no folder of replay memories, and is kept; choose another prefix with -o"
+                    f"{self.folder}: is not a folder of replay memories, and is kept; choose another prefix with -o"
                 )
             if foreign and force:
                 raise StoreError(
-                    f"{self.folder}: holds {foreign[0]}, which no replay wrote, and is not replaced; move that elsewhere, or "
-                    "choose another prefix with -o"
+                    f"{self.folder}: contains {foreign[0]}, which was not written by a replay, and is not replaced; "
+                    "move it elsewhere, or choose another prefix with -o"
                 )
         for path in (self.results, self.folder, self.picture):
             if not (resume or force) and os.path.lexists(path):
@@ -110,11 +108,10 @@ class ComparisonFiles:
     def open_results(
         self, configs: Mapping[str, Mapping[str, Any]], memories: Mapping[str, Any], *, force: bool
     ) -> StreamResultsFile:
-        """The results so far, of runs that had the same ``configs`` (by mode); ``force`` starts over.
+        """The results so far, of runs with the same ``configs`` (by mode); ``force`` starts over.
 
-        ``memories`` is what the sets in the folder depend on. Modes that are added later share these sets, so it must stay
-        the same, too. Raises ConfigError where anything differs, naming what, StoreError where files cannot be read or
-        written.
+        ``memories`` is the configuration of the sets in the folder. Modes that are added later share these sets, so it must
+        stay the same, too. Raises ConfigError if anything differs, naming it, StoreError if files cannot be read or written.
         """
         recover(self.folder, foreign_files)
         wanted = {_MEMORIES: plain_config(memories)} | {mode: plain_config(c) for mode, c in configs.items()}
@@ -140,7 +137,7 @@ class ComparisonFiles:
         return results
 
     def _make_folder(self, record: bytes, *, replace: bool) -> None:
-        """A folder with the record alone, in one move; an old one is whole until then, or not touched."""
+        """Make a folder with the record alone, in one move; an old one is complete until then, or unchanged."""
         temporary = temporary_beside(self.folder)
         try:
             temporary.mkdir()
@@ -169,7 +166,7 @@ class ComparisonFiles:
         except (OSError, ValueError) as error:
             raise StoreError(f"{self._record}: cannot be read ({error}); start over with --force") from error
         if not isinstance(held, dict) or not all(isinstance(config, dict) for config in held.values()):
-            raise StoreError(f"{self._record}: holds no configurations; start over with --force")
+            raise StoreError(f"{self._record}: contains no configurations; start over with --force")
         return held
 
     @property
@@ -181,5 +178,5 @@ class ComparisonFiles:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """The names of what a comparison does not write into its folder: not the record, nor sets, nor states of runs."""
+    """The names in the folder that a comparison does not write: not the record, sets, or states of runs."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() or not _OURS.fullmatch(path.name))

@@ -1,4 +1,4 @@
-"""What a run over one stream reached, and a file of such results: one JSON line each, for one table."""
+"""The result of a run over one stream, and a file of results: one JSON line each."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Key = tuple[str, str, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class StreamResult:
-    """What ``policy`` reached on one stream: class order ``order``, network ``network`` (both counted from 0).
+    """The result of ``policy`` on one stream: class order ``order``, network ``network`` (both counted from 0).
 
-    ``mode`` is one of ``MODES``: training goes on with real data and memory ("replay"), or a fresh network sees the memory
-    alone ("from-memory"). ``accuracies[k][i]`` is the accuracy, in [0, 1], on experience i after step k, for i <= k;
-    ``test_images[i]`` the number of test images of experience i. ``memory_images`` and ``memory_bytes`` are what the memory
-    held at the end, 0 without one. ``config`` has JSON values, the same for all runs of a mode that stand in one table.
-    Raises ConfigError for anything else.
+    ``mode`` is one of ``MODES``: training on real data and memory ("replay"), or a new network on the memory alone
+    ("from-memory"). ``accuracies[k][i]`` is the accuracy, in [0, 1], on experience i after step k, for i <= k;
+    ``test_images[i]`` the number of test images of experience i. ``memory_images`` and ``memory_bytes`` are the final contents
+    of the memory, 0 without one. ``config`` has JSON values, the same for all runs of a mode in one table. Raises ConfigError
+    for anything else.
     """
 
     policy: str
@@ -63,7 +63,7 @@ class StreamResult:
 
     @property
     def key(self) -> Key:
-        """(policy, mode, order, network): which run of a table this is."""
+        """(policy, mode, order, network): identifies the run in a table."""
         return self.policy, self.mode, self.order, self.network
 
     @property
@@ -84,7 +84,7 @@ class StreamResult:
     def forgetting(self) -> float:
         """Mean over the experiences before the last of first accuracy minus last, in [-1, 1]; 0 for a single step.
 
-        As Avalanche has it. Chaudhry et al. (2018) take the highest earlier accuracy in place of the first.
+        As in Avalanche. Chaudhry et al. (2018) take the highest earlier accuracy instead of the first.
         """
         last = self.accuracies[-1]
         lost = [row[step] - last[step] for step, row in enumerate(self.accuracies[:-1])]
@@ -114,12 +114,11 @@ class StreamResult:
 
 
 class StreamResultsFile:
-    """The results in ``path``, and the way to add more, so that a stopped comparison goes on where it was.
+    """The results in ``path``, and a way to add more, so that a stopped comparison can continue.
 
-    A missing file holds no results. Which lines are passed over, and which are a StoreError, is
-    :mod:`atom_plugin.runtime.jsonl`'s rule; a file that cannot be read, or a folder that is not there, is one too. Processes
-    that run parts of one comparison may append to one file; each sees its own lines and those that were there when it opened
-    the file. A run that two of them did counts once: the first.
+    A missing file has no results. :mod:`atom_plugin.runtime.jsonl` defines which lines are skipped, and which are a StoreError;
+    so is a file that cannot be read, or a missing folder. Processes that run parts of one comparison may append to one file;
+    each sees its own lines and those that were there when it opened the file. If two did the same run, the first counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,7 +132,7 @@ class StreamResultsFile:
 
     @property
     def results(self) -> tuple[StreamResult, ...]:
-        """All of them, in the order of the file."""
+        """All results, in the order of the file."""
         return tuple(self._results.values())
 
     def find(self, policy: str, mode: str, order: int, network: int) -> StreamResult | None:
@@ -141,24 +140,24 @@ class StreamResultsFile:
         return self._results.get((policy, mode, order, network))
 
     def require(self, mode: str, config: Mapping[str, Any]) -> None:
-        """Raise ConfigError unless the file's runs of ``mode`` had this configuration; the message names what differs."""
+        """Raise ConfigError unless the file's runs of ``mode`` had this configuration; the message names the differences."""
         held = ((result.mode, result.config) for result in self.results)
         check_configs([*held, (mode, plain_config(config))], f"{self.path}: ")
 
     def append(self, result: StreamResult) -> None:
         """Add one line; it is on the disk when this returns.
 
-        Raises ConfigError as :meth:`require` does, StoreError if the file holds this run already or cannot be written.
+        Raises ConfigError as :meth:`require` does, StoreError if the file has this run already or cannot be written.
         """
         self.require(result.mode, result.config)
         if result.key in self._results:
-            raise StoreError(f"{self.path}: already holds {_name(result)}; look with find before running it")
+            raise StoreError(f"{self.path}: already has {_name(result)}; look with find before running it")
         jsonl.append(self.path, result.to_json())
         self._results[result.key] = result
 
 
 def is_results(path: Path) -> bool:
-    """Whether the file is empty or begins as a file of results does."""
+    """Whether the file is empty or begins like a file of results."""
     with path.open("rb") as file:
         return _LINES.head.startswith(file.read(len(_LINES.head)))
 

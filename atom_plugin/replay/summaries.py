@@ -35,7 +35,7 @@ class Summary:
     """One policy in one mode. ``networks`` has the number of networks of each class order, in order.
 
     ``curve``: accuracy on all classes seen after each step; it and ``backward_transfer``, ``forgetting`` are fractions.
-    ``memory_images`` and ``memory_bytes`` are the most that any run held.
+    ``memory_images`` and ``memory_bytes`` are the largest of any run.
     """
 
     policy: str
@@ -61,8 +61,8 @@ class Summary:
 def summarise_streams(results: Iterable[StreamResult]) -> list[Summary]:
     """One summary per (policy, mode), in order of first appearance.
 
-    Networks are averaged within a class order first; mean and standard deviation are then over the orders, as every order is
-    another stream, and networks on one stream are no independent draws of it. Raises ConfigError where results do not fit
+    Networks are averaged within a class order first; mean and standard deviation are then over the orders, because every order
+    is another stream, and networks on one stream are not independent draws of it. Raises ConfigError if results do not fit
     together: a run given twice, other numbers of steps, or two configurations of one mode.
     """
     held: dict[Key, StreamResult] = {}
@@ -84,10 +84,10 @@ def stream_table(
     markdown: bool = False,
     latex: bool = False,
 ) -> str:
-    """A row per summary in percent, under lines that say what all runs had in common and what the numbers are.
+    """A row per summary in percent, under lines with the settings that all runs share and the meaning of the numbers.
 
-    The columns of the curve are headed by the classes seen so far, or by the step where ``classes_per_step`` (one number for
-    all steps, or one each) is not given. Raises ConfigError where summaries do not fit together, or there is none.
+    The columns of the curve are headed by the classes seen so far, or by the step if ``classes_per_step`` (one number for all
+    steps, or one each) is not given. Raises ConfigError if summaries do not fit together, or there is none.
     """
     from prettytable import PrettyTable, TableStyle
 
@@ -113,7 +113,7 @@ def _summary(group: Iterable[StreamResult]) -> Summary:
     first = runs[0]
 
     def spread(values: Iterable[float]) -> Spread:
-        """Of one value per run."""
+        """The statistics of one value per run."""
         orders: dict[int, list[float]] = {}
         for run, value in zip(runs, values, strict=True):
             orders.setdefault(run.order, []).append(value)
@@ -134,7 +134,7 @@ def _summary(group: Iterable[StreamResult]) -> Summary:
 
 
 def comparable(summaries: Sequence[Summary]) -> int:
-    """The number of steps that all have. Raises ConfigError where they cannot stand side by side."""
+    """The number of steps that all have. Raises ConfigError if they differ."""
     if not summaries:
         raise ConfigError("found no results to show, expected at least one; has any run finished?")
     _configs(summaries)
@@ -160,7 +160,7 @@ def classes_seen(classes_per_step: ClassesPerStep, steps: int) -> list[int]:
 
 
 def _caption(summaries: Sequence[Summary]) -> str:
-    """What all runs had in common, then what only the runs of a mode had, then what the numbers are."""
+    """The settings that all runs share, then the settings of each mode, then the meaning of the numbers."""
     settings = {
         mode: {name: value for name, value in flat_config(config).items() if not name.startswith(_UNTOLD)}
         for mode, config in _configs(summaries).items()

@@ -1,4 +1,4 @@
-"""What fills a replay memory when new classes arrive: sets made before, distillation, or selection of real images."""
+"""Suppliers fill a replay memory when new classes arrive: from sets, by distillation, or by selection of real images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Supplier(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What the images come in, where that is known before the stream is."""
+        """The preprocessing of the images, if it is known before the stream."""
 
     @property
     def needs_images(self) -> bool:
-        """Whether :meth:`supply` looks at the real images; if not, it is given none."""
+        """Whether :meth:`supply` uses the real images; if not, it gets none."""
         ...
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """How images of (C, H, W) will be stored: what a budget of bytes counts."""
+        """How images (C, H, W) will be stored, for a budget in bytes."""
         ...
 
     def supply(
@@ -41,8 +41,8 @@ class Supplier(Protocol):
     ) -> SyntheticSet:
         """At most ``ipc`` images of each of ``classes``, with the labels and class names of ``data``.
 
-        ``data`` holds the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, from
-        these images alone, as a stream whose later classes are not known yet must.
+        ``data`` has the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, from these
+        images alone, since the stream's later classes are not known yet.
         """
 
 
@@ -77,22 +77,22 @@ class PrecomputedSupplier:
         self.preprocessing: Preprocessing | None = first.preprocessing
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """That of the first set."""
+        """The preprocessing of the first set."""
         return self.sets[0].storage
 
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
-        """The first ``ipc`` images of each class, from the first set that holds all of ``classes``.
+        """The first ``ipc`` images of each class, from the first set that has all of ``classes``.
 
-        Raises ConfigError where no set does, or the preprocessing asked for is another.
+        Raises ConfigError if no set does, or if another preprocessing is requested.
         """
         found = next((held for held in self.sets if set(classes) <= set(held.classes)), None)
         if found is None:
             held = ", ".join(str(item.classes) for item in self.sets)
             raise ConfigError(
-                f"no set holds the classes {sorted(classes)} that arrive together (the sets hold {held}); give one set of all "
-                "classes, or one for every experience"
+                f"no set has the classes {sorted(classes)} that arrive together (the sets have {held}); give one set "
+                "of all classes, or one for every experience"
             )
         if preprocessing is not None and not found.preprocessing.matches(preprocessing):
             raise ConfigError(
@@ -106,9 +106,9 @@ class PrecomputedSupplier:
 class DistillingSupplier:
     """Distils the classes that arrive together from their own real images.
 
-    ``recipe`` and ``overrides`` are those of :meth:`DistillConfig.from_recipe`; the ipc is what the memory has room for. Images
-    are stored as uint8 pixels unless ``overrides`` say otherwise. Where the stream's images are whitened, a factor that only
-    the recipe asks for is 1: tiles cannot be whitened.
+    ``recipe`` and ``overrides`` are as in :meth:`DistillConfig.from_recipe`; the ipc is what the memory has room for. Images
+    are stored as uint8 pixels unless ``overrides`` change it. If the stream's images are whitened, a factor that comes only
+    from the recipe is set to 1, because tiles cannot be whitened.
     """
 
     recipe: str = "best"
@@ -121,7 +121,7 @@ class DistillingSupplier:
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
-        """``ipc`` images of each class. Raises what :func:`~atom_plugin.distillation.loop.distill` raises."""
+        """``ipc`` images of each class. Raises the errors of :func:`~atom_plugin.distillation.loop.distill`."""
         arrived = only_classes(data, classes)
         known = preprocessing or self.preprocessing
         config = self._config(arrived.image_shape, ipc, known)
@@ -130,7 +130,7 @@ class DistillingSupplier:
         return _with_class_ids(made, data, classes)
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """That of the configuration."""
+        """The storage of the configuration."""
         return self._config(image_shape, 1, None).storage
 
     def _config(self, image_shape: tuple[int, int, int], ipc: int, known: Preprocessing | None) -> DistillConfig:
@@ -142,10 +142,10 @@ class DistillingSupplier:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectingSupplier:
-    """Chooses real images of the classes that arrive, as they are: the baseline. A class that has too few gives all.
+    """Selects real images of the classes that arrive: the baseline. A class that has too few gives all.
 
-    They are stored as the pixels that they are, uint8, unless ``overrides`` say otherwise. With a ``factor`` there, each stored
-    image packs factor^2 of them.
+    They are stored as uint8 pixels unless ``overrides`` change it. With a ``factor`` there, each stored image packs factor^2 of
+    them.
     """
 
     method: str = "random"
@@ -177,7 +177,7 @@ class SelectingSupplier:
         return chosen[0] if len(chosen) == 1 else concatenate(chosen)
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """That of the configuration."""
+        """The storage of the configuration."""
         return self._config(image_shape, 1).storage
 
     def _config(self, image_shape: tuple[int, int, int], ipc: int) -> SelectConfig:
@@ -203,22 +203,22 @@ class MixedSupplier:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """That of the first supplier who knows."""
+        """The preprocessing of the first supplier that knows its own."""
         return next((each.preprocessing for each in self.suppliers if each.preprocessing is not None), None)
 
     @property
     def needs_images(self) -> bool:
-        """Whether any of them does."""
+        """Whether any of the suppliers uses them."""
         return any(each.needs_images for each in self.suppliers)
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """That of the first; all must store alike."""
+        """The storage of the first; all must store in the same way."""
         return self.suppliers[0].storage(image_shape)
 
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
-        """Raises what the suppliers raise, and ConfigError where they store images in different ways."""
+        """Raises the suppliers' errors, and ConfigError if they store images in different ways."""
         share, rest = divmod(ipc, len(self.suppliers))
         parts = [
             each.supply(data, classes, ipc=share + (number < rest), preprocessing=preprocessing)
@@ -235,9 +235,9 @@ def require_supplier(supplier: object, name: str = "supplier") -> None:
 
 
 def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:
-    """``data`` with nothing but ``classes``, numbered 0, 1, … in ascending order of their ids.
+    """``data`` with only ``classes``, numbered 0, 1, … in ascending order of their ids.
 
-    Raises SourceError where a class has no training image.
+    Raises SourceError if a class has no training image.
     """
     if data is None:
         raise ConfigError("this way of filling a replay memory needs the real images; give their source")

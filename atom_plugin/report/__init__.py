@@ -1,1 +1,1 @@
-"""Sets, their runs and their results on one page that needs nothing beside it."""
+"""One HTML page with sets, their runs and their results, without external files."""

@@ -1,4 +1,4 @@
-"""What sets say of themselves, side by side: a row per fact or choice, and where they differ."""
+"""Properties of sets side by side: a row per property or option, and whether they differ."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _NONE = "–"  # noqa: RUF001 - a dash in a table
 
 @dataclass(frozen=True)
 class Row:
-    """A value of each set under one ``name``."""
+    """The value of each set for one ``name``."""
 
     name: str
     values: tuple[str, ...]
 
     @property
     def differs(self) -> bool:
-        """Whether the sets do."""
+        """Whether the sets differ."""
         return len(set(self.values)) > 1
 
 
 def fact_rows(sets: Sequence[SyntheticSet], headers: Sequence[SetHeader]) -> list[Row]:
-    """What was made, how, of what, and how many bytes it takes."""
+    """The properties of the sets: images, method, source, and bytes."""
     return _rows([_facts(held, header) for held, header in zip(sets, headers, strict=True)])
 
 
 def config_rows(sets: Sequence[SyntheticSet]) -> list[Row]:
-    """Every choice that made the sets, those of a part under its name and a point."""
+    """Every option that made the sets; options of a part have its name and a dot before theirs."""
     return _rows([dict(_flat(held.provenance.config)) for held in sets])
 
 

@@ -1,4 +1,4 @@
-"""All that a report shows, gathered: of each set its images, its run's log and its place among real images."""
+"""Gather the contents of a report: for each set its images, its run's log and its embeddings with real images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_TILES = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """A set of the report, called ``name``, from the file ``path``; ``data`` is its source where that is at hand."""
+    """A set of the report, called ``name``, from the file ``path``; ``data`` is its source, if available."""
 
     name: str
     path: Path
@@ -36,13 +36,13 @@ class Shown:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The records of the run that made it, where its log stands beside it."""
+        """The records of the run that made it, if its log is next to it."""
         return read_log(self.path.with_suffix(".log.jsonl"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """A class, and each set's images of it, where that has any."""
+    """A class, and each set's images of it, if it has any."""
 
     name: str
     pictures: tuple[Picture | None, ...]
@@ -50,7 +50,7 @@ class ClassRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Images of sets that have the same class names: their ``names``, a row per class, how many ``more`` classes there are."""
+    """Images of sets with the same class names: their ``names``, a row per class, and the number of ``more`` classes."""
 
     title: str
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A picture of one set, or in its place the ``note`` that says why there is none."""
+    """A picture of one set, or a ``note`` with the reason why there is none."""
 
     name: str
     picture: Picture | None = None
@@ -69,7 +69,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """Of one set, by class name, an image and the real ones that it is most like."""
+    """For one set, by class name, an image and its nearest real images."""
 
     name: str
     rows: tuple[ClassRow, ...] = field(default=())
@@ -77,12 +77,12 @@ class Nearest:
 
 
 def shown_set(path: Path, held: SyntheticSet, name: str, data: SourceData | None) -> Shown:
-    """The set in ``path``, which was read as ``held``."""
+    """The set in ``path``, already read as ``held``."""
     return Shown(name=name, path=path, held=held, header=read_header(path), data=data)
 
 
 def galleries(sets: Sequence[Shown], per_class: int) -> list[Gallery]:
-    """The decoded images of all sets, and those of packed sets as they are stored; up to ``per_class`` stored ones a class."""
+    """The decoded images of all sets, and those of packed sets as stored; up to ``per_class`` stored images per class."""
     found = [_gallery("Images, as networks see them", group, per_class, packed=False) for group in _of_one_kind(sets)]
     packed = [each for each in sets if each.held.factor > 1]
     return found + [
@@ -123,7 +123,7 @@ def _of_class(held: SyntheticSet, label: int, name: str, per_class: int, packed:
 
 
 def curves(sets: Sequence[Shown]) -> list[Drawn]:
-    """The course of each run's loss; of a set without a log nothing."""
+    """The loss curve of each run; nothing for a set without a log."""
     found = []
     for each in sets:
         records: Sequence[Mapping[str, Any]] = each.log
@@ -138,7 +138,7 @@ def curves(sets: Sequence[Shown]) -> list[Drawn]:
 
 
 def maps(sets: Sequence[Shown], config: EmbeddingMapConfig, absent: Mapping[str, str]) -> list[Drawn]:
-    """Each set among its source's real images; ``absent`` says by name why a source is not at hand."""
+    """Each set among its source's real images; ``absent`` has by name the reason why a source is missing."""
     found = []
     for each in sets:
         if each.data is None:
@@ -155,7 +155,7 @@ def maps(sets: Sequence[Shown], config: EmbeddingMapConfig, absent: Mapping[str,
 
 
 def neighbours(sets: Sequence[Shown], absent: Mapping[str, str]) -> list[Nearest]:
-    """The first image of each class, up to twenty classes, and the real images that it is most like."""
+    """The first image of each class, up to twenty classes, and its nearest real images."""
     found = []
     for each in sets:
         if each.data is None:

@@ -1,4 +1,4 @@
-"""The real images that a set's images are most like, pixel by pixel."""
+"""The real images nearest to a set's images, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _PART = 1024
 def nearest_real(held: SyntheticSet, rows: Sequence[int], real: Split, *, count: int) -> torch.Tensor:
     """For each of the decoded set's images at ``rows`` the ``count`` nearest real ones of its class, uint8 (n, count, C, H, W).
 
-    By squared distance in the set's preprocessing. Where a class has fewer images, its nearest one fills the places. Holds a
-    part of the real images at a time. A class without real images has none, and black images.
+    By squared distance after the set's preprocessing. If a class has fewer images, its nearest one is repeated. Keeps a part of
+    the real images in memory at a time. A class without real images gets black images.
     """
     decoded = held.decoded()
     images, labels = decoded.images[rows].flatten(1), decoded.labels[rows]

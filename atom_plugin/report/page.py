@@ -1,4 +1,4 @@
-"""The page itself: HTML of what was gathered, with nothing from elsewhere and no script."""
+"""The HTML page of a report, without external files and scripts."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ReportConfig:
 def report_page(
     sets: Sequence[Shown], evaluations: Sequence[Evaluation], config: ReportConfig, *, absent: Mapping[str, str]
 ) -> str:
-    """The HTML. ``absent`` says, by the name of a set, why its source is not at hand.
+    """The HTML. ``absent`` has, by the name of a set, the reason why its source is missing.
 
-    No browser fetches or runs anything for it: pictures are in it, and its policy forbids the rest.
+    Browsers fetch or run nothing for it: pictures are embedded, and its content policy forbids the rest.
     """
     from jinja2 import Environment
 

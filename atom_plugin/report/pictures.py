@@ -1,4 +1,4 @@
-"""Pictures of a report as text: rows of images and drawn figures, as ``data:`` addresses within the page."""
+"""Pictures of a report as text: rows of images and figures, as ``data:`` addresses within the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GAP = 1  # between images of a row, in their own pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """``source`` is a ``data:`` address, ``width`` and ``height`` its size on the page; ``alt`` says what is seen."""
+    """``source`` is a ``data:`` address, ``width`` and ``height`` its size on the page; ``alt`` describes the picture."""
 
     source: str
     alt: str
@@ -51,7 +51,7 @@ def row_of(images: torch.Tensor, alt: str) -> Picture:
 
 
 def drawn(draw: Callable[[Path], object], alt: str) -> Picture:
-    """What ``draw`` writes to the PNG that it is given."""
+    """The PNG that ``draw`` writes to its argument."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:

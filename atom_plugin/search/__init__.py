@@ -1,4 +1,4 @@
-"""Architecture search: many networks trained on a small set, ranked in the place of training each on all real images."""
+"""Architecture search: train many networks on a small set and rank them, instead of training each on all real images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A candidate and what it reached; the ``score`` of one that failed has the reason."""
+    """A candidate and its result; the ``score`` of a failed candidate has the reason."""
 
     candidate: Candidate
     score: Score
@@ -54,9 +54,9 @@ def rank(
 ) -> list[Standing]:
     """Train ``repeats`` networks of every candidate on the set, test them on ``test``, and order the candidates by accuracy.
 
-    ``test`` should be validation images (:func:`atom_plugin.datasets.validation.hold_out`), since it is chosen by. Networks
-    that ``finished`` holds are taken from it, others added to it; ``tested_on`` is what tells ``test`` from other images there.
-    Candidates that cannot take the images or whose loss blows up come last, with the reason.
+    ``test`` should be validation images (:func:`atom_plugin.datasets.validation.hold_out`), because the choice depends on it.
+    Networks in ``finished`` are taken from it, others added to it; ``tested_on`` identifies ``test`` there. Candidates that
+    cannot take the images or whose loss diverges come last, with the reason.
     """
     on, synthetic_set = resolve_device(device), synthetic_set.with_class_labels("an architecture search")
     subject = Subject(name="the set", synthetic_set=synthetic_set, test=test, tested_on=tested_on)

@@ -1,4 +1,4 @@
-"""A search drawn: what candidates reach on each proxy, against the reference."""
+"""Draw a search: the accuracies of candidates on each proxy, against the reference."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LEGEND: Mapping[str, Any] = {"loc": "outside right center", "frameon": False, "
 def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False) -> None:
     """Draw a panel per proxy to a picture file: a point per candidate, its accuracy on the proxy and on the reference.
 
-    ConvNets are coloured by their normalisation where the space has several. What failed on either side is left out, and so is
-    what a halving stopped. Raises ConfigError without a reference or without any point, StoreError where writing fails.
+    ConvNets are coloured by their normalisation if the space has several. Candidates that failed on either side, or that
+    halving stopped, are left out. Raises ConfigError without a reference or without any point, StoreError if writing fails.
     """
     from matplotlib.figure import Figure
 
@@ -57,7 +57,7 @@ def draw_scatter(result: SearchResult, path: str | Path, *, force: bool = False)
 
 
 def _points(result: SearchResult, proxy: str) -> dict[str, list[tuple[float, float]]]:
-    """Accuracies on the proxy and on the reference, in %, by what they are coloured by."""
+    """Accuracies on the proxy and on the reference, in %, by colour group."""
     if result.reference is None:
         return {}
     ours, true = result.scores.get(proxy, {}), result.scores.get(result.reference.name, {})

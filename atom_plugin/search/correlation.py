@@ -1,4 +1,4 @@
-"""How well one ranking stands for another: rank correlations with their intervals, and what a choice by it loses."""
+"""How well one ranking predicts another: rank correlations with their intervals, and the regret of a choice by it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A correlation in [-1, 1], and between ``low`` and ``high`` the middle 95 % of it over resampled candidates.
+    """A correlation in [-1, 1], with ``low`` and ``high``, its 95 % interval over resampled candidates.
 
-    None where it is not defined: too few candidates, or all equal.
+    None if it is not defined: too few candidates, or all equal.
     """
 
     value: float | None = None
@@ -46,11 +46,12 @@ def correlate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """How the order by ``proxy`` agrees with that by ``reference``; place i of both is candidate i.
+    """The agreement of the order by ``proxy`` with that by ``reference``; index i of both is candidate i.
 
-    None is a training that failed: on the reference the candidate is left out, on the proxy alone it stands last. ``share``
-    below 1 leaves the best of that share by the reference, rounded up. The intervals are percentiles over ``resamples``
-    bootstrap samples of the candidates. Raises ConfigError where the two differ in length or ``share`` is impossible.
+    None is a failed training: a candidate that failed on the reference is left out, one that failed on the proxy is last.
+    ``share`` below 1 keeps the best of that fraction by the reference, rounded up. The intervals are percentiles over
+    ``resamples`` bootstrap samples of the candidates. Raises ConfigError if the two differ in length or ``share`` is
+    impossible.
     """
     if len(proxy) != len(reference):
         raise ConfigError(f"found {len(proxy)} proxy values and {len(reference)} of the reference; give one of each")
@@ -74,9 +75,9 @@ def correlate(
 
 
 def regret(proxy: Sequence[float | None], reference: Sequence[float | None], top: int) -> float | None:
-    """By how much the best reference value exceeds the best one among the ``top`` candidates by ``proxy``.
+    """The best reference value minus the best one among the ``top`` candidates by ``proxy``.
 
-    Equal candidates are taken in their order. None without any candidate. None in the sequences is as for :func:`correlate`.
+    Equal candidates keep their order. None without any candidate. None in the sequences is as in :func:`correlate`.
     """
     pairs = _pairs(proxy, reference)
     if not pairs:

@@ -1,4 +1,4 @@
-"""What a search will take, before it starts: the cost of every candidate, and the time that a few of them need."""
+"""Predict the work of a search: the operations of every candidate, and the time, from timing a few of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TEST_SHARE = 1 / 3  # a forward pass is about a third of a step
 def examine(
     candidates: Iterable[Candidate], image_shape: tuple[int, int, int], classes: int
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """By name, the floating-point operations of a candidate's forward pass for one image (C, H, W); and of those that cannot
-    take such images, the reason.
+    """By name, the floating-point operations of a candidate's forward pass for one image (C, H, W); and the reasons why
+    candidates cannot take such images.
     """
     operations, reasons = {}, {}
     for candidate in candidates:
@@ -54,10 +54,10 @@ def seconds_per_image(
     training: TrainConfig,
     run: TrainingRun,
 ) -> dict[str, float]:
-    """By name, the seconds that a candidate's training takes for each image shown, on images of the set.
+    """By name, the training seconds of a candidate per image shown, on images of the set.
 
-    A few candidates are timed, from the cheapest to the dearest; between them seconds follow operations, as logarithms. Empty
-    where none can be trained.
+    A few candidates are timed, from the cheapest to the most expensive; the others are interpolated by their operations, in
+    logarithms. Empty if none can be trained.
     """
     ordered = sorted(candidates, key=lambda each: operations[each.name])
     places = np.linspace(0, len(ordered) - 1, min(PROBES, len(ordered))).round().astype(int)
@@ -80,7 +80,7 @@ def _timed(candidate: Candidate, few: SyntheticSet, training: TrainConfig, run: 
 
 
 def predicted_seconds(planned: Iterable[SearchJob], per_image: Mapping[str, float]) -> float:
-    """What the jobs take one after the other."""
+    """The total time of the jobs, one after the other."""
     return sum(
         per_image[each.candidate.name] * (each.workload.passes + _TEST_SHARE * len(each.workload.subject.test))
         for each in planned

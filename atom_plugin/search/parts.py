@@ -1,4 +1,4 @@
-"""Parts of a source's real images, beside those that it has by itself."""
+"""Parts of a source's real images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from atom_plugin.runtime.randomness import generator_for
 
 
 def stratified_part(split: Split, count: int, *, seed: int) -> Split:
-    """``count`` images, drawn without replacement, as evenly over the classes as these have images.
+    """``count`` images, drawn without replacement, in proportion to the classes.
 
-    A smaller part is within a larger one of the same seed. All of them where there are no more than ``count``.
+    A smaller part is contained in a larger one of the same seed. All images if there are no more than ``count``.
     """
     generator = generator_for(seed, "part of the training images")
     order = torch.randperm(len(split), generator=generator)
@@ -22,7 +22,7 @@ def stratified_part(split: Split, count: int, *, seed: int) -> Split:
 
 
 def with_validation(source: SourceData) -> Split:
-    """The training images and after them those held out, in memory."""
+    """The training images followed by the held-out ones, in memory."""
     if source.validation is None:
         return source.train
     both = source.train, source.validation

@@ -18,11 +18,12 @@ _NONE: Mapping[str, Score] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyResult:
-    """What a proxy is worth. What compares it with the reference is None without one.
+    """The quality of a proxy. The comparisons with the reference are None without one.
 
-    ``top`` is its agreement over the best 5 % by the reference. ``regrets`` are by how many of its best are taken: how far the
-    best of them is below the best of all, in accuracy. ``best`` is the candidate that it ranks first, ``best_reference`` what
-    that reaches on the reference, and ``best_test`` what it reaches on the test images after training on everything.
+    ``top`` is its agreement over the best 5 % by the reference. ``regrets`` are by number of top candidates k: the accuracy of
+    the best of all minus that of the best among the proxy's first k. ``best`` is the candidate that it ranks first,
+    ``best_reference`` its accuracy on the reference, and ``best_test`` its accuracy on the test images after training on all
+    images.
     """
 
     name: str
@@ -44,8 +45,8 @@ class ProxyResult:
 class SearchResult:
     """``scores`` are by workload and candidate, ``unfit`` the reasons why candidates cannot take the images; all by name.
 
-    ``words`` say what was searched and how. ``savings`` are the epochs of a set that halving took, and would have taken at full
-    length.
+    ``words`` describe the search. ``savings`` are the epochs on a set that halving took, and that full training would have
+    taken.
     """
 
     candidates: Sequence[Candidate]
@@ -60,13 +61,13 @@ class SearchResult:
     savings: tuple[int, int] | None = None
 
     def merits(self, workload: str) -> list[float | None]:
-        """What candidates are ordered by on a workload; None where the training failed."""
+        """The value that orders candidates on a workload; None if the training failed."""
         own = self.scores.get(workload, _NONE)
         return [own.get(each.name, Score()).merit for each in self.candidates]
 
     @cached_property
     def summaries(self) -> list[ProxyResult]:
-        """One for each proxy."""
+        """One summary for each proxy."""
         return [self._summary(each) for each in self.proxies]
 
     def _summary(self, proxy: Workload) -> ProxyResult:
@@ -99,12 +100,12 @@ class SearchResult:
         )
 
     def order(self) -> list[Candidate]:
-        """The candidates by the reference where all have one, else by the first proxy."""
+        """The candidates ordered by the reference if all have one, else by the first proxy."""
         by = self.proxies[0].name if self.reference is None else self.reference.name
         return ranked(self.candidates, self.scores.get(by, _NONE))
 
     def workloads(self) -> list[Workload]:
-        """The proxies, and the reference where there is one."""
+        """The proxies, and the reference if there is one."""
         return [*self.proxies, *([] if self.reference is None else [self.reference])]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The networks of a search as jobs of an evaluation, and what a candidate reached on a workload."""
+"""The networks of a search as jobs of an evaluation, and the scores of candidates on workloads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from atom_plugin.search.workloads import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a candidate reached on a workload: accuracies in [0, 1] of its networks after ``epochs``, in ``seconds`` in all.
+    """The score of a candidate on a workload: accuracies in [0, 1] of its networks after ``epochs``, in ``seconds`` in total.
 
-    ``rung`` counts the halvings that it survived. ``error`` says why there is no accuracy.
+    ``rung`` counts the halvings that it survived. ``error`` is the reason if there is no accuracy.
     """
 
     accuracies: tuple[float, ...] = ()
@@ -27,12 +27,12 @@ class Score:
 
     @property
     def accuracy(self) -> float | None:
-        """The mean over networks; None where one failed."""
+        """The mean over networks; None if one failed."""
         return None if self.error is not None or not self.accuracies else statistics.fmean(self.accuracies)
 
     @property
     def merit(self) -> float | None:
-        """What candidates are ordered by: who survived more halvings stands before, among equals the higher accuracy."""
+        """The sort key of candidates: more survived halvings first, then higher accuracy."""
         return None if self.accuracy is None else 2 * self.rung + self.accuracy
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchJob:
-    """One network of a search: a job of an evaluation, and whose it is."""
+    """One network of a search: a job of an evaluation, with its candidate and workload."""
 
     candidate: Candidate
     workload: Workload
@@ -52,7 +52,7 @@ class SearchJob:
 def plan_search(
     candidates: Iterable[Candidate], workloads: Sequence[Workload], *, precision: str = "float32"
 ) -> list[SearchJob]:
-    """Every network, candidate by candidate: what is finished of a search that was stopped is a smaller search."""
+    """Every network, candidate by candidate, so that the finished part of a stopped search is a smaller search."""
     planned = []
     for candidate in candidates:
         for workload in workloads:
@@ -70,7 +70,7 @@ def plan_search(
 
 
 def scores_of(planned: Sequence[SearchJob], outcomes: Iterable[Outcome]) -> dict[str, dict[str, Score]]:
-    """By workload and by candidate, both by name. ``outcomes`` are those of the jobs, in any order."""
+    """Scores by workload and by candidate, both by name. ``outcomes`` are the jobs' outcomes, in any order."""
     found = {id(outcome.job): outcome for outcome in outcomes}
     groups: dict[tuple[str, str], list[Outcome]] = {}
     epochs = {}

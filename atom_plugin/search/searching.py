@@ -1,4 +1,4 @@
-"""A search from its candidates and workloads to its result; whoever calls it says what trains networks."""
+"""A search from its candidates and workloads to its result; the caller provides the function that trains networks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Train: TypeAlias = Callable[[Sequence[SearchJob]], Iterable[Outcome]]
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched and how. ``unfit`` are the candidates that cannot take the images, with the reason, ``operations`` what
-    the others cost (:func:`~atom_plugin.search.forecast.examine`). ``kind`` says who is trained on the ``reference``, which is
-    None where nobody is.
+    """The candidates and workloads of a search. ``unfit`` are the candidates that cannot take the images, with the reason,
+    ``operations`` the costs of the others (:func:`~atom_plugin.search.forecast.examine`). ``kind`` says which candidates are
+    trained on the ``reference``, which is None if none are.
     """
 
     space: Space
@@ -45,11 +45,11 @@ class Search:
         return [each for each in self.space if each.name not in self.unfit]
 
     def planned(self) -> list[SearchJob]:
-        """All networks that do not depend on what others reach; under halving as if all were trained at full length."""
+        """All networks that do not depend on other results; with halving as if all were trained at full length."""
         return self._jobs(self.fit, [*self.proxies, *self._references()])
 
     def predicted_seconds(self, jobs: Iterable[SearchJob], run: TrainingRun) -> float | None:
-        """What ``jobs`` take, one after the other, as a few timed candidates tell; None where none can be timed."""
+        """The predicted time of ``jobs``, one after the other, from a few timed candidates; None if none can be timed."""
         sample, fit = self.proxies[0], self.fit
         if not fit:
             return None
@@ -65,7 +65,7 @@ class Search:
         return on_proxies + whole
 
     def run(self, train: Train, *, tops: Sequence[int] = (1,), words: Mapping[str, str] | None = None) -> SearchResult:
-        """Let ``train`` train the networks, and say what came of it; ``words`` are the result's."""
+        """Call ``train`` to train the networks, and return the result; ``words`` are the result's description."""
         savings = None
         if self.halves:
             scores = self._halved(train)
@@ -112,14 +112,14 @@ class Search:
         return scores
 
     def _rungs(self) -> list[int]:
-        """Epochs on sets; other proxies have the same shares of theirs."""
+        """Epochs on sets; other proxies have the same fractions of theirs."""
         return halving.rung_epochs(self.proxies[0].training.epochs)
 
     def _epochs_of_halving(self) -> tuple[int, int]:
         return halving.epochs_spent(len(self.fit), self._rungs())
 
     def _tests(self, train: Train, scores: Scores) -> dict[str, Score]:
-        """What the best candidate of each proxy reaches on the test images, trained on everything."""
+        """The accuracy of each proxy's best candidate on the test images, trained on all images."""
         if self.reference is None:
             return {}
         best: dict[str, Candidate] = {}

@@ -1,4 +1,4 @@
-"""Which architectures a search compares: grids over the ConvNet family, and models by name."""
+"""The architectures that a search compares: grids over the ConvNet family, and models by name."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "pooling": ("none", "max", "avg"),
     },
 }
-"""The spaces that have names."""
+"""The named spaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One architecture. ``fields`` tell it from the others of its space; its ``name`` is what :meth:`Space.pick` takes."""
+    """One architecture. ``fields`` distinguish it from the others of its space; :meth:`Space.pick` takes its ``name``."""
 
     fields: Mapping[str, Any]
     network: Network
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def model(self) -> str:
-        """What results call it; the ConvNets are told apart by their network."""
+        """The model's name in results; ConvNets are distinguished by their network."""
         return self.network.name if isinstance(self.network, NamedModel) else CONVNET
 
 
@@ -75,9 +75,9 @@ class Space:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Space:
-        """The space that a file describes: a table ``convnet`` with values of fields, a list ``models`` of names, or both.
+        """The space in a TOML file: a table ``convnet`` with values of fields, a list ``models`` of names, or both.
 
-        Raises ConfigError for anything else in it, an impossible value, an unknown model, and for no candidate at all.
+        Raises ConfigError for other keys, an impossible value, an unknown model, and for an empty space.
         """
         path = Path(path)
         try:
@@ -87,20 +87,20 @@ class Space:
             raise ConfigError(f"{'' if str(error).startswith(place) else place}{error}") from error
 
     def pick(self, conditions: str) -> Space:
-        """Those that meet all ``conditions``, as ``"depth=3,width=64|128"``: a field's name, and the values that it may have.
+        """The candidates that meet all ``conditions``, e.g. ``"depth=3,width=64|128"``: a field's name, and its allowed values.
 
-        Raises ConfigError for a field or a value that no candidate has, and where none meets them all.
+        Raises ConfigError for a field or a value that no candidate has, and if none meets them all.
         """
         wanted = [_condition(text, self.candidates) for text in conditions.split(",")]
         kept = [each for each in self if all(str(each.fields.get(name)) in values for name, values in wanted)]
         if not kept:
-            raise ConfigError(f"no candidate of {self.name} meets {conditions!r}; ask for less")
+            raise ConfigError(f"no candidate of {self.name} meets {conditions!r}; give fewer conditions")
         return Space(self.name, tuple(kept))
 
     def sample(self, count: int, *, seed: int = 0) -> Space:
-        """``count`` of them, drawn without replacement: the first in an order that ``seed`` and their names make.
+        """``count`` of them, drawn without replacement: the first in an order that ``seed`` and their names determine.
 
-        So a larger sample of the same seed holds a smaller one. Raises ConfigError where there are fewer.
+        So a larger sample of the same seed contains a smaller one. Raises ConfigError if there are fewer.
         """
         if not 1 <= count <= len(self):
             raise ConfigError(f"a sample of {count} was asked for, but {self.name} has {len(self)} candidates here")
@@ -115,14 +115,14 @@ def _described(table: Mapping[str, Any]) -> tuple[Candidate, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"models must be a list of names, not {names!r}")
     if CONVNET in names:
-        raise ConfigError(f"{CONVNET!r} stands among the models; describe it in a table [{CONVNET}]")
+        raise ConfigError(f"{CONVNET!r} is among the models; describe it in a table [{CONVNET}]")
     if not isinstance(choices, (dict, type(None))):
         raise ConfigError(f"{CONVNET} must be a table of fields and their values, not {choices!r}")
     candidates = [] if choices is None else list(_grid(choices))
     candidates += [Candidate(fields={MODEL: name}, network=named_model(name)) for name in names]
     found = [candidate.name for candidate in candidates]
     if twice := [name for name, count in Counter(found).items() if count > 1]:
-        raise ConfigError(f"{twice[0]} stands there twice; name it once")
+        raise ConfigError(f"{twice[0]} is named twice; name it once")
     if not candidates:
         raise ConfigError(f"describes no candidate; give a table [{CONVNET}], or a list of models")
     return tuple(candidates)
@@ -144,7 +144,7 @@ def _grid(choices: Mapping[str, Any]) -> Iterator[Candidate]:
 
 
 def _condition(text: str, candidates: Sequence[Candidate]) -> tuple[str, list[str]]:
-    """The field and the values, as texts, that one condition names."""
+    """The field and the values, as texts, in one condition."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise ConfigError(f"a condition must be FIELD=VALUE or FIELD=VALUE|VALUE, not {text!r}")

@@ -1,4 +1,4 @@
-"""A search's result for people, and as CSV."""
+"""A search's result as tables and as CSV."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _NOTHING = "-"
 _AGREEMENT = (
     "n: candidates with a reference accuracy. [ ]: 95 % of bootstrap samples of the candidates. Regret: the best "
-    "reference accuracy less the best among the first k by the proxy, in points."
+    "reference accuracy minus the best among the first k by the proxy, in points."
 )
 
 
 def search_table(result: SearchResult, *, top: int, latex: bool = False) -> str:
-    """How proxies agree with the reference, what they find, the ``top`` candidates, and what failed.
+    """How proxies agree with the reference, the models they find, the ``top`` candidates, and failures.
 
-    ``latex``: tables as rows of LaTeX, with the lines beside them as comments.
+    ``latex``: tables as rows of LaTeX, with the accompanying lines as comments.
     """
     summaries = result.summaries
     parts = [remark(_described(result), latex=latex)]
@@ -44,7 +44,7 @@ def _described(result: SearchResult) -> str:
     if result.savings is not None:
         spent, full = result.savings
         lines.append(
-            f"halving: {spent:,} epochs of {full:,} that all at full length take, {_percent(1 - spent / full)} % saved"
+            f"halving: {spent:,} epochs instead of {full:,} for full training, {_percent(1 - spent / full)} % saved"
         )
     return "\n".join(lines)
 
@@ -83,7 +83,7 @@ def _models_table(summaries: Sequence[ProxyResult]) -> PrettyTable:
         "failed",
         "best model",
         "on the reference, %",
-        "on everything, test, %",
+        "on all images, test, %",
     ]
     drawn = PrettyTable(names)
     drawn.align = "r"
@@ -106,7 +106,7 @@ def _models_table(summaries: Sequence[ProxyResult]) -> PrettyTable:
 
 
 def _ranking_table(result: SearchResult, top: int) -> PrettyTable:
-    """The first ``top`` candidates by the reference, else by the first proxy; accuracies in %, and places in brackets."""
+    """The first ``top`` candidates by the reference, else by the first proxy; accuracies in %, and ranks in brackets."""
     from prettytable import PrettyTable
 
     workloads = result.workloads()
@@ -128,7 +128,7 @@ def _ranking_table(result: SearchResult, top: int) -> PrettyTable:
 
 
 def _places(merits: Sequence[float | None]) -> list[int | None]:
-    """From 1 on; equal ones share a place."""
+    """Ranks from 1; equal values share a rank."""
     known = [merit for merit in merits if merit is not None]
     return [None if merit is None else 1 + sum(other > merit for other in known) for merit in merits]
 
@@ -161,7 +161,7 @@ def _percent(share: float | None) -> str:
 
 
 def as_csv(result: SearchResult) -> str:
-    """A line per candidate, in the order of the ranking, under one of names; accuracies are shares in [0, 1]."""
+    """A line per candidate, in the order of the ranking, under a header; accuracies are fractions in [0, 1]."""
     fields = list(dict.fromkeys(name for each in result.candidates for name in each.fields))
     rows = []
     for each in result.order():

@@ -1,4 +1,4 @@
-"""What every candidate of a search is trained on: proxies, which are cheap, and the reference that they stand for."""
+"""The training data of a search's candidates: proxies, which are cheap, and the reference that they stand for."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 EARLY_STOPPING = "early-stopping"
 PROXIES = (*METHODS, EARLY_STOPPING)
-"""The proxies that a search makes by itself, beside sets."""
+"""The proxies that a search makes itself, besides sets."""
 
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """``repeats`` networks of every candidate are trained on ``subject`` as ``training`` says, and tested on its images.
+    """``repeats`` networks of every candidate are trained on ``subject`` with ``training``, and tested on its images.
 
-    ``stored`` is how many images must be kept for that; ``seed`` is the networks'.
+    ``stored`` is the number of images that must be kept for that; ``seed`` is the networks'.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Workload:
 
     @property
     def passes(self) -> int:
-        """Images that one network is shown, counted each time."""
+        """Images that one network is shown, with repetitions."""
         return len(self.subject) * self.training.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyPlan:
-    """Which proxies a search makes beside its sets, by name, and how all are trained; ``repeats`` networks each."""
+    """The proxies that a search makes besides its sets, by name, and the training of all; ``repeats`` networks each."""
 
     names: Sequence[str]
     training: TrainConfig
@@ -63,9 +63,9 @@ class ProxyPlan:
 def proxies(sets: Sequence[tuple[str, SyntheticSet]], source: SourceData, plan: ProxyPlan) -> list[Workload]:
     """The sets, each under its name, and for every number of images per class among them the proxies of ``plan``.
 
-    All are tested on the validation images of ``source``. What is chosen has the preprocessing of the first set of its size.
-    Raises ConfigError for two sets that are the same and for a source without validation images, and what
-    :func:`~atom_plugin.distillation.selected_set.selected_set` raises.
+    All are tested on the validation images of ``source``. Selected images have the preprocessing of the first set of their
+    size. Raises ConfigError for two equal sets and for a source without validation images, and the errors of
+    :func:`~atom_plugin.distillation.selected_set.selected_set`.
     """
     sets = [(name, held_set.with_class_labels("an architecture search")) for name, held_set in sets]
     found = [_on_set(name, held_set, source, plan) for name, held_set in sets]
@@ -80,8 +80,8 @@ def proxies(sets: Sequence[tuple[str, SyntheticSet]], source: SourceData, plan: 
 def reference(
     like: SyntheticSet, source: SourceData, *, epochs: int, ipc: int | None = None, seed: int = 0
 ) -> Workload:
-    """Training on all images that are left, or on ``ipc`` of each class, by the recipe ``standard``, under the preprocessing
-    of ``like``. Its networks start from other weights than those on proxies, so that none of these shares its luck.
+    """Training on all remaining images, or on ``ipc`` of each class, by the recipe ``standard``, with the preprocessing of
+    ``like``. Its networks start from other weights than those on proxies, so that their random effects are independent.
     """
     subject, count = _on_real("all images", like, source), len(source.train)
     if ipc is not None:
@@ -92,7 +92,7 @@ def reference(
 
 
 def everything(reference: Workload, source: SourceData) -> Workload:
-    """The reference with the validation images among those of training, tested on the test images: what a model is worth."""
+    """The reference with the validation images added to the training images, tested on the test images."""
     subject = replace(
         reference.subject,
         name="everything",
@@ -128,7 +128,7 @@ def _made(name: str, like: SyntheticSet, source: SourceData, plan: ProxyPlan) ->
 
 
 def _early_stopping(like: SyntheticSet, source: SourceData, plan: ProxyPlan) -> Workload:
-    """Training on the real images that stops when a network has been shown as many as on the set: equal work, equal time.
+    """Training on the real images that stops when a network has been shown as many images as on the set: equal work and time.
 
     That may be after a part of the first epoch.
     """

@@ -135,8 +135,8 @@ class SyntheticSet:
         return self.image_bytes + self.soft_label_bytes
 
     def targets(self, temperature: float = 1.0) -> torch.Tensor:
-        """What networks learn of each stored image, float32 (N, classes): as :meth:`SoftLabels.targets`; without soft labels
-        1 for its class and 0 for the others, whatever the temperature.
+        """The training targets of each stored image, float32 (N, classes): as :meth:`SoftLabels.targets`; without soft labels 1
+        for its class and 0 for the others, whatever the temperature.
         """
         if self.soft_labels is not None:
             return self.soft_labels.targets(temperature)
@@ -159,7 +159,7 @@ class SyntheticSet:
         return replace(self, images=images, labels=labels, soft_labels=soft, factor=1, prefixes=())
 
     def stored_as(self, storage: str) -> SyntheticSet:
-        """The set in another ``storage``; as uint8 they are clamped to [0, 1] and rounded to 256 levels.
+        """The set in another ``storage``; as uint8 the images are clamped to [0, 1] and rounded to 256 levels.
 
         Raises ConfigError for a name that is not in :data:`STORAGE_TYPES`.
         """
@@ -218,7 +218,8 @@ class SyntheticSet:
     def dataloader(
         self, batch_size: int = 64, *, augment: bool = False, shuffle: bool = True, seed: int = 0, soft: bool = False
     ) -> DataLoader[Item]:
-        """Batches of decoded, preprocessed images and class ids; ``augment`` by the operations that the set was made under.
+        """Batches of decoded, preprocessed images and class ids; ``augment`` applies the augmentation of the set's
+        distillation.
 
         ``soft``: the set's soft labels in the place of class ids. Raises ConfigError where it has none, and as
         :func:`~atom_plugin.store.batches.batches_of`.

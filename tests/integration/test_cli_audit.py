@@ -115,8 +115,8 @@ def test_a_set_of_all_training_images_is_judged_on_the_test_images(inside, capsy
 
 WRONG = [
     (("absent.h5",), 1, "absent.h5"),
-    (("atom.h5", "whole.h5"), 2, "whole.h5: was made of other images"),
-    (("atom.h5", "--dataset", "digits"), 2, "atom.h5: was made of other images"),
+    (("atom.h5", "whole.h5"), 2, "whole.h5: was made from other images"),
+    (("atom.h5", "--dataset", "digits"), 2, "atom.h5: was made from other images"),
     (("nowhere.h5",), 1, "--dataset"),
     (("many.h5",), 1, "--shadow"),
     (("atom.h5", "--shadow", "herding.h5"), 2, "--shadow"),

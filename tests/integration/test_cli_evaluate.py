@@ -135,7 +135,7 @@ def test_one_results_file_tells_test_from_validation(held_out, capsys):
         (
             ("v.h5", "whole.h5"),
             (),
-            "whole.h5: was made of all training images of 'digits', none of which were held out",
+            "whole.h5: was made from all training images of 'digits', without held-out images",
         ),
         (
             ("v.h5", "other.h5"),
@@ -254,7 +254,7 @@ def test_augmentations_are_compared_row_by_row_from_one_results_file(inside, cap
         *("siamese", "none", "randaugment", "autoaugment")
     ]
     out, err = evaluate(capsys, "a.h5", *both, "--augmentation", "none,flip", code=2)
-    assert "r.jsonl: holds networks trained with augmentation" in err
+    assert "r.jsonl: has networks trained with augmentation" in err
     assert "asks for none or flip" in err
 
 
@@ -320,10 +320,10 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--augmentation", "none,none"), 2, "augmentation 'none' twice"),
         (("a.h5", "--repeats", "0"), 2, "--repeats must be at least 1, not 0"),
         (("a.h5", "--full-epochs", "3"), 2, "--full-epochs has no effect without --full"),
-        (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 hold the same images"),
+        (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 have the same images"),
         (("a.h5", "--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--results", "rgba.h5"), 1, "rgba.h5, line 1: is not JSON"),
-        (("a.h5", "--results", "other.jsonl"), 2, "holds networks trained with epochs 9, this evaluation asks for 1"),
+        (("a.h5", "--results", "other.jsonl"), 2, "has networks trained with epochs 9, this evaluation asks for 1"),
         (("a.h5", "--chart", "r.gif"), 2, "r.gif: ends in '.gif', expected .png"),
         (("a.h5", "--chart", "nowhere/r.png"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--csv", "rgba.h5"), 1, "rgba.h5: already exists and is kept"),

@@ -102,7 +102,7 @@ def test_many_failures_are_counted(inside: Path, capsys: pytest.CaptureFixture[s
         ("set.h5", "images", "cannot be read as a network"),
         ("nothing", "images", "there is no such file"),
         ("net.safetensors", "nowhere", "there is no such file or folder"),
-        ("net.safetensors", "empty", "holds no image files"),
+        ("net.safetensors", "empty", "contains no image files"),
     ],
 )
 def test_what_is_none_is_refused_in_one_line(

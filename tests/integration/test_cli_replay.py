@@ -429,7 +429,7 @@ def test_a_mode_added_later_must_share_the_sets(inside, capsys):
 def test_a_foreign_folder_is_kept(inside, capsys, how):
     Path("a.memory").mkdir()
     Path("a.memory/notes.txt").write_text("mine")
-    refused(capsys, 1, "is no folder of replay memories, and is kept", *REPLAY, *how)
+    refused(capsys, 1, "is not a folder of replay memories, and is kept", *REPLAY, *how)
 
 
 def test_unreadable_results(inside, capsys):

@@ -104,7 +104,7 @@ def test_the_page_is_whole_and_names_nothing_elsewhere(inside: Path, capsys: pyt
     ]
     assert page.texts("h3").count("Packed images, as they are stored") == 1
     assert [name for tag, name in page.words if tag == "figcaption"] == ["a.h5", "a.h5", "p.h5"]
-    assert any("not at hand" in text and "nowhere" in text for text in page.texts("p"))
+    assert any("are missing" in text and "nowhere" in text for text in page.texts("p"))
     images = [each for tag, each in page.tags if tag == "img"]
     # 10 rows of digits for two sets, 3 of the other; 10 of packed; 2 x 2 x 10 of nearest; loss, chart, two maps.
     assert len(images) == 20 + 3 + 10 + 40 + 4

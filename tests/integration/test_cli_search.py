@@ -156,10 +156,10 @@ def test_the_time_is_predicted_before_a_search(inside, capsys):
         (("--reference", "none", "--reference-ipc", "3"), 2, "--reference-ipc has no effect without a --reference"),
         (("--reference", "best:1", "--chart", "c.png"), 2, "--chart has no effect without --reference full"),
         (("--validation", "0.2"), 2, "1.h5: was made without its own validation images; leave --validation out"),
-        (("seen.h5",), 2, "seen.h5: was made of all training images"),
+        (("seen.h5",), 2, "seen.h5: was made from all training images"),
         (("--chart", "1.h5"), 2, "1.h5: --chart is the name of 1.h5"),
         (("--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere"),
-        (("copy.h5",), 2, "1.h5 and copy.h5 hold the same images"),
+        (("copy.h5",), 2, "1.h5 and copy.h5 have the same images"),
         (("gray.h5", "--dataset", "digits"), 2, "gray.h5: holds images of 1x4x4"),
     ],
 )

@@ -122,7 +122,7 @@ CASES = [
     (1, "r.png: exists, is not the picture", (*REPLAY, "-o", "r", "--resume")),
     (1, "r.png: exists, is not the picture", (*REPLAY, "-o", "r", "--force")),
     (1, "t.jsonl: exists, is not the file of results", (*REPLAY, "-o", "t", "--force")),
-    (1, "holds notes.txt, which no replay wrote", (*REPLAY, "-o", "u", "--force")),
+    (1, "contains notes.txt, which was not written by a replay", (*REPLAY, "-o", "u", "--force")),
     (1, "found a line of a distillation's log", (*EVALUATE, "--csv", "r.csv", "--results", "s.log.jsonl")),
 ]
 

@@ -72,5 +72,5 @@ def test_same_seed_same_intervals() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"3 members.*4 or more"):
+    with pytest.raises(ConfigError, match=r"3 members.*at least 4"):
         attack_rates(np.zeros(3), np.zeros(100))

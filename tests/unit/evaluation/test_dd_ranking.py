@@ -77,7 +77,7 @@ def test_lrs_lies_in_0_to_1_and_rewards_recovery_and_improvement(hlr, ior, weigh
     ("hlr", "ior", "weight"), [(35.7, -2.9, 0.5), (0.3, 2.0, 0.5), (0.3, math.nan, 0.5), (0.3, 0.1, 1.5)]
 )
 def test_percentages_and_odd_weights_are_refused(hlr, ior, weight):
-    with pytest.raises(ConfigError, match=r"shares in \[-1, 1\]|weight of IOR"):
+    with pytest.raises(ConfigError, match=r"fractions in \[-1, 1\]|weight of IOR"):
         label_robust_score(hlr, ior, weight=weight)
 
 

@@ -78,7 +78,7 @@ def test_tsne_keeps_neighbours_together_and_repeats_itself():
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_rows_that_tell_nothing(method):
     for real in (rows(2, 0), np.ones((9, 6)), np.full((9, 6), np.nan)):
-        with pytest.raises(ConfigError, match="too few, not finite or all alike, expected three or more"):
+        with pytest.raises(ConfigError, match="too few, not finite or all equal, expected at least three"):
             project(real, rows(3, 1), method, seed=0)
 
 

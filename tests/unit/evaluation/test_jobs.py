@@ -118,7 +118,7 @@ def test_several_trainings_are_cells_of_their_own_from_the_same_seeds():
         (model, way, repeat) for model in ("convnet", "alexnet") for way in ways for repeat in (0, 1)
     ]
     assert [job.key for job in jobs[:2]] == [job.key for job in plan_jobs(one, ["convnet"], QUICK, repeats=2)]
-    with pytest.raises(ConfigError, match=r"'standard' with augmentation 'none' twice, expected every one once"):
+    with pytest.raises(ConfigError, match=r"'standard' with augmentation 'none' twice, expected each once"):
         plan_jobs(one, ["convnet"], [ways[1], ways[0], ways[1]])
 
 
@@ -129,7 +129,7 @@ def test_the_same_set_twice_is_refused_unless_its_network_is_another():
     jobs = plan_jobs([one, replace(wide, name="wide.h5")], ["convnet", "vgg11"], QUICK, repeats=1)
     assert len(jobs) == 4
     assert len({job.key for job in jobs}) == 3, "the VGG is the same for both"
-    with pytest.raises(ConfigError, match=r"0\.h5 and copy\.h5 hold the same images; name them once"):
+    with pytest.raises(ConfigError, match=r"0\.h5 and copy\.h5 have the same images; name them once"):
         plan_jobs([one, replace(one, name="copy.h5")], ["convnet"], QUICK)
     with pytest.raises(ConfigError, match=r"0\.h5: holds no images"):
         nothing = replace(one.synthetic_set, images=one.synthetic_set.images[:0], labels=one.synthetic_set.labels[:0])

@@ -99,17 +99,17 @@ def with_header(data: bytes, change: Any) -> bytes:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda about: {**about, "format": "another"}, "no network of this package"),
-        (lambda about: [], "no network of this package"),
+        (lambda about: {**about, "format": "another"}, "not a network of this package"),
+        (lambda about: [], "not a network of this package"),
         (lambda about: {**about, "format_version": 2}, "version 2.*update"),
         (lambda about: {**about, "image_shape": [3, 8]}, "damaged"),
         (lambda about: {**about, "image_shape": [3, 16, 16]}, "damaged.*zca"),
         (lambda about: {**about, "class_names": ["a"]}, "damaged"),
         (lambda about: {**about, "zca_eps": "x"}, "damaged"),
-        (lambda about: {**about, "network": {**about["network"], "width": 4096}}, "more than it holds"),
+        (lambda about: {**about, "network": {**about["network"], "width": 4096}}, "more than the file has"),
         (lambda about: {**about, "network": {**about["network"], "width": -1}}, "width must be at least 1"),
         (lambda about: {**about, "network": {"name": "nothing"}}, "no model is called 'nothing'"),
-        (lambda about: {**about, "network": {"name": "vgg11", "normalisation": "batch"}}, "more than it holds"),
+        (lambda about: {**about, "network": {"name": "vgg11", "normalisation": "batch"}}, "more than the file has"),
         (lambda about: {key: value for key, value in about.items() if key != "model"}, "model"),
     ],
 )

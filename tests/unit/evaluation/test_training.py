@@ -128,7 +128,7 @@ def test_the_test_source_is_found_and_checked():
     changed = replace(chosen, provenance=replace(chosen.provenance, source=source))
     with pytest.raises(SourceError, match="not those it was made from"):
         find_test_source(changed, "a.h5", SourceRequest())
-    with pytest.raises(ConfigError, match="holds images of 1x8x8, the test images of 'coloured' are 3x8x8"):
+    with pytest.raises(ConfigError, match="has images of 1x8x8, but the test images of 'coloured' are 3x8x8"):
         check_test_source(chosen, "a.h5", coloured_source())
     with pytest.raises(ConfigError, match="its classes"):
         check_test_source(chosen, "a.h5", coloured_source(channels=1))

@@ -246,12 +246,12 @@ def test_dcc_compares_the_gradients_of_all_classes_together():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("dd", {"steps": 0}, "steps must be a whole number from 1 on, not 0"),
+        ("dd", {"steps": 0}, "steps must be a whole number of 1 or more, not 0"),
         ("dd", {"step_size": 0.0}, "step_size must be above 0"),
         ("ld", {"label_share": 1.0}, "label_share must be above 0 and below 1"),
         ("mtt", {"youngest": 3, "oldest": 2}, "found ages from 3 to 2"),
-        ("mtt", {"student_batch": -1}, "student_batch must be a whole number from 1 on"),
-        ("frepo", {"networks": 0}, "networks must be a whole number from 1 on"),
+        ("mtt", {"student_batch": -1}, "student_batch must be a whole number of 1 or more"),
+        ("frepo", {"networks": 0}, "networks must be a whole number of 1 or more"),
         ("frepo", {"ridge": -1.0}, "ridge"),
     ],
 )

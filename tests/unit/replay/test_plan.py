@@ -76,7 +76,7 @@ def test_the_files_stand_beside_each_other_under_the_whole_prefix(files, tmp_pat
 def test_a_prefix_without_a_name_is_refused(prefix):
     from pathlib import Path
 
-    with pytest.raises(ConfigError, match="no name"):
+    with pytest.raises(ConfigError, match="no file name"):
         ComparisonFiles(Path(prefix))
 
 
@@ -109,10 +109,10 @@ def test_what_is_there_is_kept_unless_resumed_or_forced(files, tmp_path, suffix)
 def test_a_foreign_folder_is_never_touched(files, tmp_path, how):
     files.folder.mkdir()
     (files.folder / "holiday.txt").write_text("mine")
-    with pytest.raises(StoreError, match="no folder of replay memories"):
+    with pytest.raises(StoreError, match="not a folder of replay memories"):
         files.refuse_leftovers(**how)
     (tmp_path / "file.memory").write_text("a file")
-    with pytest.raises(StoreError, match="no folder of replay memories"):
+    with pytest.raises(StoreError, match="not a folder of replay memories"):
         ComparisonFiles(tmp_path / "file").refuse_leftovers(**how)
 
 

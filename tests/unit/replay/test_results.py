@@ -90,8 +90,8 @@ def test_json_round_trip_is_exact_and_gives_plain_values():
         ({"accuracies": ((float("nan"),), *ROWS[1:])}, "found accuracy nan"),
         ({"test_images": (10, 10)}, "expected 3 positive integers"),
         ({"test_images": (10, 0, 30)}, "expected 3 positive integers"),
-        ({"config": {"path": object()}}, "must hold JSON values"),
-        ({"config": {"lr": float("nan")}}, "must hold JSON values"),
+        ({"config": {"path": object()}}, "must have JSON values"),
+        ({"config": {"lr": float("nan")}}, "must have JSON values"),
         ({"config": [1]}, "expected a dict"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_file_of_two_configurations_is_refused(held):
 
 
 def test_a_run_is_not_appended_twice(held):
-    with pytest.raises(StoreError, match="already holds order 0, network 1 of atom in mode replay"):
+    with pytest.raises(StoreError, match="already has order 0, network 1 of atom in mode replay"):
         held.append(replace(result(network=1), seconds=3.0))
     assert len(StreamResultsFile(held.path).results) == 2
 

@@ -86,9 +86,7 @@ def test_precomputed_finds_the_set_of_the_experience():
     given = PrecomputedSupplier([first, second, third])
     assert_equal_sets(given.supply(None, [3, 2], ipc=5, preprocessing=None), third)
     assert given.supply(None, [1], ipc=5, preprocessing=None).labels.tolist() == [1]
-    with pytest.raises(
-        ConfigError, match=r"no set holds the classes \[0, 1\] that arrive together .*\[0, 5\], \[1, 4\]"
-    ):
+    with pytest.raises(ConfigError, match=r"no set has the classes \[0, 1\] that arrive together .*\[0, 5\], \[1, 4\]"):
         given.supply(None, [1, 0], ipc=5, preprocessing=None)
 
 

@@ -57,7 +57,7 @@ def test_a_table_has_agreement_models_ranking_and_reasons():
 
 
 def test_a_halving_says_what_it_saves():
-    assert "halving: 20 epochs of 45 that all at full length take, 55.56 % saved" in search_table(
+    assert "halving: 20 epochs instead of 45 for full training, 55.56 % saved" in search_table(
         result(halves=True), top=3
     )
 

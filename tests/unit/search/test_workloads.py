@@ -85,7 +85,7 @@ def test_everything_is_all_training_images_tested_on_the_test_images():
 
 def test_the_same_set_twice_and_an_unknown_proxy_are_refused():
     one = small_set()
-    with pytest.raises(ConfigError, match=r"a\.h5 and b\.h5 hold the same images"):
+    with pytest.raises(ConfigError, match=r"a\.h5 and b\.h5 have the same images"):
         proxies([("a.h5", one), ("b.h5", replace(one))], HELD, plan())
     with pytest.raises(ConfigError, match="no proxy is called 'herdng'; did you mean 'herding'"):
         plan("herdng")
