@@ -1,4 +1,4 @@
-"""The stored images of a run, of this process's classes: what they start from, what moves them, how networks see them."""
+"""The stored images of a run, for this process's classes: initial values, optimiser, and decoding."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LARGEST_PIXEL = 1e6
 
 
 class RunImages:
-    """Images (own classes * ipc, C, H, W), float32 on ``device``: preprocessed, or in [0, 1] where they are stored as uint8.
+    """Images (own classes * ipc, C, H, W), float32 on ``device``: preprocessed, or in [0, 1] if they are stored as uint8.
 
-    They start as this process's of ``start``, those of all classes (K * ipc, C, H, W).
+    They start from this process's part of ``start``, the images of all classes (K * ipc, C, H, W).
     """
 
     def __init__(
@@ -42,28 +42,28 @@ class RunImages:
 
     @property
     def own(self) -> torch.Tensor:
-        """The images of this process's classes, as they are now."""
+        """The current images of this process's classes."""
         return self.optimizer.images
 
     @property
     def whole(self) -> torch.Tensor:
-        """Those of all processes, (K * ipc, C, H, W)."""
+        """The images of all processes, (K * ipc, C, H, W)."""
         return self._gathered(self.own)
 
     @property
     def momentum(self) -> torch.Tensor | None:
-        """The momentum of all, None before the first step."""
+        """The momentum of all images, None before the first step."""
         return None if self.optimizer.velocity is None else self._gathered(self.optimizer.velocity)
 
     def decode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (n, C, H, W) as :attr:`own` are, as networks see them: unpacked and preprocessed."""
+        """Images (n, C, H, W), in the form of :attr:`own`, as networks see them: unpacked and preprocessed."""
         unpacked = unpack(images, self._config.factor)
         return self._preprocessing.forward(unpacked) if self._config.storage == "uint8" else unpacked
 
     def checked(self, iteration: int) -> torch.Tensor:
-        """:attr:`whole`. A step may throw images off while the loss stays finite; such a state is neither saved nor handed out.
+        """:attr:`whole`. Images may diverge while the loss is finite; such a state is neither saved nor returned.
 
-        Raises DivergenceError for it, which names the ``iteration``.
+        Raises DivergenceError for it, naming the ``iteration``.
         """
         largest = distributed.highest(float(self.own.detach().abs().max()))
         if not largest <= _LARGEST_PIXEL:
@@ -74,7 +74,7 @@ class RunImages:
         return self.whole
 
     def restore(self, images: torch.Tensor, momentum: torch.Tensor | None) -> None:
-        """Continue from those of all processes."""
+        """Continue from the images and momentum of all processes."""
         self.optimizer = self._optimizer_of(images)
         self.optimizer.velocity = None if momentum is None else self._part(momentum)
 
@@ -91,7 +91,7 @@ class RunImages:
         )
 
     def _part(self, whole: torch.Tensor) -> torch.Tensor:
-        """This process's rows of the set's, on the device."""
+        """This process's rows of the set's images, on the device."""
         rows = self._rows[distributed.rank()]
         return whole[rows.start : rows.stop].to(self._device).clone()
 

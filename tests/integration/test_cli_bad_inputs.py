@@ -159,7 +159,7 @@ CASES = [
     ((*EVALUATE, "photos"), 1, "photos"),
     ((*EVALUATE, "good.h5"), 1, "fingerprint"),
     ((*EVALUATE, "good.h5", "--dataset", "digits"), 2, "its classes"),
-    ((*EVALUATE, "good.h5", "--dataset", "digits", "--image-size", "9"), 2, "holds images of 1x8x8"),
+    ((*EVALUATE, "good.h5", "--dataset", "digits", "--image-size", "9"), 2, "has images of 1x8x8"),
     ((*EVALUATE, "good.h5", "--lr", "0"), 2, "--lr must be above 0"),
     ((*EVALUATE, "good.h5", "--model", "convnet,"), 2, "joined by commas"),
 ]

@@ -328,7 +328,7 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--chart", "nowhere/r.png"), 1, "there is no folder nowhere; create it first"),
         (("a.h5", "--csv", "rgba.h5"), 1, "rgba.h5: already exists and is kept"),
         (("a.h5", "--chart", "there.png"), 1, "there.png: already exists and is kept"),
-        (("rgba.h5", "--dataset", "digits"), 2, "holds images of 4x8x8"),
+        (("rgba.h5", "--dataset", "digits"), 2, "has images of 4x8x8"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, args, code, words):

@@ -160,7 +160,7 @@ def test_the_time_is_predicted_before_a_search(inside, capsys):
         (("--chart", "1.h5"), 2, "1.h5: --chart is the name of 1.h5"),
         (("--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere"),
         (("copy.h5",), 2, "1.h5 and copy.h5 have the same images"),
-        (("gray.h5", "--dataset", "digits"), 2, "gray.h5: holds images of 1x4x4"),
+        (("gray.h5", "--dataset", "digits"), 2, "gray.h5: has images of 1x4x4"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, args, code, words):
