@@ -1,8 +1,8 @@
 """One nested set cut to fewer images per class, against sets made for each: `python benchmarks/any_ipc.py`.
 
-Beside the nested set's prefixes stand a set distilled for each count at equal steps, the prefixes of a plain set, and real
-images by herding. A line of JSON per count, kind and seed goes to --out; accuracies are of the validation images, which no set
-saw.
+Compares the nested set's prefixes with a set distilled for each count at equal steps, the prefixes of a plain set, and real
+images by herding. Writes a line of JSON per count, kind and seed to --out; accuracies are on the validation images, which no
+set saw.
 
     python benchmarks/any_ipc.py --out runs/any-ipc.jsonl                       # digits, 10 images per class
     python benchmarks/any_ipc.py --data cifar.tar.xz --ipc 50 --iterations 1000 --epochs 300 --out runs/any-ipc-cifar.jsonl
@@ -42,7 +42,7 @@ Sets = Callable[[SourceData, argparse.Namespace, int], Iterator[tuple[str, int, 
 
 
 def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tuple[str, int, SyntheticSet, float]]:
-    """Kind, images per class, the set, and the seconds of the distillation that it took."""
+    """Kind, images per class, the set, and the seconds of its distillation."""
 
     def made(ipc: int, nested: str | None, image_lr: float = 1.0) -> tuple[SyntheticSet, float]:
         config = DistillConfig.from_recipe(
@@ -101,9 +101,9 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
 def arguments(
     description: str | None, words: Sequence[str] | None = None, *, rates: bool = False
 ) -> argparse.Namespace:
-    """``words``, or what the command line holds, for a benchmark whose sets are trained on, and tested on validation images.
+    """The options in ``words``, or on the command line, for a benchmark that trains on sets and tests on validation images.
 
-    ``rates``: whether nested sets may be asked for at several image learning rates.
+    ``rates``: whether to offer several image learning rates for nested sets.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder, an archive of one, or .npz (default: the digits)")

@@ -1,8 +1,8 @@
 """Seconds of a step of a nested and of a growing run over a plain one's: `OMP_NUM_THREADS=1 python benchmarks/any_ipc_time.py`.
 
-All take their steps in turn, so that what else the machine does slows them alike; on a CPU its own seconds are counted, not
-the clock's. The set that grows has half the images, and they stay as they are. Images are noise of CIFAR-10's size. A line of
-JSON goes to --out.
+The runs take their steps in turn, so that other load on the machine slows all of them equally; on a CPU processor seconds are
+counted, not wall-clock seconds. The growing set has half the images, which are frozen. Images are noise of CIFAR-10's size.
+Writes a line of JSON to --out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a step's time goes, by kind of operation, the plain step's and ours: `python benchmarks/breakdown.py`.
+"""Seconds of a step by kind of operation, for the plain step and the fast one: `python benchmarks/breakdown.py`.
 
 From torch's profiler: on a CPU the time of the operations that the step calls, on one thread, since the profiler sees no
-others; on a GPU that of its kernels. What is in neither (Python, waiting) is not counted, what the profiler itself takes is.
+others; on a GPU the time of its kernels. Other time (Python, waiting) is not counted; the profiler's own overhead is.
 """
 
 from __future__ import annotations

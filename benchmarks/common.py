@@ -1,10 +1,9 @@
-"""What the benchmarks share: options, the machine they ran on, timing, spread, and what they print.
+"""Parts that the benchmarks share: options, description of the machine, timing, spread, and output.
 
-A benchmark is a script of this folder that prints one JSON object, with ``machine`` and ``versions`` (:func:`surroundings`)
-beside what it measured, and takes ``--quick`` (tiny sizes, seconds) and, where it knows more than the CPU, ``--device``.
-What docs/performance.md is to show of it beyond its template stands under ``tables`` (a list of :func:`table`) and
-``notes`` (a list of lines). One that takes long may write JSON lines instead, to ``--out``, as it goes. ``benchmarks/run.py``
-runs all of them.
+A benchmark is a script of this folder that prints one JSON object, with ``machine`` and ``versions`` (:func:`surroundings`) and
+its measurements, and takes ``--quick`` (tiny sizes, seconds) and, if it supports GPUs, ``--device``. Further content for
+docs/performance.md is under ``tables`` (a list of :func:`table`) and ``notes`` (a list of lines). A long benchmark may write
+JSON lines to ``--out`` instead. ``benchmarks/run.py`` runs all of them.
 """
 
 from __future__ import annotations
@@ -33,18 +32,20 @@ Result = TypeVar("Result")
 
 
 def options_of(doc: str | None, *, repeats: int, device: bool = True) -> argparse.ArgumentParser:
-    """A parser of what all benchmarks take, --device only where ``device``; ``doc``'s first line describes it."""
+    """A parser of the options of all benchmarks, with --device if ``device``; ``doc``'s first line describes it."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     if device:
         parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to test that it works; the results mean nothing"
+    )
     return parser
 
 
 def run_script(main: Callable[[Sequence[str]], dict[str, Any]]) -> None:
-    """Print what ``main`` measured; an AtomError (a device that is not there, say) is one line and exit code 1."""
+    """Print the result of ``main``; an AtomError (a missing device, say) is one line and exit code 1."""
     try:
         result = main(sys.argv[1:])
     except AtomError as error:
@@ -53,7 +54,7 @@ def run_script(main: Callable[[Sequence[str]], dict[str, Any]]) -> None:
 
 
 def surroundings(device: str, threads: int) -> dict[str, Any]:
-    """``machine`` and ``versions``, for a result. Raises ConfigError for a device that is not there."""
+    """``machine`` and ``versions``, for a result. Raises ConfigError for a missing device."""
     kind = resolve_device(device).type
     cpu = processor()
     machine: dict[str, Any] = {"device": cpu, "threads": threads, "cores": os.cpu_count()}
@@ -64,7 +65,7 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
 
 
 def now() -> float:
-    """Seconds on a clock, once a GPU has done what it was given."""
+    """The time in seconds, after a GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -88,7 +89,7 @@ def times(run: Callable[[], object], repeats: int) -> list[float]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, extremes and number of what was measured."""
+    """Median, extremes and number of the measurements."""
     return {"n": len(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -98,7 +99,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def matrix_rate(device: str, side: int = 2048) -> float:
-    """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: what the arithmetic is held against."""
+    """GFLOP/s of a large matrix product here, float32 on a CPU, bfloat16 on a GPU: the reference for arithmetic."""
     a = torch.randn(side, side, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     out = torch.empty_like(a)
     best = min(timed(lambda: torch.mm(a, a, out=out)) for _ in range(10))
@@ -106,7 +107,7 @@ def matrix_rate(device: str, side: int = 2048) -> float:
 
 
 def peak_gigabytes(device: str) -> float:
-    """Gigabytes that this process took at most; on a GPU, what torch allocated there."""
+    """Peak gigabytes of this process; on a GPU, torch's allocations there."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e9
     # VmHWM, not getrusage: Linux lets a child's ru_maxrss begin at its parent's.
@@ -143,7 +144,7 @@ class Peak(threading.Thread):
 
 
 def plain_features(network: ConvNet, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The maps and the embedding of images (N, C, H, W) with torch's own operations, whatever the package's network does.
+    """The maps and the embedding of images (N, C, H, W) with torch's own operations, independent of the package's network.
 
     For the ConvNet of every recipe: ReLU, average pooling of 2x2.
     """

@@ -1,4 +1,4 @@
-"""The methods of examples/flower_digits.py on a part of other images: `python benchmarks/federation.py --data photos`.
+"""The methods of examples/flower_digits.py on a part of another dataset: `python benchmarks/federation.py --data photos`.
 
 In Flower's simulation, as the example; prints its table. The parts are drawn by seed 0, class by class.
 
@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "flower_digits.py"
 
 
 def part_of(data: SourceData, images: int, test_images: int) -> SourceData:
-    """So many training and test images of ``data``, in the shares that its classes have."""
+    """The given numbers of training and test images of ``data``, in proportion to its classes."""
 
     def some(split: Split, count: int) -> Split:
         held = hold_out(replace(data, train=split), count).validation
@@ -34,7 +34,7 @@ def part_of(data: SourceData, images: int, test_images: int) -> SourceData:
 
 def main(arguments: list[str] | None = None, run: Callable[..., None] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="folder, archive or .npz of images (default: the embedded digits)")
+    parser.add_argument("--data", help="folder, archive or .npz of images (default: the digits)")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)

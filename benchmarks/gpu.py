@@ -1,6 +1,6 @@
-"""Everything that docs/performance-gpu.md owes, in one command: `python benchmarks/gpu.py --data FILE --minutes 9`.
+"""All measurements of docs/performance-gpu.md in one command: `python benchmarks/gpu.py --data FILE --minutes 9`.
 
-In the order of their worth, one JSON line to --out after each piece, so that an interruption loses nothing of what was done:
+In the order of importance, with one JSON line to --out after each piece, so that an interruption loses no finished piece:
 
 1. correctness: how far captured losses are from plain ones, whether bytes repeat;
 2. the step at IPC 10, packed and not: captured with kernels of our own and without, plain, plain with compiled features, the
@@ -41,7 +41,7 @@ LINES = jsonl.LineFormat(name="a file of GPU measurements", key="piece")
 
 
 def pieces(images: Images, folder: Path, bench: Bench) -> dict[str, Piece]:
-    """By name, in the order of their worth."""
+    """By name, in the order of importance."""
 
     def made(recipe: str, ipc: int, matcher: str = "atom") -> Piece:
         return lambda: bench.make_set(images, folder, recipe=recipe, ipc=ipc, matcher=matcher)
@@ -64,7 +64,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 def finished(out: Path) -> set[str]:
-    """The pieces that ``out`` holds; a line that tells of an error counts for nothing."""
+    """The finished pieces in ``out``; a line with an error does not count."""
     return {line["piece"] for line in records(out) if "error" not in line}
 
 
@@ -77,7 +77,7 @@ def note(out: Path, name: str, result: dict[str, Any], seconds: float, device: t
 
 
 def run_all(found: dict[str, Piece], out: Path, minutes: float, device: torch.device) -> bool:
-    """Run pieces in order, as long as one of its kind fits into what is left of ``minutes``; False at the first that fails."""
+    """Run pieces in order, as long as one of its kind fits into the remaining ``minutes``; False at the first that fails."""
     began, took = time.perf_counter(), {"set": 120.0, "together": 60.0}
     for name, run in found.items():
         kind = name.partition("-")[0]
@@ -126,10 +126,12 @@ def main() -> None:
         "--data", help="CIFAR-10: a folder, an archive of one, or .npz; without it, pieces 4 and 5 are left out"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/gpu.jsonl"))
-    parser.add_argument("--minutes", type=float, default=24.0, help="start no piece that would outlast these")
+    parser.add_argument("--minutes", type=float, default=24.0, help="start no piece that would take longer")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for a dry run with --quick")
     parser.add_argument("--only", action="append", help="this piece, or all of this kind (step, set); may be repeated")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; no figures to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to test that it works; the results mean nothing"
+    )
     parser.add_argument("--inside", help=argparse.SUPPRESS)  # the pieces of one of its processes
     given = parser.parse_args()
     try:
@@ -141,7 +143,7 @@ def main() -> None:
         sys.exit(f"Error: {given.data}: no such file or folder; give a folder, an archive of one, or an .npz file")
     if device.type == "cpu" and not given.quick:
         sys.exit(
-            "Error: on a CPU only --quick says something, which is that it works; benchmarks/step.py measures CPUs"
+            "Error: on a CPU only --quick is possible, to test that it works; use benchmarks/step.py to measure CPUs"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     found = pieces(Images(given.data), given.out.parent, Bench(given.device, quick=given.quick))

@@ -1,6 +1,6 @@
-"""What benchmarks/gpu.py measures on one GPU, a method a piece; each gives what stands in its JSON line.
+"""The measurements of benchmarks/gpu.py on one GPU, a method for each piece; each returns the values of its JSON line.
 
-On a CPU they go through the same code with the host's clock, so that a test can see that they do.
+On a CPU they run the same code with the host's clock, for tests.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Bench:
         self._source = random_source(20 if quick else 5000)
 
     def correctness(self) -> dict[str, Any]:
-        """How far captured losses are from plain ones, and whether a run's bytes repeat, in both precisions."""
+        """The difference of captured losses from plain ones, and whether a run's bytes repeat, in both precisions."""
         found: dict[str, Any] = {}
         for name, precision in itertools.product(("ipc10", "packed-ipc10"), ("bfloat16", "float32")):
             losses, images = {}, {}
@@ -115,7 +115,7 @@ class Bench:
         return result
 
     def compiled(self) -> dict[str, Any]:
-        """The plain step with its features compiled: what decides whether an engine of our own earns its lines."""
+        """The plain step with compiled features, as a reference for the package's own engine."""
         if not self._cuda:  # a CPU's compiler takes minutes, and proves nothing here
             return {}
         run = self._run("ipc10", "plain")
@@ -175,7 +175,7 @@ class Bench:
         return {**found, "kernels": self._profiled(go, epochs)}  # an epoch is one step here
 
     def make_set(self, images: Images, folder: Path, *, recipe: str, ipc: int, matcher: str = "atom") -> dict[str, Any]:
-        """A set at the papers' length, stored in ``folder``, and what five networks reach that are trained on it."""
+        """A set of the papers' length, stored in ``folder``, and the accuracy of five networks trained on it."""
         data = images.data()
         config = DistillConfig.from_recipe(
             recipe,
@@ -235,14 +235,14 @@ class Bench:
         )
 
     def _stepping(self, run: Distiller, way: str) -> Callable[[], Any]:
-        """One step of ``run``; on a CPU, which chooses no captured step by itself, that is asked for by hand."""
+        """One step of ``run``; on a CPU, a captured step is requested explicitly, since it is not chosen there."""
         if self._cuda or way == "plain":
             return run.launch
         iterations = itertools.count()
         return lambda: run.captured_step.launch(next(iterations))
 
     def _device_alone(self, run: Distiller, steps: int) -> dict[str, Any]:
-        """A step again and again with nothing from the host: what the host leaves of it is drawing and copying."""
+        """The step repeated without the host, which otherwise draws and copies."""
         with run.running():
             self._stepping(run, "captured")()
             step = run.captured_step
@@ -317,5 +317,5 @@ class Bench:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def _peak(self) -> float:
-        """Gigabytes that torch took on the GPU at most."""
+        """Peak gigabytes of torch on the GPU."""
         return torch.cuda.max_memory_allocated(self.device) / 1e9 if self._cuda else 0.0

@@ -1,7 +1,8 @@
-"""A set of half the images grown to --ipc, against one made with as many at once: `python benchmarks/growing.py`.
+"""A set of half the images extended to --ipc, compared with a set made at once: `python benchmarks/growing.py`.
 
-Beside the grown sets, their old images frozen and thawed, stand the old set, a set made at once at equal steps, and real images
-at random and by herding. Lines and options are those of any_ipc.py; seconds of a grown set are those of growing it.
+Compares the extended sets, with old images frozen and thawed, with the old set, a set made at once at equal steps, and real
+images at random and by herding. Lines and options are as in any_ipc.py; the seconds of an extended set are those of the
+extension.
 
     python benchmarks/growing.py --ipc 20 --out runs/growing.jsonl      # digits, 10 to 20 images per class
 """
@@ -26,7 +27,7 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def sets(data: SourceData, given: argparse.Namespace, seed: int) -> Iterator[tuple[str, int, SyntheticSet, float]]:
-    """Kind, images per class, the set, and the seconds of the distillation that it took."""
+    """Kind, images per class, the set, and the seconds of its distillation."""
     common: dict[str, Any] = {"image_shape": data.image_shape, "seed": seed}
 
     def made(ipc: int, **options: Any) -> tuple[SyntheticSet, float]:

@@ -1,4 +1,4 @@
-"""Images for benchmarks that run where nothing can be downloaded: a folder, an archive of one, or arrays in an .npz file."""
+"""Images for benchmarks on machines without a network: a folder, an archive of one, or arrays in an .npz file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ARRAYS = ("trainx", "trainy", "testx", "testy")
 
 
 def load_images(path: str | None) -> SourceData:
-    """The images at ``path``; the embedded digits without one.
+    """The images at ``path``; the digits without one.
 
-    A folder has train/<class>/ and test/<class>/; an archive (.tar.xz, .zip) holds such a folder's content, and is unpacked
-    beside the temporary files until this process ends; an .npz holds uint8 trainx and testx (N, C, H, W), and their labels
-    trainy and testy.
+    A folder has train/<class>/ and test/<class>/; an archive (.tar.xz, .zip) has the content of such a folder, and is unpacked
+    among the temporary files until this process ends; an .npz has uint8 trainx and testx (N, C, H, W), and their labels trainy
+    and testy.
     """
     if path is None:
         return load_source("digits", SourceRequest())

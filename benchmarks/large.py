@@ -1,9 +1,9 @@
-"""Memory and time of a step on a large source, and how both grow: `python benchmarks/large.py --folder DIR`.
+"""Memory and time of a step on a large source, by size: `python benchmarks/large.py --folder DIR`.
 
 Makes a packed source of random 64x64 images in a temporary folder below DIR (12,288 bytes an image: 1,280,000 take 15.7 GB),
-streamed, and runs steps on it, each setting in a process of its own. Resident memory is said in two parts: RssAnon, which
-is the process's own, and RssFile, which are pages of files (libraries, the images) that the system may take back at any time.
-Peaks are sampled every 20 ms. Seconds are wall clock and processor time; on a busy machine only the latter says much.
+streamed, and runs steps on it, each setting in a separate process. Resident memory has two parts: RssAnon, the process's own,
+and RssFile, pages of files (libraries, the images) that the system may reclaim at any time. Peaks are sampled every 20 ms.
+Seconds are wall-clock and processor time; on a busy machine only the latter is reliable.
 
 A smaller source is the first part of the file under other labels. Writes a JSON line a setting, and a plot of the sweeps.
 """
@@ -48,7 +48,7 @@ class Setting:
 
 
 def sweeps(classes: int, images: int) -> dict[str, list[Setting]]:
-    """One thing at a time grows; then the whole source at IPC 1 and 10."""
+    """One size at a time grows; then the whole source at IPC 1 and 10."""
     few = min(100, classes)
     return {
         "images": [Setting(classes=few, images=images // part, ipc=1) for part in (16, 4, 1)],
@@ -149,7 +149,7 @@ def spread(times: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
-    """Forked, so that libraries are loaded once; what a setting takes is then counted from the fork on."""
+    """Forked, so that libraries are loaded once and memory is counted from the fork on."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(work(*arguments)))
@@ -196,7 +196,9 @@ def plot(results: dict[Setting, dict[str, Any]], grown: dict[str, list[Setting]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the source is made")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder in which the source is made"
+    )
     parser.add_argument("--images", type=int, default=1_280_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--real-batch", type=int, default=8)

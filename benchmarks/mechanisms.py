@@ -1,8 +1,8 @@
-"""Time a distillation step on the CPU without each of its mechanisms in turn: `python benchmarks/mechanisms.py`.
+"""Time a distillation step on the CPU with each of its optimisations switched off in turn: `python benchmarks/mechanisms.py`.
 
-Beside them stands the plain step of step.py (a released script's). All steps take turns, so that a slower minute of the machine
-hits all of them; what a mechanism buys is the median over rounds of the ratio to the full step in the same round.
-``--precision bfloat16`` is for processors that multiply in it.
+Also times the plain step of step.py (as in released scripts). All steps take turns, so that other load on the machine slows all
+of them; the gain of an optimisation is the median over rounds of the ratio to the full step in the same round. ``--precision
+bfloat16`` is for processors that multiply in it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What networks become at some image sizes, for docs/models.md: `python benchmarks/models.py [--sizes 32,64] [NAME…]`.
+"""Parameters and map sizes of networks at several image sizes, for docs/models.md: `python benchmarks/models.py [--sizes 32,64]
+[NAME…]`.
 
-Prints one row of markdown per network, the papers' first: its parameters in millions and the side of the first
-convolution's map, at each size, and how many of its parameters random images give no gradient, if any; or why it is
-refused. Nothing is trained. `--smallest` takes the smallest model of each of timm's modules, up to 31 M parameters.
+Prints one row of markdown per network, the papers' first: its parameters in millions and the side of the first convolution's
+map, at each size, and how many of its parameters random images give no gradient, if any; or the reason for a refusal. Nothing
+is trained. `--smallest` takes the smallest model of each of timm's modules, up to 31 M parameters.
 """
 
 from __future__ import annotations

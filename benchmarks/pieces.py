@@ -1,4 +1,4 @@
-"""Sweep the size of the pieces in which attention's sums stay in cache on a CPU: `python benchmarks/pieces.py`.
+"""Sweep the piece size for attention's sums, so that pieces stay in a CPU's cache: `python benchmarks/pieces.py`.
 
 Median seconds of the sums, forward and backward, by the bytes of a piece.
 """

@@ -1,9 +1,9 @@
 """The rows of the papers' tables, and of docs/notes/accuracy.md, from the files in benchmarks/presets/.
 
-A file's keys are options of `atom-cli distill` by their own names, or of `atom-cli select` where there is a `method`. Beside
-them stand `[table]`: which table and row it is; `[evaluate]`: options of `atom-cli consume evaluate`; `[published]`: what the
-paper prints, by data set and column, which is a number of images per class or a model. A file is one row; where it has
-`[rows]`, each of these is a row, and adds its keys to the file's.
+A file's keys are options of `atom-cli distill` by name, or of `atom-cli select` if there is a `method`. Other tables:
+`[table]`: the paper's table and row; `[evaluate]`: options of `atom-cli consume evaluate`; `[published]`: the paper's values,
+by dataset and column, which is a number of images per class or a model. A file is one row; if it has `[rows]`, each of these is
+a row, and adds its keys to the file's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One row: ``name`` is its file's, with the row where a file has several; ``published`` is by data set and column."""
+    """One row: ``name`` is its file's, with the row if a file has several; ``published`` is by dataset and column."""
 
     name: str
     table: str
@@ -36,14 +36,14 @@ class Preset:
     published: Mapping[str, Mapping[str, str]]
 
     def columns(self, dataset: str) -> list[str]:
-        """Its places in the table: models, its one number of images per class, or those that are printed for ``dataset``."""
+        """Its columns in the table: models, its one number of images per class, or those that are printed for ``dataset``."""
         if "models" in self.evaluate:
             return str(self.evaluate["models"]).split(",")
         return [str(self.options["ipc"])] if "ipc" in self.options else list(self.published.get(dataset, {}))
 
 
 def load_presets(pattern: str = "*") -> list[Preset]:
-    """Those whose file, folder or name fits ``pattern`` ("atom-table-5", "atom-table-1/dm"), in the tables' order."""
+    """The presets whose file, folder or name fits ``pattern`` ("atom-table-5", "atom-table-1/dm"), in the tables' order."""
     files = {path.relative_to(FOLDER): tomllib.loads(path.read_text("utf-8")) for path in FOLDER.rglob("*.toml")}
 
     def position(path: Path) -> tuple[str, int, int]:

@@ -1,7 +1,7 @@
 """Time a distillation step in one process with all threads against several with one each: `python benchmarks/distributed.py`.
 
-CIFAR-10's shapes with random pixels (the time does not depend on them), as benchmarks/step.py. Settings take turns, so that a
-slower minute of the machine hits all; each turn starts its processes anew, and warms up before it measures. Prints JSON.
+CIFAR-10's shapes with random pixels (the time does not depend on them), as benchmarks/step.py. Settings take turns, so that
+other load on the machine slows all of them; each turn starts new processes, and warms up before it measures. Prints JSON.
 """
 
 from __future__ import annotations

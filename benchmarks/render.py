@@ -1,6 +1,6 @@
 """docs/performance.md from benchmarks/results/performance.json: `python benchmarks/render.py`.
 
-The prose is that of performance.md.jinja; every figure that `benchmarks/run.py` can measure comes from the JSON.
+The text comes from performance.md.jinja; every number that `benchmarks/run.py` can measure comes from the JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PICTURES = {"large": "images/large-sources.png"}
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The page. Raises jinja2.UndefinedError where the template asks for a figure that its part does not have."""
+    """The page. Raises jinja2.UndefinedError if the template uses a number that its part does not have."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         undefined=jinja2.StrictUndefined,
@@ -53,7 +53,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def write_page() -> None:
-    """Write docs/performance.md anew."""
+    """Rewrite docs/performance.md."""
     write_bytes(PAGE, render(json.loads(RESULTS.read_text())).encode(), force=True)
 
 
@@ -67,13 +67,13 @@ def figure(value: object) -> str:
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; numbers as :func:`figure` has them."""
+    """A table; numbers are formatted by :func:`figure`."""
     lines = [columns, ["---"] * len(columns), *([figure(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ratios(device: Mapping[str, Any]) -> str:
-    """Ours against the plain step, the published figure and the counted limit; empty where neither is measured."""
+    """The fast step compared with the plain step, the published time and the counted limit; empty if neither is measured."""
     rows = []
     for step in _like(device, "step-"):
         setting, ours, limit = step["setting"], step["seconds"]["ours"]["median"], _limit(step)
@@ -112,7 +112,7 @@ def trainings(device: Mapping[str, Any]) -> str:
 
 
 def counts(device: Mapping[str, Any]) -> str:
-    """What a step computes and, at least, moves."""
+    """The arithmetic of a step and the bytes that it moves at least."""
     parts = _like(device, "step-")
     rows: list[list[object]] = []
     for key, unit in (("gflop", "GFLOP"), ("traffic_gb", "GB")):
@@ -125,7 +125,7 @@ def counts(device: Mapping[str, Any]) -> str:
 
 
 def shares(part: Mapping[str, Any]) -> str:
-    """A breakdown by kind of operation, plain against ours."""
+    """A breakdown by kind of operation, plain and fast step."""
     plain, ours = part["seconds"]["plain"], part["seconds"]["ours"]
     kinds = sorted({*plain, *ours}, key=lambda kind: -plain.get(kind, 0.0))
     rows: list[list[object]] = [[kind, plain.get(kind, 0.0), ours.get(kind, 0.0)] for kind in kinds]
@@ -142,13 +142,13 @@ def machine(device: Mapping[str, Any]) -> str:
 
 
 def measured_on(device: Mapping[str, Any]) -> str:
-    """The first and the last day of its figures."""
+    """The first and the last day of its measurements."""
     days = sorted({part["date"] for part in device["parts"].values()})
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def own_tables(part: Mapping[str, Any]) -> str:
-    """Notes and tables that a part brings; all its figures where it brings none."""
+    """A part's own notes and tables, or all its numbers if it has none."""
     blocks = ["\n".join(part["notes"])] if part.get("notes") else []
     for table in part.get("tables", []):
         blocks.append(f"{table['title']}\n\n{markdown(table['columns'], table['rows'])}")
@@ -161,7 +161,7 @@ def own_tables(part: Mapping[str, Any]) -> str:
 
 
 def _of_lines(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A table for all lines that have the same figures, a row for each; what they share is said once."""
+    """A table for all lines with the same columns, a row for each; shared values are given once."""
     alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for line in lines:
         row = dict(_leaves({key: value for key, value in line.items() if key not in _ABOUT}))
@@ -195,7 +195,7 @@ def _like(device: Mapping[str, Any], prefix: str) -> list[Mapping[str, Any]]:
 
 
 def _seconds(part: Mapping[str, Any]) -> list[object]:
-    """n, and median and extremes of plain and of ours."""
+    """n, and median and extremes of the plain and the fast step."""
     cells: list[object] = [part["seconds"]["ours"]["n"]]
     for which in ("plain", "ours"):
         held = part["seconds"][which]

@@ -6,7 +6,8 @@
     python benchmarks/replay.py tiny100 --data-dir TINY --full # the papers' protocol: 5 orders, 3 networks, 1,001 epochs
     python benchmarks/replay.py --full cifar100                # the same on what the papers used
 
-A stopped one goes on where it was. Results go to OUT/<name>.jsonl, pictures beside them; what each prints is its table so far.
+A stopped comparison continues. Results go to OUT/<name>.jsonl, pictures to the same folder; each command prints its table so
+far.
 """
 
 from __future__ import annotations

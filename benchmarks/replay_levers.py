@@ -1,7 +1,7 @@
-"""Why a memory pays in replay or not, one lever at a time, on held-out training images: `python benchmarks/replay_levers.py`.
+"""The effect of each method on replay, one at a time, on held-out training images: `python benchmarks/replay_levers.py`.
 
-One stream of ten classes in five steps, in a loop of plain PyTorch. A line of JSON per run goes to --out: the accuracy on all
-classes seen after each step, and what the network does with the memory on the way.
+One stream of ten classes in five steps, in a loop of plain PyTorch. Writes a line of JSON per run to --out: the accuracy on all
+classes seen after each step, and the network's loss, accuracy and gradient norms on the memory.
 
     python benchmarks/replay_levers.py --data cifar --memory packed-atom --finetune 500 --asymmetric --out runs/levers.jsonl
 """
@@ -43,7 +43,7 @@ class Images:
 
 @dataclass
 class Learner:
-    """A network and what trains it; ``generator`` draws augmentation."""
+    """A network and its optimiser; ``generator`` draws augmentation."""
 
     network: torch.nn.Module
     generator: torch.Generator
@@ -52,7 +52,7 @@ class Learner:
         self.optimizer = SGD().over(self.network)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Under bfloat16, in the layout in which convolutions are fast."""
+        """The forward pass in bfloat16 and channels-last layout."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return self.network(images.contiguous(memory_format=torch.channels_last)).float()
 
@@ -63,7 +63,7 @@ class Learner:
 
     @torch.no_grad()
     def judged(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-        """Accuracy, loss, and the classes that it says."""
+        """Accuracy, loss, and predicted classes."""
         self.network.eval()
         logits = torch.cat([self.logits(part) for part in images.split(500)])
         self.network.train()
@@ -84,7 +84,7 @@ def supplier(given: argparse.Namespace, network: dict[str, Any]) -> Supplier:
 
 
 def norm(loss: torch.Tensor, network: torch.nn.Module) -> float:
-    """Of the gradient of ``loss``."""
+    """The norm of the gradient of ``loss``."""
     parts = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
     return float(torch.cat([part.flatten() for part in parts]).norm())
 
@@ -92,7 +92,7 @@ def norm(loss: torch.Tensor, network: torch.nn.Module) -> float:
 def train_on_stream(
     learner: Learner, stream: Images, held: Images | None, given: argparse.Namespace, *, classes: list[int], number: int
 ) -> list[tuple[float, float]]:
-    """Pass over an experience; every hundredth batch tells the norms of the stream's and the memory's gradients."""
+    """Train on an experience; every hundredth batch records the norms of the stream's and the memory's gradients."""
     augmentation = Augmentation(strategy=DEFAULT_STRATEGY if given.augment_memory else "none")
     others = torch.ones(10, dtype=torch.bool)
     others[classes] = False
@@ -125,7 +125,7 @@ def train_on_stream(
 
 
 def fine_tune(learner: Learner, held: Images, steps: int) -> None:
-    """On the memory alone, the rate a tenth from half on."""
+    """Train on the memory alone, with a tenth of the rate from half on."""
     augmentation, groups = Augmentation(strategy=DEFAULT_STRATEGY), learner.optimizer.param_groups
     rates, waiting = [group["lr"] for group in groups], []
     for step in range(steps):

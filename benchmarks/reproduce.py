@@ -1,16 +1,16 @@
 """Reproduce tables of the papers: make the sets of benchmarks/presets/ with `atom-cli`, and train networks on them.
 
-    python benchmarks/reproduce.py --list                                # ATOM, table 1 on CIFAR-10: what is owed
+    python benchmarks/reproduce.py --list                                # ATOM, table 1 on CIFAR-10: done and missing cells
     python benchmarks/reproduce.py --preset atom-table-1/atom --ipc 10   # as printed, 5 sets of 20 networks
     python benchmarks/reproduce.py --preset atom-table-5 --recipe atom --iterations 400 --epochs 300 --seeds 1 --networks 3
     python benchmarks/reproduce.py --dataset folder --data-dir CIFAR --called "CIFAR-10 (JPEG copy)" -- --real-batch 32
 
     python benchmarks/reproduce.py --preset accuracy --validation 0.1    # choices, measured on held-out training images
 
-Options after `--` go to every `atom-cli distill`; what a row says itself comes before them, and before --iterations and
---epochs. A row as printed takes its paper's recipe; --recipe puts another in its place, and leaves the paper's loss scale out.
-Sets, their checkpoints and the results of single networks are kept in --output, so that a stopped command goes on where it was.
-A cell is one JSON line of --results; `python benchmarks/results.py` puts those of benchmarks/results/ into docs/results.md and
+Options after `--` go to every `atom-cli distill`; a row's own options have priority over them, and over --iterations and
+--epochs. A row as printed uses its paper's recipe; --recipe replaces it, and leaves the paper's loss scale out. Sets, their
+checkpoints and the results of single networks are kept in --output, so that a stopped command can continue. A cell is one JSON
+line of --results; `python benchmarks/results.py` writes the cells of benchmarks/results/ to docs/results.md and
 docs/notes/accuracy.md.
 """
 
@@ -43,11 +43,11 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", action="append", metavar="PATTERN", help="default: atom-table-1; may be repeated")
     parser.add_argument("--list", action="store_true", help="show the cells, done and owed, and how a set is made")
     parser.add_argument("--dataset", default="cifar10", help="the image source (default: cifar10)")
-    parser.add_argument("--data-dir", help="where its files are")
+    parser.add_argument("--data-dir", help="folder of its files")
     parser.add_argument("--image-size", help="side to resize its images to")
-    parser.add_argument("--called", metavar="NAME", help='what the tables call it, say "CIFAR-10 (JPEG copy)"')
+    parser.add_argument("--called", metavar="NAME", help='its name in the tables, e.g. "CIFAR-10 (JPEG copy)"')
     parser.add_argument("--ipc", action="append", help="images per class (default: all printed); may be repeated")
-    parser.add_argument("--recipe", help="in the place of the papers' (default: as printed)")
+    parser.add_argument("--recipe", help="instead of the papers' (default: as printed)")
     parser.add_argument("--iterations", type=int, help="of distilling a set (default: the recipe's)")
     parser.add_argument("--epochs", type=int, default=1000, help="of training a network (default: 1000)")
     parser.add_argument("--seeds", type=int, default=5, help="sets of a cell (default: 5)")
@@ -83,7 +83,7 @@ def digest(arguments: Sequence[str]) -> str:
 
 
 def set_command(preset: Preset, ipc: str, seed: int, given: argparse.Namespace) -> list[str]:
-    """The arguments of `atom-cli` that make a set, but for where it goes; in one order, so that tables share their sets."""
+    """The arguments of `atom-cli` that make a set, without the output file; in one order, so that tables share their sets."""
     source = {"dataset": given.dataset, "data_dir": given.data_dir, "image_size": given.image_size}
     source |= {"validation": given.validation}
     options = dict(sorted({**preset.options, "ipc": ipc, "seed": seed}.items()))
@@ -95,13 +95,13 @@ def set_command(preset: Preset, ipc: str, seed: int, given: argparse.Namespace) 
 
 
 def set_path(command: Sequence[str], preset: Preset, ipc: str, seed: int, given: argparse.Namespace) -> Path:
-    """Equal commands share a file, of whatever tables they are."""
+    """The file of a set; equal commands share it, also between tables."""
     name = preset.options.get("method") or preset.options["matcher"]
     return given.output / f"{name}-ipc{ipc}-seed{seed}-{digest(command)}.h5"
 
 
 def atom_cli(*arguments: str) -> str:
-    """What the command prints. Raises CalledProcessError."""
+    """The output of the command. Raises CalledProcessError."""
     print("$", shlex.join(["atom-cli", *arguments]), file=sys.stderr, flush=True)
     command = [str(Path(sys.executable).with_name("atom-cli")), *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -118,7 +118,7 @@ def cells(presets: Sequence[Preset], given: argparse.Namespace) -> Iterator[tupl
 
 
 def place(preset: Preset, column: str, given: argparse.Namespace) -> Line:
-    """What tells a cell from another; ``run`` is what was asked of all rows at once."""
+    """The key of a cell; ``run`` are the options for all rows."""
     run = {"recipe": given.recipe or "as printed", "iterations": given.iterations, "epochs": given.epochs}
     run |= {"sets": given.seeds, "networks": given.networks, "options": shlex.join(given.more)}
     run |= {"validation": given.validation}
@@ -127,7 +127,7 @@ def place(preset: Preset, column: str, given: argparse.Namespace) -> Line:
 
 
 def make_sets(preset: Preset, ipc: str, given: argparse.Namespace) -> list[str]:
-    """The files of a cell's sets, one per seed; those that are not there are made. Raises CalledProcessError."""
+    """The files of a cell's sets, one per seed; missing ones are made. Raises CalledProcessError."""
     paths = []
     for seed in range(given.seeds):
         command = set_command(preset, ipc, seed, given)
@@ -142,7 +142,7 @@ def make_sets(preset: Preset, ipc: str, given: argparse.Namespace) -> list[str]:
 
 
 def reproduce(preset: Preset, ipc: str, columns: Sequence[str], given: argparse.Namespace) -> list[Line]:
-    """A line for each column all of whose networks could be trained. Raises CalledProcessError."""
+    """A line for each column whose networks could all be trained. Raises CalledProcessError."""
     import torch
     from common import surroundings
 
@@ -179,7 +179,7 @@ def reproduce(preset: Preset, ipc: str, columns: Sequence[str], given: argparse.
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The cells of a results file; exits where a line is none."""
+    """The cells of a results file; exits if a line is not a cell."""
     try:
         return jsonl.read(path, LINES, dict)
     except AtomError as error:
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return error.returncode
             lines = []
         if len(lines) < len(columns):
-            print(f"{preset.name}, IPC {ipc}: not all of it could be done; going on", file=sys.stderr)
+            print(f"{preset.name}, IPC {ipc}: some networks failed; continuing", file=sys.stderr)
             failed = True
         for line in lines:
             if line["column"] not in done:

@@ -1,7 +1,7 @@
 """Write the tables of docs/results.md and docs/notes/accuracy.md from benchmarks/results/: `python benchmarks/results.py`.
 
-A page holds its own words; what stands between `<!-- NAME -->` and `<!-- end -->` is written anew. Lines are those that
-benchmarks/reproduce.py writes, printed figures those of benchmarks/presets/. Cells of one run stand in one column.
+The tables between `<!-- NAME -->` and `<!-- end -->` of a page are rewritten, the rest is unchanged. Lines come from
+benchmarks/reproduce.py, printed values from benchmarks/presets/. Cells of one run are in one column.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SOURCES = {
 
 
 def render(page: str, lines: Sequence[Line]) -> str:
-    """The page with its tables made anew. Equal lines give equal bytes."""
+    """The page with its tables rewritten. Equal lines give equal bytes."""
     makers: dict[str, Callable[[Sequence[Line]], str]] = {
         "lead": lead,
         "order": order,
@@ -64,12 +64,12 @@ def render(page: str, lines: Sequence[Line]) -> str:
 
 
 def lead(lines: Sequence[Line]) -> str:
-    """The table that a reader of the papers looks for."""
+    """The table of the papers' main results."""
     return table([preset for preset in load_presets() if preset.table == LEAD[0]], lines, LEAD[1])
 
 
 def others(lines: Sequence[Line]) -> str:
-    """The papers' other tables by data set: those with a measured cell, then a command for each that has none."""
+    """The papers' other tables by dataset: the measured ones, then a command for each of the others."""
     tables: dict[tuple[str, str], list[Preset]] = {}
     for preset in load_presets():
         for dataset in preset.published:
@@ -89,7 +89,7 @@ def others(lines: Sequence[Line]) -> str:
 
 
 def by_run(lines: Sequence[Line], table: str, dataset: str) -> dict[str, list[Line]]:
-    """Lines by letter: those of one protocol, on one copy of the images, have one letter."""
+    """Lines by letter: lines with the same protocol and the same copy of the images share a letter."""
     runs: dict[str, list[Line]] = {}
     for line in lines:
         if (line["table"], line["data"].partition(" (")[0]) == (table, dataset):
@@ -98,7 +98,7 @@ def by_run(lines: Sequence[Line], table: str, dataset: str) -> dict[str, list[Li
 
 
 def table(presets: Sequence[Preset], lines: Sequence[Line], dataset: str) -> str:
-    """Caption and table: a row for each preset; for each column what the paper prints, then ours by run."""
+    """Caption and table: a row for each preset; for each column the paper's value, then the measured ones by run."""
     runs = by_run(lines, presets[0].table, dataset)
     columns = {"": [preset.row for preset in presets]}
     for column in dict.fromkeys(column for preset in presets for column in preset.columns(dataset)):
@@ -122,7 +122,7 @@ def figure(line: Line) -> str:
 
 
 def grid(columns: dict[str, Sequence[str]]) -> str:
-    """Columns by their heads, the first to the left, the others to the right."""
+    """A table with column heads, the first column aligned left, the others right."""
     drawn = PrettyTable()
     drawn.set_style(TableStyle.MARKDOWN)
     for head, cells in columns.items():
@@ -131,7 +131,7 @@ def grid(columns: dict[str, Sequence[str]]) -> str:
 
 
 def caption(runs: dict[str, list[Line]]) -> str:
-    """What all runs have in common, then a line for each with its own."""
+    """The settings that all runs share, then a line for each with its own."""
     facts = {letter: facts_of(run) for letter, run in runs.items()}
     first = next(iter(facts.values()))
     common = {number for number, text in enumerate(first) if all(each[number] == text for each in facts.values())}
@@ -146,7 +146,7 @@ def caption(runs: dict[str, list[Line]]) -> str:
 
 
 def facts_of(run: Sequence[Line]) -> list[str]:
-    """The protocol in words, read off the lines; where they differ, each value with its columns."""
+    """The protocol as text, from the lines; if they differ, each value with its columns."""
     said = []
     for texts in zip(*map(_facts, run), strict=True):
         places: dict[str, dict[str, None]] = {}
@@ -161,7 +161,7 @@ def facts_of(run: Sequence[Line]) -> list[str]:
 
 
 def _config(line: Line) -> Mapping[str, Any]:
-    """What made the sets, as this release stores it."""
+    """The config of the sets, in the form of this release."""
     return current_json(line["selection"] or "", line["config"])
 
 
@@ -198,10 +198,10 @@ def _facts(line: Line) -> list[str]:
 
 
 def difference(ours: Line, theirs: Line) -> tuple[str, str]:
-    """Of two means in points, with Welch's interval at 95 % over sets, and whether ours is better.
+    """Of two means in points, with Welch's interval at 95 % over sets, and whether the first is better.
 
-    With fewer than :data:`SETS` sets of either there is no interval and no verdict: networks trained on one set are no draws of
-    what made it.
+    With fewer than :data:`SETS` sets of either there is no interval and no verdict, because networks trained on one set do not
+    sample the method.
     """
     first, second = ([statistics.fmean(one) for one in line["accuracies"]] for line in (ours, theirs))
     points = f"{100 * (statistics.fmean(first) - statistics.fmean(second)):+.2f}"

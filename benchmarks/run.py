@@ -1,9 +1,9 @@
 """Measure everything in one go, and render docs/performance.md from it: `python benchmarks/run.py [--device cuda]`.
 
-Each part is a script of this folder (see common.py) in a process of its own: its peak memory is its own, and what fails
-does not take the others along. Figures go to benchmarks/results/performance.json, by device; those of the other device
-stay. `--only step,training` measures these parts anew and keeps the others. Parts that take long, or much room on the disk,
-run where `--only` names them, or with `--long`.
+Each part is a script of this folder (see common.py) in a separate process, so that its peak memory is its own, and a failure
+does not stop the others. Figures go to benchmarks/results/performance.json, by device; those of the other device stay. `--only
+step,training` measures these parts anew and keeps the others. Parts that take long, or much room on the disk, run where
+`--only` names them, or with `--long`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Continual learning on Avalanche with a memory of distilled images: five steps of two digits each, from nothing to a curve.
+"""Continual learning on Avalanche with a memory of distilled images: five steps of two digits each, with the accuracy after
+each step.
 
-pip install -e '.[avalanche]' && python examples/avalanche_replay.py      # half a minute on two CPU cores
+pip install -e '.[avalanche]' && python examples/avalanche_replay.py # half a minute on two CPU cores
 """
 
 import torch

@@ -1,12 +1,12 @@
-"""One of our sets in DD-Ranking's own evaluator, for its hard-label scores: HLR, IOR and LRS.
+"""Score a set with DD-Ranking's own evaluator, for its hard-label scores: HLR, IOR and LRS.
 
-ddranking 0.2.0 needs numpy below 2, hence an environment of its own; atom_plugin installs beside it:
+ddranking 0.2.0 needs numpy below 2, so use a separate environment; atom_plugin can be installed in it:
 
     python -m venv ddranking && ddranking/bin/pip install ddranking==0.2.0 .
     ddranking/bin/python examples/dd_ranking.py cifar10-atom-ipc10.h5 --real-data data --epochs 20 --repeats 2
 
-``data`` is where torchvision keeps the real images, or downloads them to. `atom-cli consume score` measures the same by
-itself; docs/scores.md says where the two differ.
+``data`` is the folder of torchvision's real images, also for downloads. `atom-cli consume score` measures the same without
+ddranking; docs/scores.md lists the differences.
 """
 
 from __future__ import annotations
@@ -28,16 +28,22 @@ from atom_plugin.store.formats.coding import CIFAR10_FOR_BOTH, convert, standard
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line says; `--help` lists it."""
+    """The options of the command line; `--help` lists them."""
     parser = argparse.ArgumentParser(description="DD-Ranking's hard-label scores of a set.")
     parser.add_argument("file", help="the set, .h5; its class ids must be those of the data set")
     parser.add_argument("--dataset", choices=["CIFAR10", "CIFAR100", "TinyImageNet"], default="CIFAR10")
-    parser.add_argument("--real-data", default="data", help="where torchvision's files are")
-    parser.add_argument("--epochs", type=int, default=300, help="at least 10: it tests after every tenth, else never")
+    parser.add_argument("--real-data", default="data", help="folder of torchvision's files")
+    parser.add_argument(
+        "--epochs", type=int, default=300, help="at least 10, because it tests only after every tenth epoch"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, help="learning rate on the set; without it the best of five is taken")
-    parser.add_argument("--full-accuracy", type=float, help="accuracy on all real images, 0 to 1; without it: train")
+    parser.add_argument("--lr", type=float, help="learning rate on the set; by default the best of five")
+    parser.add_argument(
+        "--full-accuracy",
+        type=float,
+        help="accuracy on all real images, 0 to 1, if you know it; by default it is measured",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 

@@ -1,6 +1,6 @@
-"""Federated learning on Flower: ten clients send distilled images of digits, beside FedAvg of the same network.
+"""Federated learning on Flower: ten clients send distilled images of digits, compared with FedAvg of the same network.
 
-pip install -e '.[flower-simulation]' && python examples/flower_digits.py      # 80 seconds on two CPU cores
+pip install -e '.[flower-simulation]' && python examples/flower_digits.py # 80 seconds on two CPU cores
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Results = dict[int, tuple[float, int, int]]
 
 
 def dirichlet_parts(train: Split, classes: int, concentration: float, *, seed: int = 0) -> list[Split]:
-    """Each class shared out among the clients in shares drawn from a symmetric Dirichlet distribution."""
+    """Divide each class among the clients, in fractions drawn from a symmetric Dirichlet distribution."""
     rng = np.random.default_rng(seed)
     owner = np.zeros(len(train), dtype=int)
     for label in range(classes):
@@ -47,7 +47,7 @@ def dirichlet_parts(train: Split, classes: int, concentration: float, *, seed: i
 
 
 def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing) -> ClientApp:
-    """Clients that distil their part where the server asks for it, and else train the global network on it for FedAvg."""
+    """Clients that distil their part if the server asks for it, and else train the global network on it for FedAvg."""
     app = ClientApp()
 
     @app.train()
@@ -82,7 +82,7 @@ def client_app(parts: dict[float, list[Split]], preprocessing: Preprocessing) ->
 
 
 def federate(grid: Grid, strategy: FedAvg, data: SourceData, *, rounds: int, concentration: float) -> Results:
-    """Run a strategy, and say after each round what its network gets right of the test images, and what was sent for it."""
+    """Run a strategy, and return after each round its network's test accuracy, and the bytes sent."""
     preprocessing = preprocessing_of(data)
 
     def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord:
@@ -103,7 +103,7 @@ def federate(grid: Grid, strategy: FedAvg, data: SourceData, *, rounds: int, con
 
 
 def preprocessing_of(data: SourceData) -> Preprocessing:
-    """The server's constants, fixed before anybody sends anything: near those of most pictures on the [0, 1] scale."""
+    """The server's constants, fixed before the first round: typical values of images on the [0, 1] scale."""
     channels = data.image_shape[0]
     return Preprocessing(
         mean=torch.full((channels,), 0.3), std=torch.full((channels,), 0.4), image_shape=data.image_shape
@@ -111,7 +111,7 @@ def preprocessing_of(data: SourceData) -> Preprocessing:
 
 
 def distillation(data: SourceData, *, iterations: int) -> DistillConfig:
-    """What clients are asked for: ten images of each class that they have, stored as pixels, of a byte each."""
+    """The server's request: ten images of each class that a client has, stored as uint8 pixels."""
     given = {"zca": False, "iterations": iterations, "real_batch": 32, "storage": "uint8", "precision": "float32"}
     return DistillConfig.from_recipe("atom", ipc=10, image_shape=data.image_shape, network=asdict(NETWORK), **given)
 
@@ -139,7 +139,7 @@ def main(
     iterations: int = 30,
     epochs: int = 50,
 ) -> dict[tuple[float, str], Results]:
-    """By concentration and method, what each round reached; ``run`` takes the place of Flower's simulation."""
+    """By concentration and method, the results of each round; ``run`` replaces Flower's simulation."""
     data = data or load_source("digits", SourceRequest())
     parts = {each: dirichlet_parts(data.train, 10, each) for each in CONCENTRATIONS}
     found: dict[tuple[float, str], Results] = {}

@@ -1,7 +1,7 @@
-"""ATOM inside a loop that is not ours, on a network that is not ours.
+"""ATOM in a user's own loop, with a user's own network.
 
-The loop below is plain distribution matching: per iteration a fresh network, per class a batch of real and one of synthetic
-images, one loss, one step of SGD. All that it takes from this package is the matcher and the extractor that hooks layers.
+The loop below is plain distribution matching: per iteration a new network, per class a batch of real and one of synthetic
+images, one loss, one step of SGD. It uses only the matcher and the extractor of features from this package.
 
     python examples/plain_loop.py
 """
@@ -17,7 +17,7 @@ from atom_plugin.models.features import FeatureExtractor
 
 
 def foreign_network() -> nn.Module:
-    """Any module will do; this one knows nothing of distillation."""
+    """An ordinary module; any other works too."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.InstanceNorm2d(32, affine=True),
