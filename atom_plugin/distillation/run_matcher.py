@@ -34,7 +34,7 @@ def warn_of_few_images(matcher: Matcher, network: nn.Module, count: int) -> None
     """Warn if batch normalisation computes its moments from too few synthetic images."""
     if isinstance(matcher, MeanMatcher) and ties_images(network) and count < _FEW_IMAGES:
         _logger.warning(
-            "batch normalisation takes its moments from %d synthetic images: users of DM saw results below random "
-            "selection with so few; --normalisation instance, or a matching model that has it, avoids that",
+            "batch normalisation computes its moments from %d synthetic images: users of DM saw results below "
+            "random selection with so few; --normalisation instance, or a matching model that has it, avoids that",
             count,
         )

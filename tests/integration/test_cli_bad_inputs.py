@@ -124,7 +124,7 @@ CASES = [
     ((*DISTILL, "-o", "/proc/a.h5"), 1, "cannot be written"),
     ((*DISTILL, "-o", "a.jsonl"), 2, "use .h5"),
     ((*DISTILL, "-o", "mine.h5"), 1, "mine.log.jsonl: exists, is not the log of an earlier run"),
-    ((*DISTILL, "-o", "digits-done.h5"), 1, "continue with --resume"),
+    ((*DISTILL, "-o", "digits-done.h5"), 1, "continue it with --resume"),
     ((*DISTILL, "-o", "digits-done.h5", "--resume"), 1, "delete it to start over"),
     ((*DISTILL, "-o", "foreign.h5", "--resume"), 1, "is not the checkpoint of an earlier run, and is kept"),
     ((*DISTILL, "-o", "nan.h5", "--matcher", "dm", "--image-lr", "1e38", "--iterations", "40"), 1, "lower --image-lr"),

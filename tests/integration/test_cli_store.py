@@ -213,7 +213,7 @@ def test_export_then_import_of_what_carries_all(path, held, tmp_path, format):
     assert torch.equal(back.images, held.images)
     assert back.provenance.final_loss == held.provenance.final_loss
     line = fails(ConfigError, "import", tmp_path / "out", "--format", format, "--like", path, "-o", tmp_path / "b.h5")
-    assert "carries what --like would say" in line
+    assert "already contains what --like would give" in line
     assert not (tmp_path / "b.h5").exists()
 
 
@@ -306,7 +306,7 @@ def test_import_with_a_class_map(path, held, tmp_path):
         *(ConfigError, "import", tmp_path / "set.npz", "--format", "npz", "-o", tmp_path / "b.h5"),
         *("--class-map", tmp_path / "map.txt"),
     )
-    assert "carries what --class-map would say" in line
+    assert "already contains what --class-map would give" in line
 
 
 @pytest.mark.parametrize(("order", "second"), [("name", "10"), ("natural", "2")])
@@ -438,7 +438,7 @@ def test_subset_of_absent_classes(path, tmp_path):
     assert "no class is called ''" in fails(ConfigError, "subset", path, "--classes", "cat,", *out)
     done("subset", path, "--classes", "cat", *out)
     line = fails(ConfigError, "subset", tmp_path / "out.h5", "--classes", "dog", "-o", tmp_path / "b.h5")
-    assert "holds no images of class [1]" in line
+    assert "has no images of class [1]" in line
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_show_embedding_of_what_does_not_fit(path, selected, tmp_path):
         ConfigError, "show", selected, *embedded, "--network-state", "trained"
     )
     assert "fingerprint" in fails(SourceError, "show", path, *embedded)
-    assert "holds images of 1x4x4" in fails(ConfigError, "show", path, *embedded, "--dataset", "digits")
+    assert "has images of 1x4x4" in fails(ConfigError, "show", path, *embedded, "--dataset", "digits")
     few = ("--classes", "3", "--per-class", "2", "--network-state", "random")
     assert "draw more classes" in fails(ConfigError, "show", selected, *embedded, *few)
     assert not (tmp_path / "a.png").exists()

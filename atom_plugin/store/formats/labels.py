@@ -107,11 +107,11 @@ def _class_ids(labels: torch.Tensor, where: str, context: ImportContext) -> torc
     if labels.is_floating_point():
         if not torch.equal(whole.double(), labels.double()):
             odd = float(labels.double()[whole != labels.double()][0])
-            raise StoreError(f"{where}: found labels such as {odd}, expected whole numbers; they are no class ids")
+            raise StoreError(f"{where}: found labels such as {odd}, expected whole numbers; they are not class ids")
         context.note(f"labels stored as {stored} were converted to whole numbers")
     if len(whole) and not 0 <= int(whole.min()) <= int(whole.max()) < 2**31:
         raise StoreError(
-            f"{where}: found labels {int(whole.min())} to {int(whole.max())}, expected class ids from 0 on"
+            f"{where}: found labels {int(whole.min())} to {int(whole.max())}, expected class ids of 0 or more"
         )
     return whole.contiguous()
 
