@@ -243,7 +243,7 @@ def test_sets_that_do_not_fit(inside, sets, capsys):
     Path("text.h5").write_text("text")
     cases = [
         (2, "classes.h5: its classes", ["classes.h5"]),
-        (2, "shape.h5: holds images of 1x4x4", ["shape.h5"]),
+        (2, "shape.h5: has images of 1x4x4", ["shape.h5"]),
         (2, "preprocessing", [str(sets / "selected.h5"), "other.h5"]),
         (1, "nowhere.h5", ["nowhere.h5"]),
         (1, "text.h5", ["text.h5"]),
