@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def load_source(name: str, request: SourceRequest) -> SourceData:
     require("request", request, SourceRequest)
     if isinstance(name, str) and name not in SOURCES.names() and Path(name).is_dir():
         raise PluginError(
-            f"{shown(name)} is a folder, and no image source; give --dataset folder --data-dir {name} (data_dir=)"
+            f"{shown(name)} is a folder, and no image source; give --dataset folder --data-dir {shlex.quote(name)} (data_dir=)"
         )
     loader = SOURCES.get(name)
     refuse_unread(name, loader, request)

@@ -15,7 +15,7 @@ ENDINGS = {
     "JSON lines": (".jsonl", ".json"),
     "a pool": (".pool",),
     "npz": (".npz",),
-    "a file of torch": (".pt", ".pth"),
+    "a torch file": (".pt", ".pth"),
 }
 """What this package writes beside pictures (:mod:`~atom_plugin.runtime.picture_files`), the usual ending first."""
 

@@ -322,11 +322,11 @@ def test_models_are_listed_by_a_pattern(capsys):
         (("a.h5", "--full-epochs", "3"), 2, "--full-epochs has no effect without --full"),
         (("a.h5", "copy.h5"), 2, "a.h5 and copy.h5 have the same images"),
         (("a.h5", "--results", "nowhere/r.jsonl"), 1, "there is no folder nowhere; create it first"),
-        (("a.h5", "--results", "rgba.h5"), 1, "rgba.h5, line 1: is not JSON"),
+        (("a.h5", "--results", "old.jsonl"), 1, "old.jsonl, line 1: is not JSON"),
         (("a.h5", "--results", "other.jsonl"), 2, "has networks trained with epochs 9, this evaluation asks for 1"),
         (("a.h5", "--chart", "r.gif"), 2, "r.gif: ends in '.gif', expected .png"),
         (("a.h5", "--chart", "nowhere/r.png"), 1, "there is no folder nowhere; create it first"),
-        (("a.h5", "--csv", "rgba.h5"), 1, "rgba.h5: already exists and is kept"),
+        (("a.h5", "--csv", "old.csv"), 1, "old.csv: already exists and is kept"),
         (("a.h5", "--chart", "there.png"), 1, "there.png: already exists and is kept"),
         (("rgba.h5", "--dataset", "digits"), 2, "has images of 4x8x8"),
     ],
@@ -336,6 +336,8 @@ def test_bad_input_is_one_line_before_any_training(inside, capsys, monkeypatch, 
 
     (inside / "copy.h5").write_bytes((inside / "a.h5").read_bytes())
     make_set(shape=(4, 8, 8)).save("rgba.h5")
+    for name in ("old.jsonl", "old.csv"):
+        Path(name).write_text("not ours")
     Path("there.png").touch()
     if "other.jsonl" in args:
         evaluate(capsys, "a.h5", *QUICK, "--results", "other.jsonl")

@@ -99,7 +99,7 @@ def test_many_failures_are_counted(inside: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("model", "images", "told"),
     [
-        ("set.h5", "images", "cannot be read as a network"),
+        ("set.h5", "images", "is a set, expected a network"),
         ("nothing", "images", "there is no such file"),
         ("net.safetensors", "nowhere", "there is no such file or folder"),
         ("net.safetensors", "empty", "contains no image files"),

@@ -62,7 +62,7 @@ def export_set(
     write = _direction(format, "write")
     kind = getattr(_loaded(format), "KIND", None)
     if kind is not None:
-        refuse_other_ending(Path(path), kind)
+        refuse_other_ending(Path(path), kind, option=f"the format {format!r}")
     packed = synthetic_set.factor > 1
     if packed and getattr(_loaded(format), "TAKES_PACKED", False):
         given, notes = synthetic_set.stored_as("float32"), []

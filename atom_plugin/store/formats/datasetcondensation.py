@@ -24,7 +24,7 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 _TOOLKIT = Toolkit(name="DatasetCondensation", constants=DATASET_CONDENSATION)
 
 
-KIND, TAKES_PACKED = "a file of torch", True
+KIND, TAKES_PACKED = "a torch file", True
 
 
 def write(

@@ -23,7 +23,7 @@ from atom_plugin.store.formats.toolkit_coding import NOT_HELD
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.packing import unpack
 
-KIND, TAKES_PACKED = "a file of torch", True
+KIND, TAKES_PACKED = "a torch file", True
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool) -> list[str]:

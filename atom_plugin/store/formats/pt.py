@@ -15,7 +15,7 @@ from atom_plugin.store.formats.tensors import dumps, load
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 HOLDS_SOFT_LABELS = True
-KIND = "a file of torch"
+KIND = "a torch file"
 
 
 def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str | None = None) -> list[str]:

@@ -76,7 +76,7 @@ def test_stored_names_become_todays() -> None:
     [(1.0, "x", "a number such as 1.0"), (3, "y", "a whole number such as 3"), (True, "maybe", "true or false")],
 )
 def test_text_in_the_place_of_a_number_is_refused(default, given, said):
-    with pytest.raises(ConfigError, match=f"the thing does not accept size='{given}'; give {said}"):
+    with pytest.raises(ConfigError, match=f"the thing does not accept size='{given}'; it must be {said}"):
         check_numbers("the thing", {"size": default}, {"size": given})
 
 
