@@ -24,7 +24,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("loop"))
-        for block in BLOCKS[:2]:
+        for block in BLOCKS[:3]:
             exec(block, found)
         found["saved"] = ReplayMemory.load("memory.h5")
     return found
@@ -35,6 +35,13 @@ def test_a_network_learns_from_a_file_read_by_workers(names):
     assert isinstance(names["synthetic"], Dataset)
     assert len(names["synthetic"]) == 50
     assert names["accuracy"] > 0.7
+
+
+@pytest.mark.auto_precision("float32")
+def test_soft_labels_are_targets_of_a_plain_loop(names):
+    assert isinstance(names["soft"], Dataset)
+    torch.testing.assert_close(names["soft"][3][1], (names["logits"][3] / 2).softmax(0))
+    assert names["targets"].shape == (25, 10)
 
 
 @pytest.mark.auto_precision("float32")
@@ -54,9 +61,9 @@ def test_a_memory_is_replayed_in_a_plain_loop(names):
 @pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="Lightning is no dependency of this package")
 @pytest.mark.filterwarnings("ignore")  # of Lightning, on the small number of batches and of workers
 def test_lightning_takes_both_as_they_are(names, inside):
-    exec(BLOCKS[2], names)
+    exec(BLOCKS[3], names)
     assert names["trainer"].global_step == 2 * len(names["loaders"]["stream"])
 
 
-def test_there_are_three_blocks():
-    assert len(BLOCKS) == 3
+def test_there_are_four_blocks():
+    assert len(BLOCKS) == 4
