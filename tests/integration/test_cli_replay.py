@@ -382,7 +382,7 @@ CASES = [
     (2, "name them with --memory", (*REPLAY, "--policy", "stored")),
     (2, "10 classes cannot arrive in 11 steps; choose 1 to 10", (*REPLAY, "--steps", "11")),
     (1, "there is no folder no", (*REPLAY, "-o", "no/a")),
-    (2, "has no name", (*REPLAY, "-o", ".")),
+    (2, "has no file name", (*REPLAY, "-o", ".")),
     (1, "has 139 training image(s), fewer than the 140", ("consume", "replay", "--ipc", "140", *TINY)),
     (2, "blur", (*REPLAY, "--memory-augmentation", "blur")),
     (2, "blur", (*REPLAY, "--stream-augmentation", "blur")),
