@@ -120,7 +120,7 @@ def test_training_says_what_to_do_next_and_keeps_what_is_there(
     assert "convnet, 1 epochs on 50 images of 10 classes" in told
     assert "atom-cli consume predict new.safetensors IMAGES" in told
     assert "already exists" in failed(capsys, *words, "-o", "new.safetensors")
-    assert "one file" in failed(capsys, *words, "-o", "x", "--onnx", "x", code=2)
+    assert "same file" in failed(capsys, *words, "-o", "x", "--onnx", "x", code=2)
     before = (inside / "new.safetensors").read_bytes()
     run(capsys, *words, "-o", "new.safetensors", "--force")
     assert (inside / "new.safetensors").read_bytes() == before
