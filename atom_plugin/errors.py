@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import get_args
 
@@ -29,18 +29,18 @@ def unknown(kind: str, name: object, known: Iterable[str], *, see: str = "") -> 
     hint = ""
     if isinstance(name, str) and len(name) <= _TYPED:
         several = name.split(",")
-        near = _nearest(name, short)
+        near = nearest(name, short)
         if len(several) > 1 and set(several) <= set(short):
             hint = "give one at a time; "
         elif near:
-            hint = f"did you mean {' or '.join(map(repr, near[:_NEAREST]))}? "
+            hint = f"did you mean {' or '.join(map(repr, near))}? "
     return f"no {kind} is called {shown(name)}; {hint}{see or f'known: {listed(names, most=30)}'}"
 
 
-def _nearest(typed: str, names: list[str]) -> list[str]:
-    """Those that ``typed`` is a word of; else the shortest that begins with it, or the one that is spelt most like it."""
+def nearest(typed: str, names: Sequence[str]) -> list[str]:
+    """Up to three of ``names`` that ``typed`` is a word of; else the shortest that begins with it, or the most similar one."""
     if words := [each for each in names if _is_word_of(typed, each)]:
-        return words
+        return words[:_NEAREST]
     longer = [each for each in names if len(typed) >= _BEGINNING and each.startswith(typed)]
     return [min(longer, key=len)] if longer else difflib.get_close_matches(typed, names, n=1, cutoff=0.5)
 

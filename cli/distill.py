@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import CheckedCommand, RenamedOption
 from atom_plugin.cli.config_files import option_values
 from atom_plugin.cli.distill_files import RunFiles
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from atom_plugin.store.synthetic_set import SyntheticSet
 
 
-class _Engine(click.Choice[str]):
+class _Engine(Choice):
     """The names of engines; "captured" is the old name of the engine for CUDA."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:

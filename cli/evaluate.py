@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import CheckedCommand, Command, OnlyWith, bundle
 from atom_plugin.cli.evaluation_jobs import plan, run
 from atom_plugin.cli.options import (
@@ -77,7 +78,7 @@ def _evaluation_options(command: Command) -> Command:
         ),
         click.option(
             "--on",
-            type=click.Choice(["test", "validation"]),
+            type=Choice(["test", "validation"]),
             default="test",
             show_default=True,
             help="Images for measuring accuracy: the source's test images, or the training images that were held "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import Command, RenamedOption, bundle
 from atom_plugin.cli.options import Number
 from atom_plugin.cli.sizes import SIZE
@@ -75,7 +76,7 @@ def _option(each: Field[Any], default: str) -> Callable[[Command], Command]:
 
 def _type(hint: str, item: About) -> click.ParamType[Any] | None:
     if item.choices:
-        return click.Choice(item.choices)
+        return Choice(item.choices)
     if hint.startswith("tuple[str"):
         return _Names()
     if item.unit == "bytes":

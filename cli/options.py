@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import Command, OnlyWith, bundle, option_label
 from atom_plugin.errors import shown
 from atom_plugin.models.convnet_choices import NORMALISATIONS
@@ -73,7 +74,7 @@ POSITIVE_FLOAT = Number(float, above=0)
 FRACTION = Number(float, above=0, below=1)
 SHARE = Number(float, at_least=0, at_most=1)
 SEED = Number(int, at_least=0, at_most=2**63 - 1)
-NORMALISATION = click.Choice(NORMALISATIONS)
+NORMALISATION = Choice(NORMALISATIONS)
 
 
 def run_options(command: Command) -> Command:
@@ -83,7 +84,7 @@ def run_options(command: Command) -> Command:
         device_option,
         click.option(
             "--precision",
-            type=click.Choice(["auto", "float32", "bfloat16"]),
+            type=Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
             help="Number format of the networks' arithmetic; auto takes bfloat16 if the device computes it fast, so "
@@ -108,7 +109,7 @@ def device_option(command: Command) -> Command:
     """``--device``: the command gets ``device``."""
     return click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        type=Choice(["auto", "cpu", "cuda", "mps"]),
         default="auto",
         show_default=True,
         help="Device to compute on; auto takes an accelerator if there is one.",

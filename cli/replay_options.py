@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import Command, OnlyWith, bundle
 from atom_plugin.cli.options import (
     NON_NEGATIVE_INT,
@@ -112,7 +113,7 @@ def stream_options(command: Command) -> Command:
         click.option(
             "--mode",
             "modes",
-            type=click.Choice(["replay", "from-memory"]),
+            type=Choice(["replay", "from-memory"]),
             multiple=True,
             default=("replay",),
             show_default=True,
@@ -204,7 +205,7 @@ def training_options(command: Command) -> Command:
         ),
         click.option(
             "--storage",
-            type=click.Choice(STORAGES),
+            type=Choice(STORAGES),
             help="Number format of distilled images; real images are always stored as uint8 pixels.  [default: uint8]",
         ),
         click.option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import CheckedCommand, OnlyWith
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, placing_network_option, run_options
 from atom_plugin.cli.outputs import Output, claim
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--embedding",
-    type=click.Choice(["pca", "tsne", "none"]),
+    type=Choice(["pca", "tsne", "none"]),
     default="pca",
     show_default=True,
     help="Draw the embeddings of synthetic and real images as points in a plane.",

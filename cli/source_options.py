@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import Command, OnlyWith, bundle
 from atom_plugin.cli.options import FOLDER, FRACTION, POSITIVE_INT, SEED, Number
 
@@ -117,7 +118,7 @@ def _options(dataset: Callable[..., Any]) -> Callable[[Command], Command]:
         ),
         click.option(
             "--class-order",
-            type=click.Choice(["name", "natural"]),  # written out: importing them takes Pillow
+            type=Choice(["name", "natural"]),  # written out: importing them takes Pillow
             help=(
                 "Order of class ids of a folder source: by name, or natural, with numbers by value (2 before 10).  "
                 "[default: name]"

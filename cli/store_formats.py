@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import CheckedCommand, Command, bundle, gathered
 from atom_plugin.cli.options import PATH, Number, force_option, key_value_pairs
 from atom_plugin.cli.outputs import Output, claim
@@ -100,7 +101,7 @@ def _format_options(command: Command) -> Command:
 @_format_options
 @click.option(
     "--pixels",
-    type=click.Choice(["preprocessed", "true-colour"]),
+    type=Choice(["preprocessed", "true-colour"]),
     help="For npz and pt: pixels as stored, or with the preprocessing undone.  [default: preprocessed]",
 )
 def export(*, file: Path, format_: str, output: Path, option: dict[str, Any], force: bool, pixels: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.class_options import ChosenClasses, classes_options
 from atom_plugin.cli.command import CheckedCommand, OnlyWith
 from atom_plugin.cli.options import PATH, POSITIVE_INT, force_option, placing_network_option, run_options
@@ -47,7 +48,7 @@ _OF_EMBEDDING = (*OF_SOURCE, "network_state", "seed", "device", "precision", "qu
 )
 @click.option(
     "--embedding",
-    type=click.Choice(["pca", "tsne"]),
+    type=Choice(["pca", "tsne"]),
     help="Draw the embeddings of synthetic and real images as points in a plane, instead of the images; the default "
     "file is FILE with .pca.png or .tsne.png.",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from atom_plugin.cli.choices import Choice
 from atom_plugin.cli.command import Command, bundle
 from atom_plugin.cli.options import NORMALISATION, POSITIVE_FLOAT, POSITIVE_INT, SHARE
 
@@ -34,7 +35,7 @@ def label_options(command: Command) -> Command:
     return bundle(
         click.option(
             "--labels",
-            type=click.Choice(["soft", "hard"]),
+            type=Choice(["soft", "hard"]),
             help="What networks learn of each image: the set's soft labels where it has some, or its class.  [default: soft]",
         ),
         click.option(
@@ -152,7 +153,7 @@ def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Call
         ),
         click.option(
             "--schedule",
-            type=click.Choice(["half", "multistep", "step", "cosine"]),
+            type=Choice(["half", "multistep", "step", "cosine"]),
             help="Learning rate schedule: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15 epochs, or "
             f"cosine.  {from_recipe.format('half')}",
         ),

@@ -183,6 +183,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             raise StoreError(
                 f"{path}: is a set, expected a network; train one on it:  atom-cli consume train {path} -o NAME.safetensors"
             ) from None
+        if path.suffix.lower() == ".onnx":
+            raise StoreError(
+                f"{path}: is an ONNX file, which other runtimes read; give the .safetensors file that it was exported from"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise StoreError(
             f"{path}: cannot be read as a network ({reason}); it is another kind of file, or damaged: make one with  atom-cli "

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from atom_plugin.datasets.pixels import MAX_PIXELS, Decoding
+from atom_plugin.errors import require
 from atom_plugin.store.synthetic_set import SyntheticSet, read
 from atom_plugin.transforms.own_images import OwnImages
 
 
 def load(path: str | Path) -> SyntheticSet:
-    """The set in a file, with every check. Raises StoreError for a file that is not a set, or damaged."""
+    """The set in a file, with every check. Raises StoreError for a file that is not a set, or is damaged."""
+    require("path", path, str | Path)
     return read(path)
 
 

@@ -221,9 +221,10 @@ class SyntheticSet:
         """Batches of decoded, preprocessed images and class ids; ``augment`` applies the augmentation of the set's
         distillation.
 
-        ``soft``: the set's soft labels in the place of class ids. Raises ConfigError where it has none, and as
-        :func:`~atom_plugin.store.batches.batches_of`.
+        ``soft``: the set's soft labels in the place of class ids. Raises ConfigError if the set has none, if ``augment`` is not
+        a bool, and as :func:`~atom_plugin.store.batches.batches_of`.
         """
+        require("augment", augment, bool)
         strategy = own_strategy(self.provenance) if augment else "none"
         dataset = self.as_dataset().with_soft_targets() if soft else self.as_dataset()
         return batches_of(dataset, batch_size=batch_size, strategy=strategy, shuffle=shuffle, seed=seed)

@@ -89,3 +89,10 @@ def test_no_set_is_an_error(tmp_path: Path, call: object) -> None:
 def test_options_that_somebody_else_wrote_are_taken_where_they_are_sound(value: object) -> None:
     found = decoding_of({"options": {"bit_depth": value, "max_pixels": value}})
     assert found.bit_depth == 16 and found.max_pixels in (MAX_PIXELS, value)
+
+
+def test_what_is_no_path_and_no_bool_is_refused():
+    with pytest.raises(ConfigError, match="path"):
+        load(3)
+    with pytest.raises(ConfigError, match="augment"):
+        small_set().dataloader(augment="color")
