@@ -93,6 +93,6 @@ def test_options_that_somebody_else_wrote_are_taken_where_they_are_sound(value: 
 
 def test_what_is_no_path_and_no_bool_is_refused():
     with pytest.raises(ConfigError, match="path"):
-        load(3)
+        atom_plugin.load(3)
     with pytest.raises(ConfigError, match="augment"):
-        small_set().dataloader(augment="color")
+        make_set().dataloader(augment="color")
