@@ -318,4 +318,4 @@ def test_a_folder_with_test_images_takes_no_split(
             Image.new("RGB", (8, 8), (40 * number, 9, 9)).save(inside / "photos" / split / name / "0.png")
     capsys.readouterr()
     told = refusal(capsys, "select", "--dataset", "folder", "--data-dir", "photos", *options)
-    assert options[0] in told and "test images of its own" in told
+    assert options[0] in told and "its own test images" in told
