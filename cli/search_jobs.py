@@ -100,6 +100,7 @@ def prepared(
         reference=by,
         kind=kind,
         halves=compared.halving,
+        tests_best=compared.test_best,
         seed=plan.seed,
         precision=plan.precision,
     )

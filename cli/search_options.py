@@ -30,6 +30,7 @@ class Compared:
     repeats: int
     reference: tuple[str, int]
     reference_ipc: int | None
+    test_best: bool
     halving: bool
 
 
@@ -55,7 +56,7 @@ ONLY_WITH = (
     ),
     TABLE_PRINTED,
     OnlyWith("--csv or --chart", ("force",), lambda values: values["csv_file"] or values["chart"]),
-    OnlyWith("--reference full:EPOCHS", ("chart",), lambda values: values["reference"][0] == "full"),
+    OnlyWith("--reference full:EPOCHS", ("chart", "test_best"), lambda values: values["reference"][0] == "full"),
     OnlyWith("a --reference", ("reference_ipc",), lambda values: values["reference"][0] != "none"),
 )
 
@@ -133,6 +134,12 @@ def proxy_options(command: Command) -> Command:
             metavar="N",
             type=POSITIVE_INT,
             help="Real images per class for the reference.  [default: all]",
+        ),
+        click.option(
+            "--test-best/--no-test-best",
+            default=True,
+            show_default=True,
+            help="At the end, train the best candidate of each proxy on all real images, and test it on the test images.",
         ),
         click.option(
             "--halving",

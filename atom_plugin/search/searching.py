@@ -25,7 +25,8 @@ Train: TypeAlias = Callable[[Sequence[SearchJob]], Iterable[Outcome]]
 class Search:
     """The candidates and workloads of a search. ``unfit`` are the candidates that cannot take the images, with the reason,
     ``operations`` the costs of the others (:func:`~atom_plugin.search.forecast.examine`). ``kind`` says which candidates are
-    trained on the ``reference``, which is None if none are.
+    trained on the ``reference``, which is None if none are. ``tests_best``: whether each proxy's best is trained on all images
+    at the end, and tested.
     """
 
     space: Space
@@ -36,6 +37,7 @@ class Search:
     reference: Workload | None
     kind: str = FULL
     halves: bool = False
+    tests_best: bool = True
     seed: int = 0
     precision: str = "float32"
 
@@ -120,7 +122,7 @@ class Search:
 
     def _tests(self, train: Train, scores: Scores) -> dict[str, Score]:
         """The accuracy of each proxy's best candidate on the test images, trained on all images."""
-        if self.reference is None:
+        if self.reference is None or not self.tests_best:
             return {}
         best: dict[str, Candidate] = {}
         for proxy in self.proxies:

@@ -110,6 +110,12 @@ def test_halving_and_the_best_alone_on_everything(inside, capsys):
     assert [row["test"] is None for row in found["candidates"]] == [False] + [True] * 5
 
 
+def test_the_last_training_can_be_left_out(inside, capsys):
+    found = json.loads(search(capsys, "1.h5", "--space", "small.toml", *QUICK, "--no-test-best", "--json").out)
+    assert all(row["test"] is None for row in found["candidates"])
+    assert any(any("all images" in name for name in row["scores"]) for row in found["candidates"])
+
+
 def test_a_model_that_cannot_take_the_images_or_be_trained_is_a_row(inside, capsys):
     (inside / "models.toml").write_text('models = ["timm:inception_v4", "alexnet"]\n[convnet]\ndepth = 1\nwidth = 4\n')
     how = ("--space", "models.toml", "--proxy", "none", "--lr", "1e30", "--json")
@@ -154,6 +160,7 @@ def test_the_time_is_predicted_before_a_search(inside, capsys):
         (("--reference", "full"), 2, "--reference must be full:EPOCHS, best:EPOCHS or none, not 'full'"),
         (("--reference", "full:0"), 2, "--reference must be at least 1, not 0"),
         (("--reference", "none", "--reference-ipc", "3"), 2, "--reference-ipc has no effect without a --reference"),
+        (("--reference", "best:1", "--no-test-best"), 2, "has no effect without --reference full:EPOCHS"),
         (("--reference", "best:1", "--chart", "c.png"), 2, "--chart has no effect without --reference full"),
         (("--validation", "0.2"), 2, "1.h5: was made without its own validation images; leave --validation out"),
         (("seen.h5",), 2, "seen.h5: was made from all training images"),

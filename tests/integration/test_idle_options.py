@@ -131,6 +131,7 @@ BESIDE = {
     ("consume search", "top"): ("--dry-run",),
     ("consume search", "chart"): ("--reference", "best:5"),
     ("consume search", "reference_ipc"): ("--reference", "none"),
+    ("consume search", "test_best"): ("--reference", "none"),
     ("consume score", "full_epochs"): ("--full-accuracy", "0.9"),
     ("consume score", "full_repeats"): ("--full-accuracy", "0.9"),
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
