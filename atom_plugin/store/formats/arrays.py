@@ -56,9 +56,9 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """``images`` and ``labels`` are the names of the two, where they are not common ones.
+    """``images`` and ``labels`` are the names of the two arrays, if they differ from the common ones.
 
-    Soft labels that are no probabilities are scores: tools that write such files learn them by regression.
+    Soft labels that are not probabilities are scores: tools that write these files learn them by regression.
     """
     if pixels not in (None, *PIXELS):
         raise ConfigError(f"pixels must be one of {', '.join(PIXELS)}, not {pixels!r}")
@@ -119,7 +119,7 @@ def _name(
         return names[0]
     if not names and absent:
         return None
-    how = f"none of {', '.join(known[:4])} …" if not names else f"several that may be {what}"
+    how = f"none of {', '.join(known[:4])} …" if not names else f"several arrays that may be {what}"
     raise ConfigError(f"{path}: holds {_listed(found)}, {how}; name the {what} with --option {what}=NAME")
 
 

@@ -95,7 +95,7 @@ def test_code_in_our_own_formats(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (IMAGES, LABELS + 0.5, "found labels such as 0.5, expected whole numbers"),
+        (IMAGES, LABELS + 0.5, "found the label 0.5, expected whole numbers"),
         (IMAGES, torch.full((6,), float("nan")), "found labels such as nan, expected whole numbers"),
         (IMAGES, LABELS - 1, "found labels -1 to 1, expected class ids of 0 or more"),
         (IMAGES, LABELS.bool(), "found labels of type bool, expected whole numbers"),
