@@ -13,7 +13,7 @@ from atom_plugin.runtime import distributed
 from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-# Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
+# Preprocessed pixels are of the order of 1. Normalisation makes the loss independent of their scale, so it stays finite.
 _LARGEST_PIXEL = 1e6
 
 
