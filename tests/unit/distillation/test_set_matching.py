@@ -98,7 +98,8 @@ def test_what_cannot_be_is_refused_in_one_line(pool_file, name, overrides, words
 def test_more_maps_than_the_machine_has_room_for_are_refused(monkeypatch):
     monkeypatch.setattr(set_matching, "machine_memory", lambda: 100_000)
     with pytest.raises(
-        ConfigError, match=r"'dd' keeps the maps of 39 images at once, about .*, but 100 KB are available; use fewer steps"
+        ConfigError,
+        match=r"'dd' keeps the maps of 39 images at once, about .*, but 100 KB are available; use fewer steps",
     ):
         Distiller(small_config(matcher="dd", matcher_options={"steps": 2}), coloured_source(), device="cpu")
 
