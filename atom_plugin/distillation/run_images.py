@@ -61,9 +61,9 @@ class RunImages:
         return self._preprocessing.forward(unpacked) if self._config.storage == "uint8" else unpacked
 
     def checked(self, iteration: int) -> torch.Tensor:
-        """:attr:`whole`. Images may diverge while the loss is finite; such a state is neither saved nor returned.
+        """:attr:`whole`, checked. Images may diverge while the loss is finite; diverged images are neither saved nor returned.
 
-        Raises DivergenceError for it, naming the ``iteration``.
+        Raises DivergenceError for diverged images, naming the ``iteration``.
         """
         largest = distributed.highest(float(self.own.detach().abs().max()))
         if not largest <= _LARGEST_PIXEL:

@@ -41,8 +41,8 @@ class Supplier(Protocol):
     ) -> SyntheticSet:
         """At most ``ipc`` images of each of ``classes``, with the labels and class names of ``data``.
 
-        ``data`` has the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, from these
-        images alone, since the stream's later classes are not known yet.
+        ``data`` has the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, only from these
+        images, since the stream's later classes are not known yet.
         """
 
 

@@ -144,9 +144,11 @@ def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[A
     """Raises RuntimeError, ValueError or KeyError if the strategy differs from the saved one."""
     plugins = _stateful(strategy)
     if len(plugins) != len(state["plugins"]):
-        raise ValueError(f"{len(state['plugins'])} TrainFromMemory plugins were saved, {len(plugins)} are here")
+        raise ValueError(
+            f"the saved strategy has {len(state['plugins'])} TrainFromMemory plugins, this one {len(plugins)}"
+        )
     if type(strategy.optimizer).__name__ != state["kind"]:
-        raise ValueError(f"the optimiser was {state['kind']}, it is {type(strategy.optimizer).__name__} here")
+        raise ValueError(f"the saved optimiser is {state['kind']}, this one is {type(strategy.optimizer).__name__}")
     done = state["counters"]["train_exp_counter"]
     for plugin, held in zip(plugins, state["plugins"], strict=True):
         initial = copy.deepcopy(strategy.model)
@@ -160,7 +162,7 @@ def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[A
     groups = strategy.optimizer.param_groups
     if len(groups) != len(state["parameters"]):
         raise ValueError(
-            f"the optimiser had {len(state['parameters'])} groups of parameters, it has {len(groups)} here"
+            f"the saved optimiser has {len(state['parameters'])} groups of parameters, this one has {len(groups)}"
         )
     for group, names in zip(groups, state["parameters"], strict=True):
         group["params"] = [parameters[name] for name in names]

@@ -315,8 +315,10 @@ def test_the_memory_missing_or_damaged_beside_the_state(tmp_path):
 def test_another_strategy_or_policy(tmp_path):
     path = tmp_path / "a.state"
     saved_after_one("replay", path)
-    assert "the optimiser was SGD, it is Adam here" in refused(path, "replay with Adam and distillation", ConfigError)
-    assert "0 TrainFromMemory plugins were saved, 1 are here" in refused(path, "from memory", ConfigError)
+    assert "the saved optimiser is SGD, this one is Adam" in refused(
+        path, "replay with Adam and distillation", ConfigError
+    )
+    assert "the saved strategy has 0 TrainFromMemory plugins, this one 1" in refused(path, "from memory", ConfigError)
     assert "has a memory, but none was given" in refused(path, "replay", ConfigError, with_policy=False)
     saved_after_one("naive with Adam", path)
     held = policy()
@@ -360,5 +362,5 @@ def test_groups_of_parameters_keep_their_own_settings(tmp_path):
     load_stream(tmp_path / "a.state", again, other)
     assert run(again, [1]) == whole
     single, other = strategy("replay")
-    with pytest.raises(ConfigError, match="2 groups of parameters, it has 1 here"):
+    with pytest.raises(ConfigError, match="2 groups of parameters, this one has 1"):
         load_stream(tmp_path / "a.state", single, other)

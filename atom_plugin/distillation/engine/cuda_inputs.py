@@ -143,7 +143,7 @@ class StepInputs:
         )
 
     def block(self, iteration: int) -> torch.Tensor:
-        """The bytes of ``iteration``; they are ready if iterations are asked for in order."""
+        """The bytes of ``iteration``; they are ready if iterations are requested in order."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="step-inputs", initializer=_one_core)
         if iteration != self._next:

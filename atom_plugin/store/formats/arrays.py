@@ -1,6 +1,6 @@
 """Arrays named images and labels, from any tool: .npz, .npy, a torch file with a dict or a pair, or a folder of two files.
 
-Read only. KIP, FRePo, RFAD and others save such files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
+Read only. KIP, FRePo, RFAD and others save these files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
 class. ``pixels`` is the coding of the images: true-colour ([0, 1]), bytes (0 to 255), standardised, or whitened.
 """
 
@@ -135,7 +135,7 @@ def _channels_first(images: torch.Tensor, where: str, context: ImportContext) ->
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        context.note("images had their channels last, and were transposed")
+        context.note("images with channels last were transposed")
         return images.permute(0, 3, 1, 2)
     if images.ndim != 4:
         raise StoreError(f"{where}: found images of shape {tuple(images.shape)}, expected (N, C, H, W) or (N, H, W, C)")

@@ -200,7 +200,7 @@ def test_dc_bench_finds_sets_in_its_tree(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"holds 4 sets \(ATOM/CIFAR10/IPC2, DM/CIFAR10/IPC2"):
         find()
-    with pytest.raises(StoreError, match="holds no folder METHOD/DATASET/IPC<n> as asked for, 4 others"):
+    with pytest.raises(StoreError, match="holds no requested folder METHOD/DATASET/IPC<n>, 4 others"):
         find(ipc=7)
     with pytest.raises(StoreError, match="already exists"):
         export_set(one, root, format="dc-bench")
