@@ -1,6 +1,6 @@
 """Continual learning in Mammoth with a memory of distilled images, on one of Mammoth's datasets.
 
-git clone https://github.com/aimagelab/mammoth # and install what its pyproject.toml asks for PYTHONPATH=mammoth python
+git clone https://github.com/aimagelab/mammoth # and install the requirements in its pyproject.toml PYTHONPATH=mammoth python
 examples/mammoth_replay.py seq-mnist --backbone mnistmlp --buffer_size 100 --lr 0.1
 
 Nothing in Mammoth's folder changes: the model is registered here. Its own main.py finds it by a file of one line instead

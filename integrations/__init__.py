@@ -1,1 +1,1 @@
-"""One module per outside system; each is imported only by those who use it."""
+"""One package or module for each external framework; nothing else imports them."""

@@ -1,4 +1,4 @@
-"""Import a library that only an extra of this package installs, and say in a line what is missing where that fails."""
+"""Import a library that an extra of this package installs; if that fails, one line names what is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atom_plugin.errors import MissingExtraError
 def import_extra(distribution: str, modules: Iterable[str], *, extra: str) -> None:
     """Import ``modules`` of ``distribution``, all of one top-level package.
 
-    Raises MissingExtraError (an ImportError, too) that says how to install atom-plugin's ``extra``.
+    Raises MissingExtraError (also an ImportError) with the command that installs atom-plugin's ``extra``.
     """
     remedy = f"pip install 'atom-plugin[{extra}]'"
     for module in modules:
@@ -21,9 +21,9 @@ def import_extra(distribution: str, modules: Iterable[str], *, extra: str) -> No
             if (error.name or "").partition(".")[0] == module.partition(".")[0]:
                 raise MissingExtraError(f"{distribution} is not installed; install it with: {remedy}") from None
             raise MissingExtraError(
-                f"{distribution} cannot be imported, since {error.name!r} is missing; install it anew with: {remedy}"
+                f"{distribution} cannot be imported because {error.name!r} is missing; reinstall it with: {remedy}"
             ) from error
         except Exception as error:
             raise MissingExtraError(
-                f"{distribution} cannot be imported ({type(error).__name__}: {error}); install it anew with: {remedy}"
+                f"{distribution} cannot be imported ({type(error).__name__}: {error}); reinstall it with: {remedy}"
             ) from error

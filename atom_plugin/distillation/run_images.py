@@ -13,7 +13,7 @@ from atom_plugin.runtime import distributed
 from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-# Preprocessed pixels are of the order of 1. Normalisation hides any size of them from the loss, so the loss can't tell.
+# Preprocessed pixels are of the order of 1. Normalisation makes the loss independent of their scale, so it stays finite.
 _LARGEST_PIXEL = 1e6
 
 
@@ -61,9 +61,9 @@ class RunImages:
         return self._preprocessing.forward(unpacked) if self._config.storage == "uint8" else unpacked
 
     def checked(self, iteration: int) -> torch.Tensor:
-        """:attr:`whole`. Images may diverge while the loss is finite; such a state is neither saved nor returned.
+        """:attr:`whole`, checked. Images may diverge while the loss is finite; diverged images are neither saved nor returned.
 
-        Raises DivergenceError for it, naming the ``iteration``.
+        Raises DivergenceError for diverged images, naming the ``iteration``.
         """
         largest = distributed.highest(float(self.own.detach().abs().max()))
         if not largest <= _LARGEST_PIXEL:

@@ -1,4 +1,4 @@
-"""A run with a :class:`~atom_plugin.matchers.set_matcher.SetMatcher`: its learned values and its state, besides the images."""
+"""A run with a :class:`~atom_plugin.matchers.set_matcher.SetMatcher`: its learned values and its state."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class State:
 
 
 class SetMatching:
-    """The steps of ``matcher`` on the images of a whole set, ``ipc`` stored ones of each of ``classes``.
+    """The steps of ``matcher`` on a whole set, with ``ipc`` stored images of each of ``classes``.
 
     ``network`` is the network that the loop draws for each iteration. Raises ConfigError if the run is impossible: in several
     processes, with a part of the set frozen, or with more images in memory at once than fit.
@@ -146,7 +146,7 @@ class SetMatching:
             self._matcher.advance(seen)
 
     def labelled(self, made: SyntheticSet) -> SyntheticSet:
-        """The set with the learned labels, and the mean of the learned step sizes as the learning rate to train on it at."""
+        """The set with the learned labels, and with the mean of the learned step sizes as its learning rate for training."""
         labels, sizes = (self.state.learned.get(name) for name in (LABELS, STEP_SIZES))
         soft = None
         if labels is not None:
@@ -154,19 +154,19 @@ class SetMatching:
         return replace(made, soft_labels=soft, learned_lr=None if sizes is None else float(sizes.mean()))
 
     def restore(self, stored: Mapping[str, Mapping[str, torch.Tensor]] | None) -> None:
-        """Continue from a result of :meth:`State.to_json`. Raises StoreError if it belongs to another kind of run."""
+        """Continue from ``stored``. Raises StoreError if it belongs to another kind of run."""
         fresh = self.state
         if stored is None:
-            raise StoreError("found no learned values, expected those of the matcher")
+            raise StoreError("found no learned values, expected the matcher's learned values")
         for part in ("learned", "momentum", "carried"):
             expected, found = getattr(fresh, part), stored.get(part)
             if not isinstance(found, Mapping) or found.keys() != expected.keys():
-                raise StoreError(f"found other {part} values than {', '.join(expected) or 'none'}")
+                raise StoreError(f"found {part} values different from the expected {', '.join(expected) or 'none'}")
             for name, value in expected.items():
                 given = found[name]
                 fits = isinstance(given, torch.Tensor) and given.shape == value.shape and given.dtype == value.dtype
                 if not fits or not bool(given.isfinite().all()):
-                    raise StoreError(f"found {part} {name!r} of another shape or type, or not finite")
+                    raise StoreError(f"found {part} {name!r} with another shape or type, or not finite")
         self.state = State(
             **{
                 part: {name: item.clone().to(getattr(fresh, part)[name].device) for name, item in stored[part].items()}
@@ -199,6 +199,6 @@ def _check_memory(matcher: SetMatcher, config: DistillConfig, size: PassSize, cl
     if needed > room:
         raise ConfigError(
             f"the matcher {config.matcher!r} keeps the maps of {held:,} images at once, about {readable(needed)}, "
-            f"but {readable(room)} are available; take fewer steps or smaller batches (see `atom-cli distill "
+            f"but {readable(room)} are available; use fewer steps or smaller batches (see `atom-cli distill "
             "--list-matchers`), a narrower network, or fewer images"
         )

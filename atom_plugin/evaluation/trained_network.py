@@ -30,8 +30,8 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening
 
 _FORMAT, _VERSION = "atom-plugin/network", 1
-_KEY = "atom-plugin"  # of the one entry of the file's metadata: safetensors writes several in no fixed order
-_NETWORK, _PREPROCESSING = "network.", "preprocessing."  # what the names of tensors begin with
+_KEY = "atom-plugin"  # the only entry of the file's metadata: safetensors writes several entries in no fixed order
+_NETWORK, _PREPROCESSING = "network.", "preprocessing."  # prefixes of tensor names
 _SPARE = 1_000_000  # parameters that a network may have beyond twice those in its file
 
 
@@ -65,8 +65,8 @@ class TrainedNetwork:
         return logits.float().softmax(1).cpu()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError where that fails,
-        ConfigError for a name that ends as another kind of file.
+        """Write to ``path``, atomically; equal networks give equal bytes. Raises StoreError if writing fails, ConfigError for
+        a name with the ending of another kind of file.
         """
         from safetensors.torch import save
 
@@ -95,7 +95,7 @@ class TrainedNetwork:
         about, tensors = _read(Path(path))
         try:
             return _assembled(about, tensors)
-        # What stands in somebody else's file may have any type; what is wrong with it is told in one line.
+        # The contents of a foreign file may have any type; the error is one line.
         except (AtomError, LookupError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StoreError(
@@ -115,7 +115,7 @@ class TrainedNetwork:
         }
 
 
-# Seven parameters: the names are those of `evaluate`.
+# Seven parameters, with the names of `evaluate`.
 def train_network(
     synthetic_set: SyntheticSet,
     config: TrainConfig,
@@ -177,7 +177,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         if path.is_dir():
             raise StoreError(
-                f"{path}: is a folder, expected a network; name the file of one, then the images"
+                f"{path}: is a folder, expected a network; name a network's file first, then the images"
             ) from None
         if _is_set(path):
             raise StoreError(
@@ -189,8 +189,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             ) from None
         reason = " ".join(str(error).split())[:200]
         raise StoreError(
-            f"{path}: cannot be read as a network ({reason}); it is another kind of file, or damaged: make one with  atom-cli "
-            "consume train"
+            f"{path}: cannot be read as a network ({reason}); it is another kind of file, or damaged; make a network with  "
+            "atom-cli consume train"
         ) from error
 
 

@@ -1,17 +1,17 @@
 """Kernel ridge regression on a network's features: FRePo (Zhou, Nezhadarya & Ba, 2022).
 
-The embeddings f of the synthetic images, f_S, predict the real ones' labels without training:
+From the embeddings of the synthetic and the real images, f_S and f_T, a regression predicts the real labels without training:
 
     P = f_T f_S' (f_S f_S' + lambda tr(f_S f_S') / n I)^-1 Y_S,    L = mean_i 1/2 || P_i - Y_T,i ||^2 + margin(Y_S)
 
-Y_T are one-hot less 1 / K; Y_S are learned, and start so, over sqrt(K / 10). The margin term, of the released code, pushes the
-largest of an image's labels away from the second, up to 1 / K: margin = - mean min(first - second, 1 / K).
+Y_T are one-hot minus 1 / K; Y_S are learned, and start as the same values divided by sqrt(K / 10). The released code's margin
+term increases the difference of an image's two largest labels up to 1 / K: margin = - mean min(first - second, 1 / K).
 
-The network comes from a few that train on the set as it changes: each takes one step of Adam on the squared error when it was
-drawn, and starts anew after ``oldest`` steps. They start at different ages.
+Each iteration draws one of several networks that train on the changing set: the drawn network takes one step of Adam on the
+squared error; after ``oldest`` steps it gets new weights. The networks start at different ages.
 
-Deviations: images and labels move by the loop's SGD, where the released code has LAMB; the networks are the loop's ConvNets
-(instance normalisation, where FRePo's have none); each batch's images are augmented on their own, not flipped beside.
+Deviations: the loop's SGD updates images and labels, the released code uses LAMB; the networks are the loop's ConvNets with
+instance normalisation, FRePo's have no normalisation; each image is augmented separately, without added flipped copies.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class NeuralFeatureRegression(SetMatcher):
     """FRePo: images and labels from which a regression on the features of a briefly trained network predicts the real images'
     labels.
 
-    ``networks`` train on the set, up to ``oldest`` steps of Adam at ``online_lr``. ``label_lr`` is the learning rate of the
-    labels (0 keeps them), ``ridge`` is lambda.
+    ``networks`` networks train on the set, for up to ``oldest`` steps of Adam with ``online_lr``. ``label_lr`` is the learning
+    rate of the labels (0: they stay fixed), ``ridge`` is lambda.
     """
 
     networks: int = 10
@@ -75,7 +75,7 @@ class NeuralFeatureRegression(SetMatcher):
         """Raises ConfigError for a network that is not a ConvNet, and for a pool, which it does not use."""
         if not isinstance(network, ConvNet):
             raise ConfigError(
-                f"frepo takes the embedding of a ConvNet, not of a {type(network).__name__}; leave out the matching model"
+                f"frepo needs the embedding of a ConvNet, found a {type(network).__name__}; leave out the matching model"
             )
         if pool is not None:
             raise ConfigError("frepo trains its own networks on the set; leave out the pool")
@@ -85,7 +85,7 @@ class NeuralFeatureRegression(SetMatcher):
         return {LABELS: Learned(start=_centred(labels, classes) / math.sqrt(classes / 10), lr=self.label_lr)}
 
     def carried(self, network: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The networks' weights and Adam's two moments, (networks, P) each, and their ages, spread over the range."""
+        """The networks' weights and Adam's two moments, (networks, P) each, and their ages, evenly spaced below ``oldest``."""
         assert isinstance(network, ConvNet)
         starts = []
         for _ in range(self.networks):
@@ -113,12 +113,12 @@ class NeuralFeatureRegression(SetMatcher):
         return self.loss_scale * (error - margin)
 
     def _drawn(self, step: SetStep) -> int:
-        """The network of this iteration; from a generator that the iteration's seeds, so that it may be asked for twice."""
+        """The index of this iteration's network; a generator seeded from the iteration's gives the same index every time."""
         generator = torch.Generator().manual_seed(step.generator.initial_seed() % 2**63)
         return int(torch.randint(self.networks, (), generator=generator))
 
     def advance(self, step: SetStep) -> None:
-        """A step of the drawn network on the set as it is now, or another network in its place."""
+        """A step of the drawn network on the current set, or a new network that replaces it."""
         index, carried, network = self._drawn(step), step.carried, step.network
         assert isinstance(network, ConvNet)
         if int(carried["ages"][index]) >= self.oldest:
@@ -150,5 +150,5 @@ class NeuralFeatureRegression(SetMatcher):
 
 
 def _centred(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """One-hot (n, classes) less 1 / classes."""
+    """One-hot (n, classes) minus 1 / classes."""
     return F.one_hot(labels, classes).float() - 1 / classes

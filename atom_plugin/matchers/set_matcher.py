@@ -1,9 +1,9 @@
 """Matchers of whole sets: the loss depends on all images, on their labels and on other learned values, under the loop's
 network.
 
-Feature and gradient matchers compare real and synthetic images of one class. What a network becomes when it trains on the set,
-or what a kernel regression on it predicts, depends on all of its images together, and on their labels. A :class:`SetMatcher` is
-handed all of that, and says what the loop optimises beside the images.
+Feature and gradient matchers compare real and synthetic images of one class. The result of a network's training on the set, or
+the prediction of a kernel regression on it, depends on all of its images and their labels. A :class:`SetMatcher` gets the whole
+set, and defines the values that the loop optimises besides the images.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from atom_plugin.models.features import Features
 from atom_plugin.models.network_pool import NetworkPool
 
 LABELS, STEP_SIZES = "labels", "step sizes"
-"""Names of learned values that a set stores: (N, classes) of its N images, and the step sizes of a training on it."""
+"""Names of learned values that a set stores: labels (N, classes) of its N images, and step sizes of a training on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     """A value that the loop optimises besides the images: its initial value, and the learning rate of its SGD.
 
-    Values stay at or above ``at_least``, where it is given.
+    Values stay at or above ``at_least``, if it is given.
     """
 
     start: torch.Tensor
@@ -40,11 +40,11 @@ class Learned:
 class SetStep:
     """The input of a :class:`SetMatcher` in one iteration.
 
-    ``images`` are float32 (n, C, H, W) as networks see them, class-major, with gradient; ``labels`` int64 (n,). ``learned``
-    holds the learned values, with gradient; ``carried`` the matcher's own state, without. ``network`` has the parameters that
-    the loop drew for the iteration; a matcher may set others. ``real_images`` (m, C, H, W) and ``real_labels`` (m,) are the
-    iteration's real batch, not augmented. ``generator`` is on the CPU. ``augment`` augments each of some images by a draw
-    from a generator. ``pool`` holds the trained networks of the run, if it has any.
+    ``images`` are float32 (n, C, H, W), unpacked and preprocessed, class-major, with gradient; ``labels`` int64 (n,).
+    ``learned`` holds the learned values, with gradient; ``carried`` the matcher's state, without gradient. ``network`` has the
+    parameters that the loop drew for the iteration; a matcher may set others. ``real_images`` (m, C, H, W) and ``real_labels``
+    (m,) are the iteration's real batch, not augmented. ``generator`` is on the CPU. ``augment`` augments images with a separate
+    draw from a generator for each. ``pool`` holds the trained networks of the run, if there are any.
     """
 
     images: torch.Tensor
@@ -59,19 +59,19 @@ class SetStep:
     pool: NetworkPool | None = None
 
     def per_image(self, value: torch.Tensor) -> torch.Tensor:
-        """Rows (N, …) of stored images, one for each of ``images``: a packed image's tiles share its row."""
+        """The rows of ``value`` (N, …) for stored images, repeated for ``images``: a packed image's tiles share its row."""
         return value.repeat_interleave(len(self.images) // len(value), dim=0, output_size=len(self.images))
 
 
 class SetMatcher(ABC):
-    """A method whose loss is of the whole set. The loop minimises it over the images and over the :meth:`learned` values."""
+    """A matcher with a loss of the whole set. The loop minimises it over the images and over the :meth:`learned` values."""
 
     moves_images: ClassVar[bool] = True
     """Whether the images are optimised."""
     uses_trajectories: ClassVar[bool] = False
-    """Whether it needs a pool of networks that were kept at several ages."""
+    """Whether the matcher needs a pool of networks that were saved at several ages."""
     label_kind: ClassVar[str] = "logits"
-    """What learned :data:`LABELS` are: logits, whose softmax is the target, or "scores", targets of a regression."""
+    """The kind of learned :data:`LABELS`: "logits", whose softmax is the target, or "scores", targets of a regression."""
 
     @property
     def separates(self) -> bool:
@@ -85,11 +85,11 @@ class SetMatcher(ABC):
         return {}
 
     def carried(self, network: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The initial value of the state that is kept from one iteration to the next; checkpoints store it."""
+        """The initial state that the matcher keeps from one iteration to the next; checkpoints store it."""
         return {}
 
     def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
-        """Raise ConfigError if a run with these is impossible; called before the first step."""
+        """Raise ConfigError if a run with ``network`` and ``pool`` is impossible; called before the first step."""
         return
 
     @abstractmethod
@@ -97,12 +97,12 @@ class SetMatcher(ABC):
         """The scalar to be minimised."""
 
     def advance(self, step: SetStep) -> None:
-        """Change what is ``carried``, in place, after the images and learned values of ``step`` have moved."""
+        """Update the ``carried`` state in place, after the update of the images and learned values of ``step``."""
         return
 
     @abstractmethod
     def held_images(self, images: int, real: int) -> int:
-        """How many images' maps are in memory at once, for a set of ``images`` and a batch of ``real`` ones."""
+        """The number of images whose maps are in memory at once, for a set of ``images`` and a batch of ``real`` images."""
 
     def __call__(self, real: Features, synthetic: Features) -> torch.Tensor:
         """Raises ConfigError, so that a loop that only knows features names the problem."""

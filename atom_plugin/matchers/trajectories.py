@@ -1,15 +1,15 @@
 """Trajectory matching: MTT (Cazenavette et al., 2022), and DATM's choices of ages and learned labels (Guo et al., 2024).
 
-Experts are networks that were trained on the real images and kept at several ages. A student starts where an expert was at a
-drawn age e, takes N steps on the synthetic images at a learned step size eta, and is compared with the expert M epochs later:
+Experts are networks trained on the real images and saved at several ages. A student starts from an expert's weights at a drawn
+age e, takes N steps on the synthetic images with a learned step size eta, and is compared with the expert M epochs later:
 
     L = || theta_student,N - theta_expert,e+M ||^2 / || theta_expert,e - theta_expert,e+M ||^2
 
-The experts come from the run's pool, which `atom-cli pool make --every K` fills. Steps take batches of the set in a new order
-in each pass, every image augmented on its own, as the released code does.
+The experts come from the run's pool, which `atom-cli pool make --every K` fills. Steps use batches of the set in a new order in
+each pass, with a separate augmentation of each image, as in the released code.
 
 Deviations: the experts have the schedule and augmentation of `pool make`; DATM's ages grow with the iterations, here ``oldest``
-is fixed (a second run may start from `--image-init set:FILE`); its labels start from an expert's logits, here from
+is fixed (a second run may start from `--image-init set:FILE`); DATM's labels start from an expert's logits, here from
 ``label_share``.
 """
 
@@ -39,11 +39,11 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryMatching(SetMatcher):
-    """MTT: the parameters of a student that trains on the set match those of the expert.
+    """MTT: match the parameters of a student that trains on the set to the expert's parameters.
 
-    ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: the oldest of the pool that has one M
-    epochs later), ``student_batch`` images a step (None: all). ``step_size`` is where eta starts, ``step_size_lr`` its learning
-    rate. A ``label_lr`` above 0 learns soft labels, which start with ``label_share`` for the image's class.
+    ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: up to the pool's oldest age that has
+    another M epochs later), ``student_batch`` images a step (None: all). ``step_size`` is the initial eta, ``step_size_lr`` its
+    learning rate. A ``label_lr`` above 0 learns soft labels, initially ``label_share`` for the image's class.
     """
 
     student_steps: int = 20
@@ -73,41 +73,41 @@ class TrajectoryMatching(SetMatcher):
             raise ConfigError(f"step_size must be above 0, not {self.step_size}")
         if self.youngest < 0 or (self.oldest is not None and self.oldest < self.youngest):
             raise ConfigError(
-                f"found ages from {self.youngest} to {self.oldest}, expected 0 or more, and the second no less than the first"
+                f"found ages from {self.youngest} to {self.oldest}, expected 0 or more, with the second at least the first"
             )
 
     def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
-        """The student's step size (1,), and the labels' logits (N, classes) where they are learned."""
+        """The student's step size (1,), and the labels' logits (N, classes) if they are learned."""
         found = {STEP_SIZES: Learned(start=torch.full((1,), self.step_size), lr=self.step_size_lr, at_least=1e-6)}
         if self.label_lr:
             found[LABELS] = Learned(start=confident_logits(labels, classes, self.label_share), lr=self.label_lr)
         return found
 
     def check(self, network: nn.Module, pool: NetworkPool | None) -> None:
-        """Raises ConfigError without a pool, and for a pool that keeps no two ages as far apart as needed."""
+        """Raises ConfigError without a pool, and for a pool without two ages that are ``expert_epochs`` apart."""
         if pool is None:
             raise ConfigError(
-                "found no pool of trained networks, expected one kept at several ages; make it with  atom-cli pool make "
+                "found no pool of trained networks, expected one with several ages; make it with  atom-cli pool make "
                 "--every 1  and give it with --pool"
             )
         self._starts(pool)
 
     def _starts(self, pool: NetworkPool) -> list[int]:
-        """The ages that a student may start at."""
+        """The possible ages at a student's start."""
         oldest = pool.epochs[-1] if self.oldest is None else self.oldest
         found = [
             age for age in pool.epochs if self.youngest <= age <= oldest and age + self.expert_epochs in pool.epochs
         ]
         if not found:
             raise ConfigError(
-                f"found a pool that keeps its networks at the epochs {', '.join(map(str, pool.epochs))}, expected two of them "
+                f"found a pool with networks at the epochs {', '.join(map(str, pool.epochs))}, expected two epochs "
                 f"{self.expert_epochs} apart, the first from {self.youngest} to {oldest}; lower expert_epochs, or make a pool "
                 "with more epochs and  --every 1"
             )
         return found
 
     def loss(self, step: SetStep) -> torch.Tensor:
-        """The squared distance of the student's end from the expert's, divided by that of the expert's start from its end."""
+        """The squared distance between student's and expert's end, divided by that between the expert's start and end."""
         assert step.pool is not None
         pool, generator, device = step.pool, step.generator, step.images.device
         starts = self._starts(pool)
@@ -123,7 +123,7 @@ class TrajectoryMatching(SetMatcher):
         return self.loss_scale * way.square().sum() / (start - target).square().sum()
 
     def _batches(self, step: SetStep) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches without end, in a new order in each pass."""
+        """An endless sequence of batches, in a new order in each pass."""
         targets = step.labels
         if LABELS in step.learned:
             targets = step.per_image(step.learned[LABELS].softmax(1))
@@ -134,5 +134,5 @@ class TrajectoryMatching(SetMatcher):
                 yield step.augment(step.images[chosen], step.generator), targets[chosen]
 
     def held_images(self, images: int, real: int) -> int:
-        """A batch in each step, twice for the gradient of the gradient."""
+        """A batch in each step, twice for second-order gradients."""
         return 2 * self.student_steps * min(images, self.student_batch or images)

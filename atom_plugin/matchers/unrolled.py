@@ -1,15 +1,15 @@
 """Unrolled training: DD (Wang et al., "Dataset Distillation", 2018) and LD (Bohdal et al., 2020, "Flexible Dataset
 Distillation").
 
-A network with fresh weights theta_0 takes T steps of gradient descent on the whole set, at learned step sizes:
+A network with random weights theta_0 takes T steps of gradient descent on the whole set, with learned step sizes:
 
     theta_t+1 = theta_t - eta_t * grad CE(synthetic, labels; theta_t),    L = CE(real batch; theta_T)
 
 and L is differentiated through all steps. DD learns the images and the step sizes, LD the labels of fixed real images.
 
-Deviations. DD: steps are taken on the whole set, not on parts of it in turn; the networks are the loop's ConvNets. LD: labels
-are the softmax of learned logits, and each iteration unrolls from fresh weights, where the released code updates one network
-online and restarts it when it stops improving.
+Deviations. DD: each step uses the whole set, not a part of it; the networks are the loop's ConvNets. LD: labels are the softmax
+of learned logits, and each iteration unrolls from random weights; the released code updates one network online and restarts it
+when it stops improving.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SMALLEST_STEP = 1e-6
 
 
 def weights_of(network: nn.Module, flat: torch.Tensor | None = None) -> Weights:
-    """The parameters of ``network`` by name, copies that carry gradient; or views of ``flat`` (P,) in their shapes."""
+    """Copies of the parameters of ``network`` by name, with gradient; or views of ``flat`` (P,) in their shapes."""
     held = dict(network.named_parameters())
     if flat is None:
         return {name: item.detach().clone().requires_grad_() for name, item in held.items()}
@@ -51,7 +51,7 @@ def trained_on(
 ) -> Weights:
     """``weights`` after a step of gradient descent on each of ``batches``, differentiable with respect to all of them.
 
-    A batch is images (n, C, H, W) and targets: classes (n,), or shares of classes (n, classes).
+    A batch is images (n, C, H, W) and targets: classes (n,), or class probabilities (n, classes).
     """
     for (images, targets), step_size in zip(batches, step_sizes, strict=False):
         loss = F.cross_entropy(widened(functional_call(network, weights, (images,))), targets)
@@ -63,7 +63,7 @@ def trained_on(
 
 
 def confident_logits(labels: torch.Tensor, classes: int, share: float) -> torch.Tensor:
-    """Logits (N, classes) whose softmax gives ``share`` to the class of ``labels`` (N,), the rest alike to the others."""
+    """Logits (N, classes) whose softmax is ``share`` for the class of ``labels`` (N,) and equal for the other classes."""
     return math.log(share * (classes - 1) / (1 - share)) * F.one_hot(labels, classes).float()
 
 
@@ -79,7 +79,7 @@ def check_counts(method: object, *names: str) -> None:
 class DatasetDistillation(SetMatcher):
     """DD: images and step sizes with which a new network fits the real images after ``steps`` steps.
 
-    ``step_size`` is where all step sizes start, ``step_size_lr`` their learning rate (0 keeps them).
+    ``step_size`` is the initial value of all step sizes, ``step_size_lr`` their learning rate (0: they stay fixed).
     """
 
     steps: int = 10
@@ -114,13 +114,13 @@ class DatasetDistillation(SetMatcher):
         return self.loss_scale * F.cross_entropy(widened(logits), step.real_labels)
 
     def held_images(self, images: int, real: int) -> int:
-        """The set in each step, twice for the gradient of the gradient, and the real batch."""
+        """The set in each step, twice for second-order gradients, and the real batch."""
         return 2 * self.steps * images + real
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelDistillation(DatasetDistillation):
-    """LD: soft labels of fixed images. ``label_lr`` is the learning rate of their logits, ``label_share`` where they start."""
+    """LD: soft labels of fixed images. ``label_lr`` is their logits' learning rate, ``label_share`` their initial value."""
 
     label_lr: float = 10.0
     label_share: float = 0.9
@@ -133,7 +133,7 @@ class LabelDistillation(DatasetDistillation):
         check_share(self.label_share)
 
     def learned(self, labels: torch.Tensor, classes: int) -> Mapping[str, Learned]:
-        """The labels' logits (N, classes) beside the step sizes."""
+        """The labels' logits (N, classes) and the step sizes."""
         start = confident_logits(labels, classes, self.label_share)
         return {**super().learned(labels, classes), LABELS: Learned(start=start, lr=self.label_lr)}
 
@@ -143,6 +143,6 @@ class LabelDistillation(DatasetDistillation):
 
 
 def check_share(share: float) -> None:
-    """Raise ConfigError for a ``share`` that a label cannot start from."""
+    """Raise ConfigError for a ``share`` that is not a valid initial value of a label."""
     if not 0 < share < 1:
         raise ConfigError(f"label_share must be above 0 and below 1, not {share}")

@@ -41,15 +41,15 @@ class Supplier(Protocol):
     ) -> SyntheticSet:
         """At most ``ipc`` images of each of ``classes``, with the labels and class names of ``data``.
 
-        ``data`` has the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, from these
-        images alone, since the stream's later classes are not known yet.
+        ``data`` has the real images of (at least) these classes. ``preprocessing`` None: the supplier decides, only from these
+        images, since the stream's later classes are not known yet.
         """
 
 
 class PrecomputedSupplier:
     """Sets made before the stream: one of all classes, or one for every experience.
 
-    Raises ConfigError for what is no list of sets, and where they differ in class names or preprocessing.
+    Raises ConfigError for anything but a list of sets, and for sets that differ in class names or preprocessing.
     """
 
     needs_images = False
@@ -142,10 +142,10 @@ class DistillingSupplier:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectingSupplier:
-    """Selects real images of the classes that arrive: the baseline. A class that has too few gives all.
+    """Selects real images of the classes that arrive: the baseline. A class with too few images gives all of them.
 
-    They are stored as uint8 pixels unless ``overrides`` change it. With a ``factor`` there, each stored image packs factor^2 of
-    them.
+    Images are stored as uint8 pixels unless ``overrides`` change it. If ``overrides`` has a ``factor``, each stored image packs
+    factor^2 of them.
     """
 
     method: str = "random"
@@ -169,7 +169,7 @@ class SelectingSupplier:
         prepared = preprocessing or self.preprocessing or config.fit_preprocessing(arrived)
         counts = [min(ipc, count // config.tiles) for count in arrived.train.labels.bincount().tolist()]
         chosen = []
-        for count in sorted(set(counts), reverse=True):  # one in all but odd cases: classes with fewer images than ipc
+        for count in sorted(set(counts), reverse=True):  # several only if classes have fewer images than ipc
             alike = [label for label, of_class in zip(sorted(set(classes)), counts, strict=True) if of_class == count]
             some = only_classes(data, alike)
             made = selected_set(self._config(some.image_shape, count), some, preprocessing=prepared, device=self.device)
@@ -187,10 +187,10 @@ class SelectingSupplier:
 
 @dataclass(frozen=True)
 class MixedSupplier:
-    """Several suppliers, each of whom gives an equal part of a class's images: raw exemplars beside synthetic ones, say.
+    """Several suppliers that give equal parts of a class's images, e.g. raw exemplars and synthetic images.
 
-    The images stand in turns, so that a memory that shrinks keeps the mixture. Where the images of a class do not divide, the
-    first suppliers give one more. Raises ConfigError for what is no supplier, and for fewer than two.
+    The images of the suppliers alternate, so that a shrinking memory keeps the mixture. If the images of a class do not divide
+    evenly, the first suppliers give one more. Raises ConfigError for anything but suppliers, and for fewer than two.
     """
 
     suppliers: Sequence[Supplier]
@@ -212,7 +212,7 @@ class MixedSupplier:
         return any(each.needs_images for each in self.suppliers)
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """The storage of the first; all must store in the same way."""
+        """The storage of the first supplier; all must store in the same way."""
         return self.suppliers[0].storage(image_shape)
 
     def supply(
@@ -246,7 +246,7 @@ def only_classes(data: SourceData | None, classes: Sequence[int]) -> SourceData:
     if absent:
         raise SourceError(f"{data.name}: has no training images of the classes {absent}")
     train = _renumbered(data.train, wanted)
-    # Nobody tests here, and a stream may have nothing to test on: the training images stand in.
+    # The test images are not used; if a stream has none of these classes, the training images replace them.
     test = _renumbered(data.test, wanted) if torch.isin(data.test.labels, wanted).any() else train
     names = tuple(data.class_names[label] for label in wanted.tolist())
     return replace(data, train=train, test=test, validation=None, class_names=names)

@@ -1,4 +1,4 @@
-"""Endings of file names that promise a kind of file, so that nothing of another kind is written under them."""
+"""Endings of file names that imply a kind of file, so that files of other kinds do not get these endings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDINGS = {
     "npz": (".npz",),
     "a torch file": (".pt", ".pth"),
 }
-"""What this package writes beside pictures (:mod:`~atom_plugin.runtime.picture_files`), the usual ending first."""
+"""The endings of this package's files except pictures (:mod:`~atom_plugin.runtime.picture_files`), by kind, the usual first."""
 
 _OTHERS = (
     ".gif",
@@ -38,9 +38,9 @@ _OTHERS = (
 
 
 def refuse_other_ending(path: Path, kind: str, *, option: str = "the file") -> None:
-    """Raise ConfigError where ``path``, which is to hold ``kind``, ends as another kind of file does.
+    """Raise ConfigError if ``path``, the name of a new file of ``kind``, has the ending of another kind of file.
 
-    An ending that promises nothing, and none at all, are left to the user.
+    Unknown endings, and names without an ending, are accepted.
     """
     ending = path.suffix.lower()
     promised = {each for name, endings in ENDINGS.items() if name != kind for each in endings} | {*_OTHERS}

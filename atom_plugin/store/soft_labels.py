@@ -1,4 +1,4 @@
-"""Soft labels: for each image a value for every class, learned with the images or given by a teacher network."""
+"""Soft labels: a value of each image for every class, learned with the images or given by a teacher network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atom_plugin.errors import ConfigError, require, unknown
 KINDS = ("probabilities", "logits", "scores")
 """Probabilities: rows that sum to 1; logits: values before softmax; scores: targets of a regression (kernel methods)."""
 
-_OFF_ONE = 1e-3  # of a row's sum: float16 on the way rounds each probability by up to 5e-4 of it
+_OFF_ONE = 1e-3  # tolerance of a row's sum: a conversion to float16 changes each probability by up to 5e-4 of it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +20,7 @@ class SoftLabels:
     """``values`` float32 (N, classes) on the CPU; ``kind`` is one of :data:`KINDS`.
 
     Networks learn probabilities and logits by cross-entropy, scores by mean squared error. Raises ConfigError for other types
-    and shapes, for values that are not finite, and for probabilities below 0 or that do not sum to 1.
+    and shapes, for values that are not finite, and for probabilities that are negative or do not sum to 1.
     """
 
     values: torch.Tensor
@@ -39,7 +39,7 @@ class SoftLabels:
         if not bool(torch.isfinite(values).all()):
             count = int(torch.isfinite(values).logical_not().sum())
             raise ConfigError(
-                f"found {count} soft labels of {values.numel()} not finite, expected none; make them again"
+                f"found {count} of {values.numel()} soft label values not finite, expected none; make them again"
             )
         if self.kind == "probabilities" and len(values):
             self._check_probabilities()
@@ -48,7 +48,7 @@ class SoftLabels:
         low, sums = float(self.values.min()), self.values.sum(1)
         if low < 0:
             raise ConfigError(
-                f"found probabilities down to {low:.4g}, expected 0 or more; logits and scores may be less"
+                f"found probabilities down to {low:.4g}, expected 0 or more; if they are logits or scores, give that kind"
             )
         furthest = int((sums - 1).abs().argmax())
         if abs(float(sums[furthest]) - 1) > _OFF_ONE:
@@ -62,12 +62,12 @@ class SoftLabels:
 
     @property
     def classes(self) -> int:
-        """Values of each image."""
+        """The number of values of each image."""
         return self.values.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the values take in a file."""
+        """The bytes of the values in a file."""
         return self.values.numel() * self.values.element_size()
 
     def at(self, rows: torch.Tensor | slice) -> SoftLabels:
@@ -75,14 +75,14 @@ class SoftLabels:
         return replace(self, values=self.values[rows if isinstance(rows, slice) else rows.cpu()])
 
     def repeated(self, times: int) -> SoftLabels:
-        """Each repeated ``times`` times, because every tile of a packed image has its image's soft label."""
+        """Each soft label repeated ``times`` times, because the tiles of a packed image share its soft label."""
         return replace(self, values=self.values.repeat_interleave(times, dim=0))
 
     def targets(self, temperature: float = 1.0) -> torch.Tensor:
-        """The targets of a training, float32 (N, classes): probabilities, or the unchanged scores.
+        """The training targets, float32 (N, classes): probabilities, or the unchanged scores.
 
-        ``temperature`` divides logits before the softmax, and the logarithms of probabilities alike; above 1 it brings classes
-        nearer to each other. Raises ConfigError for one that is not above 0, or that would have no effect on scores.
+        ``temperature`` divides logits, or the logarithms of probabilities, before the softmax; values above 1 make the
+        probabilities more equal. Raises ConfigError for a temperature that is not above 0, and for any but 1 with scores.
         """
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"temperature must be a number above 0, not {temperature}")
@@ -98,7 +98,7 @@ class SoftLabels:
 def joined(parts: Sequence[SoftLabels | None], *, names: Sequence[str]) -> SoftLabels | None:
     """The concatenated soft labels; None if no part has any.
 
-    Raises ConfigError where parts differ in kind, or some have none; ``names`` are what it calls them.
+    Raises ConfigError, with the parts' ``names``, if parts differ in kind, or if only some have soft labels.
     """
     held = [part for part in parts if part is not None]
     if not held:

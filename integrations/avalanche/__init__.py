@@ -1,7 +1,7 @@
-"""Avalanche: replay with a memory of synthetic images, as storage policy, plugins and a whole experiment.
+"""Avalanche: replay from a memory of synthetic images, as a storage policy, as plugins and as a complete experiment.
 
-Importing this imports avalanche-lib, and nothing else of this package does. Raises MissingExtraError (an ImportError) where
-it is not installed: ``pip install 'atom-plugin[avalanche]'``.
+Only this subpackage imports avalanche-lib. Raises MissingExtraError (an ImportError) if it is not installed:
+``pip install 'atom-plugin[avalanche]'``.
 """
 
 from atom_plugin.integrations.avalanche._load import load_avalanche

@@ -1,4 +1,4 @@
-"""Import Avalanche: say what is missing, keep its import warnings to itself, and need no writable home folder."""
+"""Import Avalanche: name what is missing, suppress its import warnings, and work without a writable home folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _MODULES = ("avalanche.benchmarks", "avalanche.evaluation.metrics", "avalanche.t
 
 
 def load_avalanche() -> None:
-    """Import avalanche-lib. Raises MissingExtraError (an ImportError, too) in one line where that fails."""
+    """Import avalanche-lib. Raises MissingExtraError (also an ImportError), one line, if that fails."""
     with warnings.catch_warnings(), _writable_home():
-        # It warns of solvers and of its own deprecated modules while it is imported; nobody here can act on that.
+        # Its import warns about solvers and its deprecated modules; users of this package cannot change that.
         warnings.simplefilter("ignore")
         import_extra("avalanche-lib", _MODULES, extra="avalanche")
 
 
 @contextmanager
 def _writable_home() -> Iterator[None]:
-    """Avalanche writes ``~/.avalanche/config.json`` while it is imported; where it cannot, it gets another home for that."""
+    """Avalanche's import writes ``~/.avalanche/config.json``; if it cannot, it gets a temporary home folder."""
     try:
         root = Path("~/.avalanche").expanduser()
         root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The baselines of an experiment, trained on as synthetic memories are: Avalanche's own strategies on real images."""
+"""The baselines of an experiment: Avalanche's strategies on real images, trained in the same way as synthetic memories."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from atom_plugin.transforms.augmentation import Augmentation
 
 
 class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types
-    """Augments the batches of Avalanche's own strategies as :class:`SyntheticReplay` does its own: stream and memory apart.
+    """Augments the batches of Avalanche's strategies in the same way as :class:`SyntheticReplay`: stream and memory separately.
 
-    Avalanche does not say which samples of a batch are the memory's; they stand behind those of the stream, and of these
-    there are ``train_mb_size``, or what is left of an epoch.
+    Avalanche does not mark the memory's samples in a batch. The stream's samples come first: ``train_mb_size`` of them, or
+    the rest of the epoch.
     """
 
     def __init__(self, *, stream_augmentation: str, memory_augmentation: str, seed: int) -> None:
@@ -29,7 +29,7 @@ class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         self._generator = generator_for(seed, "replay")
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """The draws of this experience."""
+        """Seed the augmentation of this experience."""
         self._generator = generator_for(self._seed, "replay", strategy.clock.train_exp_counter)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class AugmentedReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
 
 
 class EqualGDumb(RawGDumb):
-    """GDumb, from the networks, with the augmentation and the learning rates of :class:`TrainFromMemory`."""
+    """GDumb with the initial networks, the augmentation and the learning rates of :class:`TrainFromMemory`."""
 
     def __init__(
         self, policy: RawExemplars, *, fresh: Callable[[int], torch.nn.Module], augmentation: str, seed: int
@@ -55,7 +55,7 @@ class EqualGDumb(RawGDumb):
         self._rates: list[float] = []
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """GDumb goes back to its first network; here that is the one of this experience."""
+        """GDumb restarts from its initial network; set that to the network of this experience."""
         experience = strategy.clock.train_exp_counter
         self._generator = generator_for(self._seed, "from memory", experience)
         self._rates = restart_optimizer(strategy, self._rates)
@@ -63,9 +63,9 @@ class EqualGDumb(RawGDumb):
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Lower the learning rate at half."""
+        """Lower the learning rate at half of the epochs."""
         lower_rate_at_half(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Augment."""
+        """Augment the batch."""
         strategy.mbatch[0] = self._augmentation.per_sample(strategy.mbatch[0], self._generator)

@@ -1,4 +1,4 @@
-"""Batches of a memory, gathered whole, and mixed with those of a stream."""
+"""Batches of a memory, gathered in one operation, and mixed with batches of a stream."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from atom_plugin.replay.memory import ReplayMemory
 
 
 class MemoryBatches:
-    """Shuffled batches [x, y] or [x, y, task] of a memory: one pass over it, a new order each time it is iterated.
+    """Shuffled batches [x, y] or [x, y, task] of a memory: each iteration is one pass over it in a new order.
 
-    An image at a time, as a dataset is read, costs more than the training step that uses it; here a batch is one gather.
-    The order is drawn from torch's global generator, as that of Avalanche's own loaders.
+    Reading a batch image by image costs more than the training step that uses it; here a batch is one gather. The order
+    comes from torch's global generator, as in Avalanche's loaders.
     """
 
     def __init__(self, memory: ReplayMemory, batch_size: int) -> None:
@@ -36,9 +36,9 @@ class MemoryBatches:
 
 
 class MixedBatches:
-    """Batches of a stream, each with one of the memory behind it; as long as the stream, the memory starting over.
+    """Batches of a stream, each followed by a batch of the memory, for one pass over the stream; the memory repeats.
 
-    ``stream_samples``: how many of the last batch given out are the stream's; they come first.
+    ``stream_samples``: the number of stream samples in the latest batch; they come first.
     """
 
     def __init__(self, stream: Iterable[Any], memory: Iterable[Any]) -> None:
@@ -56,12 +56,12 @@ class MixedBatches:
 
 
 def endless(batches: Iterable[Any]) -> Iterator[Any]:
-    """``batches``, from the first again after the last."""
+    """``batches``, repeated without end."""
     return itertools.chain.from_iterable(itertools.repeat(batches))
 
 
 def batches_of(policy: Any, batch_size: int) -> Iterable[Any]:
-    """Shuffled batches of any storage policy's buffer; whole gathers where it is this package's."""
+    """Shuffled batches of any storage policy's buffer; :class:`MemoryBatches` for this package's memories."""
     memory = getattr(policy, "memory", None)
     if isinstance(memory, ReplayMemory):
         return MemoryBatches(memory, batch_size)

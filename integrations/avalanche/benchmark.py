@@ -1,4 +1,4 @@
-"""A class-incremental benchmark from any image source, its images preprocessed once and for all."""
+"""A class-incremental benchmark from any image source, whose images are preprocessed once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _PIECE = 1024
 
 
 def class_order(classes: int, order: int) -> list[int]:
-    """The papers' class order of this number: ``numpy.random.seed(order); permutation(classes)``."""
+    """The papers' class order with the number ``order``: ``numpy.random.seed(order); permutation(classes)``."""
     permuted: list[int] = np.random.RandomState(order).permutation(classes).tolist()
     return permuted
 
 
 def split_classes(order: Sequence[int], steps: int) -> list[list[int]]:
-    """The classes of each step, equally many, the first steps one more where they don't divide.
+    """The classes of each step: equally many, or one more in the first steps if they do not divide evenly.
 
     Raises ConfigError for more steps than classes.
     """
     if not 1 <= steps <= len(order):
         raise ConfigError(
-            f"{len(order)} classes cannot arrive in {steps} steps; choose 1 to {len(order)} steps (--steps)"
+            f"{len(order)} classes cannot be split into {steps} steps; choose 1 to {len(order)} steps (--steps)"
         )
     return [part.tolist() for part in np.array_split(np.asarray(order), steps)]
 
@@ -39,7 +39,7 @@ def split_classes(order: Sequence[int], steps: int) -> list[list[int]]:
 class PreparedImages(LabelledImages):
     """A split's images after ``preprocessing``, float32 in memory: 4 bytes a pixel.
 
-    Done once, whitening costs a second; as a transform of one image at a time it costs minutes, each epoch anew.
+    Whitening all images once takes a second; as a transform of each image it takes minutes in every epoch.
     """
 
     def __init__(self, split: Split, preprocessing: Preprocessing) -> None:
@@ -59,9 +59,9 @@ class PreparedImages(LabelledImages):
 
 
 def make_benchmark(data: SourceData, steps: Sequence[Sequence[int]], preprocessing: Preprocessing) -> Any:
-    """An Avalanche benchmark with train and test streams of (x, y), whose k-th experiences hold the classes ``steps[k]``.
+    """An Avalanche benchmark with train and test streams of (x, y); the k-th experiences have the classes ``steps[k]``.
 
-    Labels are the source's class ids. Raises ConfigError where a class has no training or no test images.
+    Labels are the source's class ids. Raises ConfigError if a class has no training or no test images.
     """
     for name, split in (("training", data.train), ("test", data.test)):
         absent = sorted(set(range(len(data.class_names))) - set(split.labels.unique().tolist()))

@@ -1,4 +1,4 @@
-"""A replay memory's images as an Avalanche dataset that can be cut and joined like those of a benchmark."""
+"""A replay memory's images as an Avalanche dataset, which can be split and concatenated like a benchmark's datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atom_plugin.store.torch_dataset import LabelledImages
 
 
 class _Samples(LabelledImages):
-    """A memory's images with what Avalanche looks for in a dataset."""
+    """A memory's images with the attributes that Avalanche reads from a dataset."""
 
     def __init__(self, memory: ReplayMemory) -> None:
         decoded = memory.images.decoded()
@@ -28,7 +28,7 @@ class _Samples(LabelledImages):
 
 
 def memory_dataset(memory: ReplayMemory) -> Any:
-    """Its images as an Avalanche dataset of (x, y), or of (x, y, task) where the memory has tasks."""
+    """The memory's images as an Avalanche dataset of (x, y), or of (x, y, task) if the memory has tasks."""
     samples = _Samples(memory)
     if not memory.tasks:
         return as_classification_dataset(samples)
@@ -41,11 +41,11 @@ def memory_dataset(memory: ReplayMemory) -> Any:
 
 
 class _TaskLabels(FlatData):  # type: ignore[misc]
-    """Task labels that can be joined to those of a benchmark's experience, which are one constant.
+    """Task labels that can be concatenated with the constant task label of a benchmark's experience.
 
-    Avalanche's own (0.6.0) only can the other way round: ``stream.concat(buffer)``.
+    Avalanche's task labels (0.6.0) support only the other order: ``stream.concat(buffer)``.
     """
 
     def concat(self, other: Any) -> Any:
-        """These, then ``other``."""
+        """These task labels followed by ``other``."""
         return super().concat(other if isinstance(other, FlatData) else type(self)([other]))

@@ -1,4 +1,4 @@
-"""What must hold before a comparison starts, so that nothing is found out after hours."""
+"""Checks before a comparison starts, so that errors do not appear only after hours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_comparison(policies: Sequence[str], orders: int, config: ReplayConfig,
         check_policy(name, stored=bool(streams.sets))
         parts = [] if name in BASELINES else parts_of(name)
         if len(parts) > config.ipc:
-            raise ConfigError(f"the policy {name!r} has {len(parts)} parts, but --ipc is {config.ipc}; raise that")
+            raise ConfigError(f"the policy {name!r} has {len(parts)} parts, but --ipc is {config.ipc}; raise --ipc")
         for part in parts:
             made = config.distill_config(shape, **({} if is_selection(part) or part == STORED else {"matcher": part}))
             if part.endswith(PACKED) and made.factor == 1:
@@ -52,19 +52,19 @@ def check_images(data: SourceData, wanted: int) -> None:
 
 
 def check_sets(streams: Streams, ipc: int, orders: int) -> None:
-    """Raises ConfigError unless the stored sets have ``ipc`` images of each class, and one holds each step's classes."""
-    sets = PrecomputedSupplier(streams.sets).sets  # refuses sets that do not go together
+    """Raises ConfigError unless the stored sets have ``ipc`` images of each class, and one set has all classes of each step."""
+    sets = PrecomputedSupplier(streams.sets).sets  # refuses incompatible sets
     for number, held in enumerate(sets, start=1):
         few = held.labels.bincount()[held.classes]
         if int(few.min()) < ipc:
             raise ConfigError(
                 f"set {number} of the memory has {int(few.min())} image(s) of class {held.classes[int(few.argmin())]}, fewer "
-                f"than the {ipc} per class asked for; lower --ipc, or give a larger set"
+                f"than the requested {ipc} per class; lower --ipc, or give a larger set"
             )
     for order in range(orders):
         for step, classes in enumerate(streams.classes(order), start=1):
             if not any(set(classes) <= set(held.classes) for held in sets):
                 raise ConfigError(
-                    f"no set of the memory holds the classes {sorted(classes)} of step {step} in class order {order}; give "
+                    f"no set of the memory has the classes {sorted(classes)} of step {step} in class order {order}; give "
                     "one set of all classes, or, for --orders 1, one for every step"
                 )

@@ -1,4 +1,4 @@
-"""The streams of an experiment's class orders, each prepared when it is asked for."""
+"""The streams of an experiment's class orders, each prepared when it is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """One class order of one source: what arrives when, in which preprocessing, and where its memory's sets are kept."""
+    """One class order of one source: the classes of each step, the preprocessing, and the folder of its memory's sets."""
 
     data: SourceData
     steps: Sequence[Sequence[int]]
@@ -28,11 +28,11 @@ class Stream:
 
 
 class Streams:
-    """The streams of one source in ``steps`` steps, one at a time.
+    """The streams of one source in ``steps`` steps, one in memory at a time.
 
-    Its preprocessed images are the largest thing that a comparison holds: all modes should share one of these. The
-    preprocessing is that of ``sets`` where there are any; else that of ``recipe``, fitted on the first experience's images
-    alone, as the classes to come are not known yet (a source's own constants are taken as they are).
+    All modes should share one instance, because the preprocessed images take most of a comparison's memory. ``sets``, if
+    given, determine the preprocessing; else ``recipe`` does, fitted on the first experience's images only, since later classes
+    are not known yet (constants of the source are used unchanged).
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Streams:
         return split_classes(class_order(len(self.data.class_names), order), self.steps)
 
     def get(self, order: int) -> Stream:
-        """The stream of the ``order``-th class order, from 0. Raises ConfigError where the source does not do for one."""
+        """The stream of the ``order``-th class order, from 0. Raises ConfigError if the source cannot form one."""
         if self._last is None or self._last.order != order:
             steps = self.classes(order)
-            self._last = None  # before the next is made: two would be held at once
+            self._last = None  # freed before the next is made, so that only one is in memory
             preprocessing = self._preprocessing(steps[0])
             self._last = Stream(
                 data=self.data,
@@ -66,7 +66,7 @@ class Streams:
         return self._last
 
     def describe(self) -> str:
-        """Where the preprocessing comes from, in words."""
+        """The origin of the preprocessing, as text."""
         if self.sets:
             return "that of the stored sets"
         parts = []

@@ -1,4 +1,4 @@
-"""A continual-learning experiment: one stream in several class orders, several policies and networks, one result each."""
+"""A continual-learning experiment: one result for each combination of class order, policy and network."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _TOLD = (
 class Experiment:
     """Runs of one :class:`ReplayConfig` on one source.
 
-    ``folder`` keeps the memories' sets, and the states of unfinished runs; it must exist by the first run. ``sets`` are
-    those of the policy "stored", whose preprocessing the streams then take. ``streams``: those of another experiment on the
-    same data that differs in mode only, so that the images are held once. Raises ConfigError where the config does not fit
-    the source.
+    ``folder`` keeps the memories' sets and the states of unfinished runs; it must exist before the first run. ``sets`` fill the
+    memory of the policy "stored", and determine the preprocessing of the streams. ``streams``: the streams of another
+    experiment on the same data that differs only in mode, so that the images are in memory once. Raises ConfigError if the
+    config does not fit the source.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Experiment:
         self.streams.classes(0)  # refuses more steps than classes
 
     def check(self, policies: Sequence[str], orders: int) -> None:
-        """Raise now what would stop :meth:`run` later: policies, sets or a source that do not fit, too few images, a network.
+        """Check in advance what :meth:`run` needs: policies, sets and source that fit, enough images, and a network.
 
         Raises ConfigError, SourceError, or PluginError for a matcher that cannot be loaded.
         """
@@ -95,10 +95,10 @@ class Experiment:
     ) -> StreamResult:
         """The result of ``policy`` on the ``order``-th class order with the ``network``-th network, both from 0.
 
-        A run of this folder that was stopped goes on after its last finished experience, to the same result; Avalanche's own
-        memories of raw images cannot be kept, so the runs that have one start over. All policies see the same stream in the
-        same batches, and start from the same networks. Global random states are left as they were. ``on_epoch`` is called
-        after each epoch, and for those that an earlier call finished. Raises what distillation and files raise.
+        An interrupted run continues after its last finished experience, with the same result. Avalanche's memories of raw
+        images cannot be saved, so their runs start over. All policies see the same stream in the same batches, and start
+        from the same networks. Global random states are restored. ``on_epoch`` is called after each epoch, and for each
+        epoch that an earlier call finished. Raises the errors of distillation and of files.
         """
         with quiet():
             stream = self.streams.get(order)
@@ -140,11 +140,11 @@ class Experiment:
         )
 
     def forget(self, result: StreamResult) -> None:
-        """Delete the state of a run whose result is kept."""
+        """Delete the state of a run whose result is saved."""
         remove_stream(self._state(result.policy, result.order, result.network))
 
     def describe(self) -> dict[str, Any]:
-        """What the runs share, as plain JSON: the config, the source, and where the preprocessing comes from."""
+        """The settings that the runs share, as plain JSON: config, source, and origin of the preprocessing."""
         values = asdict(self.config)
         network = self._recipe.network
         details = {name: value for name, value in values.items() if name not in ("mode", "network", *_TOLD)}
@@ -157,7 +157,7 @@ class Experiment:
         }
 
     def describe_memories(self) -> dict[str, Any]:
-        """What the sets in the folder depend on, as plain JSON: the same for both modes, or they cannot share them."""
+        """The settings that the sets in the folder depend on, as plain JSON; modes share the sets if these are equal."""
         return {**self.config.of_memories(), **self._of_streams()}
 
     def _of_streams(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Experiment:
 
     @contextmanager
     def _running(self, order: int, network: int) -> Iterator[None]:
-        """Avalanche draws from the global generators: for a run they are seeded, and put back after it."""
+        """Avalanche draws from the global generators: seed them for a run, and restore them after it."""
         with preserved_random_state(), long_work(self.device), quiet():
             seed = small_seed(self.config.seed, "stream", order, network)
             torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The configuration of a continual-learning experiment: all that runs of one mode share."""
+"""The configuration of a continual-learning experiment: the settings that all runs of one mode share."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
-    """What all runs of one mode share, so that they stand in one table.
+    """The settings that all runs of one mode share, so that one table can compare them.
 
-    ``ipc``: memory images per class. ``epochs`` are passes over each experience's own images ("replay"), or over the memory
-    ("from-memory": DataDAM's 1,001 at batch 256); then the learning rate is multiplied by 0.1 at half.
-    ``memory_augmentation`` and ``stream_augmentation``: siamese operations, each drawn for one image; from memory there is no
-    stream. In the mode "replay" ``asymmetric_loss`` and ``finetune_steps`` are those of
-    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's own plugins have neither). ``network``:
+    ``ipc``: memory images per class. ``epochs`` are passes over each experience's images ("replay"), or over the memory
+    ("from-memory": DataDAM's 1,001 at batch 256; the learning rate is multiplied by 0.1 at half of them).
+    ``memory_augmentation`` and ``stream_augmentation``: siamese operations, drawn for each image; "from-memory" has no stream
+    augmentation. In the mode "replay", ``asymmetric_loss`` and ``finetune_steps`` have the meaning of
+    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's plugins have neither). ``network``:
     overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
-    ``distillation``: overrides of the recipe's other choices. Raises ConfigError for what is impossible.
+    ``distillation``: overrides of the recipe's other choices. Raises ConfigError for invalid values.
     """
 
     mode: str
@@ -60,7 +60,7 @@ class ReplayConfig:
 
     @classmethod
     def for_mode(cls, mode: str, **given: Any) -> ReplayConfig:
-        """The mode's defaults for what is not ``given`` (or None)."""
+        """The mode's defaults for settings that are not ``given`` (or None)."""
         values: dict[str, Any] = {
             "epochs": 5,
             "batch_size": 64,
@@ -72,14 +72,14 @@ class ReplayConfig:
         return cls(mode=mode, **values | {name: value for name, value in given.items() if value is not None})
 
     def distill_config(self, image_shape: tuple[int, int, int], **overrides: Any) -> DistillConfig:
-        """The recipe's choices for these images, with those in ``distillation`` and ``overrides`` on top.
+        """The recipe's choices for these images, replaced by those in ``distillation`` and ``overrides``.
 
-        Raises as :meth:`DistillConfig.from_recipe` does.
+        Raises the errors of :meth:`DistillConfig.from_recipe`.
         """
         given = {"storage": "uint8", **self.distillation, **overrides, "network": self.network, "zca": self.zca}
         return DistillConfig.from_recipe(self.recipe, ipc=self.ipc, image_shape=image_shape, **given)
 
     def of_memories(self) -> dict[str, Any]:
-        """What the memories' sets depend on, whatever the mode: plain JSON."""
+        """The settings that the memories' sets depend on in every mode, as plain JSON."""
         names = ("steps", "ipc", "recipe", "network", "zca", "distillation", "seed")
         return {name: value for name, value in asdict(self).items() if name in names}

@@ -1,8 +1,8 @@
-"""Balanced fine-tuning: after an experience, some training steps on the memory alone, which holds all classes alike.
+"""Balanced fine-tuning: after an experience, some training steps on the memory only, which holds all classes equally.
 
-While an experience is trained on, its classes outnumber those of the memory by hundreds to one, and the network calls nearly
-every image of an earlier class one of the new. A few hundred steps on as many images of each class undo that (Castro et al.,
-"End-to-End Incremental Learning", 2018). They also put distilled images to the use that these are made for: to train on alone.
+During the training on an experience, its images outnumber the memory's by hundreds to one, and the network classifies nearly
+every image of an earlier class as a new one. A few hundred steps on equally many images of each class undo that (Castro et
+al., "End-to-End Incremental Learning", 2018). Distilled images are made for this use: a training on these images only.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from atom_plugin.integrations.avalanche.batches import endless
 from atom_plugin.transforms.augmentation import Augmentation
 
 FINETUNE_STEPS = 500
-"""Steps after each experience where nothing else is said; docs/continual-learning.md has what they bring."""
+"""Default number of steps after each experience; docs/continual-learning.md gives their effect."""
 
 
 def fine_tune(
     strategy: Any, batches: Iterable[Any], *, steps: int, augmentation: Augmentation, generator: torch.Generator
 ) -> None:
-    """Train the strategy's model on ``batches`` of the memory, from the first again after the last, for ``steps`` steps.
+    """Train the strategy's model for ``steps`` steps on ``batches`` of the memory, which repeat.
 
-    The strategy's optimiser takes them, at its own learning rate and from half of them on at a tenth of it; afterwards its rate
-    is what it was. Each image is augmented on its own, drawn from ``generator``.
+    The strategy's optimiser takes the steps: the first half at its learning rate, the second half at a tenth of it; afterwards
+    the rate is restored. Each image is augmented separately, with draws from ``generator``.
     """
     groups = strategy.optimizer.param_groups
     rates = [group["lr"] for group in groups]

@@ -1,4 +1,4 @@
-"""What stands behind the names of an experiment: memories of synthetic or real images, and the baselines beside them."""
+"""The policies of an experiment by name: memories of synthetic or real images, and baselines."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 @dataclass(kw_only=True)
 class PluginSetup:
-    """A policy made ready for one run: its plugins, and its memory, of this package's kind or of Avalanche's, or none."""
+    """A policy prepared for one run: its plugins, and its memory (this package's, Avalanche's, or none)."""
 
     plugins: Sequence[Any] = ()
     memory: SyntheticMemory | None = None
     raw: RawExemplars | None = None
 
     def size(self, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Images held, and bytes of their pixels as kept: those of the memory's storage, 8 bits for raw images."""
+        """The number of stored images, and the bytes of their pixels: in the memory's storage, 8 bits for raw images."""
         if self.memory is not None:
             return len(self.memory.memory), self.memory.memory.bytes
         held = 0 if self.raw is None else len(self.raw.buffer)
@@ -52,7 +52,7 @@ def plugins_for(
     sets: Sequence[SyntheticSet] = (),
     on_progress: Callable[[Any], None] | None = None,
 ) -> PluginSetup:
-    """The plugins and memory of the policy ``name``; ``fresh`` makes the networks trained from memory alone."""
+    """The plugins and memory of the policy ``name``; ``fresh`` makes the networks that train only on the memory."""
     if name in BASELINES:
         return _baseline(name, options, fresh, raw_images_per_class(name, options, sets))
     memory = SyntheticMemory(
@@ -77,7 +77,7 @@ def plugins_for(
 
 
 def raw_images_per_class(name: str, options: MemoryOptions, sets: Sequence[SyntheticSet]) -> int:
-    """How many raw images of 8 bits the baseline ``name`` holds of a class: as many as the memory, or as many bytes."""
+    """The number of raw 8-bit images per class of the baseline ``name``: equal to the memory's images, or to its bytes."""
     storage = sets[0].storage if sets else options.distillation.get("storage", "uint8")
     return options.ipc * STORAGE_TYPES[storage].itemsize if name == "real-bytes" else options.ipc
 
@@ -108,7 +108,7 @@ def _kept(
     sets: Sequence[SyntheticSet],
     on_progress: Callable[[Any], None] | None,
 ) -> Supplier:
-    """What fills the memory of the policy ``name``; of one that makes something, with a file for each step."""
+    """The supplier of the memory of the policy ``name``; a supplier that makes sets keeps a file for each step."""
     inner = supplier_of(name, options, stream.order, sets, on_progress)
     if name == STORED:
         return inner
@@ -120,18 +120,18 @@ def _kept(
 
 
 def file_stem(policy: str) -> str:
-    """A policy's name in the names of its files: a third party's may hold any character."""
+    """A policy's name for use in file names, since a plugin's name may have any character."""
     return quote(policy, safe="")
 
 
 class CachedSupplier:
-    """Another supplier, whose sets are kept as files: networks, modes and resumed runs of one order share them."""
+    """A supplier that keeps the sets of another one as files: networks, modes and resumed runs of one order share them."""
 
     preprocessing = None
     needs_images = True
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """The other's."""
+        """The other supplier's storage."""
         return self._inner.storage(image_shape)
 
     def __init__(self, inner: Supplier, paths: Mapping[frozenset[int], Path]) -> None:
@@ -141,7 +141,7 @@ class CachedSupplier:
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
-        """From the file of these classes, else made and written there. Raises StoreError for another run's file."""
+        """The set in the file of these classes, or a new set, written to it. Raises StoreError for another run's file."""
         path = self._paths[frozenset(classes)]
         if not path.exists():
             made = self._inner.supply(data, classes, ipc=ipc, preprocessing=preprocessing)
@@ -150,6 +150,6 @@ class CachedSupplier:
         kept = store.read(path)
         if preprocessing is not None and not kept.preprocessing.matches(preprocessing):
             raise StoreError(
-                f"{path}: has another preprocessing than this stream; delete it, or start over with --force"
+                f"{path}: has a different preprocessing than this stream; delete it, or start over with --force"
             )
         return kept

@@ -1,4 +1,4 @@
-"""Avalanche plugins: replay with synthetic memory, and training from the memory alone."""
+"""Avalanche plugins: replay with a synthetic memory, and training only on the memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
 
 class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types
-    """Replay: each batch of the stream has a batch of the memory behind it; the memory grows after each experience.
+    """Replay: a batch of the memory is appended to each batch of the stream; the memory grows after each experience.
 
     ``policy`` is a :class:`SyntheticMemory` or any other storage policy. ``memory_batch``: memory images per batch (default:
-    the strategy's batch size; all of a smaller memory). Memory and stream may each be augmented in a way of its own: the
-    siamese operations of :class:`Augmentation` joined by ``_``, drawn for each image, or "none".
+    the strategy's batch size; all images of a smaller memory). Memory and stream have separate augmentations: the siamese
+    operations of :class:`Augmentation` joined by ``_``, drawn for each image, or "none".
 
-    ``asymmetric_loss`` compares the stream's samples with the classes of their own experience alone, and the memory's with all
-    (ER-ACE: Caccia et al., "New Insights on Reducing Abrupt Representation Change in Online Continual Learning", 2022), so
-    that a new class does not push down the logits of all earlier ones.
+    ``asymmetric_loss`` limits the loss of stream samples to the classes of their experience; memory samples use all classes
+    (ER-ACE: Caccia et al., "New Insights on Reducing Abrupt Representation Change in Online Continual Learning", 2022). So a
+    new class does not reduce the logits of all earlier classes.
 
-    ``finetune_steps`` steps follow on the memory alone when the classes of an experience are in it
-    (:mod:`~atom_plugin.integrations.avalanche.fine_tuning`), with ``finetune_augmentation``; 0 leaves them out.
+    ``finetune_steps`` training steps on the memory only, with ``finetune_augmentation``, follow when the memory has the
+    classes of an experience (:mod:`~atom_plugin.integrations.avalanche.fine_tuning`); 0 leaves them out.
 
-    While a batch is trained on, :attr:`memory_mask` says which of its samples are the memory's.
+    During the training on a batch, :attr:`memory_mask` marks the samples of the memory.
     """
 
     memory_mask: torch.Tensor | None
@@ -71,7 +71,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         self.memory_mask = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the memory's batches behind the stream's."""
+        """Append the memory's batches to the stream's."""
         if hasattr(self.policy, "check"):
             self.policy.check(strategy.experience)
         self._generator = generator_for(self._seed, "replay", strategy.clock.train_exp_counter)
@@ -81,7 +81,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
             self._mixed = strategy.dataloader = MixedBatches(strategy.dataloader, memory)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Say which samples are whose."""
+        """Set :attr:`memory_mask` for the batch."""
         images = strategy.mbatch[0]
         self.memory_mask = torch.arange(len(images), device=images.device) >= self._stream_samples(images)
 
@@ -92,7 +92,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         strategy.mbatch[0] = augment_parts(images, stream_samples, self._stream, self._memory, self._generator)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Keep the stream's logits of classes of other experiences out of the loss."""
+        """Exclude the stream samples' logits of other experiences' classes from the loss."""
         if not self.asymmetric_loss or self._mixed is None:
             return
         logits = strategy.mb_output
@@ -102,7 +102,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         strategy.mb_output = logits.masked_fill(~self.memory_mask[:, None] & others, -torch.inf)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Add the experience's classes to the memory, and train on all that it holds then."""
+        """Add the experience's classes to the memory, then fine-tune on the whole memory."""
         self._mixed = self.memory_mask = None
         self.policy.post_adapt(strategy, strategy.experience)
         if self.finetune_steps and len(self.policy.buffer) and not getattr(self.policy, "gathering", False):
@@ -119,15 +119,15 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
 
 
 class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
-    """The papers' protocol: for each experience a fresh network is trained on the memory so far, and on nothing else.
+    """The papers' protocol: for each experience, a new network trains only on the memory.
 
-    The experience's classes go into the memory first; its real images are not trained on. ``fresh`` makes the network of
-    the k-th experience, k from 0 (default: a copy of the strategy's model as it was first seen, as GDumb does it); it
-    becomes ``strategy.model``. ``decay_at_half`` multiplies the learning rate by 0.1 at half of the epochs, until the next
-    experience. Images are augmented one by one by the operations of ``augmentation``. DataDAM's settings: SGD 0.01,
-    momentum 0.9, weight decay 5e-4, batch 256, 1,001 epochs.
+    The experience's classes are added to the memory first; its real images are not used for training. ``fresh`` makes the
+    network of the k-th experience, k from 0 (default: a copy of the strategy's initial model, as in GDumb); it becomes
+    ``strategy.model``. ``decay_at_half`` multiplies the learning rate by 0.1 at half of the epochs, until the next
+    experience. The operations of ``augmentation`` are drawn for each image. DataDAM's settings: SGD 0.01, momentum 0.9,
+    weight decay 5e-4, batch 256, 1,001 epochs.
 
-    While a :class:`SyntheticMemory` gathers the parts of an online experience, nothing is trained.
+    Nothing is trained while a :class:`SyntheticMemory` collects the parts of an online experience.
     """
 
     def __init__(
@@ -152,14 +152,14 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
         self._idle = False
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Fill the memory, then start the network and its optimiser anew."""
+        """Fill the memory, then reset the network and its optimiser."""
         self.policy.post_adapt(strategy, strategy.experience)
         self._idle = getattr(self.policy, "gathering", False)
         if self._idle:
             return
         if not len(self.policy.buffer):
             raise ConfigError(
-                "the memory is empty after an experience, so there is nothing to train on; give it room for images"
+                "the memory is empty after an experience, expected images to train on; give it room for images"
             )
         experience = strategy.clock.train_exp_counter
         self._generator = generator_for(self._seed, "from memory", experience)
@@ -171,7 +171,7 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
         else:
             if self._initial is None:
                 self._initial = copy.deepcopy(strategy.model)
-            # Models that grow a head per task grow it in the initial one, too.
+            # A model that adds a head for each task also adds it to the initial model.
             strategy.model_adaptation(self._initial)
             strategy.model = copy.deepcopy(self._initial).train()
         strategy.optimizer.state.clear()
@@ -182,11 +182,11 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
             strategy.adapted_dataset = self.policy.buffer
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Give out the memory in whole batches."""
+        """Replace the strategy's loader by whole batches of the memory."""
         strategy.dataloader = [] if self._idle else batches_of(self.policy, strategy.train_mb_size)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Lower the learning rate at half."""
+        """Lower the learning rate at half of the epochs."""
         if self.decay_at_half and not self._idle:
             lower_rate_at_half(strategy)
 
@@ -195,12 +195,12 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]
         strategy.mbatch[0] = self._augmentation.per_sample(strategy.mbatch[0], self._generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed stream needs beside the strategy's own state."""
+        """The state that a resumed stream needs besides the strategy's state."""
         initial = None if self._initial is None else self._initial.state_dict()
         return {"initial": initial, "rates": list(self._rates)}
 
     def load_state_dict(self, state: dict[str, Any], model: torch.nn.Module) -> None:
-        """Go on from :meth:`state_dict`; ``model`` is one like the strategy's."""
+        """Continue from a result of :meth:`state_dict`; ``model`` has the architecture of the strategy's model."""
         self._rates = [float(rate) for rate in state["rates"]]
         if state["initial"] is not None:
             self._initial = copy.deepcopy(model)
@@ -212,7 +212,7 @@ def _require_policy(policy: Any) -> None:
 
 
 def _adapt_to(network: torch.nn.Module, buffer: Any) -> None:
-    """Let a network that grows with the stream grow what the samples of ``buffer`` need: a head per task, say."""
+    """Let a network that grows with the stream add the parts that ``buffer``'s samples need, e.g. a head for each task."""
     targets = [int(label) for label in buffer.targets]
     classes: dict[int, set[int]] = defaultdict(set)
     for task, label in zip(getattr(buffer, "targets_task_labels", [0] * len(targets)), targets, strict=True):

@@ -1,4 +1,4 @@
-"""The names of what a memory may hold, and what fills it under each of them."""
+"""The names of memory policies, and the supplier of each."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from atom_plugin.replay.suppliers import (
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 STORED = "stored"
-"""The policy whose memory comes from the sets that were given."""
+"""The policy whose memory is filled from the given sets."""
 PACKED = "-packed"
-"""Behind a selection method: its images are packed as the distilled ones are."""
+"""Suffix of a selection method whose images are packed in the same way as the distilled images."""
 _AND = "+"
 
 
 def parts_of(policy: str) -> list[str]:
-    """What the memory of ``policy`` holds in equal parts: "atom+random" is half distilled, half real."""
+    """The equal parts of the memory of ``policy``: "atom+random" is half distilled, half real."""
     return policy.split(_AND)
 
 
 def is_selection(part: str) -> bool:
-    """Whether ``part`` of a policy is chosen from the real images."""
+    """Whether ``part`` of a policy is selected from the real images."""
     return part.removesuffix(PACKED) in METHODS
 
 
 def check_policy(name: str, *, stored: bool) -> None:
-    """Raises ConfigError unless ``name`` is a baseline, or made of matchers, selection methods, or "stored" beside given sets.
-
-    PluginError for a matcher that cannot be loaded.
+    """Raises ConfigError unless ``name`` is a baseline, or consists of matchers, selection methods, or "stored" if sets are
+    given; PluginError for a matcher that cannot be loaded.
     """
     if name in BASELINES:
         return
@@ -48,7 +47,7 @@ def check_policy(name: str, *, stored: bool) -> None:
         raise ConfigError(f"the policy {name!r} names a part twice; its parts are equal shares, so name each once")
     for part in parts:
         if part == STORED and not stored:
-            raise ConfigError("the policy 'stored' replays sets made before; name them with --memory")
+            raise ConfigError("the policy 'stored' replays existing sets, and none are given; name them with --memory")
         if part == STORED or is_selection(part):
             continue
         selections = [method + end for end in ("", PACKED) for method in METHODS]
@@ -61,7 +60,7 @@ def check_policy(name: str, *, stored: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """How memories are made and used in ``mode``. ``distillation``: overrides of the recipe's choices, for every matcher."""
+    """The making and use of memories in ``mode``. ``distillation``: overrides of the recipe's choices, for every matcher."""
 
     mode: str
     ipc: int
@@ -82,7 +81,7 @@ def supplier_of(
     sets: Sequence[SyntheticSet],
     on_progress: Callable[[Any], None] | None,
 ) -> Supplier:
-    """What fills the memory of ``policy`` in class order ``order``."""
+    """The supplier of the memory of ``policy`` in class order ``order``."""
     suppliers = [_part(part, options, order, sets, on_progress) for part in parts_of(policy)]
     return suppliers[0] if len(suppliers) == 1 else MixedSupplier(suppliers)
 

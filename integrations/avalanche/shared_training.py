@@ -1,4 +1,4 @@
-"""What synthetic memories and the baselines beside them do in the same way, so that their figures compare."""
+"""Steps that synthetic memories and baselines share, so that their results are comparable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def augment_parts(
     memory: Augmentation,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """A batch (N, C, H, W) whose first ``stream_samples`` come from the stream: each part augmented image by image."""
+    """A batch (N, C, H, W) whose first ``stream_samples`` come from the stream, augmented by part with draws for each image."""
     if not (stream.operations or memory.operations):
         return images
     parts = zip((stream, memory), (images[:stream_samples], images[stream_samples:]), strict=True)
@@ -25,14 +25,14 @@ def augment_parts(
 
 
 def restart_optimizer(strategy: Any, rates: Sequence[float]) -> list[float]:
-    """Make the optimiser ready for another network, at the learning rates ``rates``; returns them.
+    """Prepare the optimiser for another network, at the learning rates ``rates``; returns the rates.
 
-    Empty ``rates`` are those that the optimiser has: a stream keeps what its first experience found.
+    If ``rates`` is empty, the optimiser's current rates are used: a stream keeps the rates of its first experience.
     """
     groups = strategy.optimizer.param_groups
     rates = list(rates) or [group["lr"] for group in groups]
     if strategy.optimized_param_id is None:
-        # Avalanche finds the optimiser's places for the new network by the names that the old one's parameters had.
+        # Avalanche matches the new network's parameters to the optimiser's by the names of the old network's parameters.
         strategy.make_optimizer(reset_optimizer_state=True)
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
@@ -40,7 +40,7 @@ def restart_optimizer(strategy: Any, rates: Sequence[float]) -> list[float]:
 
 
 def lower_rate_at_half(strategy: Any) -> None:
-    """Multiply the learning rate by 0.1 where the coming epoch begins the second half of an experience's epochs."""
+    """Multiply the learning rate by 0.1 if the next epoch starts the second half of an experience's epochs."""
     if strategy.clock.train_exp_epochs == strategy.train_epochs // 2 > 0:
         for group in strategy.optimizer.param_groups:
             group["lr"] *= 0.1

@@ -1,11 +1,10 @@
-"""A stream that can be stopped: strategy, memory and random states after an experience, and back in a new process.
+"""Save a stream's strategy, memory and random states after an experience, and restore them in a new process.
 
-Avalanche's own ``save_checkpoint`` pickles the whole strategy, which fails on the optimisers of current torch releases
-(2.15); this writes beside it. The memory goes to an HDF5 file; the network, the optimiser, Avalanche's counters and the
-random states to a state file: a line with format, version and sha256, then what torch saves and loads with
-``weights_only=True``. It names the memory's file, and is written last and atomically, so that a stop at any moment leaves
-the state after one experience or that after the next. Avalanche's metric plugins are not part of it: keep the values that
-``strategy.eval`` returns in ``record``.
+Avalanche's ``save_checkpoint`` pickles the whole strategy, which fails on the optimisers of current torch releases (2.15);
+this module replaces it. The memory is saved to an HDF5 file; network, optimiser, Avalanche's counters and random states to a
+state file: a line with format, version and sha256, then data of ``torch.save`` that loads with ``weights_only=True``. The state
+file names the memory's file, and is written last and atomically, so that an interruption leaves the state after one experience
+or after the next. Avalanche's metric plugins are not included: keep the values that ``strategy.eval`` returns in ``record``.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ _COUNTERS = ("train_iterations", "train_exp_counter", "total_iterations")
 def save_stream(
     path: str | Path, strategy: Any, policy: SyntheticMemory | None = None, *, record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the state after an experience to ``path``, the memory beside it, replacing those of the experience before.
+    """Write the state after an experience to ``path``, and the memory next to it; replaces the previous experience's files.
 
-    ``record`` is plain JSON that comes back from :func:`load_stream`. Raises StoreError where writing fails, ConfigError
-    in the middle of an experience of an online stream, and for a record that is no JSON.
+    ``record`` is plain JSON that :func:`load_stream` returns. Raises StoreError if writing fails, ConfigError in the middle of
+    an experience of an online stream, and for a record that is not JSON.
     """
     target = Path(path)
     try:
@@ -73,17 +72,17 @@ def save_stream(
 def load_stream(
     path: str | Path, strategy: Any, policy: SyntheticMemory | None = None, *, train_stream: Iterable[Any] = ()
 ) -> dict[str, Any]:
-    """Put a new strategy, made like the one that was saved, and its policy into the state of ``path``.
+    """Restore a new strategy, made in the same way as the saved one, and its policy from the state in ``path``.
 
-    Gives back the ``record``; ``strategy.clock.train_exp_counter`` tells how many experiences are done. ``train_stream`` is
-    only needed for models that grow with the stream: they are adapted to what they had seen. Raises StoreError where a file
-    is missing or damaged, ConfigError where the strategy or the policy is another.
+    Returns the ``record``; ``strategy.clock.train_exp_counter`` is the number of finished experiences. Only models that grow
+    with the stream need ``train_stream``: they are adapted to the finished experiences. Raises StoreError if a file is missing
+    or damaged, ConfigError if the strategy or the policy differs.
     """
     source = Path(path)
     state = _read(source)
     if (policy is None) != (state["memory"] is None) and (policy is None or len(policy.memory)):
         found = "has a memory, but none was given" if policy is None else "has no memory, but one with images was given"
-        raise ConfigError(f"{source}: {found}; give a policy like the one that was saved")
+        raise ConfigError(f"{source}: {found}; give the same kind of policy as the saved one")
     if policy is not None and state["memory"] is not None:
         policy.load(source.parent / state["memory"])
     try:
@@ -93,13 +92,13 @@ def load_stream(
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(
-            f"{source}: was saved from another strategy ({text[:200]}); make it with the same model, optimiser and plugins"
+            f"{source}: was saved from a different strategy ({text[:200]}); use the same model, optimiser and plugins"
         ) from error
     return record
 
 
 def remove_stream(path: str | Path) -> None:
-    """Delete what :func:`save_stream` wrote, if anything."""
+    """Delete the files of :func:`save_stream`, if there are any."""
     target = Path(path)
     target.unlink(missing_ok=True)
     for memory in _memories(target):
@@ -107,7 +106,7 @@ def remove_stream(path: str | Path) -> None:
 
 
 def _memories(path: Path) -> list[Path]:
-    """The memories beside a state: normally one, two where a stop came between the writing of both."""
+    """The memory files next to a state: normally one; two if an interruption came between the two writes."""
     name = re.compile(re.escape(path.name) + r"\.memory\d+\.h5")
     return [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)] if path.parent.is_dir() else []
 
@@ -117,17 +116,17 @@ def _stateful(strategy: Any) -> list[TrainFromMemory]:
 
 
 def _optimizer_state(strategy: Any) -> dict[str, Any]:
-    """The optimiser's state with its parameters' names, by group: where a model grew, their order is not a new one's.
+    """The optimiser's state with its parameters' names, by group: the order of a grown model's parameters may change.
 
-    Where a test made a parameter larger, the optimiser has still the old one. It takes the new one, without state, when
-    training goes on; so the old one's state is left out.
+    If an evaluation enlarged a parameter, the optimiser still has the old one. It takes the new parameter, without state, when
+    training continues; so the old parameter's state is left out.
     """
     parameters = dict(strategy.model.named_parameters())
     names = {id(p): name for held in (strategy.optimized_param_id or {}, parameters) for name, p in held.items()}
     held = [parameter for group in strategy.optimizer.param_groups for parameter in group["params"]]
     if not all(names.get(id(parameter)) in parameters for parameter in held):
         raise ConfigError(
-            "the optimiser holds parameters that are not the model's, so its state cannot be saved; make it from "
+            "the optimiser has parameters that the model does not have, so its state cannot be saved; make it from "
             "model.parameters()"
         )
     state = strategy.optimizer.state_dict()
@@ -142,12 +141,14 @@ def _optimizer_state(strategy: Any) -> dict[str, Any]:
 
 
 def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[Any]) -> None:
-    """Raises RuntimeError, ValueError or KeyError where the strategy is not like the one that was saved."""
+    """Raises RuntimeError, ValueError or KeyError if the strategy differs from the saved one."""
     plugins = _stateful(strategy)
     if len(plugins) != len(state["plugins"]):
-        raise ValueError(f"{len(state['plugins'])} TrainFromMemory plugins were saved, {len(plugins)} are here")
+        raise ValueError(
+            f"the saved strategy has {len(state['plugins'])} TrainFromMemory plugins, this one {len(plugins)}"
+        )
     if type(strategy.optimizer).__name__ != state["kind"]:
-        raise ValueError(f"the optimiser was {state['kind']}, it is {type(strategy.optimizer).__name__} here")
+        raise ValueError(f"the saved optimiser is {state['kind']}, this one is {type(strategy.optimizer).__name__}")
     done = state["counters"]["train_exp_counter"]
     for plugin, held in zip(plugins, state["plugins"], strict=True):
         initial = copy.deepcopy(strategy.model)
@@ -161,19 +162,19 @@ def _restore_strategy(strategy: Any, state: dict[str, Any], train_stream: list[A
     groups = strategy.optimizer.param_groups
     if len(groups) != len(state["parameters"]):
         raise ValueError(
-            f"the optimiser had {len(state['parameters'])} groups of parameters, it has {len(groups)} here"
+            f"the saved optimiser has {len(state['parameters'])} groups of parameters, this one has {len(groups)}"
         )
     for group, names in zip(groups, state["parameters"], strict=True):
         group["params"] = [parameters[name] for name in names]
     strategy.optimizer.load_state_dict(state["optimizer"])
-    # Else Avalanche would set the optimiser up anew, and forget what is loaded.
+    # Otherwise Avalanche would reset the optimiser and lose the loaded state.
     strategy.optimized_param_id = {name: parameters[name] for names in state["parameters"] for name in names}
     for name, value in state["counters"].items():
         setattr(strategy.clock, name, value)
 
 
 def _grow(model: torch.nn.Module, saved: Mapping[str, Any], done: int, train_stream: list[Any]) -> None:
-    """Adapt a model to the ``done`` experiences it was trained on, and to as many more as ``saved`` was tested on."""
+    """Adapt a model to the ``done`` experiences of its training, and to the additional ones of ``saved``'s evaluations."""
     for number, experience in enumerate(train_stream):
         if number >= done and _shapes(model.state_dict()) == _shapes(saved):
             break
@@ -190,25 +191,25 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise StoreError(f"{path}: no stream's state is there; start the stream from its first experience") from None
+        raise StoreError(f"{path}: there is no stream state; start the stream from its first experience") from None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}; name the state's file") from error
+        raise StoreError(f"{path}: cannot be read: {error.strerror}; name the state file") from error
     head, _, body = content.partition(b"\n")
     form, version, digest = ([*head.decode("ascii", "replace").split(), "", "", ""])[:3]
     if form != _FORMAT:
-        raise StoreError(f"{path}: is no stream state of this package; name another file")
+        raise StoreError(f"{path}: is not a stream state of this package; name another file")
     if version != str(_VERSION):
         raise StoreError(f"{path}: holds a stream state of version {version}, this release reads {_VERSION}; update")
     if hashlib.sha256(body).hexdigest() != digest:
         raise StoreError(f"{path}: the stream state is damaged (its checksum differs); delete it to start over")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its zip and pickle readers meet
+    except Exception as error:  # torch.load passes on any error of its zip and pickle readers
         raise StoreError(
             f"{path}: no readable stream state ({type(error).__name__}); delete it to start over"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("memory", 0), str | None):
-        raise StoreError(f"{path}: holds no stream state behind its head; delete it to start over")
+        raise StoreError(f"{path}: holds no stream state after its header; delete it to start over")
     return state
 
 

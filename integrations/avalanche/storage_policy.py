@@ -37,21 +37,22 @@ from atom_plugin.transforms.preprocessing import Preprocessing
 
 
 class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships no types
-    """Holds images that ``supplier`` gives for every experience's classes, in a :class:`ReplayMemory`.
+    """Holds the images that ``supplier`` gives for the classes of every experience, in a :class:`ReplayMemory`.
 
-    A storage policy for Avalanche's plugins and strategies: where they take one, as ``ReplayPlugin(mem_size=policy.max_size,
-    storage_policy=policy)``, or as their ``storage_policy`` afterwards. docs/continual-learning.md lists those tried. Those
-    that keep logits or features beside the samples (``DER``, ``FeatureReplay``) are refused. The buffer's samples look like
-    the stream's: (x, y) or (x, y, task), y being the class ids of the benchmark.
+    A storage policy for Avalanche's plugins and strategies: pass it to them, as in ``ReplayPlugin(mem_size=policy.max_size,
+    storage_policy=policy)``, or set their ``storage_policy`` later. docs/continual-learning.md lists the strategies tested.
+    Strategies that keep logits or features of the samples (``DER``, ``FeatureReplay``) are refused. The buffer's samples have
+    the stream's form: (x, y) or (x, y, task), where y are the class ids of the benchmark.
 
-    ``memory`` is a :class:`Budget` to begin with, or a memory to go on with. ``source`` has the real images where the
-    stream's own are processed already, with the benchmark's class ids; all of its training images of an experience's classes
-    are used. Else they are taken from each experience, before its transforms. ``stream_preprocessing`` says what was done to
-    such a stream's images; else that is found out from the transforms, and compared with the preprocessing of the supplier's
-    sets. ``class_names`` name all classes of the benchmark, for the file (default: those of ``source``, or the class ids).
+    ``memory`` is a :class:`Budget` for a new memory, or an existing memory. ``source`` has the real images, with the
+    benchmark's class ids, if the stream's images are already processed; all of its training images of an experience's classes
+    are used. Without it, the images come from each experience, before its transforms. ``stream_preprocessing`` is the
+    preprocessing of an already processed stream; by default it is estimated from the transforms, and compared with the
+    preprocessing of the supplier's sets. ``class_names`` name all classes of the benchmark, for the file (default:
+    ``source``'s, or the class ids).
 
-    A class that comes again shares its places between the times it came (see :meth:`ReplayMemory.add`); sets made before
-    have nothing new of it, and what is held stays. Random states (torch, numpy, Python) are the same after a call as before it.
+    If a class arrives again, its images are divided among its arrivals (see :meth:`ReplayMemory.add`); existing sets have no
+    new images of it, so the stored images stay. Calls restore the random states (torch, numpy, Python).
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     @property
     def buffer(self) -> Any:
-        """The images held, as an Avalanche dataset; an empty one before the first experience."""
+        """The stored images as an Avalanche dataset; empty before the first experience."""
         held = self.memory.images if len(self.memory) else None
         if self._dataset is None or self._dataset[0] is not held:
             self._dataset = held, concat_datasets([]) if held is None else memory_dataset(self.memory)
@@ -90,17 +91,17 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     @buffer.setter
     def buffer(self, new_buffer: Any) -> None:
-        """Nothing: Avalanche's constructor sets an empty one; the memory decides here."""
+        """Does nothing: Avalanche's constructor sets an empty buffer, but the buffer follows from the memory."""
 
     @property
     def buffer_datasets(self) -> list[Any]:
-        """The images of each class held as an Avalanche dataset, by class id."""
+        """The stored images of each class as an Avalanche dataset, by class id."""
         labels = self.memory.images.decoded().labels if len(self.memory) else torch.zeros(0)
         return [self.buffer.subset((labels == label).nonzero().flatten().tolist()) for label in self.memory.classes]
 
     @property
     def buffer_groups(self) -> dict[int, Any]:
-        """By class id, what has the images of the class as its ``buffer``: policies that balance groups have these."""
+        """By class id, an object whose ``buffer`` has the images of the class, as in Avalanche's balanced policies."""
         return {
             label: SimpleNamespace(buffer=dataset)
             for label, dataset in zip(self.memory.classes, self.buffer_datasets, strict=True)
@@ -113,26 +114,26 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
     @property
     def gathering(self) -> bool:
-        """Whether the parts of an online stream's experience are being gathered, and its classes are not yet in."""
+        """Whether parts of an online stream's experience are collected, but its classes are not yet in the memory."""
         return bool(self._pending)
 
     def check(self, experience: Any) -> None:
-        """Agree with the stream on layout, boundaries and preprocessing, before any work.
+        """Check the stream's layout, boundaries and preprocessing before any work.
 
-        Raises ConfigError for a stream that does not fit, naming both preprocessings where they differ, and for a budget that
-        the classes to come will not fit into.
+        Raises ConfigError for a stream that does not fit, naming both preprocessings if they differ, and for a budget too
+        small for the classes to come.
         """
         with preserved_random_state():
             if self.supplier.needs_images and begins(experience) and self._pending:
                 raise ConfigError(
-                    f"an online experience stopped after {len(self._pending)} parts and another begins; give the policy each "
-                    "part of an experience, down to the last"
+                    f"an online experience stopped after {len(self._pending)} parts and another begins; give the policy all "
+                    "parts of an experience"
                 )
             task = task_of(experience)
             if len(self.memory) and (task is None) == bool(self.memory.tasks):
                 theirs, ours = ("(x, y)", "(x, y, task)") if task is None else ("(x, y, task)", "(x, y)")
                 raise ConfigError(
-                    f"the stream's samples are {theirs}, those of the memory {ours}; give it the kind of stream that filled it"
+                    f"the stream's samples are {theirs}, the memory's are {ours}; use the kind of stream that filled it"
                 )
             if self._agreed is None:
                 agreed = self._agree(experience.dataset)
@@ -143,8 +144,8 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         held, supplied = self.memory.preprocessing, self.supplier.preprocessing
         if held is not None and supplied is not None and not held.matches(supplied):
             raise ConfigError(
-                f"the memory's preprocessing is {held.describe()}, that of what is to fill it {supplied.describe()}; give "
-                "both the same"
+                f"the memory's preprocessing is {held.describe()}, the supplier's is {supplied.describe()}; give both the "
+                "same"
             )
         known = held or supplied
         if self._stated is None:
@@ -165,8 +166,8 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Add images of the classes of ``exp``.
 
-        Parts of an online stream are gathered until their experience ends. Raises ConfigError for a stream or a strategy
-        (``agent_state``) that does not fit, and what the supplier raises.
+        Parts of an online stream are collected until their experience ends. Raises ConfigError for a stream or a strategy
+        (``agent_state``) that does not fit, and the supplier's errors.
         """
         with preserved_random_state():
             check_strategy(agent_state, task_of(exp))
@@ -196,7 +197,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
             pairs = itertools.zip_longest(names, new.class_names)
             mine, theirs = next(pair for pair in pairs if pair[0] != pair[1])
             raise ConfigError(
-                f"the stream's class names are not those of the set for its memory: {mine!r} against {theirs!r}; give both the "
+                f"the class names of the stream and of the memory's set differ: {mine!r} against {theirs!r}; give both the "
                 "same, in the same order"
             )
         self.memory.add(new, task=task)
@@ -206,22 +207,22 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         return self.memory.room_for(classes, shape, self.supplier.storage(shape))
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Raises ConfigError: a strategy calls its plugins so, and would go on without a memory if a policy had no answer."""
+        """Raises ConfigError: a strategy that got the policy as a plugin calls this, and would train without a memory."""
         raise ConfigError(
-            "a SyntheticMemory is a storage policy, and no plugin: it holds images, and puts none into a batch; give the "
+            "a SyntheticMemory is a storage policy, not a plugin: it holds images, but adds none to a batch; give the "
             "strategy plugins=[SyntheticReplay(memory)]"
         )
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
-        """As :meth:`post_adapt`; Avalanche's own plugins still call it, and its base class warns of that."""
+        """The same as :meth:`post_adapt`; Avalanche's plugins still call it, and its base class warns about that."""
         self.post_adapt(strategy, strategy.experience)
 
     def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
-        """Raises ConfigError: ``FeatureReplay`` hands its features over here."""
+        """Raises ConfigError: ``FeatureReplay`` passes its features to this method."""
         raise ConfigError(keeps_more("FeatureReplay", "features"))
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Hold at most ``new_size`` images in all, shared by the classes. Raises ConfigError where that is too few."""
+        """Hold at most ``new_size`` images in total, shared by the classes. Raises ConfigError if that is too few."""
         self.memory.resize(replace(self.memory.budget, max_images=new_size))
         self.max_size = new_size
 
@@ -229,12 +230,12 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         """Write the memory to one HDF5 file. Raises ConfigError in the middle of an experience of an online stream."""
         if self._pending:
             raise ConfigError(
-                "the memory is in the middle of an experience of an online stream; save it after the experience's last part"
+                "the memory has only some parts of an online stream's experience; save it after the experience's last part"
             )
         self.memory.save(path, force=force)
 
     def load(self, path: str | Path) -> None:
-        """Go on with the memory that :meth:`save` wrote. Raises StoreError where the file is none."""
+        """Continue with the memory that :meth:`save` wrote. Raises StoreError if the file is not a memory."""
         self.memory = ReplayMemory.load(path)
         self.max_size = _most_images(self.memory.budget, self._names)
         self._agreed = None
@@ -242,7 +243,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
 
 
 def _most_images(budget: Budget, class_names: Sequence[str] | None) -> int:
-    """What Avalanche calls the memory size; where neither budget nor classes tell, no bound."""
+    """Avalanche's memory size; unbounded if neither the budget nor the classes determine it."""
     if budget.max_images is not None:
         return budget.max_images
     if budget.ipc is not None and class_names is not None:

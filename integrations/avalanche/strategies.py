@@ -1,4 +1,4 @@
-"""Which of Avalanche's strategies cannot use a memory of synthetic images: said in a line, before they fail on it."""
+"""Refuse Avalanche strategies that cannot use a memory of synthetic images, before they fail."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TAKE_TASKS_APART = (ER_ACE, ER_AML, SCR, MIRPlugin, MemoryNCMUpdate, MemoryFeCA
 
 
 def check_strategy(strategy: Any, task: int | None) -> None:
-    """Raises ConfigError for a strategy, or plugins of it, that cannot use synthetic images beside samples of ``task``.
+    """Raises ConfigError for a strategy, or its plugins, that cannot use synthetic images with samples of ``task``.
 
-    None is a stream of (x, y). Avalanche hands its strategy over when it first fills a memory: ``ER_ACE`` and ``ER_AML``
+    ``task`` None: a stream of (x, y). Avalanche passes its strategy when it first fills a memory: ``ER_ACE`` and ``ER_AML``
     before the first experience, others after it.
     """
     for kind, what in ((DER, "logits"), (FeatureReplay, "features")):
@@ -28,23 +28,23 @@ def check_strategy(strategy: Any, task: int | None) -> None:
         for part in (strategy, *getattr(strategy, "plugins", ())):
             if isinstance(part, _TAKE_TASKS_APART):
                 raise ConfigError(
-                    f"{type(part).__name__} takes samples (x, y, task) only, but the stream's are (x, y); make the stream with "
+                    f"{type(part).__name__} takes only samples (x, y, task), but the stream's are (x, y); make the stream with "
                     "task labels (nc_benchmark gives them)"
                 )
 
 
 def check_batches(strategy: Any, fewest: int) -> None:
-    """Raises ConfigError for ``ER_AML`` with batches larger than the ``fewest`` images of a class: it would wait forever."""
+    """Raises ConfigError for ``ER_AML`` with batches larger than the ``fewest`` images of a class: it would never end."""
     if isinstance(strategy, ER_AML) and strategy.train_mb_size > fewest:
         raise ConfigError(
             f"ER_AML draws whole batches of {strategy.train_mb_size} from each class, but the memory has {fewest} image(s) of "
-            "one; lower train_mb_size, or give the memory more room"
+            "a class; lower train_mb_size, or give the memory more room"
         )
 
 
 def keeps_more(name: str, what: str) -> str:
-    """Why a strategy is refused that keeps ``what`` beside the samples of its memory."""
+    """The error message for a strategy that keeps ``what`` of its memory's samples."""
     return (
-        f"{name} keeps {what} of the stream's samples beside them, which synthetic images do not have; use SyntheticReplay, "
-        "ReplayPlugin, or another strategy that takes them (docs/continual-learning.md)"
+        f"{name} keeps {what} of the stream's samples, which synthetic images do not have; use SyntheticReplay, "
+        "ReplayPlugin, or another strategy that accepts synthetic images (docs/continual-learning.md)"
     )

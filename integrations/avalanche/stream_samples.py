@@ -1,4 +1,4 @@
-"""What a stream's samples are: their layout, their raw images, and the preprocessing that its transforms apply."""
+"""A stream's samples: their layout, their raw images, and the preprocessing that the stream's transforms apply."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _NOT_PLAIN = "no standardisation with one mean and std per channel (whitening, o
 def task_of(experience: Any) -> int | None:
     """The task label of an experience whose samples are (x, y, task); None for (x, y).
 
-    Raises ConfigError for samples of other than two or three parts, for an experience of several tasks, and for an empty one.
+    Raises ConfigError for samples that do not have two or three parts, and for an experience with several tasks or no samples.
     """
     if not len(experience.dataset):
         raise ConfigError(
-            "the experience holds no samples, expected some of each of its classes; leave it out of the stream"
+            "the experience has no samples, expected some of each of its classes; leave it out of the stream"
         )
     sample = experience.dataset[0]
     if not isinstance(sample, (tuple, list)):
         keys = f" with the keys {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else ""
         raise ConfigError(
-            f"the stream's samples are of the type {type(sample).__name__}{keys}, expected (image, class) or (image, class, "
+            f"the stream's samples have the type {type(sample).__name__}{keys}, expected (image, class) or (image, class, "
             "task label); wrap the dataset in one that gives tuples"
         )
     if len(sample) not in (2, 3):
@@ -45,7 +45,7 @@ def task_of(experience: Any) -> int | None:
     tasks = sorted({int(task) for task in getattr(experience.dataset, "targets_task_labels", [sample[2]])})
     if len(tasks) > 1:
         raise ConfigError(
-            f"the experience holds the tasks {tasks}, expected one; make a stream of one task per experience"
+            f"the experience has the tasks {tasks}, expected one; make a stream of one task per experience"
         )
     return tasks[0]
 
@@ -56,7 +56,7 @@ def classes_of(experience: Any) -> list[int]:
 
 
 def classes_to_come(experience: Any) -> set[int]:
-    """The class ids that the stream brings after this experience, where Avalanche knows them: to be counted only."""
+    """The class ids of the stream's later experiences, if Avalanche knows them; only their number is used."""
     with experience.no_attribute_masking():
         whole = getattr(experience, "origin_experience", experience)
     with whole.no_attribute_masking():
@@ -66,32 +66,32 @@ def classes_to_come(experience: Any) -> set[int]:
 def begins(experience: Any) -> bool:
     """Whether this is a whole experience, or the first part of one in an online stream.
 
-    Raises ConfigError for a part of an online stream that hides its boundaries: what it belongs to is not known, and
+    Raises ConfigError for a part of an online stream that hides its boundaries: its experience is unknown, and
     distilling a few images at a time would spend the budget on noise.
     """
     if not isinstance(experience, OnlineCLExperience):
         return True
     if not experience.access_task_boundaries:
         raise ConfigError(
-            "this online stream hides where an experience ends, so its parts cannot be gathered for distillation; split it "
+            "this online stream hides where an experience ends, so its parts cannot be collected for distillation; split it "
             "with split_online_stream(…, access_task_boundaries=True)"
         )
     return bool(experience.is_first_subexp)
 
 
 def ends(experience: Any, parts: int) -> bool:
-    """Whether a whole experience is over with this one, which is the ``parts``-th part of it in an online stream."""
+    """Whether an experience ends with this part, its ``parts``-th in an online stream."""
     if not isinstance(experience, OnlineCLExperience):
         return True
-    # Avalanche (0.6.0) marks no part as the last where the experience's images divide into parts without a rest.
+    # Avalanche (0.6.0) marks no part as the last if the experience's images divide into parts without remainder.
     return bool(experience.is_last_subexp) or parts == experience.sub_stream_length
 
 
 def raw_images(datasets: Sequence[Any], class_names: Sequence[str] | None) -> SourceData:
-    """The images of ``datasets`` before their transforms, as a source of uint8 images, with their own class ids.
+    """The images of ``datasets`` before their transforms, as a source of uint8 images with the datasets' class ids.
 
     Images may be PIL, uint8 (H, W, C) arrays, uint8 (C, H, W) tensors, or float tensors on the [0, 1] scale (rounded to 8
-    bits). Raises ConfigError for other floats: what was done to them is not known.
+    bits). Raises ConfigError for other floats, whose preprocessing is unknown.
     """
     raw = [_untransformed(dataset) for dataset in datasets]
     pixels = _stack([_pixels(data[index][0]) for data in raw for index in range(len(data))])
@@ -109,46 +109,46 @@ def raw_images(datasets: Sequence[Any], class_names: Sequence[str] | None) -> So
 
 
 def infer_preprocessing(dataset: Any) -> Preprocessing:
-    """What the transforms for evaluation do, if it is a standardisation, from what they make of some images.
+    """The standardisation of the transforms for evaluation, estimated from some images before and after them.
 
-    Raises ConfigError where it is something else (whitening, say, or an augmentation).
+    Raises ConfigError for other transforms, e.g. whitening or an augmentation.
     """
     before, after = _probe(dataset)
     found = _standardisation(before, after)
     if found is None:
         raise ConfigError(
-            f"the stream's transforms do {_NOT_PLAIN}; say what they do with stream_preprocessing=, and apply it to the stream "
-            "with PreprocessingTransform"
+            f"the stream's transforms do {_NOT_PLAIN}; state their preprocessing with stream_preprocessing=, and apply it to "
+            "the stream with PreprocessingTransform"
         )
     return found
 
 
 def check_size(dataset: Any, expected: Preprocessing) -> None:
-    """Raises ConfigError, naming both, unless images come out of the transforms for evaluation in the size ``expected``."""
+    """Raises ConfigError, naming both sizes, unless the transforms for evaluation give images of the size ``expected``."""
     found = tuple(getattr(dataset.eval()[0][0], "shape", ()))
     if found != expected.image_shape:
         raise ConfigError(
-            f"the stream's preprocessing is said to give images of {expected.image_shape}, but its transforms give "
-            f"{found or 'no tensors'}; say what is done to them with stream_preprocessing="
+            f"the stated preprocessing of the stream gives images of {expected.image_shape}, but its transforms give "
+            f"{found or 'no tensors'}; describe the transforms with stream_preprocessing="
         )
 
 
 def check_preprocessing(dataset: Any, expected: Preprocessing) -> None:
-    """Raises ConfigError, naming both, unless the transforms for evaluation do to an image what ``expected`` does.
+    """Raises ConfigError, naming both, unless the transforms for evaluation change an image as ``expected`` does.
 
-    The two are compared by what they do to some images, not by what they are called: transforms are any callables.
+    Their results on some images are compared, not their names: transforms are any callables.
     """
     before, after = _probe(dataset)
     if after.shape[1:] != expected.image_shape:
         raise ConfigError(
-            f"the memory's images are {expected.image_shape}, the stream's {tuple(after.shape[1:])}; make both of one size"
+            f"the memory's images are {expected.image_shape}, the stream's {tuple(after.shape[1:])}; make both the same size"
         )
     difference = float((expected.forward(before) - after).abs().max())
     if not difference <= _TOLERANCE * float(1 / expected.std.min()):
         found = _standardisation(before, after)
         raise ConfigError(
             f"the memory's preprocessing is {expected.describe()}, but the stream's transforms do "
-            f"{_NOT_PLAIN if found is None else found.describe()}; transform the stream with the memory's own "
+            f"{_NOT_PLAIN if found is None else found.describe()}; transform the stream with the memory's preprocessing "
             "(PreprocessingTransform), or make the set with the stream's"
         )
 
@@ -165,8 +165,8 @@ class PreprocessingTransform:
 
 
 def _untransformed(dataset: Any) -> Any:
-    # By way of the training group: of the datasets inside this one, Avalanche (0.6.0) removes the group that each holds as
-    # its current one, which stays "train" for those inside, whatever is chosen on the outside.
+    # The training group is selected first: Avalanche (0.6.0) removes the current transform group of each nested dataset,
+    # and that group stays "train" there, whichever group the outer dataset selects.
     return dataset.train().remove_current_transform_group()
 
 
@@ -181,10 +181,10 @@ def _pixels(image: Any) -> torch.Tensor:
         return pixels
     pixels = pixels.float()
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):  # so that NaN is refused, too
+    if not (low >= 0 and high <= 1):  # also refuses NaN
         raise ConfigError(
             f"the stream's images hold values from {low:.3g} to {high:.3g} before any transform, expected 8-bit images or "
-            "floats in [0, 1]; where they were processed before, say how with stream_preprocessing= and give the real "
+            "floats in [0, 1]; if they are already processed, describe that with stream_preprocessing= and give the real "
             "images as source="
         )
     return pixels
@@ -194,7 +194,7 @@ def _stack(images: list[torch.Tensor]) -> torch.Tensor:
     shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
         raise ConfigError(
-            f"the stream's images are of several sizes, {shapes[0]} and {shapes[-1]} among them; resize them before the stream "
+            f"the stream's images have several sizes, e.g. {shapes[0]} and {shapes[-1]}; resize them before the stream "
             "is made"
         )
     return torch.stack(images)
@@ -220,7 +220,7 @@ def _probe(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _standardisation(before: torch.Tensor, after: torch.Tensor) -> Preprocessing | None:
-    """The mean and standard deviation per channel that explain what happened to the images, if any do."""
+    """The mean and standard deviation per channel that explain the change of the images, if there are any."""
     scale = 255.0 if before.dtype == torch.uint8 else 1.0
     means, stds = [], []
     for raw, seen in zip((before.double() / scale).unbind(1), after.double().unbind(1), strict=True):
@@ -230,7 +230,7 @@ def _standardisation(before: torch.Tensor, after: torch.Tensor) -> Preprocessing
         offset = y.mean() - slope * x.mean()
         if float(slope) <= 0 or float((slope * x + offset - y).abs().max()) > _TOLERANCE * float(slope):
             return None
-        # Six digits: constants come out as they were typed.
+        # Six digits recover the constants that the user typed.
         stds.append(round(float(1 / slope), 6))
         means.append(round(float(-offset / slope), 6))
     channels, height, width = before.shape[1:]

@@ -1,8 +1,7 @@
-"""Flower: clients distil their own images and send those, the server trains the global network on all that came.
+"""Flower: clients distil their images and send the result; the server trains the global network on all received images.
 
-:func:`answer` is the client's part, called inside a ClientApp; :class:`MergeSets` is the server's, a strategy of a ServerApp.
-Importing this imports flwr, and nothing else of this package does. Raises MissingExtraError (an ImportError) where it is not
-installed: ``pip install 'atom-plugin[flower]'``.
+A ClientApp calls :func:`answer`; a ServerApp uses the strategy :class:`MergeSets`. Only this subpackage imports flwr. Raises
+MissingExtraError (an ImportError) if flwr is not installed: ``pip install 'atom-plugin[flower]'``.
 """
 
 from atom_plugin.integrations.flower._load import load_flower

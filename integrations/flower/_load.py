@@ -1,4 +1,4 @@
-"""Import Flower, or say what is missing."""
+"""Import Flower, or name what is missing."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _MODULES = ("flwr.app", "flwr.clientapp", "flwr.serverapp.strategy")
 
 
 def load_flower() -> None:
-    """Import flwr. Raises MissingExtraError (an ImportError, too) in one line where that fails."""
+    """Import flwr. Raises MissingExtraError (also an ImportError), one line, if that fails."""
     import_extra("flwr", _MODULES, extra="flower")

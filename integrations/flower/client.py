@@ -1,4 +1,4 @@
-"""The client's part: its own images distilled as the server asks, sent as records. They are all that leaves it."""
+"""The client: distils its images by the server's task and sends the result as records. It sends no other data."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from atom_plugin.runtime.randomness import generator_for
 def answer(message: Message, images: Split, *, device: str = "auto") -> Message:
     """The reply to a training message of :class:`~atom_plugin.integrations.flower.MergeSets`: ``images`` distilled.
 
-    Their labels are the server's class ids. A class with fewer images than are asked of it is left out; a client without any
-    other sends an empty set. One round, one server's seed and the same images give the same bytes. Raises SourceError for
-    images that do not fit the server's, StoreError for a message that cannot be read, and as
-    :func:`~atom_plugin.distillation.loop.distill`; Flower tells the server, with the reason.
+    Labels are the server's class ids. Classes with fewer images than the task requires are left out; a client without any other
+    class sends an empty set. The same round, server seed and images give the same bytes. Raises SourceError for images that
+    do not fit the server's, StoreError for a message that cannot be read, and the errors of
+    :func:`~atom_plugin.distillation.loop.distill`; Flower sends the reason to the server.
     """
     require("images", images, Split)
     task = Task.from_message(message.content)
@@ -44,7 +44,7 @@ def answer(message: Message, images: Split, *, device: str = "auto") -> Message:
 
 
 def _classes_with_enough(images: Split, task: Task) -> list[int]:
-    """The class ids of which there are enough images to start from, sorted. Raises SourceError for images of another kind."""
+    """The class ids with enough images for the start, sorted. Raises SourceError for images or labels that do not fit."""
     if images.image_shape != task.preprocessing.image_shape:
         raise SourceError(
             f"this client's images are {shape_text(images.image_shape)}, the server's "
@@ -61,7 +61,7 @@ def _classes_with_enough(images: Split, task: Task) -> list[int]:
 
 
 def _source_of(images: Split, held: list[int], task: Task) -> SourceData:
-    """The images of the classes ``held``, numbered from 0 on in that order."""
+    """The images of the classes ``held``, numbered from 0 in that order."""
     rows = torch.isin(images.labels, torch.tensor(held)).nonzero().flatten()
     labels = torch.searchsorted(torch.tensor(held), images.labels[rows])
     train = Split(images=images.rows(rows), labels=labels)
@@ -71,8 +71,8 @@ def _source_of(images: Split, held: list[int], task: Task) -> SourceData:
 
 
 def _own_config(content: RecordDict, task: Task, data: SourceData, held: list[int], folder: Path) -> DistillConfig:
-    """The server's config with this round's seed, its networks around the global one or random."""
-    # By the images, so that clients need no number, and no two start from the same noise.
+    """The server's config with this round's seed, and networks that are random or near the global one."""
+    # The seed depends on the images, so that clients need no number, and no two start from the same noise.
     seed = generator_for(task.config.seed, "federation", task.round, data.fingerprint).initial_seed() % 2**63
     config = replace(task.config, seed=seed)
     if task.radius is None:
@@ -83,10 +83,10 @@ def _own_config(content: RecordDict, task: Task, data: SourceData, held: list[in
 
 
 def _pool_of(content: RecordDict, task: Task, data: SourceData, held: list[int]) -> NetworkPool:
-    """The global network alone, its classifier cut to the classes ``held``. Raises StoreError where it does not fit."""
+    """The global network, with a classifier of the classes ``held``. Raises StoreError if its weights do not fit."""
     records: list[ArrayRecord] = list(content.array_records.values())
     if len(records) != 1:
-        raise StoreError(f"found {len(records)} records of arrays in the message, expected one, of the global weights")
+        raise StoreError(f"found {len(records)} records of arrays in the message, expected one with the global weights")
     shape, network = data.image_shape, task.config.network
     whole, own = network.build(shape, len(task.class_names)), network.build(shape, len(held))
     try:
@@ -96,7 +96,7 @@ def _pool_of(content: RecordDict, task: Task, data: SourceData, held: list[int])
             f"the global weights do not fit the server's network ({' '.join(str(error).split())[:200]})"
         ) from error
     theirs = whole.state_dict()
-    # Only the classifier's rows differ in number; where they don't, the client holds every class.
+    # Only the classifier differs, in its number of rows; if that is equal too, the client has every class.
     own.load_state_dict(
         {n: theirs[n] if theirs[n].shape == value.shape else theirs[n][held] for n, value in own.state_dict().items()}
     )

@@ -1,4 +1,4 @@
-"""A client's images as records, and what of them the server takes: nothing that it has not checked."""
+"""A client's images as records, and the server's checks of them before their use."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 IMAGES, PREPROCESSING, METRICS = "images", "preprocessing", "metrics"
 """The keys of the reply's records."""
-# On the [0, 1] scale, where distilled floats stay within a few; beyond, images would throw off the network of all clients.
+# On the [0, 1] scale. Distilled floats stay within a few units; larger images would spoil the network of all clients.
 _LARGEST_PIXEL = 10.0
 
 
 def count_bytes(content: RecordDict) -> int:
-    """Of all records of a message, as Flower counts them."""
+    """The bytes of all records of a message, by Flower's count."""
     return sum(record.count_bytes() for record in content.values())
 
 
 def reply_content(task: Task, images: torch.Tensor, labels: torch.Tensor, *, examples: int) -> RecordDict:
-    """The records of a reply: ``images`` (n, C, H, W) as they are stored, ``labels`` (n,) the server's class ids.
+    """The records of a reply: stored ``images`` (n, C, H, W), and ``labels`` (n,), the server's class ids.
 
-    ``examples`` are the real images that they were distilled from.
+    ``examples`` is the number of real images that they were distilled from.
     """
     smallest = np.min_scalar_type(max(len(task.class_names) - 1, 0))
     arrays = ArrayRecord(
@@ -40,7 +40,7 @@ def reply_content(task: Task, images: torch.Tensor, labels: torch.Tensor, *, exa
 
 
 def read_reply(reply: Message, task: Task) -> SyntheticSet:
-    """The set in ``reply``, which may be empty. Raises StoreError, with the reason, for anything else than was asked for."""
+    """The set in ``reply``, which may be empty. Raises StoreError, with the reason, for anything but the requested set."""
     if reply.has_error():
         raise StoreError(f"dropped out: {' '.join(str(reply.error.reason).split())[-300:]}")
     _check_preprocessing(reply.content, task)
@@ -59,14 +59,16 @@ def read_reply(reply: Message, task: Task) -> SyntheticSet:
         factor=config.factor,
     )
     if not float(synthetic_set.as_stored().abs().amax() if len(images) else 0.0) <= _LARGEST_PIXEL:
-        raise StoreError(f"found pixels beyond {_LARGEST_PIXEL:g} times the range of real ones; lower the image_lr")
+        raise StoreError(f"found pixels beyond {_LARGEST_PIXEL:g} times the range of real images; lower the image_lr")
     return synthetic_set
 
 
 def _check_preprocessing(content: RecordDict, task: Task) -> None:
     found, expected = content.config_records.get(PREPROCESSING), preprocessing_record(task.preprocessing, task.config)
     if found is None:
-        raise StoreError(f"found no record {PREPROCESSING!r}; send what atom_plugin.integrations.flower.answer gives")
+        raise StoreError(
+            f"found no record {PREPROCESSING!r}; send the result of atom_plugin.integrations.flower.answer"
+        )
     for name, value in expected.items():
         if found.get(name) != value:
             raise StoreError(
@@ -78,14 +80,14 @@ def _check_preprocessing(content: RecordDict, task: Task) -> None:
 def _array(content: RecordDict, name: str) -> np.ndarray:
     record = content.array_records.get(IMAGES)
     if record is None or name not in record:
-        raise StoreError(f"found no array {name!r}; send what atom_plugin.integrations.flower.answer gives")
+        raise StoreError(f"found no array {name!r}; send the result of atom_plugin.integrations.flower.answer")
     try:
         array = record[name].numpy()
-    # Bytes of another machine: numpy has no one exception for what is no array.
+    # Bytes from another machine: numpy has no single exception for invalid arrays.
     except Exception as error:
         raise StoreError(f"the array {name!r} cannot be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(array, np.ndarray):
-        raise StoreError(f"the array {name!r} is no single array, but a {type(array).__name__}")
+        raise StoreError(f"the record {name!r} is not a single array, but a {type(array).__name__}")
     return array
 
 

@@ -1,4 +1,4 @@
-"""The server's part: a Flower strategy whose round merges the clients' sets and trains the global network on them."""
+"""The server: a Flower strategy that merges the clients' sets in each round and trains the global network on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _logger = logging.getLogger("atom_plugin")
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A client, by Flower's node id, whose reply of ``round`` was not taken, and why."""
+    """A client, by Flower's node id, whose reply in ``round`` was refused, and the reason."""
 
     round: int
     client: int
@@ -39,7 +39,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class _Continued:
-    """An architecture whose networks begin with ``weights``, not with a draw."""
+    """An architecture whose networks start from ``weights`` instead of a random draw."""
 
     config: ConvNetConfig
     weights: ArrayRecord
@@ -53,13 +53,13 @@ class _Continued:
 
 
 class MergeSets(FedAvg):
-    """Each round, clients distil by ``config`` (:func:`~atom_plugin.integrations.flower.answer`); the global network goes on
-    from its weights, trained by ``training`` on all their images.
+    """In each round, clients distil by ``config`` (:func:`~atom_plugin.integrations.flower.answer`); the global network
+    continues from its weights with the recipe ``training`` on all their images.
 
-    Their matching networks lie ``radius`` from the global weights (:mod:`atom_plugin.models.network_pool`); with None they are
-    random, no weights are sent, and one round is the one-shot form. All clients use ``preprocessing``, and ids of
-    ``class_names``. What does not pass the checks is left out, logged, and kept in ``refusals``. ``union`` is the last round's
-    set. ``sampling`` are FedAvg's own choices of nodes. Raises ConfigError for what cannot be asked of clients.
+    The matching networks have the distance ``radius`` from the global weights (:mod:`atom_plugin.models.network_pool`); with
+    None they are random, no weights are sent, and one round is the one-shot form. All clients use ``preprocessing`` and the ids
+    of ``class_names``. Replies that fail the checks are left out, logged, and kept in ``refusals``. ``union`` is the last
+    round's set. ``sampling``: FedAvg's options for its choice of nodes. Raises ConfigError for a task that clients refuse.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MergeSets(FedAvg):
         self.union: SyntheticSet | None = None
 
     def initial_arrays(self) -> ArrayRecord:
-        """The weights of a network drawn from the config's seed, to start from."""
+        """The initial weights: a network drawn from the config's seed."""
         task = self._task
         generator = generator_for(task.config.seed, "federation")
         shape, classes = task.preprocessing.image_shape, len(task.class_names)
@@ -99,7 +99,7 @@ class MergeSets(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """FedAvg's messages to FedAvg's choice of clients, with the task, and the weights where networks lie around them."""
+        """FedAvg's messages to FedAvg's choice of clients, with the task, and with the weights if ``radius`` is given."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._task = replace(self._task, round=server_round)
         self._weights = arrays
@@ -115,9 +115,9 @@ class MergeSets(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The global network's new weights, None where no client sent any image; and counts and bytes of the round.
+        """The global network's new weights, or None if no client sent an image; and counts and bytes of the round.
 
-        Raises DivergenceError where the training on the union blows up.
+        Raises DivergenceError if the training on the union diverges.
         """
         received, sets = 0, []
         silent = set(self._asked)
@@ -143,7 +143,7 @@ class MergeSets(FedAvg):
         )
         if not images:
             return None, metrics
-        # Replies come in any order; the same ones make the same network.
+        # Replies arrive in any order; the same replies give the same network.
         self.union = concatenate(sorted(sets, key=_digest))
         return self._trained_on(self.union), metrics
 

@@ -1,4 +1,4 @@
-"""What the server asks of its clients in a round, and the record it travels as."""
+"""The server's task for its clients in a round, and its record in a message."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TASK = "distillation"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """How clients distil: ``config`` for those of ``class_names`` that one holds, under the server's ``preprocessing``.
+    """The clients' distillation: ``config`` for the classes of ``class_names`` that a client has, under ``preprocessing``.
 
-    ``radius`` is how far from the global weights, in all weights together, the matching networks lie; None for random ones.
-    Raises ConfigError for what cannot be asked of another machine.
+    ``radius`` is the distance of the matching networks from the global weights, over all weights together; None for random
+    networks. Raises ConfigError for settings that another machine cannot use.
     """
 
     config: DistillConfig
@@ -33,25 +33,25 @@ class Task:
 
     def __post_init__(self) -> None:
         config = self.config
-        # A client opens no file that a server names.
+        # A client does not open files that a server names.
         if config.pool is not None or config.extend is not None or config.image_init.startswith(FROM_SET):
             raise ConfigError(
-                "found a pool or a set in the clients' config, which are files of this machine; leave out pool and extend, and "
+                "found a pool or a set in the clients' config, which are files on this machine; leave out pool and extend, and "
                 "start images from random, k-center, herding, forgetting or noise"
             )
         if self.preprocessing.whitening is not None or config.zca_eps is not None:
             raise ConfigError(
-                "found ZCA whitening, which is fitted on all clients' images together; give a preprocessing of mean and std"
+                "found ZCA whitening, which needs all clients' images together; give a preprocessing with mean and std only"
             )
         if self.radius is not None and config.matching_model != "convnet":
             raise ConfigError(
-                f"found the matching model {config.matching_model!r} beside a radius around the global ConvNet; leave out one"
+                f"found the matching model {config.matching_model!r} and a radius around the global ConvNet; leave out one"
             )
         if self.radius is not None and not 0 < self.radius < float("inf"):
             raise ConfigError(f"radius must be above 0 and finite, or None for random networks, not {self.radius}")
 
     def to_record(self) -> ConfigRecord:
-        """As the server sends it."""
+        """The record that the server sends."""
         record = preprocessing_record(self.preprocessing, self.config)
         record["config"] = json.dumps(self.config.to_json())
         record["class-names"] = list(self.class_names)
@@ -62,11 +62,11 @@ class Task:
 
     @classmethod
     def from_message(cls, content: RecordDict) -> Task:
-        """The inverse. Raises StoreError for a message without a task or with a damaged one, ConfigError as the class."""
+        """The task of a message. Raises StoreError if it is missing or damaged, and the ConfigError of the class."""
         record = content.config_records.get(TASK)
         if record is None:
             raise StoreError(
-                f"found no record {TASK!r} in the message, expected MergeSets' own; use it as the strategy"
+                f"found no record {TASK!r} in the message, expected the record of MergeSets; use it as the strategy"
             )
         try:
             channels, height, width = map(int, record["image-shape"])  # type: ignore[arg-type]  # else it raises
@@ -89,7 +89,7 @@ class Task:
 
 
 def preprocessing_record(preprocessing: Preprocessing, config: DistillConfig) -> ConfigRecord:
-    """How images come to be as they are sent: equal on both sides, to the bit, or the images are of no use."""
+    """The preprocessing of the sent images: it must be bitwise equal on both sides, or the images cannot be used."""
     return ConfigRecord(
         {
             "image-shape": list(preprocessing.image_shape),

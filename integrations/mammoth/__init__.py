@@ -1,7 +1,7 @@
-"""Mammoth: its buffer filled with synthetic images, and a model for its registry that replays a distilled memory.
+"""Mammoth: fill its buffer with synthetic images; and a model for its registry that replays a distilled memory.
 
-Nothing here imports Mammoth but :mod:`atom_plugin.integrations.mammoth.model`, which a file in Mammoth's ``models`` folder
-imports: Mammoth is a folder with a ``main.py``, not a package that can be installed.
+Only :mod:`atom_plugin.integrations.mammoth.model` imports Mammoth; a file in Mammoth's ``models`` folder imports that module.
+Mammoth is a folder with a ``main.py``, not an installable package.
 """
 
 from atom_plugin.integrations.mammoth.buffers import fill_buffer

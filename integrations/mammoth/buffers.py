@@ -1,4 +1,4 @@
-"""Synthetic images in the form that Mammoth's ``Buffer`` keeps: in [0, 1], neither normalised nor augmented."""
+"""Synthetic images in the form of Mammoth's ``Buffer``: in [0, 1], neither normalised nor augmented."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 def fill_buffer(buffer: Any, images: SyntheticSet, *, tasks: Mapping[int, int] | None = None) -> None:
-    """Replace what a Mammoth ``Buffer`` holds by the decoded ``images``, labelled with their class ids.
+    """Replace the content of a Mammoth ``Buffer`` by the decoded ``images``, labelled with their class ids.
 
-    They are brought to the [0, 1] scale, whatever their preprocessing, and clamped to it: Mammoth normalises and augments what
-    it draws, and some of its models make pixels of it. ``tasks`` (task by class id) adds the buffer's ``task_labels``. Raises
-    ConfigError where the buffer is too small for all images, or holds logits, which synthetic images do not have; the
-    buffer is then as it was.
+    Any preprocessing is undone, and the images are clamped to [0, 1]: Mammoth normalises and augments the images that it draws,
+    and some of its models convert them to pixels. ``tasks`` (task by class id) adds the buffer's ``task_labels``. Raises
+    ConfigError if the buffer is too small for all images, or holds logits, which synthetic images do not have; the
+    buffer then stays unchanged.
     """
     count = images.decoded_count
     if count > buffer.buffer_size:
         raise ConfigError(
-            f"the buffer has room for {buffer.buffer_size} images, the set has {count} to put there; make the buffer larger, "
+            f"the buffer has room for {buffer.buffer_size} images, but the set has {count}; make the buffer larger, "
             "or the set smaller (first())"
         )
     if "logits" in buffer.used_attributes:

@@ -1,4 +1,4 @@
-"""What Mammoth's data sets say of a task: its images before augmentation, their classes, and how they are normalised."""
+"""A task of Mammoth's datasets: its images before augmentation, their classes, and their normalisation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from atom_plugin.transforms.preprocessing import Preprocessing, to_uint8
 def task_source(dataset: Any) -> SourceData:
     """The current task's training images of a Mammoth ``ContinualDataset``, with Mammoth's class ids.
 
-    Taken are the images before augmentation that each sample has as its third part. Unlabelled samples (-1) are left out, and
-    random states are as before. Raises ConfigError where samples have no such part, or its values are outside [0, 1],
-    SourceError where no sample has a label.
+    The images before augmentation, the third part of each sample, are used. Unlabelled samples (-1) are left out. Random states
+    are restored. Raises ConfigError if samples have no third part, or its values are outside [0, 1]; SourceError if no
+    sample has a label.
     """
     samples = dataset.train_loader.dataset
     images, labels = [], []
-    with preserved_random_state():  # a sample's first part is augmented, with draws that the training must not miss
+    with preserved_random_state():  # a sample's first part is augmented; its draws must not change the training
         for index in range(len(samples)):
             sample = samples[index]
             if len(sample) < 3:
                 raise ConfigError(
-                    f"the data set's samples have {len(sample)} parts, expected (image, class, image before augmentation); "
-                    "make them as Mammoth's own data sets do"
+                    f"the dataset's samples have {len(sample)} parts, expected (image, class, image before augmentation); "
+                    "give them the form of Mammoth's datasets"
                 )
             if (label := int(sample[1])) >= 0:
                 images.append(_pixels(sample[2]))
@@ -48,7 +48,7 @@ def task_source(dataset: Any) -> SourceData:
 
 
 def class_names_of(dataset: Any) -> tuple[str, ...]:
-    """Names by Mammoth's class ids, which follow its class order; the ids where the data set gives no names."""
+    """Names by Mammoth's class ids, which follow its class order; the ids if the dataset gives no names."""
     try:
         return tuple(map(str, dataset.get_class_names()))
     except NotImplementedError:
@@ -56,7 +56,7 @@ def class_names_of(dataset: Any) -> tuple[str, ...]:
 
 
 def normalisation_of(dataset: Any, image_shape: tuple[int, int, int]) -> Preprocessing:
-    """What the data set's normalisation does to images (C, H, W). Raises ConfigError where that is no mean and std."""
+    """The dataset's normalisation of images (C, H, W). Raises ConfigError if it does not have a mean and std."""
     transform = dataset.get_normalization_transform()
     channels = image_shape[0]
     if transform is None:
@@ -65,18 +65,18 @@ def normalisation_of(dataset: Any, image_shape: tuple[int, int, int]) -> Preproc
         mean, std = (torch.as_tensor(getattr(transform, name)).float().flatten() for name in ("mean", "std"))
     except AttributeError:
         raise ConfigError(
-            f"the data set normalises with {type(transform).__name__}, expected torchvision's Normalize, whose mean and std "
-            "can be read; use one"
+            f"the dataset normalises with {type(transform).__name__}, expected torchvision's Normalize, whose mean and std "
+            "can be read; use Normalize"
         ) from None
     return Preprocessing(mean=mean.expand(channels), std=std.expand(channels), image_shape=image_shape)
 
 
 def _pixels(image: Any) -> torch.Tensor:
-    """uint8 (C, H, W) of what ``ToTensor`` gives."""
+    """uint8 (C, H, W) from the result of ``ToTensor``."""
     low, high = float(image.min()), float(image.max())
-    if not (low >= 0 and high <= 1):  # so that NaN is refused, too
+    if not (low >= 0 and high <= 1):  # also refuses NaN
         raise ConfigError(
-            f"the images before augmentation hold values from {low:.3g} to {high:.3g}, expected [0, 1] as ToTensor gives; do "
-            "not normalise them"
+            f"the images before augmentation hold values from {low:.3g} to {high:.3g}, expected [0, 1], the range of "
+            "ToTensor; do not normalise them"
         )
     return to_uint8(image)

@@ -1,4 +1,4 @@
-"""A replay memory that is filled task by task from Mammoth's data sets."""
+"""A replay memory that is filled task by task from Mammoth's datasets."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 class TaskMemory:
-    """At most ``size`` stored images in all, shared from the start by all ``classes`` that will come.
+    """At most ``size`` stored images in total, divided from the start among all ``classes`` of the stream.
 
-    ``fill`` is a matcher, which distils, or a selection method. ``options``, a JSON object, are ``overrides`` of the one in
-    :mod:`atom_plugin.replay.suppliers` which fills it and stores uint8 pixels unless they say otherwise. ``stored``, a file
-    of a set with the data set's class names, in any order, takes the place of both. Raises ConfigError for options that do not
-    fit, PluginError for a matcher that cannot be loaded, StoreError for a set that cannot be read.
+    ``fill`` is a matcher for the distillation, or a selection method. ``options``, a JSON object, are ``overrides`` of the
+    supplier in :mod:`atom_plugin.replay.suppliers`, which stores uint8 pixels by default. ``stored``, a file of a set with the
+    dataset's class names in any order, replaces both. Raises ConfigError for options that do not fit, PluginError for a matcher
+    that cannot be loaded, StoreError for a set that cannot be read.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class TaskMemory:
 
     @property
     def images(self) -> SyntheticSet:
-        """What is held, as stored. Raises ConfigError while that is nothing."""
+        """The stored images. Raises ConfigError if there are none yet."""
         return self._held.images
 
     def add_task(self, dataset: Any) -> None:
-        """Take in the classes of the current task of a Mammoth data set. Random states are the same after as before.
+        """Add the classes of the current task of a Mammoth dataset. Random states are restored.
 
-        Raises ConfigError for a set whose classes are not the data set's, and what the supplier raises.
+        Raises ConfigError for a set whose classes differ from the dataset's, and the supplier's errors.
         """
         with preserved_random_state(), torch.enable_grad():
             if self._stored is None:
@@ -72,11 +72,11 @@ class TaskMemory:
             self._held.add(new)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to one HDF5 file, an ordinary set. Raises ConfigError while it is empty, StoreError where writing fails."""
+        """Write to one HDF5 file, an ordinary set. Raises ConfigError if it is empty, StoreError if writing fails."""
         self._held.save(path, force=force)
 
     def as_bytes(self) -> torch.Tensor:
-        """The bytes of the file that :meth:`save` writes, uint8; none while there are no images."""
+        """The bytes of the file that :meth:`save` writes, uint8; none if there are no images."""
         if not len(self._held):
             return torch.zeros(0, dtype=torch.uint8)
         with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ class TaskMemory:
             return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
 
     def restore(self, saved: torch.Tensor) -> None:
-        """Go on with what :meth:`as_bytes` gave. Raises StoreError where that is damaged."""
+        """Continue with the result of :meth:`as_bytes`. Raises StoreError if it is damaged."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "memory.h5"
             path.write_bytes(saved.cpu().numpy().tobytes())
@@ -114,12 +114,12 @@ def _supplier(fill: str, options: Mapping[str, Any], seed: int, device: str) -> 
 
 
 def _with_class_ids(stored: SyntheticSet, names: tuple[str, ...]) -> SyntheticSet:
-    """``stored`` with the ids that ``names`` give its classes. Raises ConfigError where they are other classes."""
+    """``stored`` with its classes numbered as in ``names``. Raises ConfigError if the classes differ."""
     if sorted(stored.class_names) != sorted(names) or len(set(names)) < len(names):
         mine, theirs = (sorted(set(a) - set(b)) for a, b in ((stored.class_names, names), (names, stored.class_names)))
         raise ConfigError(
-            f"the set's classes are not the data set's: only the set has {shown(mine)}, only the data set {shown(theirs)}; "
-            "make the set from the same classes, named alike"
+            f"the set's classes are not the dataset's: only the set has {shown(mine)}, only the dataset {shown(theirs)}; "
+            "make the set from the same classes, with the same names"
         )
     stored = stored.with_class_labels("a replay memory")
     ids = torch.tensor([names.index(name) for name in stored.class_names])

@@ -210,7 +210,7 @@ def test_samples_of_another_layout_are_refused_in_a_line(sample, words):
 
 
 def test_an_empty_experience_is_refused():
-    with pytest.raises(ConfigError, match="experience holds no samples"):
+    with pytest.raises(ConfigError, match="experience has no samples"):
         processed_policy(Budget(ipc=1), supplier=SELECTED).check(experience_of([]))
 
 
@@ -302,7 +302,7 @@ def test_avalanches_strategies_train_and_test_with_the_policy(stored, name, kind
 )  # MER fails on such a stream before it has a memory
 def test_strategies_that_take_task_labels_only_say_so(stored, name):
     policy = processed_policy(Budget(ipc=3), supplier=PrecomputedSupplier([stored]), class_names=DATA.class_names)
-    with pytest.raises(ConfigError, match=rf"{name} takes samples \(x, y, task\) only.*with task labels") as caught:
+    with pytest.raises(ConfigError, match=rf"{name} takes only samples \(x, y, task\).*with task labels") as caught:
         policy.post_adapt(MADE[name](policy), stream_of().train_stream[0])
     assert "\n" not in str(caught.value)
     assert len(policy.memory) == 0

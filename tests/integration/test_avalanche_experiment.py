@@ -394,7 +394,7 @@ def test_a_kept_set_in_another_preprocessing_is_refused(data, tmp_path):
     experiment(data, tmp_path).run("random", 0, 0)
     for path in tmp_path.glob("*.state*"):
         path.unlink()
-    with pytest.raises(AtomError, match="another preprocessing"):
+    with pytest.raises(AtomError, match="different preprocessing"):
         experiment(data, tmp_path, zca=True).run("random", 0, 0)
 
 
@@ -406,7 +406,7 @@ def test_a_policys_name_is_safe_in_file_names():
 
 
 def test_more_steps_than_classes(data, tmp_path):
-    with pytest.raises(ConfigError, match="5 classes cannot arrive in 6 steps"):
+    with pytest.raises(ConfigError, match="5 classes cannot be split into 6 steps"):
         experiment(data, tmp_path, steps=6)
 
 

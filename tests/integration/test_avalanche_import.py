@@ -123,10 +123,10 @@ def load(monkeypatch, tmp_path):
     [
         (
             "import no_such_module",
-            "cannot be imported, since 'no_such_module' is missing; install it anew with: pip install",
+            "cannot be imported because 'no_such_module' is missing; reinstall it with: pip install",
         ),
         ("from json import nothing", r"cannot be imported \(ImportError: cannot import name 'nothing'"),
-        ("raise RuntimeError('old')", r"cannot be imported \(RuntimeError: old\); install it anew with: pip install"),
+        ("raise RuntimeError('old')", r"cannot be imported \(RuntimeError: old\); reinstall it with: pip install"),
     ],
 )
 def test_a_broken_one_is_told_from_a_missing_one(load, text, words):

@@ -421,7 +421,7 @@ def test_the_papers_class_orders_and_steps():
         np.random.set_state(state)
     assert split_classes([5, 3, 1, 0, 2], 2) == [[5, 3, 1], [0, 2]]
     for steps in (0, 6):
-        with pytest.raises(ConfigError, match=f"5 classes cannot arrive in {steps} steps; choose 1 to 5"):
+        with pytest.raises(ConfigError, match=f"5 classes cannot be split into {steps} steps; choose 1 to 5"):
             split_classes([5, 3, 1, 0, 2], steps)
 
 
@@ -455,5 +455,5 @@ def test_a_plugin_without_a_policy_is_refused_when_it_is_made(plugin, given):
 
 def test_a_policy_in_the_place_of_a_plugin_is_refused_before_training():
     policy = processed_policy(Budget(ipc=1), supplier=SELECTED)
-    with pytest.raises(ConfigError, match=r"no plugin: .* plugins=\[SyntheticReplay\(memory\)\]"):
+    with pytest.raises(ConfigError, match=r"not a plugin: .* plugins=\[SyntheticReplay\(memory\)\]"):
         strategy_with(policy).train(stream_of().train_stream[0])

@@ -292,9 +292,9 @@ def test_missing_foreign_newer_and_damaged_files(tmp_path):
     whole = path.read_bytes()
     for foreign in (b"", b"\n", b"text", b"\xff" * 100, whole[30:]):
         path.write_bytes(foreign)
-        assert "no stream state of this package" in refused(path)
+        assert "not a stream state of this package" in refused(path)
     torch.save({"a": 1}, path)
-    assert "no stream state of this package" in refused(path)
+    assert "not a stream state of this package" in refused(path)
     path.write_bytes(whole.replace(b" 1 ", b" 2 ", 1))
     assert "version 2, this release reads 1; update" in refused(path)
     for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:60], whole[:-300] + b"\x01" + whole[-299:]):
@@ -315,8 +315,10 @@ def test_the_memory_missing_or_damaged_beside_the_state(tmp_path):
 def test_another_strategy_or_policy(tmp_path):
     path = tmp_path / "a.state"
     saved_after_one("replay", path)
-    assert "the optimiser was SGD, it is Adam here" in refused(path, "replay with Adam and distillation", ConfigError)
-    assert "0 TrainFromMemory plugins were saved, 1 are here" in refused(path, "from memory", ConfigError)
+    assert "the saved optimiser is SGD, this one is Adam" in refused(
+        path, "replay with Adam and distillation", ConfigError
+    )
+    assert "the saved strategy has 0 TrainFromMemory plugins, this one 1" in refused(path, "from memory", ConfigError)
     assert "has a memory, but none was given" in refused(path, "replay", ConfigError, with_policy=False)
     saved_after_one("naive with Adam", path)
     held = policy()
@@ -328,13 +330,13 @@ def test_another_strategy_or_policy(tmp_path):
 def test_another_model(tmp_path, monkeypatch):
     saved_after_one("replay", tmp_path / "a.state")
     monkeypatch.setitem(KINDS, "replay", (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6)), *KINDS["replay"][1:]))
-    assert "was saved from another strategy" in refused(tmp_path / "a.state", "replay", ConfigError)
+    assert "was saved from a different strategy" in refused(tmp_path / "a.state", "replay", ConfigError)
 
 
 def test_an_optimiser_of_something_else_cannot_be_saved(tmp_path):
     made, _ = strategy("replay")
     made.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
-    with pytest.raises(ConfigError, match="not the model's"):
+    with pytest.raises(ConfigError, match="parameters that the model does not have"):
         save_stream(tmp_path / "a.state", made)
     assert not list(tmp_path.iterdir())
 
@@ -360,5 +362,5 @@ def test_groups_of_parameters_keep_their_own_settings(tmp_path):
     load_stream(tmp_path / "a.state", again, other)
     assert run(again, [1]) == whole
     single, other = strategy("replay")
-    with pytest.raises(ConfigError, match="2 groups of parameters, it has 1 here"):
+    with pytest.raises(ConfigError, match="2 groups of parameters, this one has 1"):
         load_stream(tmp_path / "a.state", single, other)

@@ -126,7 +126,11 @@ WRONG = [
     (("atom.h5", "--picture", "pairs.txt"), 2, "pairs.txt"),
     (("atom.h5", "--scores", "atom.h5"), 2, "atom.h5"),
     (("atom.h5", "--shadow", "s.h5", "--csv", "s.h5"), 2, "s.h5"),
-    (("atom.h5", "--csv", "a.csv", "--scores", "a.csv"), 2, "one file"),
+    (
+        ("atom.h5", "--csv", "a.csv", "--scores", "a.csv"),
+        2,
+        "--csv a.csv and --scores a.csv are the same file; give different names",
+    ),
     (("part.h5",), 2, "class"),
 ]
 

@@ -380,7 +380,7 @@ CASES = [
     (2, "no policy is called 'atm'; did you mean 'atom'?", (*REPLAY, "--policy", "atm")),
     (2, "no policy is called 'real-byte'; did you mean 'real-bytes'?", (*REPLAY, "--policy", "real-byte")),
     (2, "name them with --memory", (*REPLAY, "--policy", "stored")),
-    (2, "10 classes cannot arrive in 11 steps; choose 1 to 10", (*REPLAY, "--steps", "11")),
+    (2, "10 classes cannot be split into 11 steps; choose 1 to 10", (*REPLAY, "--steps", "11")),
     (1, "there is no folder no", (*REPLAY, "-o", "no/a")),
     (2, "has no file name", (*REPLAY, "-o", ".")),
     (1, "has 139 training image(s), fewer than the 140", ("consume", "replay", "--ipc", "140", *TINY)),

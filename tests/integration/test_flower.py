@@ -306,10 +306,10 @@ def test_where_no_client_sends_an_image_the_weights_stay():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"config": small_config(image_init="set:mine.h5")}, "files of this machine"),
-        ({"config": replace(CONFIG, extend="mine.h5")}, "files of this machine"),
+        ({"config": small_config(image_init="set:mine.h5")}, "files on this machine"),
+        ({"config": replace(CONFIG, extend="mine.h5")}, "files on this machine"),
         ({"config": small_config(zca_eps=0.1)}, "ZCA whitening"),
-        ({"config": small_config(matching_model="resnet10"), "radius": 1.0}, "'resnet10' beside a radius"),
+        ({"config": small_config(matching_model="resnet10"), "radius": 1.0}, "'resnet10' and a radius"),
         ({"radius": 0.0}, "radius must be above 0"),
         ({"radius": float("nan")}, "radius must be above 0"),
     ],
@@ -362,7 +362,7 @@ def test_a_server_cannot_make_a_client_read_its_files():
     message = messages(merging(), ArrayRecord())[0]
     record = message.content["distillation"]
     record["config"] = str(record["config"]).replace('"image_init": "random"', '"image_init": "set:/etc/passwd"')
-    with pytest.raises(ConfigError, match="files of this machine"):
+    with pytest.raises(ConfigError, match="files on this machine"):
         answer(message, PARTS[0], device="cpu")
 
 

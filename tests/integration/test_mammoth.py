@@ -107,7 +107,7 @@ def test_what_does_not_fit_a_buffer_is_refused_and_leaves_it_alone():
     made = make_set(classes=3, ipc=2, shape=(3, 8, 8), factor=2)
     buffer = stand_in.Buffer(23)
     buffer.add_data(torch.ones(1, 3, 8, 8), labels=torch.tensor([7]))
-    with pytest.raises(ConfigError, match=r"room for 23 images, the set has 24 .*make the buffer larger"):
+    with pytest.raises(ConfigError, match=r"room for 23 images, but the set has 24; make the buffer larger"):
         fill_buffer(buffer, made)
     buffer = stand_in.Buffer(24)
     buffer.add_data(torch.ones(1, 3, 8, 8), labels=torch.tensor([7]), logits=torch.zeros(1, 3))
@@ -141,7 +141,7 @@ def test_unlabelled_samples_are_left_out():
         ((torch.zeros(3, 8, 8), 0), "samples have 2 parts, expected .image, class, image before augmentation"),
         (
             (torch.zeros(3, 8, 8), 0, torch.full((3, 8, 8), 1.5)),
-            r"values from 1.5 to 1.5, expected \[0, 1\] as ToTensor",
+            r"values from 1.5 to 1.5, expected \[0, 1\], the range of ToTensor",
         ),
         ((torch.zeros(3, 8, 8), 0, torch.full((3, 8, 8), torch.nan)), r"values from nan to nan, expected \[0, 1\]"),
     ],
@@ -212,7 +212,7 @@ def test_a_stored_set_is_taken_by_its_class_names(tmp_path):
 def test_a_stored_set_of_other_classes_is_refused(tmp_path):
     make_set(classes=6, ipc=1, shape=(3, 8, 8), class_names=("cat", *DATA.class_names[1:])).save(tmp_path / "set.h5")
     memory = TaskMemory(18, classes=6, stored=str(tmp_path / "set.h5"))
-    with pytest.raises(ConfigError, match=r"only the set has \['cat'\], only the data set \['class 0'\]; make the set"):
+    with pytest.raises(ConfigError, match=r"only the set has \['cat'\], only the dataset \['class 0'\]; make the set"):
         memory.add_task(task())
 
 
@@ -319,7 +319,7 @@ def test_a_task_that_is_skipped_is_not_distilled(mammoth):
 
 def test_a_checkpoint_without_a_memory_is_refused(mammoth):
     buffer = run(model_of(mammoth), 1).buffer.serialize()
-    with pytest.raises(ConfigError, match=r"holds no memory .*go on from one of this model"):
+    with pytest.raises(ConfigError, match=r"holds no memory .*use a checkpoint of this model"):
         model_of(mammoth).load_buffer(buffer)
     empty = through_a_file(stand_in.checkpoint(model_of(mammoth)))["model"]
     fresh = model_of(mammoth)
@@ -368,7 +368,9 @@ def test_a_library_that_mammoth_misses_is_named(mammoth, monkeypatch, tmp_path):
         (folder / "__init__.py").touch()
     (tmp_path / "models" / "utils" / "continual_model.py").write_text("import a_library_of_mammoth")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingExtraError, match="'a_library_of_mammoth' is missing; install what its pyproject"):
+    with pytest.raises(
+        MissingExtraError, match="'a_library_of_mammoth' is missing; install the requirements in its pyproject"
+    ):
         importlib.reload(mammoth)
     for name in ("models", "models.utils"):
         del sys.modules[name]

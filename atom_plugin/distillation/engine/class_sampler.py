@@ -8,7 +8,7 @@ import torch
 
 from atom_plugin.errors import SourceError
 
-# A class of at most so many batches is shuffled whole; a larger one is drawn from with rejection, which then seldom repeats.
+# A class of at most this many batches is shuffled completely; a larger class is sampled with rejection of rare repeats.
 _SHUFFLED = 4
 _LARGEST_DRAW = 2**62
 
@@ -16,8 +16,8 @@ _LARGEST_DRAW = 2**62
 class ClassSampler:
     """Draws class-major index batches from ``labels`` (N,), whose classes are 0 … ``classes`` - 1.
 
-    The cost of a batch does not depend on N. If the labels are sorted by class nothing is stored per image, else one int64
-    each. Raises SourceError if a class has no image.
+    The cost of a batch does not depend on N. If the labels are sorted by class, nothing is stored per image; otherwise one
+    int64 is. Raises SourceError if a class has no image.
     """
 
     def __init__(self, labels: torch.Tensor, classes: int) -> None:
@@ -30,11 +30,11 @@ class ClassSampler:
         self._order = None if in_order else labels.argsort(stable=True)
 
     def sample(self, per_class: int, *generators: torch.Generator) -> torch.Tensor:
-        """Indices (len(generators), classes * per_class), a batch for each of ``generators``: without replacement.
+        """Indices (len(generators), classes * per_class): a batch, drawn without replacement, for each of ``generators``.
 
-        A class with too few images repeats them in turn. Each class's images come in a uniformly random order: a class of up to
-        four batches is shuffled by random keys; a larger one is drawn with replacement until enough different images have come,
-        of which the first are taken. A batch does not depend on the other batches drawn with it.
+        A class with too few images repeats them in turn. The images of each class are in a uniformly random order: a class of
+        up to four batches is shuffled by random keys; a larger class is drawn with replacement until there are enough different
+        images, and the first are used. A batch does not depend on the other batches drawn with it.
         """
         places = torch.empty(len(generators), len(self.counts), per_class, dtype=torch.int64)
         small = self.counts <= _SHUFFLED * per_class

@@ -1,14 +1,13 @@
 """The random draws of each iteration, made in the background before the device needs them: one block of bytes per iteration.
 
-Everything is drawn on the CPU from the iteration's own generator, in the order of the plain step, so that a run on any device
-sees the same networks, images and augmentations. A block holds the network's parameters, the chosen images, the augmentation
-and the learning rate in one piece of page-locked memory: one asynchronous copy a step, some 1.3 MB for a ConvNet-3 of width
-128.
+The CPU draws everything from the iteration's generator, in the order of the plain step, so that a run on any device uses the
+same networks, images and augmentations. A block holds the network's parameters, the selected images, the augmentation and the
+learning rate in one piece of page-locked memory: one asynchronous copy a step, about 1.3 MB for a ConvNet-3 of width 128.
 
 Iterations do not depend on each other, so several threads draw ahead. They share Python's lock, which each of torch's
-operations releases and waits for, so few operations per block matter more than many threads. So a thread draws several blocks
-together, and computes what it can for all of them at once; the parameters stay in the order of the draws, and the device puts
-them in the order that convolutions take.
+operations releases and waits for, so few operations per block matter more than many threads. Therefore a thread draws several
+blocks together, and shares operations among them; the parameters stay in the order of the draws, and the device converts them
+to the memory order of convolutions.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ DrawInto = Callable[[ConvNet, torch.Generator], torch.Tensor | None]
 
 Views = dict[str, torch.Tensor]
 _TOGETHER, _CHUNK_BYTES = 8, 2**26  # blocks that a thread draws together, and the most bytes of these
-_ALIGNMENT = 256  # bytes; what a GPU's allocator gives, and its wide loads ask for
+_ALIGNMENT = 256  # bytes; the alignment of a GPU's allocator, which wide loads need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +63,14 @@ def _aligned(count: int) -> int:
 
 
 def point_at(network: ConvNet, flat: torch.Tensor) -> None:
-    """Make the parameters of ``network`` views of ``flat`` (their number,), one after the other."""
+    """Make the parameters of ``network`` consecutive views of ``flat`` (their number,)."""
     held = list(network.parameters())
     for parameter, part in zip(held, flat.split([each.numel() for each in held]), strict=True):
         parameter.data = part.view(parameter.shape)
 
 
 def point_at_channels_last(network: ConvNet, flat: torch.Tensor) -> torch.Tensor:
-    """As :func:`point_at`, with channels-last convolutions; returns the position of each value of ``flat`` without it."""
+    """:func:`point_at` with channels-last convolutions; returns each value's position in :func:`point_at`'s order."""
     order, start = [], 0
     for parameter in network.parameters():
         places = torch.arange(start, start + parameter.numel()).view(parameter.shape)
@@ -88,20 +87,20 @@ def point_at_channels_last(network: ConvNet, flat: torch.Tensor) -> torch.Tensor
 
 
 def _one_core() -> None:
-    """Limit the calling thread's operations to one core; the teams of eight threads would compete for cores."""
+    """Limit the calling thread's operations to one core, so that the threads do not compete for cores."""
     from threadpoolctl import threadpool_limits
 
-    torch.get_num_threads()  # what torch sets at its first call in a thread is set now, not after the limit
+    torch.get_num_threads()  # torch's first call in a thread sets the number of threads; it must come before the limit
     threadpool_limits(1, user_api="openmp")
 
 
 class StepInputs:
     """Blocks of the iterations of a run, in order, drawn ahead of their use.
 
-    Each holds the parameters that ``draw_into`` gives a copy of ``network``, with ``calibrates`` those of the trained network
-    that it returns, the draw of ``augmentation``, the real images that ``batches`` choose
-    (their indices, where the device holds all images), and the learning rate that ``rate`` gives. ``threads`` draw: up to four,
-    unless it says how many; the attribute may be set before the first block is asked for.
+    Each block holds the parameters that ``draw_into`` sets in a copy of ``network``; with ``calibrates``, the weights of the
+    trained network that it returns; the draw of ``augmentation``; the real images of ``batches`` (their indices if the device
+    holds all images); and the learning rate of ``rate``. ``threads`` is the number of drawing threads, by default up to four;
+    the attribute may be set before the first call of :meth:`block`.
     """
 
     def __init__(
@@ -140,11 +139,11 @@ class StepInputs:
         self._waiting: deque[Future[Sequence[torch.Tensor]]] = deque()
         self._ready: deque[torch.Tensor] = deque()
         self._next = self._asked = (
-            0  # the iteration whose block is first of those ready, or waited for; the first not asked for
+            0  # the iteration of the first block that is ready or waited for; the first iteration not yet requested
         )
 
     def block(self, iteration: int) -> torch.Tensor:
-        """The bytes of ``iteration``; they are ready if iterations are asked for in order."""
+        """The bytes of ``iteration``; they are ready if iterations are requested in order."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="step-inputs", initializer=_one_core)
         if iteration != self._next:
@@ -181,7 +180,7 @@ class StepInputs:
         choice, uniforms = torch.cat([each.choice for each in draws]), torch.cat([each.uniforms for each in draws])
         plans = self.augmentation.plan(
             choice, uniforms, batches.image_shape[1:]
-        )  # of all at once: it is many small operations
+        )  # for all at once, because a plan takes many small operations
         views["plan"].copy_(plans.unflatten(0, (len(iterations), -1)))
         chosen = batches.drawn(iterations).flatten(1)
         if "indices" in views:
@@ -200,7 +199,7 @@ class StepInputs:
             self._pool = None
 
     def _drop(self, following: int) -> None:
-        """Forget the draws made ahead; iterations are asked for from ``following`` on."""
+        """Discard the draws made ahead; the next request is for ``following``."""
         while self._waiting:
             self._waiting.pop().cancel()
         self._ready.clear()

@@ -1,4 +1,4 @@
-"""The real batches of a run: which images, known an iteration ahead, and their preprocessed pixels on the device."""
+"""The real batches of a run: the selection of images, known an iteration ahead, and their preprocessed pixels."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from atom_plugin.runtime.device import copies_from_pinned, free_memory, on_host
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.preprocessing import Preprocessing
 
-# Whitened images are kept as floats where all of them fit into this, and a run asks for each this often on average.
+# Whitened images are kept as floats if all fit into these bytes, and a run uses each image this often on average.
 PREPARED_BYTES, PREPARED_USES = 2**30, 4
 # The part of a GPU's free memory that the uint8 images may take.
 DEVICE_SHARE = 0.5
-_SLICE = 1024  # images at a time, wherever all are gone through
+_SLICE = 1024  # images at a time, in passes over all images
 
 
 class RealBatches:
     """Real images of every class for every iteration: :meth:`choose` selects them, :meth:`fetch` loads them.
 
-    Where the pixels are kept follows from the source, the config and the device, and never changes what a batch holds:
+    The source, the config and the device determine the storage of the pixels, which does not change the batches:
 
-    - Images that are whitened are kept as preprocessed floats where these fit into :data:`PREPARED_BYTES` and the run draws
-      each image :data:`PREPARED_USES` times on average. Values differ from whitening per batch by rounding alone; the rule
-      reads nothing but config and source, so that a resumed run keeps to it.
-    - A GPU holds all uint8 images where they fit into :data:`DEVICE_SHARE` of its free memory; it gathers and preprocesses.
-    - Else a CPU gathers from a source in memory.
-    - What is left, a source on disk and images that a GPU has no room for, is read a batch ahead by a thread, into pinned
-      memory for a GPU. See :class:`~atom_plugin.distillation.engine.prefetch.Prefetcher`.
+    - Whitened images are kept as preprocessed floats if these fit into :data:`PREPARED_BYTES` and the run draws each image
+      :data:`PREPARED_USES` times on average. Values differ from whitening per batch only by rounding; the rule depends only
+      on config and source, so that a resumed run follows it too.
+    - A GPU holds all uint8 images if they fit into :data:`DEVICE_SHARE` of its free memory; it gathers and preprocesses them.
+    - Otherwise a CPU gathers from a source in memory.
+    - A thread reads all other images, from disk or for a GPU without enough memory, one batch ahead, into pinned memory for a
+      GPU. See :class:`~atom_plugin.distillation.engine.prefetch.Prefetcher`.
 
     Batches come to the device of ``preprocessing``: ``per_class`` images of each class in each of ``iterations``. Raises
     SourceError for a class without images.
@@ -64,7 +64,7 @@ class RealBatches:
     def choose(self, iteration: int) -> torch.Tensor:
         """The training images of ``iteration``: int64 (K, per_class) on the CPU, drawn by :class:`ClassSampler`.
 
-        Their generator depends on seed and iteration alone, so any iteration's batch is known at any time, and any process can
+        Their generator depends only on seed and iteration, so any iteration's batch is known at any time, and any process can
         fetch parts of it.
         """
         if iteration not in self._drawn:
@@ -85,7 +85,7 @@ class RealBatches:
         return held
 
     def preprocessed(self, images: torch.Tensor) -> torch.Tensor:
-        """Some of :attr:`held` as networks see them, float32."""
+        """Preprocessed images, float32, from rows of :attr:`held`."""
         if images.is_floating_point():
             return images
         seen: torch.Tensor = self.preprocessing.forward(images)
@@ -117,7 +117,7 @@ class RealBatches:
         """End the reading thread, if there is one; a later :meth:`fetch` may start it again."""
         self._prefetcher.close()
 
-    # Both are made at the first batch, since not every holder of batches fetches any.
+    # Both are made at the first batch, because some users of the class do not fetch images.
     @cached_property
     def _prepared(self) -> torch.Tensor | None:
         return self._all(self.preprocessing.forward, torch.float32) if self._worth_preparing() else None
@@ -130,12 +130,12 @@ class RealBatches:
         return self._all(lambda part: part, torch.uint8) if fits else None
 
     def _read(self, rows: torch.Tensor) -> torch.Tensor:
-        # Page-locked memory comes from a caching allocator, which gives a buffer out again only when its copies are done.
+        # Page-locked memory comes from a caching allocator, which reuses a buffer only after its copies have finished.
         out = torch.empty(len(rows), *self.image_shape, dtype=torch.uint8, pin_memory=copies_from_pinned(self.device))
         return self._train.rows(rows, out=out)
 
     def _all(self, of: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        """``of`` applied to every image, on the device, in slices: slices of a fixed size give the same bytes every time."""
+        """``of`` applied to every image, on the device, in slices; their fixed size gives the same bytes every time."""
         out = torch.empty(len(self._train), *self.image_shape, dtype=dtype, device=self.device)
         for target, part in zip(out.split(_SLICE), self._train.parts(_SLICE), strict=True):
             target.copy_(of(part.to(self.device)))

@@ -5,15 +5,14 @@ A format is a module, an object or a class without arguments, registered through
 
 - ``write(synthetic_set, path, *, force, **options)``: write the set, return notes on what was converted or lost (a list
   of strings, or None);
-- ``read(path, context, **options)``: return a :class:`~atom_plugin.store.synthetic_set.SyntheticSet`, made with what the
-  :class:`~atom_plugin.store.formats.context.ImportContext` knows beside the file.
+- ``read(path, context, **options)``: return a :class:`~atom_plugin.store.synthetic_set.SyntheticSet`, made from the file and
+  the :class:`~atom_plugin.store.formats.context.ImportContext`.
 
-Its options are the keyword arguments of the two. ``write`` is handed decoded images, float32 and preprocessed, one for each
-tile of a packed set; a format that stores packed images itself has ``TAKES_PACKED = True``, and is handed them as float32. One
-that stores soft labels and a learned learning rate has ``HOLDS_SOFT_LABELS = True``; of others a note says what is left out.
-A format that writes one file may name its ``KIND`` of :data:`~atom_plugin.runtime.endings.ENDINGS`, so that names of other
-kinds are refused.
-docs/formats.md says what each built-in format holds.
+Its options are the keyword arguments of the two. ``write`` gets decoded images, float32 and preprocessed, one for each tile of
+a packed set; a format with ``TAKES_PACKED = True`` stores packed images, and gets them as float32. A format with
+``HOLDS_SOFT_LABELS = True`` stores soft labels and a learned learning rate; for other formats, a note lists what is left out.
+A format that writes one file may name its ``KIND`` in :data:`~atom_plugin.runtime.endings.ENDINGS`, so that file names of
+other kinds are refused. docs/formats.md describes the contents of each built-in format.
 """
 
 from __future__ import annotations
@@ -76,12 +75,10 @@ def export_set(
 
 
 def _left_out(synthetic_set: SyntheticSet) -> list[str]:
-    """What a format without soft labels does not hold of the set."""
+    """Notes on the parts of the set that a format without soft labels leaves out."""
     notes = []
     if synthetic_set.soft_labels is not None:
-        notes.append(
-            f"labels are the classes of the images: the soft labels ({synthetic_set.soft_labels.kind}) are not in it"
-        )
+        notes.append(f"labels are class ids: the soft labels ({synthetic_set.soft_labels.kind}) are not in it")
     if synthetic_set.learned_lr is not None:
         notes.append(f"the learned learning rate, {synthetic_set.learned_lr:.6g}, is not in it")
     return notes

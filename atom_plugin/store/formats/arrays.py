@@ -1,6 +1,6 @@
 """Arrays named images and labels, from any tool: .npz, .npy, a torch file with a dict or a pair, or a folder of two files.
 
-Read only. KIP, FRePo, RFAD and others save such files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
+Read only. KIP, FRePo, RFAD and others save these files: images (N, C, H, W) or (N, H, W, C), labels (N,) or one value for each
 class. ``pixels`` is the coding of the images: true-colour ([0, 1]), bytes (0 to 255), standardised, or whitened.
 """
 
@@ -56,9 +56,9 @@ def read(
     label_kind: str | None = None,
     trust_pickle: bool = False,
 ) -> SyntheticSet:
-    """``images`` and ``labels`` are the names of the two, where they are not common ones.
+    """``images`` and ``labels`` are the names of the two arrays, if they differ from the common ones.
 
-    Soft labels that are no probabilities are scores: tools that write such files learn them by regression.
+    Soft labels that are not probabilities are scores: tools that write these files learn them by regression.
     """
     if pixels not in (None, *PIXELS):
         raise ConfigError(f"pixels must be one of {', '.join(PIXELS)}, not {pixels!r}")
@@ -119,7 +119,7 @@ def _name(
         return names[0]
     if not names and absent:
         return None
-    how = f"none of {', '.join(known[:4])} …" if not names else f"several that may be {what}"
+    how = f"none of {', '.join(known[:4])} …" if not names else f"several arrays that may be {what}"
     raise ConfigError(f"{path}: holds {_listed(found)}, {how}; name the {what} with --option {what}=NAME")
 
 
@@ -135,7 +135,7 @@ def _channels_first(images: torch.Tensor, where: str, context: ImportContext) ->
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        context.note("images had their channels last, and were transposed")
+        context.note("images with channels last were transposed")
         return images.permute(0, 3, 1, 2)
     if images.ndim != 4:
         raise StoreError(f"{where}: found images of shape {tuple(images.shape)}, expected (N, C, H, W) or (N, H, W, C)")

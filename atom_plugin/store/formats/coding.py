@@ -15,8 +15,8 @@ from atom_plugin.transforms.whitening import DATADAM_EPS, inverted
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, on the [0, 1] scale."""
 
-# What `get_dataset` of DatasetCondensation standardises with, by the names of this package's sources; tinyimagenet, which
-# is a folder here, by the name that these toolkits give it.
+# The constants of DatasetCondensation's `get_dataset`, by the names of this package's sources; tinyimagenet, which is a
+# folder source here, by these toolkits' name.
 DATASET_CONDENSATION: dict[str, Constants] = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion-mnist": ((0.2861,), (0.3530,)),
@@ -105,7 +105,7 @@ def per_channel(name: str, value: Any) -> tuple[float, ...] | None:
 
 
 def both_or_none(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Constants | None:
-    """Mean and std together. Raises ConfigError where only one is given."""
+    """Mean and std together. Raises ConfigError if only one is given."""
     if mean is None or std is None:
         if mean is not std:
             raise ConfigError("found a mean without a std, or a std without a mean; give both")

@@ -152,10 +152,10 @@ class ImportContext:
         soft: SoftLabels | None = None,
         learned_lr: float | None = None,
     ) -> SyntheticSet:
-        """The set of ``images`` (N, C, H, W), float32 or uint8, coded as ``coding`` says (None: in [0, 1]) and class-major.
+        """The set of ``images`` (N, C, H, W), float32 or uint8, in the coding ``coding`` (None: [0, 1]); class-major.
 
-        ``labels`` (N,) and ``soft`` are by the ids of the file. The set has the preprocessing of ``--like``, else that of the
-        file. Raises ConfigError where labels, class names or shapes do not fit each other.
+        ``labels`` (N,) and ``soft`` use the ids of the file. The set has the preprocessing of ``--like``, or else of the file.
+        Raises ConfigError if labels, class names or shapes do not fit each other.
         """
         shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
         self._check_shape(shape)
@@ -231,22 +231,22 @@ class ImportContext:
         return torch.tensor([table[found] for found in labels.tolist()], dtype=torch.int64)
 
     def _mapped_soft(self, soft: SoftLabels, names: tuple[str, ...]) -> SoftLabels:
-        """A value for each of ``names``, by name. Raises ConfigError where the file's classes are not as many, or others."""
+        """The soft labels in the order of ``names``, by name. Raises ConfigError if the file's classes differ."""
         if soft.classes != len(names):
             raise ConfigError(
                 f"the file's soft labels are over {soft.classes} classes, but there are {len(names)} class names "
-                f"({listed(names, most=3)}); give those of its own source, or --option soft_labels=argmax"
+                f"({listed(names, most=3)}); give the class names of its source, or --option soft_labels=argmax"
             )
         if self.class_map is None:
             return soft
         table = self._table(self.class_map, range(soft.classes), names)
         place = torch.tensor([table[found] for found in range(soft.classes)])
         if len(place.unique()) < len(place):
-            raise ConfigError("--class-map gives two ids of the file one class; name every class once")
+            raise ConfigError("--class-map gives two ids of the file the same class; name every class once")
         return replace(soft, values=torch.empty_like(soft.values).index_copy(1, place, soft.values))
 
     def _table(self, class_map: Mapping[int, str], ids: Iterable[int], names: tuple[str, ...]) -> dict[int, int]:
-        """The ids of ``names`` by those of the file. Raises ConfigError for a class that is in neither."""
+        """The ids of ``names`` by the ids of the file. Raises ConfigError for a class that is in neither."""
         self._use("class_map")
         label_of = {composed(name): label for label, name in enumerate(names)}
         table = {}

@@ -1,7 +1,7 @@
 """DATM's folder: images_best.pt, labels_best.pt with logits of soft labels, and lr_best.pt, the learned learning rate.
 
 ``distill/evaluation.py`` of DATM takes the three as ``--data_dir``, ``--label_dir`` and ``--lr_dir``; networks learn the
-softmax of the logits. Images are coded as MTT's. TESLA's folders are read too.
+softmax of the logits. Images have MTT's coding. The format also reads TESLA's folders.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def write(
     zca: bool | None = None,
     lr: float | None = None,
 ) -> list[str]:
-    """Coded as for MTT. ``lr``: the learning rate to write where the set has none of its own, or another than its own."""
+    """Images in MTT's coding. ``lr``: the learning rate to write instead of the set's, or if the set has none."""
     soft = synthetic_set.soft_labels
     if soft is None:
         raise ConfigError("DATM's labels are soft, and the set has none; export it as mtt")
     rate = _rate(lr, synthetic_set.learned_lr)
     images, _, notes = toolkit_tensors(synthetic_set, _TOOLKIT, mean=mean, std=std, zca=zca)
-    order = synthetic_set.labels.argsort(stable=True)  # as toolkit_tensors has the images
+    order = synthetic_set.labels.argsort(stable=True)  # the image order of toolkit_tensors
     files = {IMAGES: dumps(images), LABELS: dumps(_logits(soft.at(order)))}
     if rate is None:
-        notes.append(f"there is no {RATE}, which DATM's evaluation asks for: --option lr=0.01 writes one")
+        notes.append(f"there is no {RATE}, which DATM's evaluation needs: --option lr=0.01 writes one")
     else:
         files[RATE] = dumps(torch.tensor(rate, dtype=torch.float64))
     if soft.kind == "probabilities":
-        notes.append("probabilities were written as logits, their logarithms")
+        notes.append("probabilities were converted to logits, their logarithms")
     write_files(path, files, force=force)
     return notes
 
@@ -63,10 +63,10 @@ def _rate(given: Any, learned: float | None) -> float | None:
 
 
 def _logits(soft: SoftLabels) -> torch.Tensor:
-    """What softmax makes the labels' probabilities of. Raises ConfigError for scores, which are none."""
+    """The logits whose softmax gives the labels' probabilities. Raises ConfigError for scores, which have no probabilities."""
     if soft.kind == "scores":
         raise ConfigError(
-            "the set's soft labels are scores, of which softmax makes no probabilities; export it as npz or pt"
+            "the set's soft labels are scores, which DATM's softmax cannot use; export the set as npz or pt"
         )
     if soft.kind == "logits":
         return soft.values

@@ -1,7 +1,7 @@
 """DC-BENCH's folder of results: PATH/<METHOD>/<DATASET>/IPC<n>/ with a result file, or images and labels, standardised.
 
-PATH is the folder that DC-BENCH calls distilled_results. DC, DSA and DM store DatasetCondensation's dict, of which its loaders
-take the last experiment; TM, random and Kmeans store two tensors, with "images" and "labels" in their file names. KIP's .npz
+PATH is the folder that DC-BENCH calls distilled_results. DC, DSA and DM store DatasetCondensation's dict, whose last
+experiment its loaders use; TM, random and Kmeans store two tensors, with "images" and "labels" in their file names. KIP's .npz
 sets use their own whitening, which has no inverse, and cannot be read.
 """
 
@@ -117,7 +117,7 @@ def _ipc_folder(path: Path, wanted: dict[str, Any]) -> Path:
         return chosen[0]
     if not chosen:
         kinds = f", {len(found)} others" if found else ""
-        raise StoreError(f"{path}: holds no folder METHOD/DATASET/IPC<n> as asked for{kinds}; check path and options")
+        raise StoreError(f"{path}: holds no requested folder METHOD/DATASET/IPC<n>{kinds}; check path and options")
     first = ", ".join(item.relative_to(path).as_posix() for item in chosen[:4])
     raise ConfigError(
         f"{path}: holds {len(chosen)} sets ({first}{' …' if len(chosen) > 4 else ''}); give the path of one, or choose with "

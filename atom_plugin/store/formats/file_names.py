@@ -10,7 +10,7 @@ from atom_plugin.errors import StoreError
 from atom_plugin.runtime.folders import write_folder
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
-_INDEXES = {"classes.json", "metadata.jsonl"}  # files of the formats that stand beside class folders
+_INDEXES = {"classes.json", "metadata.jsonl"}  # files of the formats that are next to class folders
 _LONGEST = 100
 
 
@@ -35,7 +35,7 @@ def require_folder(path: Path, holding: Collection[str]) -> None:
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """A file name for each class: valid on every common system, at most 100 bytes, and no two alike."""
+    """A file name for each class: valid on every common system, at most 100 bytes, and unique."""
     taken: set[str] = set()
     names = []
     for label, class_name in enumerate(class_names):

@@ -32,7 +32,7 @@ def write(
 ) -> list[str]:
     """``image_format``: png, or webp (lossless, colour only). ``pixels`` can only be true-colour.
 
-    ``layout`` "rded": folders are numbered, 00000 and so on, as RDED's validation finds them.
+    ``layout`` "rded": folders are numbered 00000, 00001 and so on, as RDED's validation expects.
     """
     if pixels not in (None, "true-colour"):
         raise ConfigError(f"image files can store only true colours, not {pixels!r} pixels; export those as npz or pt")
@@ -48,7 +48,7 @@ def write(
 
 
 def _folders(held: SyntheticSet, layout: str) -> tuple[list[str], list[str]]:
-    """The name of every class's folder, and notes. Raises ConfigError for what RDED would not read."""
+    """The name of every class's folder, and notes. Raises ConfigError for a set that RDED cannot read."""
     if layout == "names":
         return folder_names(held.class_names), []
     if layout != "rded":
@@ -56,10 +56,10 @@ def _folders(held: SyntheticSet, layout: str) -> tuple[list[str], list[str]]:
     counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
     if len(set(counts)) > 1 or not sum(counts):
         raise ConfigError(
-            f"RDED reads as many images of every class, found {min(counts, default=0)} to {max(counts, default=0)}; leave "
+            f"RDED needs equally many images of every class, found {min(counts, default=0)} to {max(counts, default=0)}; leave "
             "layout=rded out"
         )
-    note = f"RDED's validation reads it with --ipc {counts[0]} --factor 1, and takes soft labels from its teacher alone"
+    note = f"RDED's validation reads it with --ipc {counts[0]} --factor 1, and takes soft labels only from its teacher"
     return [f"{label:05d}" for label in range(len(counts))], [note]
 
 
@@ -118,7 +118,7 @@ def _without_index(
                 "classes were given; give the classes of its source"
             )
         context.note(
-            f"the numbers of the folders ({present[0]} …) were taken for class ids: {present[-1]} is {given[max(places)]!r}"
+            f"the numbers of the folders ({present[0]} …) were read as class ids: {present[-1]} is {given[max(places)]!r}"
         )
         return None, dict(sorted(places.items()))
     expected = {name: label for label, name in enumerate(folder_names(given))}

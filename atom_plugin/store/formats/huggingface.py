@@ -137,7 +137,7 @@ configs:
 atom-plugin {__version__} ({made.iterations} iterations, seed {made.seed}).
 
 Preprocessing where it was made: {_line(held.preprocessing.describe())}.
-These files hold true colours, clipped and rounded to 8 bits. Networks trained on them want the same preprocessing for their
+These files hold true colours, clipped and rounded to 8 bits. Networks trained on them need the same preprocessing for their
 test images.
 """
 

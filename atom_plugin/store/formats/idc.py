@@ -2,7 +2,7 @@
 
 Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (2022), section 4: an image of H x H pixels
 is cut into factor x factor tiles, each enlarged bilinearly to H x H. A side that factor does not divide is padded with 0.5
-at the right and the bottom. A packed set is written as it is, with its factor; DANCE and NCFM read the same file.
+at the right and the bottom. A packed set is written packed, with its factor; DANCE and NCFM read the same file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def unpacked_pair(
 
 
 def padded_unpacked(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """As :func:`~atom_plugin.transforms.packing.unpack`, also if the factor does not divide the sides."""
+    """:func:`~atom_plugin.transforms.packing.unpack` for any sides, also if the factor does not divide them."""
     height, width = images.shape[2:]
     if height % factor == width % factor == 0:
         return unpack(images, factor)

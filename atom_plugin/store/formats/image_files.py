@@ -79,7 +79,7 @@ def write_images(
 
 
 def write_index(held: SyntheticSet, path: Path, folders: Sequence[str]) -> None:
-    """The index: id, name, number of images and, where there are any, folder of every class; ``folders`` by class id."""
+    """The index: id, name, number of images and, if it has images, folder of every class; ``folders`` by class id."""
     rows: list[dict[str, Any]] = []
     counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
     for label, (name, folder) in enumerate(zip(held.class_names, folders, strict=True)):

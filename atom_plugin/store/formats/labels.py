@@ -1,4 +1,4 @@
-"""Labels of foreign files: class ids, or a value for each class; checked, and what the values are found out."""
+"""Labels of other toolkits' files: class ids, or soft labels, whose kind is detected; both are checked."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ TREATMENTS = ("keep", "argmax", "refuse")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labels:
-    """``classes`` int64 (N,), by the ids of the file, and the soft labels that go with them, if there are any."""
+    """``classes`` int64 (N,), the class ids of the file, and the soft labels of the same images, if there are any."""
 
     classes: torch.Tensor
     soft: SoftLabels | None = None
 
     def repeated(self, times: int) -> Labels:
-        """Each ``times`` times, for the tiles of an image."""
+        """Each label repeated ``times`` times, for the tiles of an image."""
         soft = None if self.soft is None else self.soft.repeated(times)
         return Labels(classes=self.classes.repeat_interleave(times), soft=soft)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftReading:
-    """What an import does with soft labels: ``soft_labels`` is one of :data:`TREATMENTS`.
+    """The options of an import for soft labels: ``soft_labels`` is one of :data:`TREATMENTS`.
 
-    ``label_kind`` is what they are, one of :data:`~atom_plugin.store.soft_labels.KINDS`; None: probabilities where rows sum to
-    1, ``usual`` otherwise. Raises ConfigError for other values.
+    ``label_kind`` is one of :data:`~atom_plugin.store.soft_labels.KINDS`; None: probabilities if rows sum to 1, else ``usual``.
+    Raises ConfigError for other values.
     """
 
     soft_labels: str = "keep"
@@ -72,10 +72,10 @@ def checked_pair(value: Any, where: str, context: ImportContext, *, soft: SoftRe
 
 
 def class_by_class(images: int, classes: int, where: str) -> torch.Tensor:
-    """Labels of as many images of each class, one class after the other. Raises StoreError where they do not divide."""
+    """Labels of equally many images of each class, in class order. Raises StoreError if the images do not divide evenly."""
     if images % classes:
         raise StoreError(
-            f"{where}: has no labels, and {images} images are not equally many of {classes} classes; add them"
+            f"{where}: has no labels, and {images} images do not divide evenly among {classes} classes; add labels"
         )
     return torch.arange(classes).repeat_interleave(images // classes)
 
@@ -85,7 +85,7 @@ def checked_labels(
 ) -> Labels:
     """``value`` as ``count`` labels. Raises StoreError, naming ``where``.
 
-    Class ids are whole numbers, also stored as floats, or rows with a single 1. ``soft`` says what becomes of soft labels.
+    Class ids are whole numbers (possibly stored as floats), or rows with a single 1. ``soft``: the options for soft labels.
     """
     labels = plain_tensor(value, where, "(N,)")
     if labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1 and not labels.is_complex():
@@ -97,7 +97,7 @@ def checked_labels(
     if labels.dtype == torch.bool or labels.is_complex():
         raise StoreError(f"{where}: found labels of type {_name(labels)}, expected whole numbers")
     if soft.label_kind is not None:
-        raise ConfigError(f"{where}: holds class ids, on which label_kind has no effect; leave it out")
+        raise ConfigError(f"{where}: holds class ids, but label_kind applies only to soft labels; leave it out")
     return Labels(classes=_class_ids(labels, where, context))
 
 
@@ -107,7 +107,7 @@ def _class_ids(labels: torch.Tensor, where: str, context: ImportContext) -> torc
     if labels.is_floating_point():
         if not torch.equal(whole.double(), labels.double()):
             odd = float(labels.double()[whole != labels.double()][0])
-            raise StoreError(f"{where}: found labels such as {odd}, expected whole numbers; they are not class ids")
+            raise StoreError(f"{where}: found the label {odd}, expected whole numbers; these are not class ids")
         context.note(f"labels stored as {stored} were converted to whole numbers")
     if len(whole) and not 0 <= int(whole.min()) <= int(whole.max()) < 2**31:
         raise StoreError(
@@ -117,18 +117,20 @@ def _class_ids(labels: torch.Tensor, where: str, context: ImportContext) -> torc
 
 
 def _of_rows(labels: torch.Tensor, where: str, context: ImportContext, reading: SoftReading) -> Labels:
-    """Of a value for each class (N, K)."""
+    """The labels from one value for each image and class (N, K)."""
     values, classes = labels.float().contiguous(), labels.shape[1]
     if bool(((values == 0) | (values == 1)).all()) and bool((values.sum(1) == 1).all()):
-        context.note(f"labels are class ids, as rows of {classes} values with a single 1")
+        context.note(f"labels are class ids, stored as rows of {classes} values with a single 1")
         return Labels(classes=values.argmax(1))
     if reading.soft_labels == "refuse":
         raise StoreError(
-            f"{where}: found soft labels {tuple(labels.shape)}, expected class ids; --option soft_labels=keep takes them, "
-            "soft_labels=argmax the most likely class of each"
+            f"{where}: found soft labels {tuple(labels.shape)}, expected class ids; keep them with --option soft_labels=keep, "
+            "or take the most likely class with soft_labels=argmax"
         )
     if not bool(torch.isfinite(values).all()):
-        raise StoreError(f"{where}: found soft labels that are not finite; the training diverged, or it is damaged")
+        raise StoreError(
+            f"{where}: found soft labels that are not finite; the training diverged, or the file is damaged"
+        )
     if reading.soft_labels == "argmax":
         context.note(f"soft labels over {classes} classes were replaced by the most likely class")
         return Labels(classes=values.argmax(1))
@@ -137,7 +139,7 @@ def _of_rows(labels: torch.Tensor, where: str, context: ImportContext, reading: 
         soft = SoftLabels(values=values, kind=kind)
     except ConfigError as error:
         raise StoreError(f"{where}: {error}") from error
-    told = "" if reading.label_kind else ", by their values; --option label_kind=… says otherwise"
+    told = "" if reading.label_kind else ", judged by their values; --option label_kind=… sets another kind"
     context.note(f"soft labels over {classes} classes were kept as {kind}{told}")
     return Labels(classes=_classes(values, context), soft=soft)
 
@@ -151,9 +153,9 @@ def _sum_to_one(values: torch.Tensor) -> bool:
 
 
 def _classes(values: torch.Tensor, context: ImportContext) -> torch.Tensor:
-    """The class of the largest value; that of the place where images seem to stand class by class, most values agreeing.
+    """The class of each row's largest value; or the classes by position, in class order, if most rows agree with these.
 
-    A learned label may prefer another class than that of the image that it was learned for.
+    A learned label may have its largest value at another class than its image's class.
     """
     largest, (images, classes) = values.argmax(1), values.shape
     if not images or images % classes:
@@ -163,7 +165,7 @@ def _classes(values: torch.Tensor, context: ImportContext) -> torch.Tensor:
     if agreeing == images or 2 * agreeing <= images:
         return largest
     context.note(
-        f"images were taken class by class: of the soft labels {agreeing} of {images} have their largest value there"
+        f"assigned the images class by class: {agreeing} of {images} soft labels have their largest value at that class"
     )
     return by_place
 

@@ -1,9 +1,9 @@
-"""MTT's folder: images_best.pt and labels_best.pt, whitened where the run used ZCA.
+"""MTT's folder: images_best.pt and labels_best.pt, whitened if the run used ZCA.
 
-During a run the two are written as images_<iteration>.pt and labels_<iteration>.pt as well.
+During a run, MTT also writes images_<iteration>.pt and labels_<iteration>.pt.
 Images float32 (N, channels, H, W), labels int64 (N,). The loader standardises CIFAR-100 with CIFAR-10's constants; with
-``--zca`` it whitens plain [0, 1] images (kornia, eps 0.1), and the images are stored so. lr_best.pt is the learning rate
-learned with the images. Folders of DATM and TESLA, whose labels are soft, are read alike, and written by the format datm.
+``--zca`` it whitens plain [0, 1] images (kornia, eps 0.1), and the images are stored whitened. lr_best.pt is the learning rate
+learned with the images. This format also reads folders of DATM and TESLA, with soft labels; the format datm writes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(
     write_files(path, {IMAGES: dumps(images), LABELS: dumps(labels)}, force=force)
     return [
         *notes,
-        f"for MTT's evaluation alone: those of DATM and TESLA read soft labels and {RATE}, which --format datm writes",
+        f"only for MTT's evaluation: the evaluations of DATM and TESLA need soft labels and {RATE}, which --format datm writes",
     ]
 
 
@@ -49,7 +49,7 @@ def read(
 ) -> SyntheticSet:
     """``zca`` True: the images are whitened, as with MTT's ``--zca``; by default as the set of ``--like`` suggests.
 
-    ``iteration``: read the files of that number rather than the best ones. Soft labels that are no probabilities are logits.
+    ``iteration``: read the files of that number instead of the best. Soft labels that are not probabilities are logits.
     """
     files, soft = _files(path, iteration), SoftReading(soft_labels=soft_labels, label_kind=label_kind)
     images, labels = load_pair(*files, context, soft=soft, trust_pickle=trust_pickle)
@@ -80,14 +80,14 @@ def _files(path: Path, iteration: int | None) -> tuple[Path, Path]:
 
 
 def _rate(path: Path, context: ImportContext, trust_pickle: bool) -> float | None:
-    """The learning rate; None, with a note, for a number that is none."""
+    """The learning rate; None, with a note, for an invalid value."""
     found = load(path, context, trust_pickle=trust_pickle)
     try:
         rate = float(found)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{path}: found a {type(found).__name__}, expected one number, a learning rate") from error
     if not 0 < rate < float("inf"):
-        context.note(f"{path.name} holds {rate:g}, no learning rate above 0, and was left out")
+        context.note(f"{path.name} holds {rate:g}, which is not a learning rate above 0; it was left out")
         return None
     context.note(f"{path.name} holds the learned learning rate {rate:.6g}")
     return rate

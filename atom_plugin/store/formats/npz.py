@@ -36,7 +36,7 @@ def write(synthetic_set: SyntheticSet, path: Path, *, force: bool, pixels: str |
     tensors, chosen = number_fields(synthetic_set, pixels)
     refuse_existing(path, force=force)
     contents: dict[str, Any] = {key: tensor.numpy() for key, tensor in tensors.items()}
-    # Text as numpy text: arrays of Python objects would need a pickle to be read.
+    # Text is stored as numpy text: reading arrays of Python objects would need a pickle.
     contents["class_names"] = np.array(synthetic_set.class_names, dtype=str)
     contents |= {name: np.array(text) for name, text in text_fields(synthetic_set, chosen).items()}
     contents |= {"provenance": np.array(json.dumps(provenance_field(synthetic_set)))}

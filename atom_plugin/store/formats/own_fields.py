@@ -49,7 +49,7 @@ def number_fields(held: SyntheticSet, pixels: str | None) -> tuple[dict[str, tor
 
 
 def text_fields(held: SyntheticSet, pixels: str) -> dict[str, str]:
-    """The texts of a set beside its class names; ``pixels`` is what :func:`number_fields` says of the numbers."""
+    """The texts of a set except its class names; ``pixels`` is the coding that :func:`number_fields` gives."""
     return {"pixels": pixels} | ({} if held.soft_labels is None else {"soft_label_kind": held.soft_labels.kind})
 
 
@@ -95,7 +95,9 @@ def _soft_labels(found: Mapping[str, Any], shape: tuple[int, int], where: str) -
     if "soft_labels" not in found and "soft_label_kind" not in found:
         return None
     if "soft_labels" not in found or "soft_label_kind" not in found:
-        raise StoreError(f"{where}: holds one of soft_labels and soft_label_kind, expected both or none; it is damaged")
+        raise StoreError(
+            f"{where}: holds only one of soft_labels and soft_label_kind, expected both or none; it is damaged"
+        )
     values = _floats(found["soft_labels"], shape, "soft_labels", where)
     return SoftLabels(values=values, kind=found["soft_label_kind"])
 

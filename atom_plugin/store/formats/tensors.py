@@ -80,7 +80,7 @@ def one_array(path: Path, context: ImportContext) -> Any:
     """The array of a .npy file. Raises StoreError for anything else, and for Python objects."""
     with context.opened(path):
         try:
-            # Mapped first: where the file has fewer numbers than its head declares, no memory is taken for them.
+            # Mapped first: if the file has fewer numbers than its header declares, no memory is allocated for them.
             return np.array(np.lib.format.open_memmap(path, mode="r"))
         except (Exception, MemoryError) as error:
             what = " ".join(str(error).split())[:160] or type(error).__name__
@@ -116,7 +116,7 @@ def checked_images(value: Any, where: str) -> torch.Tensor:
 def plain_tensor(value: Any, where: str, shape: str) -> torch.Tensor:
     """``value``, an array or a tensor of numbers, as a tensor that holds all of them. Raises StoreError, naming ``where``.
 
-    Unsigned types of more than 8 bits, which torch can hardly compute with, come as int64.
+    Unsigned types of more than 8 bits, which few of torch's operations support, are converted to int64.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))

@@ -86,7 +86,7 @@ def test_packed_and_pixel_sets_are_made_too(pool_file, name, form):
         ("frepo", {"nested": "1,2"}, "compares more than class means"),
         ("dd", {"memory_budget": 100_000}, "all classes at once, which a memory budget of 100 KB cannot"),
         ("dd", {"network_state": "trajectory"}, "give a pool"),
-        ("mtt", {"matcher_options": {"expert_epochs": 7}}, "two of them 7 apart"),
+        ("mtt", {"matcher_options": {"expert_epochs": 7}}, "two epochs 7 apart"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(pool_file, name, overrides, words):
@@ -98,7 +98,8 @@ def test_what_cannot_be_is_refused_in_one_line(pool_file, name, overrides, words
 def test_more_maps_than_the_machine_has_room_for_are_refused(monkeypatch):
     monkeypatch.setattr(set_matching, "machine_memory", lambda: 100_000)
     with pytest.raises(
-        ConfigError, match=r"'dd' keeps the maps of 39 images at once, about .*.*room for 100 KB.*fewer steps"
+        ConfigError,
+        match=r"'dd' keeps the maps of 39 images at once, about .*, but 100 KB are available; use fewer steps",
     ):
         Distiller(small_config(matcher="dd", matcher_options={"steps": 2}), coloured_source(), device="cpu")
 

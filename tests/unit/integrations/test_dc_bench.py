@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     uneven = torch.arange(10).repeat_interleave(2)[1:]
     stored(tmp_path, ipc=7, labels=uneven)
     for dataset, ipc, error, part in [
-        ("cifar10", 2, ConfigError, "no data set 'cifar10'; it has CIFAR10, CIFAR100, tinyimagenet"),
+        ("cifar10", 2, ConfigError, "no dataset 'cifar10'; it has CIFAR10, CIFAR100, tinyimagenet"),
         ("CIFAR10", 1, StoreError, "IPC1"),
         ("CIFAR10", 3, ConfigError, "holds images of 3x16x16, CIFAR10 has 3x32x32"),
         ("CIFAR10", 4, ConfigError, "holds 0 to 4 images in each of 10 classes, expected 4 in each of 10"),

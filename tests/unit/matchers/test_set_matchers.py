@@ -145,7 +145,7 @@ def test_mtt_is_the_students_distance_from_the_expert(label_lr):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"expert_epochs": 4}, "two of them 4 apart"), ({"youngest": 2}, "the first from 2 to 3")],
+    [({"expert_epochs": 4}, "two epochs 4 apart"), ({"youngest": 2}, "the first from 2 to 3")],
 )
 def test_mtt_refuses_a_pool_without_such_ages(options, words):
     with pytest.raises(ConfigError, match=words) as caught:

@@ -25,7 +25,7 @@ def soft(values: list[list[float]], kind: str = "logits") -> SoftLabels:
         (torch.zeros(6), "logits", r"\(images, classes\) on the CPU, not torch.float32 \(6,\)"),
         (torch.zeros(2, 0), "logits", r"\(2, 0\)"),
         (torch.zeros(2, 3, device="meta"), "logits", "on meta"),
-        (torch.tensor([[0.0, float("nan"), float("inf")]]), "scores", "found 2 soft labels of 3 not finite"),
+        (torch.tensor([[0.0, float("nan"), float("inf")]]), "scores", "found 2 of 3 soft label values not finite"),
         (torch.tensor([[1.5, -0.5]]), "probabilities", r"probabilities down to -0\.5, expected 0 or more"),
         (torch.tensor([[0.5, 0.5], [0.5, 0.6]]), "probabilities", r"image 1 sum to 1\.1, expected 1"),
         ([[0.5, 0.5]], "probabilities", "soft labels must be a Tensor"),

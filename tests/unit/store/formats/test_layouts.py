@@ -146,7 +146,7 @@ def test_mtt_keeps_the_learning_rate(tmp_path):
     assert found.provenance.config["imported"]["files"] == 3
     torch.save(torch.tensor(-1.0), tmp_path / "set" / "lr_best.pt")
     assert import_set(tmp_path / "set", format="mtt", context=context).learned_lr is None
-    assert any("lr_best.pt holds -1, no learning rate above 0" in note for note in context.notes)
+    assert any("lr_best.pt holds -1, which is not a learning rate above 0" in note for note in context.notes)
     torch.save([], tmp_path / "set" / "lr_best.pt")
     with pytest.raises(StoreError, match="expected one number, a learning rate"):
         import_set(tmp_path / "set", format="mtt", context=context)
@@ -157,7 +157,7 @@ def test_mtt_keeps_the_learning_rate(tmp_path):
 def test_an_mtt_export_says_whose_evaluation_it_is_for(tmp_path):
     notes = export_set(make_set(), tmp_path / "mtt", format="mtt")
     assert [
-        note for note in notes if "DATM and TESLA read soft labels and lr_best.pt, which --format datm writes" in note
+        note for note in notes if "DATM and TESLA need soft labels and lr_best.pt, which --format datm writes" in note
     ]
     (row,) = (row for row in listing() if row.name == "datm")
     assert row.directions == ("export", "import")
@@ -174,7 +174,7 @@ def test_dd_ranking_without_labels(tmp_path):
     uneven = held(labels=torch.tensor([0, 1, 1, 2]))
     assert any("hard_labels" in note for note in export_set(uneven, tmp_path / "other", format="dd-ranking"))
     (tmp_path / "other" / "labels.pt").unlink()
-    with pytest.raises(StoreError, match="4 images are not equally many of 3 classes"):
+    with pytest.raises(StoreError, match="4 images do not divide evenly among 3 classes"):
         import_set(tmp_path / "other", format="dd-ranking", context=context)
 
 
@@ -200,7 +200,7 @@ def test_dc_bench_finds_sets_in_its_tree(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"holds 4 sets \(ATOM/CIFAR10/IPC2, DM/CIFAR10/IPC2"):
         find()
-    with pytest.raises(StoreError, match="holds no folder METHOD/DATASET/IPC<n> as asked for, 4 others"):
+    with pytest.raises(StoreError, match="holds no requested folder METHOD/DATASET/IPC<n>, 4 others"):
         find(ipc=7)
     with pytest.raises(StoreError, match="already exists"):
         export_set(one, root, format="dc-bench")

@@ -95,8 +95,8 @@ def test_code_in_our_own_formats(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (IMAGES, LABELS + 0.5, "found labels such as 0.5, expected whole numbers"),
-        (IMAGES, torch.full((6,), float("nan")), "found labels such as nan, expected whole numbers"),
+        (IMAGES, LABELS + 0.5, "found the label 0.5, expected whole numbers"),
+        (IMAGES, torch.full((6,), float("nan")), "found the label nan, expected whole numbers"),
         (IMAGES, LABELS - 1, "found labels -1 to 1, expected class ids of 0 or more"),
         (IMAGES, LABELS.bool(), "found labels of type bool, expected whole numbers"),
         (IMAGES, LABELS[:5], r"found labels of shape \(5,\), expected \(6,\)"),
@@ -154,7 +154,7 @@ def test_soft_labels_that_do_not_fit_what_was_given(tmp_path, format):
     line = refused(tmp_path / "set", format, ConfigError)
     assert "the file's soft labels are over 4 classes, but there are 3 class names" in line
     write(tmp_path / "hard", format, IMAGES, LABELS)
-    assert "label_kind has no effect" in refused(tmp_path / "hard", format, ConfigError, label_kind="logits")
+    assert "label_kind applies only to soft labels" in refused(tmp_path / "hard", format, ConfigError, label_kind="logits")
 
 
 @pytest.mark.parametrize(

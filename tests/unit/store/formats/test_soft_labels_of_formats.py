@@ -87,7 +87,7 @@ def test_a_set_through_datm(tmp_path, kind):
     leaning = SoftLabels(values=one.soft_labels.values + 5 * one.with_class_labels("a test").targets(), kind="logits")
     one = replace(one, soft_labels=leaning if kind == "logits" else SoftLabels(values=leaning.targets(), kind=kind))
     notes = export_set(one, tmp_path / "set", format="datm")
-    assert any("probabilities were written as logits" in note for note in notes) == (kind == "probabilities")
+    assert any("probabilities were converted to logits" in note for note in notes) == (kind == "probabilities")
     context = ImportContext(like=one)
     back = import_set(tmp_path / "set", format="datm", context=context)
     assert back.soft_labels.kind == "logits"
@@ -110,11 +110,11 @@ def test_probabilities_of_nought_are_finite_logits(tmp_path):
 def test_what_datm_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="DATM's labels are soft, and the set has none; export it as mtt"):
         export_set(make_set(), tmp_path / "set", format="datm")
-    with pytest.raises(ConfigError, match="are scores, of which softmax makes no probabilities"):
+    with pytest.raises(ConfigError, match="are scores, which DATM's softmax cannot use"):
         export_set(held("scores"), tmp_path / "set", format="datm")
     without = replace(held(), learned_lr=None)
     notes = export_set(without, tmp_path / "set", format="datm")
-    assert any("there is no lr_best.pt, which DATM's evaluation asks for: --option lr=0.01" in note for note in notes)
+    assert any("there is no lr_best.pt, which DATM's evaluation needs: --option lr=0.01" in note for note in notes)
     assert not (tmp_path / "set" / "lr_best.pt").exists()
     export_set(without, tmp_path / "other", format="datm", lr=0.02)
     assert float(torch.load(tmp_path / "other" / "lr_best.pt")) == 0.02
@@ -137,7 +137,7 @@ def test_soft_labels_of_others_are_kept(tmp_path, format, kind):
     assert torch.equal(found.labels, largest.sort(stable=True).values)
     assert torch.equal(found.soft_labels.values, values.detach().float()[largest.argsort(stable=True)])
     assert found.soft_labels.kind == kind
-    assert any(f"kept as {kind}, by their values; --option label_kind=" in note for note in context.notes)
+    assert any(f"kept as {kind}, judged by their values; --option label_kind=" in note for note in context.notes)
     as_scores = import_set(tmp_path / "set", format=format, context=ImportContext(like=one), label_kind="scores")
     assert as_scores.soft_labels.kind == "scores"
 
@@ -150,7 +150,7 @@ def test_images_that_stand_class_by_class_keep_their_class(tmp_path):
     found = import_set(tmp_path / "set", format="datm", context=context)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(found.soft_labels.values, values)
-    assert any("class by class: of the soft labels 5 of 6" in note for note in context.notes)
+    assert any("class by class: 5 of 6 soft labels" in note for note in context.notes)
 
 
 def test_rows_with_a_single_one_are_class_ids(tmp_path):
@@ -158,7 +158,7 @@ def test_rows_with_a_single_one_are_class_ids(tmp_path):
     context = ImportContext(like=held())
     found = import_set(tmp_path / "set", format="idc", context=context)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2] and found.soft_labels is None
-    assert any("labels are class ids, as rows of 3 values" in note for note in context.notes)
+    assert any("labels are class ids, stored as rows of 3 values" in note for note in context.notes)
 
 
 def test_tiles_have_the_soft_labels_of_their_images(tmp_path):
@@ -178,7 +178,7 @@ def test_a_class_map_turns_columns_too(tmp_path):
     assert torch.equal(found.soft_labels.values, ours[ours.argmax(1).argsort(stable=True)])
     for wrong, words in (
         ({0: "class 2", 1: "class 0"}, "no name for the id 2"),
-        ({0: "class 2", 1: "class 0", 2: "class 0"}, "gives two ids of the file one class"),
+        ({0: "class 2", 1: "class 0", 2: "class 0"}, "gives two ids of the file the same class"),
     ):
         with pytest.raises(ConfigError, match=words):
             import_set(tmp_path / "set", format="datm", context=ImportContext(like=one, class_map=wrong))
@@ -207,7 +207,7 @@ def test_other_formats_hold_classes_and_say_so(tmp_path):
 def test_folders_that_rded_finds(tmp_path):
     one = held(class_names=("żółw", "a/b", "c"))
     notes = export_set(one, tmp_path / "set", format="folder", layout="rded")
-    assert any("--ipc 2 --factor 1, and takes soft labels from its teacher alone" in note for note in notes)
+    assert any("--ipc 2 --factor 1, and takes soft labels only from its teacher" in note for note in notes)
     # As its loader goes: a folder of five digits for each class, the first files that the system lists.
     for label in range(3):
         files = sorted((tmp_path / "set" / str(label).zfill(5)).iterdir())
@@ -217,7 +217,7 @@ def test_folders_that_rded_finds(tmp_path):
         torch.testing.assert_close(shown, expected, rtol=0, atol=0.5 / 255 + 1e-6)
     back = import_set(tmp_path / "set", format="folder", context=ImportContext())
     assert back.class_names == one.class_names and torch.equal(back.labels, one.labels)
-    with pytest.raises(ConfigError, match="as many images of every class, found 1 to 2"):
+    with pytest.raises(ConfigError, match="equally many images of every class, found 1 to 2"):
         export_set(make_set(labels=torch.tensor([0, 0, 1, 2])), tmp_path / "no", format="folder", layout="rded")
     with pytest.raises(ConfigError, match="layout must be names or rded, not 'sre2l'"):
         export_set(one, tmp_path / "no", format="folder", layout="sre2l")
