@@ -154,7 +154,9 @@ def test_soft_labels_that_do_not_fit_what_was_given(tmp_path, format):
     line = refused(tmp_path / "set", format, ConfigError)
     assert "the file's soft labels are over 4 classes, but there are 3 class names" in line
     write(tmp_path / "hard", format, IMAGES, LABELS)
-    assert "label_kind applies only to soft labels" in refused(tmp_path / "hard", format, ConfigError, label_kind="logits")
+    assert "label_kind applies only to soft labels" in refused(
+        tmp_path / "hard", format, ConfigError, label_kind="logits"
+    )
 
 
 @pytest.mark.parametrize(
