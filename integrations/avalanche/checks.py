@@ -59,7 +59,7 @@ def check_sets(streams: Streams, ipc: int, orders: int) -> None:
         if int(few.min()) < ipc:
             raise ConfigError(
                 f"set {number} of the memory has {int(few.min())} image(s) of class {held.classes[int(few.argmin())]}, fewer "
-                f"than the requested {ipc} per class; lower --ipc, or give a larger set"
+                f"than the {ipc} per class that --ipc requests; lower --ipc, or give a larger set"
             )
     for order in range(orders):
         for step, classes in enumerate(streams.classes(order), start=1):
