@@ -79,7 +79,9 @@ def test_nothing_of_ours_warns_and_no_home_is_needed(tmp_path):
         import os, sys
         before = dict(os.environ)
         import torch, atom_plugin.integrations.avalanche
-        assert dict(os.environ) == before, "the environment was changed"
+        after = dict(os.environ)
+        after.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it, where something imports its compiler
+        assert after == before, "the environment was changed"
         assert "wandb" in sys.modules
         from avalanche_streams import *
         from atom_plugin.integrations.avalanche import SyntheticReplay, TrainFromMemory
