@@ -88,7 +88,8 @@ def merge(files: tuple[Path, ...], output: Path, force: bool) -> None:
     The sets must have the same class names and preprocessing. The joined set is sorted by class.
     """
     claim([Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=files)
-    from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+    from atom_plugin.store.concatenation import concatenate
+    from atom_plugin.store.synthetic_set import SyntheticSet
 
     merged = concatenate([SyntheticSet.load(file) for file in files], names=[str(file) for file in files])
     merged.save(output, force=force)

@@ -203,8 +203,8 @@ def import_(
     claim(
         [Output(path=output, option="-o", replace=force, kind="HDF5")], inputs=[*paths, beside.like, request.data_dir]
     )
+    from atom_plugin.store.concatenation import concatenate
     from atom_plugin.store.formats import import_set
-    from atom_plugin.store.synthetic_set import concatenate
 
     options = dict(option)
     if experiment is not None:

@@ -13,8 +13,9 @@ import torch
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError, require
+from atom_plugin.store.concatenation import concatenate
 from atom_plugin.store.provenance import Provenance, merged_provenance
-from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet, concatenate
+from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 _KEY = "replay_memory"
@@ -253,7 +254,7 @@ def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, Synthet
 def in_turns(parts: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
     """All images, class-major; within a class the parts are interleaved evenly, each in its own order.
 
-    Raises ConfigError as :func:`~atom_plugin.store.synthetic_set.concatenate`, which gets ``names``.
+    Raises ConfigError as :func:`~atom_plugin.store.concatenation.concatenate`, which gets ``names``.
     """
     joined = concatenate(parts, names=names)
     counts = [Counter(part.labels.tolist()) for part in parts]

@@ -16,7 +16,8 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, require, require_methods, shape_text, unknown
 from atom_plugin.replay.memory import first_images, in_turns
-from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.concatenation import concatenate
+from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 

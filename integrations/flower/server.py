@@ -22,7 +22,8 @@ from atom_plugin.integrations.flower.task import TASK, Task
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
-from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.concatenation import concatenate
+from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 _logger = logging.getLogger("atom_plugin")

@@ -19,8 +19,9 @@ from atom_plugin import store as library
 from atom_plugin.cli.main import main
 from atom_plugin.cli.store import store
 from atom_plugin.errors import ConfigError, SourceError, StoreError
+from atom_plugin.store.concatenation import concatenate
 from atom_plugin.store.formats import FORMATS
-from atom_plugin.store.synthetic_set import SyntheticSet, concatenate
+from atom_plugin.store.synthetic_set import SyntheticSet
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from atom_plugin.errors import AtomError
 from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.replay.memory import Budget, ReplayMemory
-from atom_plugin.store.synthetic_set import concatenate
+from atom_plugin.store.concatenation import concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 DATA, CONFIG, HELD = coloured_source(), small_config(), make_set()

@@ -13,7 +13,7 @@ from synthetic_sets import make_set
 from atom_plugin.audit.members import among, begun_from, check_made_of, examine, seen_images
 from atom_plugin.datasets import Split
 from atom_plugin.errors import ConfigError, SourceError
-from atom_plugin.store.synthetic_set import concatenate
+from atom_plugin.store.concatenation import concatenate
 
 
 @pytest.mark.parametrize("halve", [True, False])

@@ -11,7 +11,7 @@ from atom_plugin.errors import ConfigError, DivergenceError, SourceError
 from atom_plugin.evaluation import check_test_source, evaluate, find_test_source, network_of
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import ConvNetConfig
-from atom_plugin.store.synthetic_set import concatenate
+from atom_plugin.store.concatenation import concatenate
 
 CPU = torch.device("cpu")
 

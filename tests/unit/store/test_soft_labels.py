@@ -9,8 +9,8 @@ import torch
 from synthetic_sets import make_set
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.store.concatenation import concatenate
 from atom_plugin.store.soft_labels import KINDS, SoftLabels
-from atom_plugin.store.synthetic_set import concatenate
 
 
 def soft(values: list[list[float]], kind: str = "logits") -> SoftLabels:

@@ -9,8 +9,8 @@ from synthetic_sets import assert_equal_sets, make_set
 from torch.utils.data import DataLoader
 
 from atom_plugin.errors import ConfigError
+from atom_plugin.store.concatenation import concatenate
 from atom_plugin.store.provenance import Provenance
-from atom_plugin.store.synthetic_set import concatenate
 from atom_plugin.transforms.preprocessing import Preprocessing
 from atom_plugin.transforms.whitening import Whitening
 
