@@ -157,7 +157,7 @@ def check_numbers(what: str, defaults: Mapping[str, Any], given: Mapping[str, An
         default = defaults.get(name)
         if isinstance(value, str) and isinstance(default, (int, float)):
             raise ConfigError(
-                f"{what} does not accept {name}={shown(value)}; it must be {_WORDS[type(default)]} such as {default!r}"
+                f"{what} does not accept {name}={shown(value)}; it must be {_WORDS[type(default)]} (default: {default!r})"
             )
 
 

@@ -146,7 +146,7 @@ def refused():
 def test_what_cannot_be_shared_is_refused_in_a_line():
     for many, inseparable, fixed in in_processes(2, refused):
         assert many == "2 processes for 1 classes; start at most one per class"
-        assert "Cafe compares all classes at once, which 2 processes cannot" in inseparable
+        assert "Cafe compares all classes at once, which is impossible with 2 processes" in inseparable
         assert "choose another --normalisation" in fixed
 
 

@@ -91,7 +91,7 @@ def test_checkpoints_come_when_due(tmp_path):
 def test_resume_with_other_options_or_images_is_refused(tmp_path):
     path = tmp_path / "run.checkpoint"
     distill(small_config(), coloured_source(), device="cpu", checkpoint=path, checkpoint_every=2)
-    with pytest.raises(ConfigError, match=r"image_lr: 0.2, not 0.1"):
+    with pytest.raises(ConfigError, match=r"image_lr: 0.2 given, 0.1 there"):
         distill(small_config(image_lr=0.2), coloured_source(), device="cpu", checkpoint=path, resume=True)
     with pytest.raises(ConfigError, match="other images"):
         other = replace(coloured_source(), fingerprint="f" * 16)
@@ -231,7 +231,7 @@ def test_in_bfloat16_too_the_same_bytes_come_again_and_from_a_run_that_was_stopp
     assert torch.equal(first, again)
     stopped.stop_after(2, config, data, path)
     assert torch.equal(distill(config, data, device="cpu", checkpoint=path, resume=True).images, first)
-    with pytest.raises(ConfigError, match="precision: float32, not bfloat16"):
+    with pytest.raises(ConfigError, match="precision: float32 given, bfloat16 there"):
         stopped.stop_after(2, config, data, path)
         distill(replace(config, precision="float32"), data, device="cpu", checkpoint=path, resume=True)
 

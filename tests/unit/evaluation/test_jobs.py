@@ -131,7 +131,7 @@ def test_the_same_set_twice_is_refused_unless_its_network_is_another():
     assert len({job.key for job in jobs}) == 3, "the VGG is the same for both"
     with pytest.raises(ConfigError, match=r"0\.h5 and copy\.h5 have the same images; name them once"):
         plan_jobs([one, replace(one, name="copy.h5")], ["convnet"], QUICK)
-    with pytest.raises(ConfigError, match=r"0\.h5: holds no images"):
+    with pytest.raises(ConfigError, match=r"0\.h5: has no images"):
         nothing = replace(one.synthetic_set, images=one.synthetic_set.images[:0], labels=one.synthetic_set.labels[:0])
         plan_jobs([replace(one, synthetic_set=nothing)], ["convnet"], QUICK)
     with pytest.raises(ConfigError, match="'convnet' twice"):

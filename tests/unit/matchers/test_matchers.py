@@ -149,6 +149,6 @@ def test_a_plugins_option_of_another_type_is_a_wrong_option():
     name = "plain-of-this-test"
     if name not in MATCHERS.names():
         MATCHERS.register(name)(Plain)
-    with pytest.raises(ConfigError, match=r"does not accept balance='x'; it must be a number such as 1\.0"):
+    with pytest.raises(ConfigError, match=r"does not accept balance='x'; it must be a number .default: 1\.0"):
         make_matcher(name, {"balance": "x"})
     assert make_matcher(name, {"balance": 2}).balance == 2

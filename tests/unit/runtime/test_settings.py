@@ -73,7 +73,11 @@ def test_stored_names_become_todays() -> None:
 
 @pytest.mark.parametrize(
     ("default", "given", "said"),
-    [(1.0, "x", "a number such as 1.0"), (3, "y", "a whole number such as 3"), (True, "maybe", "true or false")],
+    [
+        (1.0, "x", r"a number \(default: 1.0\)"),
+        (3, "y", r"a whole number \(default: 3\)"),
+        (True, "maybe", "true or false"),
+    ],
 )
 def test_text_in_the_place_of_a_number_is_refused(default, given, said):
     with pytest.raises(ConfigError, match=f"the thing does not accept size='{given}'; it must be {said}"):

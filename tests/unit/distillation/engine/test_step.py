@@ -123,7 +123,7 @@ def test_a_chunked_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
         distill(config, data, device="cpu", checkpoint=path, stop_signal=lambda: next(calls))
     resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
     assert torch.equal(resumed.images, whole.images)
-    with pytest.raises(ConfigError, match="memory_budget: None, not"):
+    with pytest.raises(ConfigError, match="memory_budget: None given"):
         distill(dataclasses.replace(config, memory_budget=None), data, device="cpu", checkpoint=path, resume=True)
 
 
