@@ -83,8 +83,8 @@ class DatasetDistillation(SetMatcher):
     """
 
     steps: int = 10
-    step_size: float = 0.02
-    step_size_lr: float = 1e-3
+    step_size: float = 0.1
+    step_size_lr: float = 0.01
     loss_scale: float = 1.0
 
     loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "image_lr": 10.0}

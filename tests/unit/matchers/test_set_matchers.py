@@ -145,12 +145,21 @@ def test_mtt_is_the_students_distance_from_the_expert(label_lr):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"expert_epochs": 4}, "two epochs 4 apart"), ({"youngest": 2}, "the first from 2 to 3")],
+    [({"expert_epochs": 4}, "two epochs 4 apart"), ({"youngest": 2}, "the first from 2 to 2")],
 )
 def test_mtt_refuses_a_pool_without_such_ages(options, words):
     with pytest.raises(ConfigError, match=words) as caught:
         TrajectoryMatching(**options).check(network(), a_pool())
     assert "0, 1, 2, 3" in str(caught.value) and "--every 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [0, 1]), ({"oldest": 3}, [0, 1, 2, 3]), ({"youngest": 3}, [3]), ({"expert_epochs": 4, "oldest": 4}, [0, 1])],
+)
+def test_students_start_in_the_first_quarter_of_the_experts_training(options, expected):
+    pool = a_pool(epochs=(0, 1, 2, 3, 4, 5), networks=1)
+    assert TrajectoryMatching(**options)._starts(pool) == expected
 
 
 def test_mtt_refuses_to_run_without_a_pool():
