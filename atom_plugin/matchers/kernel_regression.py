@@ -65,7 +65,7 @@ class NeuralFeatureRegression(SetMatcher):
     loss_scale: float = 1.0
 
     label_kind: ClassVar[str] = "scores"
-    loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "augmentation": DEFAULT_STRATEGY, "image_lr": 10.0}
+    loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "augmentation": DEFAULT_STRATEGY, "image_lr": 100.0}
 
     def __post_init__(self) -> None:
         check_weights(self, "loss_scale", "label_lr", "ridge", "online_lr")

@@ -122,7 +122,7 @@ class DatasetDistillation(SetMatcher):
 class LabelDistillation(DatasetDistillation):
     """LD: soft labels of fixed images. ``label_lr`` is their logits' learning rate, ``label_share`` their initial value."""
 
-    label_lr: float = 10.0
+    label_lr: float = 30.0
     label_share: float = 0.9
 
     moves_images: ClassVar[bool] = False
