@@ -196,18 +196,21 @@ def steps_of(cell: Cell, data: SourceData, device: str, pools: Path, steps: int)
     }
 
 
-def measure(given: argparse.Namespace, cells: Iterable[Cell], lines: Path, steps: int = 3) -> None:
-    """A line of :func:`steps_of` for each distilled cell of the lowest seed, each measured in a process of its own."""
-    first = {cell.name: cell for cell in reversed(list(cells)) if "method" not in cell.options}
+def measure(given: argparse.Namespace, cells: Iterable[Cell], data: SourceData, lines: Path, steps: int = 3) -> None:
+    """A line of :func:`steps_of` for each distilled cell of the lowest seed, each measured in a process of its own.
+
+    Processes for a CPU are forked, so that all begin with the same memory; one that uses CUDA must not be.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if "method" not in cell.options:
+            first.setdefault(cell.name, cell)
+    context = multiprocessing.get_context("fork" if resolve_device(given.device).type == "cpu" else "spawn")
     for cell in first.values():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            found = process.submit(_measured, cell, given.data, given.device, given.out, steps).result()
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            found = process.submit(steps_of, cell, data, given.device, given.out, steps).result()
         jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "steps": steps, **found})
         print(f"{cell.key}: {found}", file=sys.stderr, flush=True)
-
-
-def _measured(cell: Cell, images: str | None, device: str, pools: Path, steps: int) -> dict[str, Any]:
-    return steps_of(cell, hold_out(load_images(images), 0.1), device, pools, steps)
 
 
 def main() -> None:
@@ -243,7 +246,7 @@ def main() -> None:
             )
             print(f"pool {name}: {seconds:.1f} s, {pool.accuracies}", file=sys.stderr, flush=True)
     if given.memory:
-        measure(given, cells_of(study), lines)
+        measure(given, cells_of(study), data, lines)
         return
     for cell in cells_of(study):
         path = given.out / f"{cell.key}.h5"
