@@ -70,7 +70,7 @@ def test_resuming_the_finished_set_of_an_older_release_reports_it(capsys):
         (("--inner-loop", "0"), "--inner-loop must be at least 1"),
         (("--network-lr", "0.1"), "network_lr (0.1) is only for network_epochs"),
         (("--matcher", "dc", "--matcher-option", "p_s=1"), "it takes the options loss_scale, biases"),
-        (("--matcher", "dc", "--matcher-option", "biases=maybe"), "biases must be true or false"),
+        (("--matcher", "dc", "--matcher-option", "biases=maybe"), "biases='maybe'; it must be true or false"),
         (("--matcher-option", "norm_s=l9"), "norm_s must be one of l2, l1, none"),
         (("--matcher-option", "layers=one"), "layers must be a list of block numbers"),
         (("--matcher-option", "layers=[9]"), "name block 9, the network has 2"),
