@@ -196,6 +196,17 @@ def test_ridge_predictions_of_the_images_themselves_are_their_labels():
     torch.testing.assert_close(ridge_predictions(images, images, labels, ridge=1e-12), labels)
 
 
+@pytest.mark.parametrize("width", [3, 8, 20])
+def test_ridge_predictions_in_float32_are_those_of_the_kernel_in_float64(width):
+    generator = torch.Generator().manual_seed(0)
+    real, images, labels = (torch.randn(n, d, generator=generator) for n, d in ((4, width), (8, width), (8, 3)))
+    kernel = images.double() @ images.double().T
+    inverse = torch.linalg.inv(kernel + 1e-6 * kernel.trace() / 8 * torch.eye(8))
+    expected = real.double() @ images.double().T @ inverse @ labels.double()
+    found = ridge_predictions(real, images, labels, ridge=1e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_networks_of_frepo_take_steps_of_torchs_adam_and_start_anew():
     matcher = NeuralFeatureRegression(networks=1, oldest=3, online_lr=0.01)
     plain = replace(
