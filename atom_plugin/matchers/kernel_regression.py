@@ -59,8 +59,7 @@ def ridge_predictions(
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralFeatureRegression(SetMatcher):
-    """FRePo: images and labels from which a regression on the features of a briefly trained network predicts the real images'
-    labels.
+    """FRePo: images and labels from which a regression on a young network's features predicts the real labels.
 
     ``networks`` networks train on the set, for up to ``oldest`` steps of Adam with ``online_lr``. ``label_lr`` is the learning
     rate of the labels (0: they stay fixed), ``ridge`` is lambda.

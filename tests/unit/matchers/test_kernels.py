@@ -177,7 +177,7 @@ def test_pixels_with_a_kernel():
         ("cafe", {"discrimination_weight": math.inf}, "discrimination_weight must be 0 or more"),
         ("cafe", {"loss_scale": "big"}, "matcher 'cafe' does not accept"),
         ("cafe", {"p_s": 4.0}, "it takes the options map_weight"),
-        ("dc", {"biases": "yes"}, "biases must be true or false, not 'yes'"),
+        ("dc", {"biases": "yes"}, "biases='yes'; it must be true or false"),
         ("dsa", {"loss_scale": math.nan}, "loss_scale must be 0 or more"),
     ],
 )
