@@ -28,6 +28,7 @@ PAGES = {
     HERE.parent / "docs" / "notes" / "accuracy.md": HERE / "results" / "accuracy.jsonl",
     HERE.parent / "docs" / "packing.md": HERE / "results" / "paper.jsonl",
     HERE.parent / "docs" / "any-ipc.md": HERE / "results" / "paper.jsonl",
+    HERE.parent / "docs" / "rivals.md": HERE / "results" / "paper.jsonl",
 }
 LEAD = "ATOM, table 1", "CIFAR-10"
 SETS = 3  # of a cell, before a difference has an interval and anything is called confirmed
@@ -57,6 +58,8 @@ def render(page: str, lines: Sequence[Line]) -> str:
         "any ipc": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-digits.jsonl"))),
         "any ipc cifar": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-cifar.jsonl"))),
         "growing": lambda _: grid(study_tables.growing(study_tables.read_lines("growing-digits.jsonl"))),
+        "rivals": lambda _: grid(study_tables.rivals(study_tables.read_lines("rivals.jsonl"))),
+        "rival steps": lambda _: grid(study_tables.rival_steps(study_tables.read_lines("rivals.jsonl"))),
         "step times": lambda _: grid(study_tables.step_times(study_tables.read_lines("any-ipc-time.jsonl"))),
     }
     block = re.compile(r"(<!-- ([a-z ]+) -->\n).*?(<!-- end -->)", re.S)

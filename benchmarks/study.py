@@ -3,11 +3,15 @@
 A cell is one set and how it is made: by distillation, or by selection where it names a `method`. A tenth of the training images
 is held out of all sets. The networks of all sets of one size train together, in one graph on a GPU, and are tested on the
 held-out images, which choices are made on, and on the test images, which none may be made on. Sets and one JSON line each,
-written as soon as known, stand in --out; a second call makes only the sets that are not there.
+written as soon as known, stand in --out; a second call makes only the sets that are not there. On a CPU networks train in turn,
+on the set's soft labels where it has some. --memory measures the steps of each cell and the memory that they ask for.
 
     [trainings.short]        # options of TrainConfig
     batch_size = 64
     epochs = 300
+
+    [network]                # of the networks that are tested: fields of ConvNetConfig (default: normalisation by size)
+    normalisation = "instance"
 
     [pools.five]             # trained networks for the cells that say pool = "five"
     networks = 5             # and every (epochs between kept ones), and options of TrainConfig
@@ -23,28 +27,32 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import peak_gigabytes
 from images import load_images
+from torch import nn
 
 from atom_plugin import store
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.distillation.loop import distill
+from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import selected_set
-from atom_plugin.errors import AtomError
+from atom_plugin.errors import AtomError, DivergenceError
 from atom_plugin.evaluation import network_seed
-from atom_plugin.evaluation.cuda_training import train_together
+from atom_plugin.evaluation.cuda_training import suits, train_together
 from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
-from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy
+from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
 from atom_plugin.models.convnet import ConvNet, ConvNetConfig
 from atom_plugin.models.network_pool import NetworkPool
 from atom_plugin.runtime import jsonl
@@ -68,7 +76,9 @@ class Cell:
         """A name for its file."""
         return f"{self.name}, seed {self.seed}".replace("/", "-").replace(" ", "_")
 
-    def make(self, data: SourceData, device: str, pools: Path) -> SyntheticSet:
+    def make(
+        self, data: SourceData, device: str, pools: Path, on_progress: Callable[[Progress], object] | None = None
+    ) -> SyntheticSet:
         """The set; a pool that it names is in the folder ``pools``."""
         kind = SelectConfig if "method" in self.options else DistillConfig
         options = {"recipe": "atom", "ipc": 10, **self.options}
@@ -80,7 +90,7 @@ class Cell:
         config = kind.from_recipe(recipe, image_shape=data.image_shape, seed=self.seed, **options)
         if isinstance(config, SelectConfig):
             return selected_set(config, data, device=device)
-        return distill(config, data, device=device)
+        return distill(config, data, device=device, on_progress=on_progress)
 
 
 def cells_of(study: Mapping[str, Any]) -> list[Cell]:
@@ -91,6 +101,15 @@ def cells_of(study: Mapping[str, Any]) -> list[Cell]:
         seeds = options.pop("seeds", [0])
         found += [Cell(name=name, seed=seed, options=options) for seed in seeds]
     return sorted(found, key=lambda cell: cell.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How sets are tested: by so many ``networks``, fields of whose ConvNetConfig are in ``network``."""
+
+    training: TrainConfig
+    network: Mapping[str, Any]
+    networks: int
 
 
 def _training(options: Mapping[str, Any]) -> TrainConfig:
@@ -114,23 +133,28 @@ def pool_of(data: SourceData, options: Mapping[str, Any], device: torch.device) 
 def judged(
     sets: Mapping[Cell, SyntheticSet],
     judges: Mapping[str, Split],
-    training: TrainConfig,
-    networks: int,
+    judging: Judging,
     device: torch.device,
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each set's accuracies on each of ``judges``, of ``networks`` networks each; sets of one size train together."""
+    """Each set's accuracies on each of ``judges``, of the networks of ``judging``.
+
+    On a GPU sets of one size train together, without soft labels; on a CPU each set's networks in turn.
+    """
     run = TrainingRun(device=device, precision=resolve_precision("auto", device))
-    sizes = {cell: held.decoded_count for cell, held in sets.items()}
-    for size, group in itertools.groupby(sorted(sets, key=sizes.__getitem__), key=sizes.__getitem__):
+    training = judging.training
+    together = suits(ConvNetConfig(), training, device)
+    sizes = {cell: (held.decoded_count, "" if together else cell.key) for cell, held in sets.items()}
+    for (size, _), group in itertools.groupby(sorted(sets, key=sizes.__getitem__), key=sizes.__getitem__):
         cells = list(group)
-        places = [(cell, repeat) for cell in cells for repeat in range(networks)]
+        places = [(cell, repeat) for cell in cells for repeat in range(judging.networks)]
+        chosen = ConvNetConfig(**{"normalisation": "batch" if size >= 100 else "instance", **judging.network})
+        seeds = [network_seed(cell.seed, repeat) for cell, repeat in places]
+        held = [sets[cell] for cell, _ in places]
         began = time.perf_counter()
-        trained = train_together(
-            [sets[cell] for cell, _ in places],
-            ConvNetConfig(normalisation="batch" if size >= 100 else "instance"),
-            training,
-            seeds=[network_seed(cell.seed, repeat) for cell, repeat in places],
-            run=run,
+        trained = (
+            train_together(held, chosen, training, seeds=seeds, run=run)
+            if together
+            else [_trained(one, chosen, training, seed, run) for one, seed in zip(held, seeds, strict=True)]
         )
         seconds = time.perf_counter() - began
         reached: dict[Cell, dict[str, list[float]]] = {cell: {name: [] for name in judges} for cell in cells}
@@ -141,6 +165,52 @@ def judged(
                     reached[cell][name].append(found)
         for cell in cells:
             yield cell, {**reached[cell], "training seconds of all": seconds, "trained": len(places)}
+
+
+def _trained(
+    held: SyntheticSet, network: ConvNetConfig, training: TrainConfig, seed: int, run: TrainingRun
+) -> nn.Module | DivergenceError:
+    try:
+        return train(held, network, training, seed=seed, run=run)
+    except DivergenceError as error:
+        return error
+
+
+def steps_of(cell: Cell, data: SourceData, device: str, pools: Path, steps: int) -> dict[str, Any]:
+    """Seconds of a step, of processor time and by the clock, and the peak of memory, in GB, of a process of its own.
+
+    Also what the process holds before the first step. To be called once in a process.
+    """
+    options = {**cell.options, "iterations": steps + 1}
+    stamps: list[tuple[float, float]] = []
+    before = peak_gigabytes(device)
+    replace(cell, options=options).make(
+        data, device, pools, on_progress=lambda _: stamps.append((time.perf_counter(), time.process_time()))
+    )
+    wall, processor = ((last - first) / steps for first, last in zip(stamps[0], stamps[-1], strict=True))
+    return {
+        "seconds a step": wall,
+        "processor seconds a step": processor,
+        "GB before": before,
+        "GB at most": peak_gigabytes(device),
+    }
+
+
+def measure(given: argparse.Namespace, cells: Iterable[Cell], data: SourceData, lines: Path, steps: int = 3) -> None:
+    """A line of :func:`steps_of` for each distilled cell of the lowest seed, each measured in a process of its own.
+
+    Processes for a CPU are forked, so that all begin with the same memory; one that uses CUDA must not be.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if "method" not in cell.options:
+            first.setdefault(cell.name, cell)
+    context = multiprocessing.get_context("fork" if resolve_device(given.device).type == "cpu" else "spawn")
+    for cell in first.values():
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            found = process.submit(steps_of, cell, data, given.device, given.out, steps).result()
+        jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "steps": steps, **found})
+        print(f"{cell.key}: {found}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -154,6 +224,7 @@ def main() -> None:
     parser.add_argument(
         "--sets-only", action="store_true", help="make the sets; a later call tests them, here or elsewhere"
     )
+    parser.add_argument("--memory", action="store_true", help="measure time and memory of steps; make no set")
     given = parser.parse_args()
     study, began = read_toml(given.cells), time.perf_counter()
     device = resolve_device(given.device)
@@ -174,10 +245,13 @@ def main() -> None:
                 lines, {"cell": name, "pool": options, "seconds": seconds, "accuracies": list(pool.accuracies), **about}
             )
             print(f"pool {name}: {seconds:.1f} s, {pool.accuracies}", file=sys.stderr, flush=True)
+    if given.memory:
+        measure(given, cells_of(study), data, lines)
+        return
     for cell in cells_of(study):
         path = given.out / f"{cell.key}.h5"
         if not path.exists():
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             if started - began + longest > 60 * given.minutes:
                 print(f"{cell.key}: left out, no time left", file=sys.stderr)
                 continue
@@ -189,12 +263,13 @@ def main() -> None:
             seconds = time.perf_counter() - started
             longest = max(longest, seconds)
             store.write(made, path)
-            jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), "seconds": seconds, **about})
+            taken = {"seconds": seconds, "processor seconds": time.process_time() - worked}
+            jsonl.append(lines, {"cell": cell.key, "options": dict(cell.options), **taken, **about})
             print(f"{cell.key}: {seconds:.1f} s", file=sys.stderr, flush=True)
         sets[cell] = store.read(path)
     for name, options in ({} if given.sets_only else study["trainings"]).items():
-        training = _training(options)
-        for cell, result in judged(sets, judges, training, given.networks, device):
+        judging = Judging(training=_training(options), network=study.get("network", {}), networks=given.networks)
+        for cell, result in judged(sets, judges, judging, device):
             jsonl.append(lines, {"cell": cell.key, "training": {name: options}, **result, **about})
             shown = "; ".join(f"{on} {' '.join(f'{value:.4f}' for value in result[on])}" for on in judges)
             print(f"{cell.key}, {name}: {shown}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md, packing.md and any-ipc.md from the lines of scripts here in benchmarks/results/.
+"""Tables of docs/results.md, packing.md, any-ipc.md and rivals.md from the lines of scripts here in benchmarks/results/.
 
 A row is a cell: its sets' networks tested on held-out training images, where choices are made, and on the test images.
 """
@@ -15,6 +15,16 @@ Line = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 # What the papers print at 10 images per class, best of their networks' or last epoch; packed 2x2 but for ATOM.
 PUBLISHED = {"untrained": "M3D 63.5", "pool, calibration 100": "IDC 67.5, DANCE 70.8, NCFM 71.8 (best epoch)"}
+
+# ATOM, table 3: seconds of a step and MB of a GPU at most, by images per class; an A100, CIFAR-10.
+PRINTED_STEPS = {
+    "dc": {1: ("0.16", "3515"), 10: ("3.31", "3621")},
+    "dsa": {1: ("0.22", "3513"), 10: ("4.47", "3639")},
+    "dm": {1: ("0.08", "3323"), 10: ("0.08", "3455")},
+    "mtt": {1: ("0.36", "2711"), 10: ("0.40", "8049")},
+    "datadam": {1: ("0.09", "3452"), 10: ("0.08", "3561")},
+    "atom": {1: ("0.10", "3601"), 10: ("0.10", "4314")},
+}
 
 
 def read_lines(name: str) -> list[Line]:
@@ -49,6 +59,45 @@ def choices(lines: Sequence[Line], study: str) -> dict[str, Sequence[str]]:
         "seconds": [f"{held[0]['seconds']:.1f}" for _, held in ordered],
         "held-out images": [_mean(held, "validation") for _, held in ordered],
     }
+
+
+def rivals(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of all methods of the papers' tables: a row for each, for each count of images per class."""
+    tested = [line for line in lines if "test" in line]
+    methods, counts = ([*dict.fromkeys(map(part, tested))] for part in (_method, _ipc))
+    columns: dict[str, Sequence[str]] = {"method": methods}
+    for count in counts:
+        held = {name: [line for line in tested if (_method(line), _ipc(line)) == (name, count)] for name in methods}
+        columns[f"IPC {count}, test"] = [_mean(held[name], "test") for name in methods]
+        columns[f"iterations at IPC {count}"] = [
+            str(held[name][0]["options"].get("iterations", "")) for name in methods
+        ]
+        seconds = [statistics.fmean(line["processor seconds"] for line in held[name]) for name in methods]
+        columns[f"seconds a set at IPC {count}"] = [f"{value:.1f}" for value in seconds]
+    return columns
+
+
+def rival_steps(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of their steps: processor time and memory here, and what ATOM's table 3 prints."""
+    measured = {line["cell"]: line for line in lines if "steps" in line}
+    methods = list(dict.fromkeys(_method(line) for line in measured.values()))
+    columns: dict[str, Sequence[str]] = {"method": methods}
+    for count in sorted({_ipc(line) for line in measured.values()}):
+        held = [line for name in methods for line in measured.values() if (_method(line), _ipc(line)) == (name, count)]
+        columns[f"s, IPC {count}"] = [f"{line['processor seconds a step']:.3f}" for line in held]
+        columns[f"MB, IPC {count}"] = [f"{1000 * (line['GB at most'] - line['GB before']):.0f}" for line in held]
+        printed = [PRINTED_STEPS.get(name, {}).get(count, ("", "")) for name in methods]
+        columns[f"table 3: s, IPC {count}"] = [seconds for seconds, _ in printed]
+        columns[f"table 3: MB, IPC {count}"] = [size for _, size in printed]
+    return columns
+
+
+def _method(line: Line) -> str:
+    return str(line["cell"].partition(", IPC ")[0])
+
+
+def _ipc(line: Line) -> int:
+    return int(line["options"]["ipc"])
 
 
 def _cells(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:

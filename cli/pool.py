@@ -53,7 +53,7 @@ def pool() -> None:
     "--every",
     metavar="N",
     type=POSITIVE_INT,
-    help="Also keep the weights after every N-th epoch, for --network-state random-epoch.  [default: start and end]",
+    help="Also keep the weights after every N-th epoch, for mtt and --network-state random-epoch.  [default: start and end]",
 )
 @field_options(ConvNetChoices, default="the atom recipe's")
 @zca_option

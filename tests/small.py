@@ -1,5 +1,6 @@
 """Small things that several tests need: a source of a few coloured images, and a run on it that takes a second."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ import torch
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.select_config import SelectConfig
+from atom_plugin.models.convnet import ConvNetConfig
+from atom_plugin.models.network_pool import NetworkPool, flat_weights
 
 # How far bfloat16 may move a run of small_config from float32's, or from one that adds up in another order. Its numbers have 8
 # bits, so that rounding one moves it by up to 2**-8 = 0.4 %. That moved losses by up to 1.3 % and images by up to 7 % of the
@@ -58,3 +61,21 @@ def small_selection(**overrides: Any) -> SelectConfig:
     network = {"width": 8, "depth": 2, **overrides.pop("network", {})}
     settings = {"precision": "float32", "ipc": 2, **overrides}
     return SelectConfig.from_recipe("atom", image_shape=(3, 8, 8), network=network, **settings)
+
+
+def save_untrained_pool(path: Path, shape: tuple[int, int, int], classes: int = 10) -> str:
+    """A pool at ``path`` of one network of the default width, which has not moved at three ages; the path as text."""
+    network = ConvNetConfig(normalisation="instance")
+    weights = flat_weights(network.build(shape, classes, generator=torch.Generator().manual_seed(0)))
+    NetworkPool(
+        network=network,
+        image_shape=shape,
+        classes=classes,
+        epochs=(0, 1, 2),
+        weights=weights.expand(1, 3, -1).clone(),
+        accuracies=(0.1,),
+        fingerprint="0123456789abcdef",
+        preprocessing="standardised",
+        made={},
+    ).save(path)
+    return str(path)

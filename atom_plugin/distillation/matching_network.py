@@ -22,6 +22,7 @@ from torch import nn
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
+from atom_plugin.distillation.network_config import TRAJECTORY
 from atom_plugin.distillation.set_config import SetConfig
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
@@ -161,7 +162,7 @@ class MatchingNetwork(NetworkTrainer):
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network if ``iteration``, from 0, begins a new inner loop."""
-        if iteration % self._config.inner_loop or self._config.network_state == "trajectory":
+        if iteration % self._config.inner_loop or self._config.network_state == TRAJECTORY:
             return
         self._optimizer = None
         if not self._config.pretraining_epochs:
@@ -249,7 +250,7 @@ def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
             f"matching_layers have no effect on the matcher {config.matcher!r}, which compares no maps; leave them out"
         )
     trajectories = isinstance(matcher, SetMatcher) and matcher.uses_trajectories
-    if (config.network_state == "trajectory") != trajectories:
+    if (config.network_state == TRAJECTORY) != trajectories:
         raise ConfigError(
             f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; only mtt matches "
             "trajectories, and it needs them: change one of the two"

@@ -11,7 +11,8 @@ from atom_plugin.distillation.set_config import Config, SetConfig, trained_epoch
 from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about, current_names
 
-POOL_STATES = ("interpolated", "random-epoch", "around", "trajectory")
+TRAJECTORY = "trajectory"
+POOL_STATES = ("interpolated", "random-epoch", "around", TRAJECTORY)
 _COURSE = "Networks"
 
 
@@ -137,6 +138,11 @@ class NetworkConfig(SetConfig):
             raise ConfigError(
                 "network_epochs has no effect with an inner_loop of 1, because the trained network is not used "
                 "again; give an inner_loop of 2 or more"
+            )
+        if self.network_state == TRAJECTORY and self.pool is None:
+            raise ConfigError(
+                "found no pool for network_state trajectory (matcher mtt); give a pool of networks kept at every epoch, from "
+                " atom-cli pool make --every 1"
             )
         if (self.network_state in POOL_STATES) != (self.pool is not None):
             found = f"network_state {self.network_state!r} " + ("with a pool" if self.pool else "without a pool")

@@ -20,6 +20,7 @@ from torch import nn
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.matchers import ImageMatcher, Matcher, class_rows, make_matcher
+from atom_plugin.matchers.set_matcher import SetMatcher
 from atom_plugin.models.features import FeatureExtractor, Features
 
 ACTIVATIONS = (
@@ -35,7 +36,7 @@ class HostMatcher:
     ``matcher`` is a registered name, with its ``options``, or a matcher. ``maps`` and ``embedding`` name layers as for
     :class:`~atom_plugin.models.features.FeatureExtractor`, including the last map, which the matchers leave out as in the
     papers. Without names the layers are detected (:class:`ActivationExtractor`). Raises PluginError for an unknown matcher,
-    ConfigError for options that do not fit.
+    ConfigError for options that do not fit, and for a matcher of whole sets.
     """
 
     def __init__(
@@ -53,6 +54,11 @@ class HostMatcher:
         if (maps is None) != (embedding is None):
             raise ConfigError("give both maps and embedding, or neither to detect the layers")
         self.matcher = make_matcher(matcher, options) if isinstance(matcher, str) else matcher
+        if isinstance(self.matcher, SetMatcher):
+            raise ConfigError(
+                f"{type(self.matcher).__name__} needs the whole set and its learned values, not two batches; call its "
+                "loss(step) with a SetStep, or distil with atom_plugin.distill"
+            )
         self._maps = maps
         self._embedding = embedding
 

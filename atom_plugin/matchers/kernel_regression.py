@@ -41,17 +41,25 @@ _FIRST, _SECOND, _EPS = 0.9, 0.999, 1e-8  # Adam's
 def ridge_predictions(
     real: torch.Tensor, synthetic: torch.Tensor, labels: torch.Tensor, *, ridge: float
 ) -> torch.Tensor:
-    """P (m, K) for embeddings (m, D) and (n, D) and labels (n, K)."""
-    kernel = synthetic @ synthetic.T
-    regularised = kernel + ridge * kernel.trace() / len(kernel) * torch.eye(len(kernel), device=kernel.device)
-    predicted: torch.Tensor = real @ synthetic.T @ torch.linalg.solve(regularised, labels)
+    """P (m, K) for embeddings (m, D) and (n, D) and labels (n, K).
+
+    With fewer features than images, the kernel has no full rank, and its inverse magnifies what float32 rounds; the same P is
+    then found from the features' (D, D) products.
+    """
+    count, width = synthetic.shape
+    strength = ridge * synthetic.square().sum() / count
+    if width < count:
+        system, target = synthetic.T @ synthetic, synthetic.T @ labels
+    else:
+        system, target = synthetic @ synthetic.T, labels
+    solved = torch.linalg.solve(system + strength * torch.eye(len(system), device=system.device), target)
+    predicted: torch.Tensor = real @ solved if width < count else real @ synthetic.T @ solved
     return predicted
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralFeatureRegression(SetMatcher):
-    """FRePo: images and labels from which a regression on the features of a briefly trained network predicts the real images'
-    labels.
+    """FRePo: images and labels from which a regression on a young network's features predicts the real labels.
 
     ``networks`` networks train on the set, for up to ``oldest`` steps of Adam with ``online_lr``. ``label_lr`` is the learning
     rate of the labels (0: they stay fixed), ``ridge`` is lambda.
@@ -65,7 +73,7 @@ class NeuralFeatureRegression(SetMatcher):
     loss_scale: float = 1.0
 
     label_kind: ClassVar[str] = "scores"
-    loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "augmentation": DEFAULT_STRATEGY, "image_lr": 10.0}
+    loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "augmentation": DEFAULT_STRATEGY, "image_lr": 100.0}
 
     def __post_init__(self) -> None:
         check_weights(self, "loss_scale", "label_lr", "ridge", "online_lr")

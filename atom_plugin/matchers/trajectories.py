@@ -8,6 +8,10 @@ age e, takes N steps on the synthetic images with a learned step size eta, and i
 The experts come from the run's pool, which `atom-cli pool make --every K` fills. Steps use batches of the set in a new order in
 each pass, with a separate augmentation of each image, as in the released code.
 
+Young experts go far, and in the direction that the data asks for; late in training, when their learning rate has fallen, they
+hardly move, and what is left is noise. L divides by that way, so one late start outweighs hundreds of young ones and throws the
+images off. Therefore ``oldest`` is a quarter of the pool's epochs where nothing else is said.
+
 Deviations: the experts have the schedule and augmentation of `pool make`; DATM's ages grow with the iterations, here ``oldest``
 is fixed (a second run may start from `--image-init set:FILE`); DATM's labels start from an expert's logits, here from
 ``label_share``.
@@ -41,9 +45,9 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 class TrajectoryMatching(SetMatcher):
     """MTT: match the parameters of a student that trains on the set to the expert's parameters.
 
-    ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: up to the pool's oldest age that has
-    another M epochs later), ``student_batch`` images a step (None: all). ``step_size`` is the initial eta, ``step_size_lr`` its
-    learning rate. A ``label_lr`` above 0 learns soft labels, initially ``label_share`` for the image's class.
+    ``student_steps`` N, ``expert_epochs`` M, ages from ``youngest`` to ``oldest`` (None: a quarter of the pool's last age),
+    ``student_batch`` images a step (None: all). ``step_size`` is the initial eta, ``step_size_lr`` its learning rate. A
+    ``label_lr`` above 0 learns soft labels, initially ``label_share`` for the image's class.
     """
 
     student_steps: int = 20
@@ -51,8 +55,8 @@ class TrajectoryMatching(SetMatcher):
     youngest: int = 0
     oldest: int | None = None
     student_batch: int | None = None
-    step_size: float = 0.01
-    step_size_lr: float = 1e-5
+    step_size: float = 0.1
+    step_size_lr: float = 1e-3
     label_lr: float = 0.0
     label_share: float = 0.9
     loss_scale: float = 1.0
@@ -62,7 +66,7 @@ class TrajectoryMatching(SetMatcher):
         **LOOP,
         "augmentation": DEFAULT_STRATEGY,
         "network_state": "trajectory",
-        "image_lr": 100.0,
+        "image_lr": 30.0,
     }
 
     def __post_init__(self) -> None:
@@ -94,7 +98,7 @@ class TrajectoryMatching(SetMatcher):
 
     def _starts(self, pool: NetworkPool) -> list[int]:
         """The possible ages at a student's start."""
-        oldest = pool.epochs[-1] if self.oldest is None else self.oldest
+        oldest = max(self.youngest, pool.epochs[-1] // 4) if self.oldest is None else self.oldest
         found = [
             age for age in pool.epochs if self.youngest <= age <= oldest and age + self.expert_epochs in pool.epochs
         ]

@@ -77,14 +77,15 @@ def check_counts(method: object, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDistillation(SetMatcher):
-    """DD: images and step sizes with which a new network fits the real images after ``steps`` steps.
+    """DD: images and step sizes with which a new network fits the real images after a few steps.
 
-    ``step_size`` is the initial value of all step sizes, ``step_size_lr`` their learning rate (0: they stay fixed).
+    ``steps`` is the number of steps, ``step_size`` the initial value of all step sizes, ``step_size_lr`` their learning rate
+    (0: they stay fixed).
     """
 
     steps: int = 10
-    step_size: float = 0.02
-    step_size_lr: float = 1e-3
+    step_size: float = 0.1
+    step_size_lr: float = 0.01
     loss_scale: float = 1.0
 
     loop_defaults: ClassVar[Mapping[str, Any]] = {**LOOP, "image_lr": 10.0}
@@ -120,9 +121,12 @@ class DatasetDistillation(SetMatcher):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelDistillation(DatasetDistillation):
-    """LD: soft labels of fixed images. ``label_lr`` is their logits' learning rate, ``label_share`` their initial value."""
+    """LD: soft labels with which a new network fits the real images after a few steps on fixed images.
 
-    label_lr: float = 10.0
+    ``label_lr`` is the learning rate of the labels' logits, ``label_share`` what a label initially gives the image's class.
+    """
+
+    label_lr: float = 30.0
     label_share: float = 0.9
 
     moves_images: ClassVar[bool] = False

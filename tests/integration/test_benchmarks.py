@@ -144,9 +144,10 @@ def test_a_failing_piece_is_a_line_and_ends_its_process(tmp_path):
 def test_a_study_makes_pools_and_sets_and_judges_them_on_both_kinds_of_images(tmp_path, monkeypatch):
     cells = tmp_path / "cells.toml"
     cells.write_text(
-        "[trainings.short]\nepochs = 1\n[pools.two]\nnetworks = 2\nepochs = 1\nnetwork = { width = 8 }\n"
+        "[trainings.short]\nepochs = 1\n[network]\nwidth = 8\n[pools.two]\nnetworks = 2\nepochs = 1\nnetwork = { width = 8 }\n"
         "[defaults]\nipc = 1\nfactor = 2\niterations = 1\nreal_batch = 2\nnetwork = { width = 8 }\n"
         '[cells.pooled]\npool = "two"\ncalibration = 1.0\nseeds = [0, 1]\n[cells.random]\nmethod = "random"\n'
+        '[cells.labels]\nmatcher = "ld"\nmatcher_options = { steps = 1 }\n'
     )
     given = [str(cells), "--out", str(tmp_path / "out"), "--device", "cpu", "--networks", "1"]
     monkeypatch.setattr("sys.argv", ["study.py", *given])
@@ -154,7 +155,12 @@ def test_a_study_makes_pools_and_sets_and_judges_them_on_both_kinds_of_images(tm
     lines = [json.loads(line) for line in (tmp_path / "out" / "study.jsonl").read_text().splitlines()]
     assert len(lines[0]["accuracies"]) == 2
     judged = {line["cell"]: line for line in lines if "validation" in line}
-    assert set(judged) == {"pooled,_seed_0", "pooled,_seed_1", "random,_seed_0"}
+    assert set(judged) == {"pooled,_seed_0", "pooled,_seed_1", "random,_seed_0", "labels,_seed_0"}
     assert all(
         len(line["test"]) == 1 and line["images"] == {"validation": 144, "test": 359} for line in judged.values()
     )
+    monkeypatch.setattr("sys.argv", ["study.py", *given, "--memory"])
+    study.main()
+    steps = [json.loads(line) for line in (tmp_path / "out" / "study.jsonl").read_text().splitlines()][len(lines) :]
+    assert [line["cell"] for line in steps] == ["pooled,_seed_0", "labels,_seed_0"]
+    assert all(line["processor seconds a step"] > 0 and line["GB at most"] >= line["GB before"] for line in steps)

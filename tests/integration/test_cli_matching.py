@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import h5py
 import pytest
 from commands import run
 
 from atom_plugin.cli.main import main
+from atom_plugin.models.network_pool import NetworkPool, flat_weights
+from atom_plugin.store.schema import SOFT_LABELS
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY
 
@@ -83,3 +86,82 @@ def test_what_cannot_be_is_one_line(inside, capsys, arguments, part):
     assert captured.err.count("\n") == 1, captured.err
     assert part in captured.err
     assert not list(inside.iterdir())
+
+
+POOL = ("pool", "make", "--networks", 1, "--width", 8, "--precision", "float32", "--quiet", "-o", "a.pool")
+MTT = ("distill", "--ipc", "1", "--matcher", "mtt", "--pool", "a.pool", "--quiet", "--precision", "float32")
+
+
+@pytest.mark.parametrize("recipe", ["atom", "mtt-code"])
+def test_trajectories_of_a_pool_are_matched(capsys, recipe):
+    run(capsys, *POOL, "--epochs", 2, "--every", 1)
+    matcher = () if recipe == "mtt-code" else ("--matcher", "mtt")
+    few = ("--iterations", 2, "--matcher-option", "student_steps=2")
+    run(capsys, "distill", "--ipc", 1, "--recipe", recipe, *matcher, *MTT[5:], *few, "-o", "a.h5")
+    held = SyntheticSet.load("a.h5")
+    assert held.provenance.method == "mtt"
+    assert held.learned_lr > 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "more", "words"),
+    [
+        (("--epochs", 2, "--every", 1, "--depth", 2), ("--normalisation", "batch"), ("networks", "make a pool")),
+        (
+            ("--epochs", 2, "--every", 1, "--validation", "0.1"),
+            (),
+            ("source", "make a pool of the same training images"),
+        ),
+        (("--epochs", 1, "--every", 1), (), ("epochs 0, 1", "2 apart", "lower expert_epochs")),
+        (("--epochs", 4), (), ("epochs 0, 4", "2 apart", "--every 1")),
+        (
+            ("--epochs", 2, "--every", 1),
+            ("--matcher", "atom", "--network-state", "trajectory"),
+            ("only mtt matches trajectories",),
+        ),
+        (
+            ("--epochs", 2, "--every", 1),
+            ("--matcher", "frepo", "--network-state", "random-epoch"),
+            ("leave out the pool",),
+        ),
+    ],
+)
+def test_a_pool_that_does_not_do_is_refused_in_one_line(capsys, pool, more, words):
+    run(capsys, *POOL, *pool)
+    assert main([*MTT, *more]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert [word for word in words if word not in told] == []
+
+
+def test_a_pool_of_other_classes_is_refused_in_one_line(capsys):
+    run(capsys, *POOL, "--epochs", 2, "--every", 1)
+    pool = NetworkPool.load("a.pool")
+    network = pool.network.build(pool.image_shape, 3)
+    weights = flat_weights(network).expand(1, len(pool.epochs), -1).clone()
+    replace(pool, classes=3, weights=weights).save("a.pool", force=True)
+    assert main(list(MTT)) == 2
+    told = capsys.readouterr().err
+    assert "found number of classes 3, expected 10; make a pool" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("chosen", [("--matcher", "mtt"), ("--recipe", "mtt-code")])
+def test_without_a_pool_mtt_says_what_to_make(capsys, chosen):
+    assert main(["distill", "--ipc", "1", *chosen, "--quiet", "--precision", "float32"]) == 2
+    told = capsys.readouterr().err
+    assert "give a pool of networks kept at every epoch, from  atom-cli pool make --every 1" in told
+    assert told.count("\n") == 1
+
+
+def test_labels_of_another_number_of_classes_are_refused_in_one_line(capsys):
+    run(capsys, "distill", "--ipc", 1, *QUICK, "--matcher", "ld", "--matcher-option", "steps=1", "-o", "a.h5")
+    with h5py.File("a.h5", "r+") as file:
+        values = file[SOFT_LABELS]["values"][:, :7]
+        del file[SOFT_LABELS]["values"]
+        file[SOFT_LABELS]["values"] = values
+    quick = ("--epochs", "1", "--repeats", "1", "--quiet", "--precision", "float32")
+    assert main(["consume", "evaluate", "a.h5", *quick]) == 1
+    told = capsys.readouterr().err
+    assert "soft_labels/values: found shape (10, 7)" in told
+    assert told.count("\n") == 1

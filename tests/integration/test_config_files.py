@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from commands import run
+from small import save_untrained_pool
 from synthetic_sets import make_set
 
 from atom_plugin.cli.main import main
@@ -125,7 +126,8 @@ def test_an_option_of_which_one_alone_is_taken_stands_in_place_of_the_files(
 def test_a_printed_config_holds_what_the_recipe_said_and_is_read_back_the_same(
     inside: Path, capsys: pytest.CaptureFixture[str], recipe: str
 ) -> None:
-    text = printed(capsys, "distill", "--ipc", 1, "--recipe", recipe)
+    needs = ("--pool", save_untrained_pool(Path("a.pool"), (1, 8, 8))) if recipe == "mtt-code" else ()
+    text = printed(capsys, "distill", "--ipc", 1, "--recipe", recipe, *needs)
     assert "iterations = " in text and "normalisation = " in text and f'recipe = "{recipe}"' in text
     assert printed(capsys, "distill", "--config", written(text)) == text
 

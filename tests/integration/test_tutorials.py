@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from shown_commands import blocks, commands, run_shown
 
 from atom_plugin.datasets import SOURCES
+from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.matchers import MATCHERS
 from atom_plugin.store.formats import FORMATS
 
@@ -29,15 +31,18 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_local", dict(registry._local))
 
 
-def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The page's blocks, one after another, in the present folder; what Python defines, later blocks see."""
+def run_page(page: Path, capsys: pytest.CaptureFixture[str], more: Mapping[str, str] | None = None) -> None:
+    """The page's blocks, one after another, in the present folder; what Python defines, later blocks see.
+
+    ``more`` are further options of commands by name, as :func:`run_shown` takes them.
+    """
     names: dict[str, object] = {"__name__": "__main__"}
     for language, block in blocks(page.read_text(encoding="utf-8")):
         if language == "python":
             exec(compile(block, page.name, "exec"), names)
             continue
         for words in commands(f"```console\n{block}```"):
-            if run_shown(words) != 0:
+            if run_shown(words, more) != 0:
                 raise AssertionError(f"{page.name}: {shlex.join(words)}: {capsys.readouterr().err}")
 
 
@@ -53,6 +58,15 @@ def test_a_tutorial_runs_and_makes_what_it_says(name, photos, capsys):
     assert [file for file in MADE[name] if not (photos / file).exists()] == []
     text = page.read_text(encoding="utf-8")
     assert [file for file in MADE[name] if Path(file).stem not in text] == []
+
+
+@pytest.mark.auto_precision("float32")
+def test_every_method_of_the_page_on_rivals_runs(inside, capsys):
+    page = DOCS / "rivals.md"
+    run_page(page, capsys, {"pool make": "--epochs 2"})  # two, for an expert of mtt
+    made = {path.stem for path in inside.glob("*.h5")}
+    assert made == {*METHODS, *MATCHERS.names()} - {"atom-channel", "feature", "mmd-pixel"}
+    assert [name for name in made if f"`{name}`" not in page.read_text(encoding="utf-8") and name not in METHODS] == []
 
 
 @pytest.mark.auto_precision("float32")

@@ -15,12 +15,13 @@ from small import coloured_source, small_config, small_selection
 from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.loop import distill
+from atom_plugin.distillation.recipes import recipe_values
 from atom_plugin.distillation.select_config import SelectConfig, current_json
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation import network_of
-from atom_plugin.matchers import MATCHERS
+from atom_plugin.matchers import MATCHERS, make_matcher
 from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime.settings import abouts
 
@@ -182,6 +183,28 @@ def test_a_recipe_s_value_counts_where_its_choice_is_made(
 ) -> None:
     config = DistillConfig.from_recipe(recipe, ipc=ipc, image_shape=(3, 32, 32), **given)
     assert config.to_json().get("network_momentum") == expected
+
+
+@pytest.mark.parametrize(
+    ("ipc", "steps", "oldest", "rate", "eps"),
+    [(1, 50, 1, 100.0, 0.1), (10, 30, 19, 100.0, 0.1), (50, 30, 39, 1000.0, None)],
+)
+def test_the_released_choices_of_mtt(ipc: int, steps: int, oldest: int, rate: float, eps: float | None) -> None:
+    values = recipe_values("mtt-code", SHAPE, ipc)
+    assert (values["matcher_options"]["student_steps"], values["matcher_options"]["oldest"]) == (steps, oldest)
+    assert (values["image_lr"], values["zca_eps"], values["iterations"]) == (rate, eps, 5000)
+    assert make_matcher(values["matcher"], values["matcher_options"])
+    with pytest.raises(ConfigError, match=r"give a pool .* atom-cli pool make --every 1"):
+        DistillConfig.from_recipe("mtt-code", ipc=ipc, image_shape=SHAPE)
+
+
+@pytest.mark.parametrize("ipc", [1, 10])
+def test_dcc_takes_the_loop_of_dc(ipc: int) -> None:
+    ours, theirs = (
+        DistillConfig.from_recipe(name, ipc=ipc, image_shape=SHAPE, precision="float32")
+        for name in ("dcc-code", "dc-code")
+    )
+    assert [item.partition(":")[0] for item in ours.differences(theirs)] == ["recipe", "matcher"]
 
 
 def test_a_config_of_a_newer_release_says_so() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import stopped
 import torch
-from small import BFLOAT16_LOSS, BFLOAT16_WAY, coloured_source, small_config
+from small import BFLOAT16_LOSS, BFLOAT16_WAY, coloured_source, save_untrained_pool, small_config
 
 from atom_plugin.datasets import Split
 from atom_plugin.distillation.checkpoint import Checkpoint
@@ -14,12 +14,18 @@ from atom_plugin.distillation.loop import distill
 from atom_plugin.distillation.recipes import RECIPES
 from atom_plugin.errors import ConfigError, DivergenceError, SourceError, StoreError
 from atom_plugin.matchers import MATCHERS, make_matcher
+from atom_plugin.matchers.set_matcher import SetMatcher
 from atom_plugin.models.convnet import NORMALISATIONS
 
 _SCALES = {
     **{"atom": 10.0, "atom-channel": 10.0, "datadam": 10.0, "feature": 10.0},
-    **{"dm": 1.0, "cafe": 0.05, "dc": 0.2, "dsa": 0.2, "mmd-pixel": 0.2},
+    **{"dm": 1.0, "cafe": 0.05, "dc": 0.2, "dsa": 0.2, "dcc": 0.2, "mmd-pixel": 0.2},
 }
+
+
+def test_every_matcher_but_those_of_whole_sets_is_tried() -> None:
+    others = {name for name in MATCHERS.names() if isinstance(make_matcher(name), SetMatcher)}
+    assert set(_SCALES) == set(MATCHERS.names()) - others
 
 
 @pytest.mark.parametrize("matcher", sorted(_SCALES))
@@ -245,8 +251,9 @@ def test_zca_reaches_the_set():
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 64, 64)])
-def test_recipes_survive_json(recipe, shape):
-    config = DistillConfig.from_recipe(recipe, ipc=10, image_shape=shape)
+def test_recipes_survive_json(tmp_path, recipe, shape):
+    needs = {"pool": save_untrained_pool(tmp_path / "a.pool", shape)} if recipe == "mtt-code" else {}
+    config = DistillConfig.from_recipe(recipe, ipc=10, image_shape=shape, **needs)
     assert DistillConfig.from_json(config.to_json()).differences(config) == []
     assert config.network.build(shape, 10)
     assert make_matcher(config.matcher, config.matcher_options)

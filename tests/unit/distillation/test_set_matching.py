@@ -13,6 +13,8 @@ from atom_plugin.distillation.loop import distill
 from atom_plugin.errors import ConfigError, StoreError
 from atom_plugin.evaluation.pool_training import PoolConfig, make_pool
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun
+from atom_plugin.matchers import MATCHERS, make_matcher
+from atom_plugin.matchers.set_matcher import SetMatcher
 
 SMALL = {
     "dd": {"steps": 2},
@@ -55,6 +57,18 @@ def test_a_set_holds_what_was_learned_with_it(pool_file, tmp_path, name):
     assert read.learned_lr == pytest.approx(made.learned_lr)
     if made.soft_labels is not None:
         assert torch.equal(read.soft_labels.values, made.soft_labels.values)
+
+
+def test_every_matcher_of_whole_sets_is_tried():
+    assert {name for name in MATCHERS.names() if isinstance(make_matcher(name), SetMatcher)} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_each_lowers_its_own_loss(pool_file, name):
+    losses = []
+    chosen = config(name, pool_file, iterations=40, image_lr=10.0, augmentation="none")
+    distill(chosen, coloured_source(), device="cpu", on_progress=lambda progress: losses.append(progress.loss))
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])

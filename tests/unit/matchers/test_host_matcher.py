@@ -289,6 +289,10 @@ def test_its_layers_can_be_named_instead() -> None:
         ({"matcher": "atom", "embedding": "7"}, "give both maps and embedding"),
         ({"matcher": make_matcher("atom"), "options": {"p_s": 1.0}}, "already built"),
         ({"matcher": "atom", "options": {"power": 1.0}}, "it takes the options p_s"),
+        *(
+            ({"matcher": name}, r"needs the whole set and its learned values, not two batches; call its loss\(step\)")
+            for name in ("dd", "ld", "mtt", "frepo")
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -127,7 +127,10 @@ def test_features_refuse_unequal_classes():
 
 
 def test_all_built_in_matchers_describe_themselves():
-    built_in = ["atom", "atom-channel", "cafe", "datadam", "dc", "dm", "dsa", "feature", "mmd-pixel"]
+    built_in = [
+        *("atom", "atom-channel", "cafe", "datadam", "dc", "dcc", "dd", "dm", "dsa", "feature", "frepo", "ld"),
+        *("mmd-pixel", "mtt"),
+    ]
     assert set(built_in) <= set(MATCHERS.names())
     for name in built_in:
         assert not MATCHERS.describe(name).startswith("unusable")

@@ -145,12 +145,21 @@ def test_mtt_is_the_students_distance_from_the_expert(label_lr):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"expert_epochs": 4}, "two epochs 4 apart"), ({"youngest": 2}, "the first from 2 to 3")],
+    [({"expert_epochs": 4}, "two epochs 4 apart"), ({"youngest": 2}, "the first from 2 to 2")],
 )
 def test_mtt_refuses_a_pool_without_such_ages(options, words):
     with pytest.raises(ConfigError, match=words) as caught:
         TrajectoryMatching(**options).check(network(), a_pool())
     assert "0, 1, 2, 3" in str(caught.value) and "--every 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [0, 1]), ({"oldest": 3}, [0, 1, 2, 3]), ({"youngest": 3}, [3]), ({"expert_epochs": 4, "oldest": 4}, [0, 1])],
+)
+def test_students_start_in_the_first_quarter_of_the_experts_training(options, expected):
+    pool = a_pool(epochs=(0, 1, 2, 3, 4, 5), networks=1)
+    assert TrajectoryMatching(**options)._starts(pool) == expected
 
 
 def test_mtt_refuses_to_run_without_a_pool():
@@ -185,6 +194,17 @@ def test_frepo_is_ridge_regression_on_the_embedding():
 def test_ridge_predictions_of_the_images_themselves_are_their_labels():
     images, labels = torch.randn(5, 20).double(), torch.randn(5, 3).double()
     torch.testing.assert_close(ridge_predictions(images, images, labels, ridge=1e-12), labels)
+
+
+@pytest.mark.parametrize("width", [3, 8, 20])
+def test_ridge_predictions_in_float32_are_those_of_the_kernel_in_float64(width):
+    generator = torch.Generator().manual_seed(0)
+    real, images, labels = (torch.randn(n, d, generator=generator) for n, d in ((4, width), (8, width), (8, 3)))
+    kernel = images.double() @ images.double().T
+    inverse = torch.linalg.inv(kernel + 1e-6 * kernel.trace() / 8 * torch.eye(8))
+    expected = real.double() @ images.double().T @ inverse @ labels.double()
+    found = ridge_predictions(real, images, labels, ridge=1e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_networks_of_frepo_take_steps_of_torchs_adam_and_start_anew():
