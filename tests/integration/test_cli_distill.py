@@ -211,9 +211,9 @@ def test_a_set_grows_says_from_what_and_is_never_its_own_output(inside, capsys):
     run(capsys, *growing, "-o", "b.h5")
     one, two = (SyntheticSet.load(inside / name) for name in ("a.h5", "b.h5"))
     assert two.first(1).images.numpy().tobytes() == one.images.numpy().tobytes()
-    info = run(capsys, "store", "info", "b.h5")
-    assert "grown from:  10 images of 10 classes (atom, 4 iterations, seed 0), as they were" in info
-    assert "nested at:  1, 2 images per class" in info
+    info = " ".join(run(capsys, "store", "info", "b.h5").split())
+    assert "grown from: 10 images of 10 classes (atom, 4 iterations, seed 0), as they were" in info
+    assert "nested at: 1, 2 images per class" in info
     again = (inside / "b.h5").read_bytes()
     run(capsys, *growing, "-o", "b.h5", "--resume")
     assert main([str(word) for word in (*growing, "-o", "b.h5", "--resume", "--thaw")]) == 1

@@ -52,7 +52,7 @@ def test_sets_that_do_not_fit_are_refused(tmp_path):
     distill(small_config(), DATA, device="cpu").save(tmp_path / "a.h5")
     with pytest.raises(ConfigError, match="has 2 images of the class 'class 0', expected at least 3"):
         start_from(tmp_path / "a.h5", ipc=3)
-    with pytest.raises(ConfigError, match="holds 0 images of the class 'class 3'"):
+    with pytest.raises(ConfigError, match="has 0 images of the class 'class 3'"):
         start_from(tmp_path / "a.h5", coloured_source(classes=4))
     with pytest.raises(ConfigError, match="8x8"):
         start_from(tmp_path / "a.h5", coloured_source(size=16))
