@@ -56,10 +56,10 @@ class DistillConfig(NetworkConfig):
         default=None,
         metadata=about(
             "Optimise the first K images of each class as sets too, for each K in the list, e.g. 1,5,10 or 1:3,5,10 "
-            "with loss weights after colons; all means every K, some means 1, 2, 5, 10 and so on. `atom-cli store "
-            "subset --ipc K` extracts them.",
+            "with factors of the loss weights after colons; all means every K, some means 1, 2, 5, 10 and so on. "
+            "`atom-cli store subset --ipc K` extracts them.",
             group=_IMAGES,
-            metavar="K[:WEIGHT],…|some|all",
+            metavar="K[:FACTOR],…|some|all",
         ),
     )
     iterations: int = field(

@@ -37,7 +37,7 @@ def test_the_captured_step_equals_the_plain_one(monkeypatch, matcher, form):
 
 
 @pytest.mark.parametrize("tiles", [1, 4])
-@pytest.mark.parametrize(("text", "weights"), [("1,3", [1, 1, 1]), ("1:4,3,5:0.5", [4, 1, 0.5])])
+@pytest.mark.parametrize(("text", "weights"), [("1,3", [1, 3, 5]), ("1:4,3,5:0.5", [4, 3, 2.5])])
 def test_its_loss_is_the_weighted_mean_of_those_of_runs_of_its_prefixes(tiles, text, weights):
     factor = 2 if tiles == 4 else 1
     options = {"network": {"normalisation": "instance"}, "image_init": "random", "factor": factor, "iterations": 1}
@@ -97,10 +97,10 @@ def test_counts(nested, ipc, expected):
 @pytest.mark.parametrize(
     ("nested", "expected"),
     [
-        ("1:3,2,4:0.5", {1: 3 / 5.5, 2: 1 / 5.5, 4: 0.5 / 5.5, 5: 1 / 5.5}),
-        ("5:2, 1", {1: 1 / 3, 5: 2 / 3}),
+        ("1:3,2,4:0.5", {1: 3 / 12, 2: 2 / 12, 4: 2 / 12, 5: 5 / 12}),
+        ("5:2, 1", {1: 1 / 11, 5: 10 / 11}),
         ("5", {5: 1.0}),
-        ("some", {1: 1 / 3, 2: 1 / 3, 5: 1 / 3}),
+        ("some", {1: 1 / 8, 2: 2 / 8, 5: 5 / 8}),
     ],
 )
 def test_weights(nested, expected):
