@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from shown_commands import blocks, commands, run_shown
 
 from atom_plugin.datasets import SOURCES
 from atom_plugin.distillation.set_config import METHODS
-from atom_plugin.matchers import MATCHERS
 from atom_plugin.store.formats import FORMATS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,7 +65,8 @@ def test_every_method_of_the_page_on_rivals_runs(inside, capsys):
     page = DOCS / "rivals.md"
     run_page(page, capsys, {"pool make": "--epochs 2"})  # two, for an expert of mtt
     made = {path.stem for path in inside.glob("*.h5")}
-    assert made == {*METHODS, *MATCHERS.names()} - {"atom-channel", "feature", "mmd-pixel"}
+    shipped = {each.name for each in distribution("atom-plugin").entry_points if each.group == "atom_plugin.matchers"}
+    assert made == {*METHODS, *shipped} - {"atom-channel", "feature", "mmd-pixel"}
     assert [name for name in made if f"`{name}`" not in page.read_text(encoding="utf-8") and name not in METHODS] == []
 
 
