@@ -12,6 +12,7 @@ from shown_commands import blocks, commands, run_shown
 
 from atom_plugin.datasets import SOURCES
 from atom_plugin.distillation.set_config import METHODS
+from atom_plugin.matchers import MATCHERS
 from atom_plugin.store.formats import FORMATS
 
 DOCS = Path(__file__).parents[2] / "docs"
