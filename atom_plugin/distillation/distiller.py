@@ -177,7 +177,7 @@ class Distiller:
         self._note_loss(self.iteration, loss)
         if matching.moves_images:
             self._images.optimizer.step(self.iteration, gradient)
-        matching.advance(self.iteration, self.images, generator)
+        matching.advance(self.images)
         return loss
 
     @property

@@ -72,6 +72,7 @@ class SetMatching:
         self._pool = pool
         self._augmentation = Augmentation(strategy=config.augmentation)
         self._device = batches.device
+        self._latest: SetStep | None = None
         classes = batches.classes
         _refuse(matcher, config)
         matcher.check(network, pool)
@@ -92,7 +93,7 @@ class SetMatching:
         """
         learned = {name: item.detach().requires_grad_() for name, item in self.state.learned.items()}
         leaf = images.detach().requires_grad_(self.moves_images)
-        seen = self._seen(iteration, leaf, learned, generator)
+        self._latest = seen = self._seen(iteration, leaf, learned, generator)
         loss = self._matcher.loss(seen)
         leaves = {**({_IMAGES: leaf} if self.moves_images else {}), **learned}
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -138,10 +139,12 @@ class SetMatching:
             if about.at_least is not None:
                 value.clamp_(min=about.at_least)
 
-    def advance(self, iteration: int, images: torch.Tensor, generator: torch.Generator) -> None:
+    def advance(self, images: torch.Tensor) -> None:
         """Let the matcher update its state, after ``images`` were updated."""
+        assert self._latest is not None, "call step first"
         with torch.no_grad():
-            seen = self._seen(iteration, images, self.state.learned, generator)
+            seen = replace(self._latest, images=self._decode(images), learned=self.state.learned)
+        self._latest = None  # its real batch and graph need not outlive the iteration
         with torch.enable_grad():
             self._matcher.advance(seen)
 

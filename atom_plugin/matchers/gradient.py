@@ -93,6 +93,10 @@ class GradientMatching(ImageMatcher):
             network, images, (real, synthetic), class_slices(len(real_images), len(synthetic_images), groups)
         )
 
+    def _matched(self, rows: Iterable[ClassRows]) -> Iterable[ClassRows]:
+        """The rows whose gradients are compared, from ``rows`` of each class."""
+        return rows
+
     def _over_classes(
         self,
         network: nn.Module,
@@ -112,7 +116,7 @@ class GradientMatching(ImageMatcher):
         gradient = torch.zeros_like(synthetic_images)
         total = torch.zeros((), device=synthetic_images.device)
         with torch.enable_grad():
-            for theirs, own in rows:
+            for theirs, own in self._matched(rows):
                 leaf = synthetic_images.detach()[own].requires_grad_()
                 target = _gradients(network, weights, real_images.detach()[theirs], real_labels[theirs])
                 found = _gradients(network, weights, leaf, synthetic_labels[own], differentiable=True)
@@ -147,43 +151,10 @@ class ContrastiveGradientMatching(GradientMatching):
         """False: a class's images change the gradients in which all others are compared."""
         return False
 
-    def loss(
-        self,
-        network: nn.Module,
-        real_images: torch.Tensor,
-        synthetic_images: torch.Tensor,
-        real_labels: torch.Tensor,
-        synthetic_labels: torch.Tensor,
-    ) -> torch.Tensor:
-        """The distance; see :meth:`ImageMatcher.loss`. Raises ConfigError where the two sides differ in classes.
-
-        Classes count alike where each side has equally many images of each.
-        """
-        list(class_rows(real_labels, synthetic_labels))
-        return self._together(network, (real_images, synthetic_images), (real_labels, synthetic_labels))
-
-    def grouped_loss(
-        self,
-        network: nn.Module,
-        real_images: torch.Tensor,
-        synthetic_images: torch.Tensor,
-        *,
-        groups: int,
-        first_class: int = 0,
-    ) -> torch.Tensor:
-        """The loss of class-major images; see :meth:`ImageMatcher.grouped_loss`."""
-        images = (real_images, synthetic_images)
-        real, synthetic = (class_labels(len(side), groups, first_class, side.device) for side in images)
-        return self._together(network, images, (real, synthetic))
-
-    def _together(
-        self,
-        network: nn.Module,
-        images: tuple[torch.Tensor, torch.Tensor],
-        labels: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
-        everything = [(slice(None), slice(None))]
-        return self._over_classes(network, images, labels, everything)
+    def _matched(self, rows: Iterable[ClassRows]) -> Iterable[ClassRows]:
+        """All rows of both sides at once; classes have equal weight if each side has equally many images of each."""
+        list(rows)  # which checks the classes
+        return [(slice(None), slice(None))]
 
 
 def layer_distances(real: list[torch.Tensor], synthetic: list[torch.Tensor]) -> torch.Tensor:
