@@ -27,7 +27,6 @@ from atom_plugin.transforms.augmentation import Augmentation
 
 Values = dict[str, torch.Tensor]
 _IMAGES = "images"
-_COPIES_OF_IMAGES, _COPIES_OF_MAPS = 7, 3  # floats kept per value of an image and of its maps, as in a plain pass
 
 
 @dataclass(kw_only=True)
@@ -197,7 +196,7 @@ def _refuse(matcher: SetMatcher, config: DistillConfig) -> None:
 def _check_memory(matcher: SetMatcher, config: DistillConfig, size: PassSize, classes: int) -> None:
     """Raise ConfigError if the maps in memory at once would exceed the memory budget or the machine's memory."""
     held = matcher.held_images(classes * config.ipc * config.tiles, classes * config.real_batch)
-    needed = 4 * held * (_COPIES_OF_IMAGES * size.pixels + _COPIES_OF_MAPS * size.maps)
+    needed = size.bytes_of_images(held)
     room = config.memory_budget or machine_memory()
     if needed > room:
         raise ConfigError(

@@ -76,10 +76,14 @@ class PassSize:
         ``4 K (B + n) (7 I + 3 M + 4 D)``, with K classes, B real and n synthetic images of each, I values in an image, M in all
         its maps, and D in its descriptors. Not counted: the source, the set with its momentum, the network, libraries.
         """
+        return self.bytes_of_images(classes * (self.real_batch + self.ipc))
+
+    def bytes_of_images(self, count: int) -> int:
+        """The same for ``count`` images whose maps are in memory at once."""
         per_image = (
             _COPIES_OF_IMAGES * self.pixels + _COPIES_OF_MAPS * self.maps + _COPIES_OF_DESCRIPTORS * self.descriptors
         )
-        return 4 * classes * (self.real_batch + self.ipc) * per_image
+        return 4 * count * per_image
 
 
 def plan(classes: int, matcher: Matcher, engine: Engine, size: PassSize, *, budget: int | None) -> Chunks:
