@@ -53,6 +53,8 @@ def render(page: str, lines: Sequence[Line]) -> str:
     studies = study_tables.read_lines("studies.jsonl")
     makers |= {
         "best": lambda _: grid(study_tables.best(studies)),
+        "packed": lambda _: grid(study_tables.packed(studies)),
+        "one packed image": lambda _: grid(study_tables.choices(studies, "ipc1")),
         "packed choices": lambda _: grid(study_tables.choices(studies, "packed")),
         "pool choices": lambda _: grid(study_tables.choices(studies, "pools")),
         "any ipc": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-digits.jsonl"))),

@@ -16,6 +16,30 @@ RESULTS = Path(__file__).parent / "results"
 # What the papers print at 10 images per class, best of their networks' or last epoch; packed 2x2 but for ATOM.
 PUBLISHED = {"untrained": "M3D 63.5", "pool, calibration 100": "IDC 67.5, DANCE 70.8, NCFM 71.8 (best epoch)"}
 
+# Where the cells of the table of packed sets are: by row and images per class, the study and its cell.
+PACKED = {
+    "ours, under a pool of trained networks": {
+        1: ("ipc1", "calibration 100"),
+        10: ("best", "pool, calibration 100"),
+        50: ("ipc50", "pool, calibration 100"),
+    },
+    "ours, under random networks": {
+        1: ("ipc1", "untrained"),
+        10: ("length", "8,000 steps, untrained"),
+        50: ("ipc50", "untrained"),
+    },
+    "herding": {1: ("ipc1", "herding"), 10: ("best", "herding"), 50: ("ipc50", "herding")},
+    "random": {1: ("ipc1", "random"), 10: ("best", "random"), 50: ("ipc50", "random")},
+}
+# What their papers print at 1, 10 and 50 images per class of CIFAR-10; packed 2x2 but for ATOM.
+PRINTED = {
+    "ATOM, not packed": (34.8, 57.9, 68.8),
+    "M3D": (45.3, 63.5, 69.9),
+    "IDC": (50.6, 67.5, 74.5),
+    "DANCE, best epoch": (47.1, 70.8, 76.1),
+    "NCFM, best epoch": (49.5, 71.8, 77.4),
+}
+
 # ATOM, table 3: seconds of a step and MB of a GPU at most, by images per class; an A100, CIFAR-10.
 PRINTED_STEPS = {
     "dc": {1: ("0.16", "3515"), 10: ("3.31", "3621")},
@@ -47,6 +71,23 @@ def best(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
         columns[f"test, {training}"] = [_mean(held.get(training, []), "test") for held in rows.values()]
     columns["published"] = [PUBLISHED.get(cell, "") for cell in rows]
     return columns
+
+
+def packed(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
+    """Columns of the table of packed sets by images per class, ours and published: test accuracies, and the number of sets."""
+    columns: dict[str, Sequence[str]] = {"images": [*PACKED, *(f"{name} (published)" for name in PRINTED)]}
+    for place, count in enumerate((1, 10, 50)):
+        cells = [_packed_cell(lines, *row[count]) for row in PACKED.values()]
+        columns[f"IPC {count}"] = [_mean(held, "test") for held in cells] + [
+            f"{row[place]}" for row in PRINTED.values()
+        ]
+        columns[f"sets, IPC {count}"] = [str(len(held) or "") for held in cells] + [""] * len(PRINTED)
+    return columns
+
+
+def _packed_cell(lines: Sequence[Line], study: str, cell: str) -> list[Line]:
+    held = [line for line in lines if (line["study"], line["cell"]) == (study, cell) and "training" in line]
+    return [line for line in held if _training(line["training"]).startswith("packed")]
 
 
 def choices(lines: Sequence[Line], study: str) -> dict[str, Sequence[str]]:
