@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from common import clocked, matrix_rate, run_script, surroundings
 from images import load_images
-from torch.nn import functional as F
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
@@ -28,12 +27,9 @@ from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.errors import DivergenceError
 from atom_plugin.evaluation.cuda_training import train_together
 from atom_plugin.evaluation.training import TrainConfig, TrainingRun, accuracy, train
-from atom_plugin.models.convnet import ConvNet, ConvNetConfig, default_depth
-from atom_plugin.models.fitting import sgd_step
-from atom_plugin.runtime.device import autocast, long_work, resolve_device, resolve_precision
-from atom_plugin.runtime.randomness import generator_for
+from atom_plugin.models.convnet import ConvNet, default_depth
+from atom_plugin.runtime.device import resolve_device, resolve_precision
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.augmentation import Augmentation
 
 
 def training_flop(images: int, width: int, shape: tuple[int, int, int]) -> float:
@@ -51,53 +47,6 @@ def raised_or(trained: ConvNet | DivergenceError) -> ConvNet:
     if isinstance(trained, DivergenceError):
         raise trained
     return trained
-
-
-def train_by_vmap(
-    chosen: SyntheticSet, network: ConvNetConfig, config: TrainConfig, seeds: Sequence[int], run: TrainingRun
-) -> list[torch.nn.Module]:
-    """The contender: the same networks by ``torch.func``, gradients of all of them in one ``vmap``.
-
-    For normalisations without running moments, which vmap cannot keep.
-    """
-    device, classes = run.device, len(chosen.class_names)
-    shape = chosen.preprocessing.image_shape
-    networks = [network.build(shape, classes, generator=generator_for(seed, "network")).to(device) for seed in seeds]
-    parameters, buffers = torch.func.stack_module_state(networks)
-    velocity = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    images, labels = chosen.images.to(device), chosen.labels.to(device)
-    augmentation = Augmentation(strategy=config.augmentation)
-    generators = [generator_for(seed, "train") for seed in seeds]
-
-    def loss_of(own: dict[str, torch.Tensor], rest: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Any:
-        return F.cross_entropy(torch.func.functional_call(networks[0], (own, rest), (x,)).float(), y)
-
-    gradients_of = torch.func.vmap(torch.func.grad(loss_of))
-    optimizer = torch.optim.SGD([torch.zeros(())], lr=config.lr)
-    schedule = config.build_schedule(optimizer)
-    with long_work(device), autocast(device, run.precision):
-        for _ in range(config.epochs):
-            orders = [torch.randperm(len(labels), generator=one).split(config.batch_size) for one in generators]
-            for chosen_rows in zip(*orders, strict=True):
-                rows = torch.stack(chosen_rows).to(device)
-                batch = torch.stack(
-                    [augmentation.per_sample(images[own], one) for own, one in zip(rows, generators, strict=True)]
-                )
-                gradients = gradients_of(parameters, buffers, batch, labels[rows])
-                for name, value in parameters.items():
-                    sgd_step(
-                        value,
-                        gradients[name],
-                        velocity[name],
-                        lr=optimizer.param_groups[0]["lr"],
-                        momentum=config.momentum,
-                        weight_decay=config.weight_decay,
-                    )
-            optimizer.step()  # of nothing; a schedule warns where none came before
-            schedule.step()
-    for index, one in enumerate(networks):
-        one.load_state_dict({name: value[index] for name, value in {**parameters, **buffers}.items()})
-    return list(networks)
 
 
 def compare(
@@ -118,8 +67,6 @@ def compare(
     train(chosen, network, TrainConfig(epochs=1), seed=0, run=run)
     result: dict[str, Any] = {"networks": networks, "epochs": config.epochs, "images": len(chosen), "turns": turns}
     ways = {"together": side_by_side, "in turn": alone}
-    if network.normalisation != "batch":
-        ways["by vmap"] = lambda: train_by_vmap(chosen, network, config, seeds, run)
     for name, way in ways.items():
         seconds, worked, trained = clocked(way)
         reached = [accuracy(one, chosen.preprocessing, data.test, device=device) for one in trained]
