@@ -7,9 +7,9 @@ import click
 OTHER = "Other options"
 _UNDER = {
     "Data": "dataset data_dir image_size download test_fraction split_seed cache_dir class_order bit_depth max_pixels "
-    "follow_links validation keep_paths zca preprocessing_of on classes class_ids format_ list_formats option like class_map "
-    "mean std method experiment trust_pickle pixels images baseline shadow proxy reference reference_ipc test_best steps "
-    "orders",
+    "follow_links skip_unreadable validation keep_paths zca preprocessing_of on classes class_ids format_ "
+    "list_formats option like class_map mean std method experiment trust_pickle pixels images baseline shadow "
+    "proxy reference reference_ipc test_best steps orders",
     "Images": "ipc factor storage memory distill policies baselines",
     "Matching": "recipe matcher matcher_option list_matchers list_recipes",
     "Networks": "models model list_models normalisation width networks repeats space pick sample network_state "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,16 @@ else:
     _NumberType = click.ParamType  # click 8.2 can't be asked for `ParamType[...]` at run time
 
 _MOST_DIGITS = 40
+
+
+def _one_at_a_time(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    """What to do with several numbers, or a range of them, where one is expected; empty for other text."""
+    if not re.fullmatch(r"\d+(\s*[,-]\s*\d+)+", str(value)):
+        return ""
+    plural = f"{param.name}s" if param is not None else ""
+    if ctx is not None and any(each.name == plural for each in ctx.command.params):
+        return f"; --{plural} takes several"
+    return "; give one, and run the command again for each of the others"
 
 
 class Number(_NumberType):
@@ -45,7 +56,9 @@ class Number(_NumberType):
             number = float(value) if long else self.kind(value)
         except ValueError:
             what = "a whole number" if self.kind is int else "a number"
-            raise click.UsageError(f"{label} must be {what}, not {shown(value)}", ctx) from None
+            raise click.UsageError(
+                f"{label} must be {what}, not {shown(value)}{_one_at_a_time(value, param, ctx)}", ctx
+            ) from None
         found = shown(value).strip("'")
         if not self.bounds.hold(number):
             raise click.UsageError(f"{label} must be {self.bounds}, not {found}", ctx)

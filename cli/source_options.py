@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from atom_plugin.datasets import SourceRequest
 
 # What says which images of a source, beside its name and its place: the file of a set knows it of the set's own source.
-OF_IMAGES = ("image_size", "test_fraction", "split_seed", "class_order", "bit_depth", "max_pixels", "follow_links")
+OF_IMAGES = (
+    "image_size",
+    "test_fraction",
+    "split_seed",
+    "class_order",
+    "bit_depth",
+    "max_pixels",
+    "follow_links",
+    "skip_unreadable",
+)
 _OF_SOURCE = ("data_dir", "download", "cache_dir", "workers")
 
 WITH_DATASET = OnlyWith("--dataset", OF_IMAGES, lambda values: values["dataset"])
@@ -138,6 +147,11 @@ def _options(dataset: Callable[..., Any]) -> Callable[[Command], Command]:
         ),
         click.option(
             "--follow-links", is_flag=True, help="Follow links that lead out of the folder, for a folder source."
+        ),
+        click.option(
+            "--skip-unreadable",
+            is_flag=True,
+            help="Leave out image files that cannot be read, with a warning, for a folder source.",
         ),
         _with_request,
     )

@@ -40,7 +40,8 @@ class SourceRequest:
 
     For a folder of images: ``class_order``, "name" or "natural" (numbers by value), None for "name" and a warning if the two
     differ; ``bit_depth``, number of bits that 16-bit grey files use, None for 16; ``max_pixels`` of an image, None for
-    :data:`~atom_plugin.datasets.pixels.MAX_PIXELS`; ``follow_links``: also follow links that lead out of the folder.
+    :data:`~atom_plugin.datasets.pixels.MAX_PIXELS`; ``follow_links``: also follow links that lead out of the folder;
+    ``skip_unreadable``: leave out image files that cannot be read, with a warning, in place of an error.
     """
 
     data_dir: Path | None = None
@@ -57,6 +58,7 @@ class SourceRequest:
     bit_depth: int | None = None
     max_pixels: int | None = None
     follow_links: bool = False
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "cache_dir"):
@@ -105,6 +107,7 @@ _STORED_OPTIONS: dict[str, type | tuple[type, ...]] = {
     "bit_depth": int,
     "max_pixels": int,
     "follow_links": bool,
+    "skip_unreadable": bool,
 }
 
 

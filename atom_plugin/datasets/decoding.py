@@ -21,7 +21,7 @@ from itertools import starmap
 import numpy as np
 
 from atom_plugin.datasets.pixels import Decoding, Pixels, decode, size_of
-from atom_plugin.datasets.unreadable import captured_stderr, why_unreadable
+from atom_plugin.datasets.unreadable import UnreadableImages, captured_stderr, why_unreadable
 from atom_plugin.errors import SourceError
 from atom_plugin.runtime.memory import machine_memory
 from atom_plugin.runtime.progress import progress_bar
@@ -41,12 +41,13 @@ _Task = tuple[Sequence[str], Decoding]
 class _Chunk:
     """A chunk of decoded images: ``pixels`` (n, C, H, W), C = 1 if all are grey; None if their sizes differ.
 
-    ``sizes`` names one file for each (width, height) found; ``remarks`` has libtiff's messages, a line for each file.
+    ``sizes`` names one file for each (width, height) found; ``failures`` has each file that cannot be read, with why;
+    ``remarks`` has libtiff's messages, a line for each file.
     """
 
     pixels: Pixels | None
     sizes: dict[tuple[int, int], str]
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -85,12 +86,12 @@ def decode_into(
     """Decode ``paths``, except the first ``skip``, and pass them to ``put`` in order: uint8 (n, C, H, W), n up to 64.
 
     C is 1 if all n are grey, else 3. See :func:`~atom_plugin.datasets.pixels.decode` for the treatment of a file. Keeps a few
-    images per process in memory, whatever the number of files. Raises SourceError for unreadable files (all are checked, the
-    first few named), and for differing sizes without an ``image_size``. Warns once about libtiff's messages.
+    images per process in memory, whatever the number of files. Raises UnreadableImages for files that cannot be read, after all
+    were tried, and SourceError for differing sizes without an ``image_size``. Warns once about libtiff's messages.
     """
     chunk_size = _chunk_size(paths, decoding.image_size)
     tasks = [(paths[start : start + chunk_size], decoding) for start in range(skip, len(paths), chunk_size)]
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     remarks: list[str] = []
     sizes: dict[tuple[int, int], str] = {}
     done = skip
@@ -98,7 +99,7 @@ def decode_into(
     bar = progress_bar(len(paths), initial=skip, desc="decoding", unit="image", hidden=not progress)
     with bar, contextlib.closing(chunks):
         for (names, _), chunk in zip(tasks, chunks, strict=True):
-            failures += chunk.failures
+            failures |= chunk.failures
             remarks += chunk.remarks
             sizes = chunk.sizes | sizes
             if len(sizes) > 1:
@@ -112,10 +113,7 @@ def decode_into(
             "libtiff has messages on %d file(s), which are read nevertheless; the first: %s", len(remarks), remarks[0]
         )
     if failures:
-        more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-        raise SourceError(
-            f"{len(failures)} image file(s) cannot be read: {'; '.join(failures[:_NAMED])}{more}. Repair or remove them"
-        )
+        raise UnreadableImages(failures)
 
 
 def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | None:
@@ -131,7 +129,7 @@ def sides_of(paths: Sequence[str], image_size: int | None) -> tuple[int, int] | 
 def _decode_chunk(paths: Sequence[str], decoding: Decoding) -> _Chunk:
     decoded: list[Pixels] = []
     sizes: dict[tuple[int, int], str] = {}
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     remarks: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on odd metadata; what matters raises
@@ -141,7 +139,7 @@ def _decode_chunk(paths: Sequence[str], decoding: Decoding) -> _Chunk:
                 try:
                     image = decode(path, decoding)
                 except Exception as error:  # PIL's plugins raise anything from struct.error to SyntaxError
-                    failures.append(f"{path}: {why_unreadable(path, error)}")
+                    failures[path] = why_unreadable(path, error)
                     continue
             if said:
                 remarks.append(f"{path}: {said[0]}")

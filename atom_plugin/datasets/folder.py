@@ -18,8 +18,9 @@ from atom_plugin.datasets.decoding import decode_all, decode_into, sides_of
 from atom_plugin.datasets.layouts import Layout, find_layout
 from atom_plugin.datasets.packed import Contents, Packed
 from atom_plugin.datasets.pixels import Decoding, Pixels, sixteen_bit_maximum
+from atom_plugin.datasets.readable import without
 from atom_plugin.datasets.request_fields import flag
-from atom_plugin.datasets.unreadable import captured_stderr
+from atom_plugin.datasets.unreadable import UnreadableImages, captured_stderr
 from atom_plugin.errors import ConfigError
 
 _LOOKED_AT = 16
@@ -28,7 +29,7 @@ _logger = logging.getLogger("atom_plugin")
 
 @takes(
     *("data_dir", "image_size", "seed", "test_fraction", "cache_dir", "workers"),
-    *("class_order", "bit_depth", "max_pixels", "follow_links"),
+    *("class_order", "bit_depth", "max_pixels", "follow_links", "skip_unreadable"),
 )
 def load_folder(request: SourceRequest) -> SourceData:
     """Your own images: DIR/train/<class>/ with DIR/test/ or DIR/val/, DIR/<class>/, or Tiny-ImageNet's layout.
@@ -42,8 +43,7 @@ def load_folder(request: SourceRequest) -> SourceData:
     if request.data_dir is None:
         raise ConfigError("the folder source needs to know the folder; pass --data-dir DIR (data_dir=)")
     root = request.data_dir.absolute()
-    seed = request.seed or 0
-    test_fraction = TEST_FRACTION if request.test_fraction is None else request.test_fraction
+    seed, test_fraction = request.seed or 0, _test_fraction(request)
     layout = find_layout(
         root,
         seed=seed,
@@ -63,7 +63,7 @@ def load_folder(request: SourceRequest) -> SourceData:
     )
     decoding = request.decoding
     _tell_unused_bits([str(root / file.path) for file in layout.train], decoding)
-    found = cache.read(_cache_path(layout, request)) or _decoded(layout, request)
+    found = _cached(layout, request) or (_readable if request.skip_unreadable else _decoded)(layout, request)
     return SourceData(
         name="folder",
         train=found.train,
@@ -79,7 +79,39 @@ def load_folder(request: SourceRequest) -> SourceData:
     )
 
 
-def _decoded(layout: Layout, request: SourceRequest) -> Packed:
+def _test_fraction(request: SourceRequest) -> float:
+    return TEST_FRACTION if request.test_fraction is None else request.test_fraction
+
+
+def _cached(layout: Layout, request: SourceRequest) -> Packed | None:
+    """The decoded images of an earlier call, if nothing changed since."""
+    path = _cache_path(layout, request)
+    if request.skip_unreadable and (found := cache.read(_readable_path(path))) is not None:
+        missing = len(layout.train) + len(layout.test) - len(found.train) - len(found.test)
+        _logger.warning("%d image file(s) of %s cannot be read and were left out", missing, layout.root)
+        return found
+    return cache.read(path)
+
+
+def _readable(layout: Layout, request: SourceRequest) -> Packed:
+    """:func:`_decoded` of the files that can be read; a warning names the others.
+
+    The result is cached under the name of all files, so that a later call need not try the others again.
+    """
+    try:
+        return _decoded(layout, request)
+    except UnreadableImages as error:
+        _logger.warning("%d image file(s) cannot be read and are left out: %s", len(error.reasons), error.named)
+        kept = without(layout, error.reasons, seed=request.seed or 0, test_fraction=_test_fraction(request))
+    return _decoded(kept, request, _readable_path(_cache_path(layout, request)))
+
+
+def _readable_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-readable.h5")
+
+
+def _decoded(layout: Layout, request: SourceRequest, path: Path | None = None) -> Packed:
+    """All images of ``layout``, written to the cache at ``path``, by default the layout's own place."""
     files = [*layout.train, *layout.test]
     paths = [str(layout.root / file.path) for file in files]
     how: dict[str, Any] = {
@@ -95,7 +127,7 @@ def _decoded(layout: Layout, request: SourceRequest) -> Packed:
         test_labels=layout.test_labels,
         image_shape=(3, height, width),
     )
-    path = _cache_path(layout, request)
+    path = path or _cache_path(layout, request)
     if contents.pixel_bytes > packed.MAPPED_BYTES:
         return cache.fill(path, contents, lambda put, skip: decode_into(put, paths, skip=skip, **how))
     images = decode_all(paths, **how)
@@ -112,6 +144,7 @@ def _reading_options(request: SourceRequest) -> dict[str, Any]:
         "bit_depth": request.bit_depth,
         "max_pixels": request.max_pixels,
         "follow_links": request.follow_links or None,
+        "skip_unreadable": request.skip_unreadable or None,
     }
 
 

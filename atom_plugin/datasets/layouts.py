@@ -115,7 +115,19 @@ def _single_tree(walk: Walk, folders: Sequence[str], seed: int, test_fraction: f
         raise _too_few_classes(root, folders)
     _tell_look_alikes(root, folders)
     files, labels = _labelled(walk, "", dict(zip(folders, range(len(folders)), strict=True)))
-    class_names = human_names(root, folders)
+    return split_by_seed(root, human_names(root, folders), files, labels, seed=seed, test_fraction=test_fraction)
+
+
+def split_by_seed(
+    root: Path,
+    class_names: tuple[str, ...],
+    files: Sequence[ImageFile],
+    labels: Sequence[int],
+    *,
+    seed: int,
+    test_fraction: float,
+) -> Layout:
+    """Files in the order of their labels and names, split by ``seed``. Raises SourceError for a class of one file."""
     held_out = stratified_holdout(
         [file.path for file in files], labels, fraction=test_fraction, seed=seed, class_names=class_names
     )

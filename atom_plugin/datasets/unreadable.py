@@ -6,16 +6,38 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from atom_plugin.errors import SourceError
+
 _CONVERT = "convert it to PNG, grey or RGB, of 8 or 16 bits"
 # Tags of TIFF: samples per pixel, bits per sample, what the samples mean, whether they are integers, compression.
 _SAMPLES, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _COMPRESSION = 277, 258, 262, 339, 259
 _SAMPLE_KINDS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+
+
+_NAMED = 5
+
+
+class UnreadableImages(SourceError):
+    """Image files that cannot be read; ``reasons`` has all of them, with why. The message names the first few."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__(
+            f"{len(reasons)} image file(s) cannot be read: {self.named}. Repair or remove them, or leave them out with "
+            "--skip-unreadable (skip_unreadable=)"
+        )
+
+    @property
+    def named(self) -> str:
+        """The first few files, each with its reason."""
+        more = f"; and {len(self.reasons) - _NAMED} more" if len(self.reasons) > _NAMED else ""
+        return "; ".join(f"{path}: {why}" for path, why in list(self.reasons.items())[:_NAMED]) + more
 
 
 def why_unreadable(path: str, error: Exception) -> str:

@@ -75,7 +75,8 @@ def build_model(
     elif name.startswith(TIMM_PREFIX):
         build = timm_models.builder(name.removeprefix(TIMM_PREFIX))
     else:
-        timms = [TIMM_PREFIX + found for found in timm_models.names(name)]  # it holds no wildcards: itself or nothing
+        plain = name.removeprefix("timm/")  # as other sites write it; without wildcards it finds itself or nothing
+        timms = [TIMM_PREFIX + found for found in timm_models.names(plain)]
         see = f"known: {', '.join(NAMED_MODELS)}, and timm's as {TIMM_PREFIX}NAME"
         raise ModelError(unknown("model", name, timms or NAMED_MODELS, see=see))
     size = shape_text(image_shape)

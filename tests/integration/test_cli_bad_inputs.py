@@ -79,6 +79,8 @@ CASES = [
     (("distill", "--ipc", "-3"), 2, "--ipc must be at least 1"),
     (("distill", "--ipc", "ten"), 2, "--ipc must be a whole number, not 'ten'"),
     (("distill", "--ipc", "1.5"), 2, "--ipc must be a whole number"),
+    (("distill", "--ipc", "1,10"), 2, "--ipc must be a whole number, not '1,10'; give one, and run the command again"),
+    (("distill", "--ipc", "1", "--seed", "0-2"), 2, "--seed must be a whole number, not '0-2'; --seeds takes several"),
     ((*DISTILL, "--unknown"), 2, "--unknown"),
     ((*DISTILL, "--lr", "1"), 2, "no option is called '--lr'; did you mean '--network-lr' or '--image-lr'"),
     ((*DISTILL, "--iteration", "1"), 2, "did you mean '--iterations'"),

@@ -230,6 +230,63 @@ def test_an_image_of_too_many_pixels_is_named_and_may_be_allowed(tree: Path, cac
     assert load(tree, cache, max_pixels=36).options["max_pixels"] == 36
 
 
+def test_unreadable_images_are_left_out_when_asked(
+    tree: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = load(tree, cache / "good")
+    (tree / "cat" / "broken.png").write_bytes(b"no image")
+    (tree / "dog" / "empty.jpg").touch()
+    with pytest.raises(SourceError, match=r"2 image file\(s\) cannot be read: .*broken.png.*--skip-unreadable"):
+        load(tree, cache)
+    data = load(tree, cache, skip_unreadable=True)
+    (warning,) = caplog.messages[-1:]
+    assert "2 image file(s) cannot be read and are left out" in warning and "empty.jpg: is empty" in warning
+    assert same(data, good)  # as if the broken files were not there, with the same split
+    assert data.options["skip_unreadable"] is True
+    forbid_decoding(monkeypatch)  # the second time they are known, and said
+    assert same(load(tree, cache, skip_unreadable=True), data)
+    assert "2 image file(s)" in caplog.messages[-1]
+    with pytest.raises(AssertionError, match="decoded"):
+        load(tree, cache)  # without the option nothing is left out, from no cache either
+
+
+def test_mapped_images_without_the_unreadable_ones(
+    tree: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "cat" / "broken.png").write_bytes(b"no image")
+    data = load(tree, cache / "memory", skip_unreadable=True)
+    monkeypatch.setattr(packed, "MAPPED_BYTES", 0)
+    assert same(load(tree, cache, skip_unreadable=True), data)
+    monkeypatch.setattr(folder, "decode_into", None)
+    assert same(load(tree, cache, skip_unreadable=True), data)
+
+
+@pytest.mark.parametrize(("split", "kind"), [("", ""), ("train", "training "), ("test", "test ")])
+def test_a_class_with_no_readable_image_is_an_error(tree: Path, cache: Path, split: str, kind: str) -> None:
+    if split:
+        for other in ("train", "test"):
+            shutil.copytree(tree / "cat", tree / other / "cat")
+            shutil.copytree(tree / "dog", tree / other / "dog")
+        shutil.rmtree(tree / "cat")
+        shutil.rmtree(tree / "dog")
+    for path in (tree / split / "dog").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(SourceError, match=f"class 'dog' has no {kind}image that can be read; repair"):
+        load(tree, cache, skip_unreadable=True)
+
+
+def test_unreadable_images_of_a_ready_split_are_left_out(tree: Path, cache: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            shutil.copytree(tree / name, tree / split / name)
+    shutil.rmtree(tree / "cat")
+    shutil.rmtree(tree / "dog")
+    good = load(tree, cache)
+    (tree / "test" / "cat" / "0a.png").write_bytes(b"no image")
+    (tree / "train" / "dog" / "0a.png").write_bytes(b"no image")
+    assert same(load(tree, cache, skip_unreadable=True), good)
+
+
 def test_a_set_that_names_followed_links_is_reloaded_with_them(tree: Path, cache: Path, tmp_path: Path) -> None:
     tree.rename(tmp_path / "elsewhere")
     tree.mkdir()

@@ -264,6 +264,7 @@ def test_without_a_generator_torch_draws():
         ("resnet81", (3, 32, 32), {}, "did you mean 'resnet18'"),
         ("", (3, 32, 32), {}, "known: convnet"),
         ("vgg16", (3, 32, 32), {}, "did you mean 'timm:vgg16'"),
+        ("timm/vgg16", (3, 32, 32), {}, "did you mean 'timm:vgg16'"),
         ("timm:vit_tiny_patch16_22", (3, 32, 32), {}, "did you mean 'vit_tiny_patch16_224'"),
         ("timm:hf-hub:timm/resnet18.a1_in1k", (3, 32, 32), {}, "no model of timm"),
         ("timm:resnet10t", (3, 32, 32), {"pretrained": True}, "random weights"),
