@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from atom_plugin.datasets.class_names import composed
 from atom_plugin.errors import ConfigError, StoreError, listed, shape_text
 from atom_plugin.runtime.versions import package_versions
+from atom_plugin.store.formats.class_ids import mapped_soft, names_of, table_of
 from atom_plugin.store.formats.coding import Constants, convert, standardised
 from atom_plugin.store.formats.plausibility import odd_coding
 from atom_plugin.store.provenance import Provenance
@@ -166,7 +166,7 @@ class ImportContext:
             result = coding if template is None or self.constants is not None else template.preprocessing
         names = self.names(carried_names)
         if soft is not None:
-            soft = self._mapped_soft(soft, names)
+            soft = mapped_soft(soft, self.class_map, names)
         labels = self._mapped(labels, names)
         if odd := odd_coding(images, coding):
             self.note(odd)
@@ -224,45 +224,12 @@ class ImportContext:
         """The ids of ``names`` for the ids of the file, by name. Raises ConfigError for a class that is in neither."""
         if self.class_map is None:
             return labels
-        table = self._table(self.class_map, sorted(set(labels.tolist())), names)
+        self._use("class_map")
+        table = table_of(self.class_map, sorted(set(labels.tolist())), names)
         moved = [found for found, label in table.items() if found != label]
         if moved:
             self.note(f"class ids were mapped by name: {moved[0]} in the file is {table[moved[0]]} here, and so on")
         return torch.tensor([table[found] for found in labels.tolist()], dtype=torch.int64)
-
-    def _mapped_soft(self, soft: SoftLabels, names: tuple[str, ...]) -> SoftLabels:
-        """The soft labels in the order of ``names``, by name. Raises ConfigError if the file's classes differ."""
-        if soft.classes != len(names):
-            raise ConfigError(
-                f"the file's soft labels are over {soft.classes} classes, but there are {len(names)} class names "
-                f"({listed(names, most=3)}); give the class names of its source, or --option soft_labels=argmax"
-            )
-        if self.class_map is None:
-            return soft
-        table = self._table(self.class_map, range(soft.classes), names)
-        place = torch.tensor([table[found] for found in range(soft.classes)])
-        if len(place.unique()) < len(place):
-            raise ConfigError("--class-map gives two ids of the file the same class; name every class once")
-        return replace(soft, values=torch.empty_like(soft.values).index_copy(1, place, soft.values))
-
-    def _table(self, class_map: Mapping[int, str], ids: Iterable[int], names: tuple[str, ...]) -> dict[int, int]:
-        """The ids of ``names`` by the ids of the file. Raises ConfigError for a class that is in neither."""
-        self._use("class_map")
-        label_of = {composed(name): label for label, name in enumerate(names)}
-        table = {}
-        for found in ids:
-            name = class_map.get(found)
-            if name is None or composed(name) not in label_of:
-                missing = (
-                    "no name for"
-                    if name is None
-                    else (f"the name {name!r}, which is not one of the given classes, for")
-                )
-                raise ConfigError(
-                    f"--class-map has {missing} the id {found} of the file; classes are {listed(names, most=3)}"
-                )
-            table[found] = label_of[composed(name)]
-        return table
 
     def _given_names(self) -> tuple[str, ...] | None:
         if self.class_names is not None:
@@ -274,12 +241,7 @@ class ImportContext:
         source = self.source()
         if source is not None:
             return source.class_names
-        if self.class_map is None:
-            return None
-        absent = next(label for label in range(len(self.class_map) + 1) if label not in self.class_map)
-        if absent < len(self.class_map):
-            raise ConfigError(f"--class-map names no class {absent}; name all ids up to {max(self.class_map)}")
-        return tuple(self.class_map[label] for label in range(len(self.class_map)))
+        return None if self.class_map is None else names_of(self.class_map)
 
     def _origin(self) -> dict[str, Any]:
         if self._loaded is not None:
