@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.distillation.prefixes import prefix_weights
+from atom_plugin.distillation.real_config import RealConfig
 from atom_plugin.distillation.set_config import Config
 from atom_plugin.errors import ConfigError, require, shown
 from atom_plugin.models.convnet_choices import ConvNetChoices
@@ -25,7 +25,7 @@ _IMAGES, _MATCHING, _OPTIMISATION = "Images", "Matching", "Optimisation"
 
 @config_class
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(NetworkConfig):
+class DistillConfig(RealConfig):
     """All choices that determine a synthetic set; each field's metadata describes it.
 
     Raises ConfigError for a value of a wrong type or outside its bounds, and for choices that contradict each other.
@@ -64,10 +64,6 @@ class DistillConfig(NetworkConfig):
     )
     iterations: int = field(
         default=1000, metadata=about("Number of matching steps.", group=_OPTIMISATION, metavar="N", at_least=1)
-    )
-    real_batch: int = field(
-        default=64,
-        metadata=about("Real images per class in each matching step.", group=_OPTIMISATION, metavar="N", at_least=1),
     )
     image_lr: float = field(
         default=1.0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,34 +11,29 @@ from pathlib import Path
 import torch
 
 from atom_plugin.datasets import SourceData
+from atom_plugin.distillation.capture import capture, is_captured
 from atom_plugin.distillation.checkpoint import Checkpoint
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine import choose_engine
-from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.chunking import PassSize, plan
-from atom_plugin.distillation.engine.cuda_inputs import StepInputs
-from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss, suits_captured_step
+from atom_plugin.distillation.engine.cuda_step import CapturedStep, PendingLoss
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.engine.step import MatchingStep, check_matched
 from atom_plugin.distillation.growing import Growth
 from atom_plugin.distillation.held_set import history_of
 from atom_plugin.distillation.image_init import initial_images
+from atom_plugin.distillation.iteration_draws import IterationDraws
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.distillation.run_images import RunImages
 from atom_plugin.distillation.run_matcher import matcher_of, warn_of_few_images
 from atom_plugin.distillation.set_matching import SetMatching
 from atom_plugin.errors import DivergenceError, StoreError, require
-from atom_plugin.matchers import MeanMatcher
 from atom_plugin.matchers.set_matcher import SetMatcher
-from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import feature_function
-from atom_plugin.models.network_pool import set_weights
-from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import long_work, resolve_device, resolve_precision
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.store.synthetic_set import SyntheticSet
-from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 
@@ -80,7 +74,6 @@ class Distiller:
             preprocessing = self._growth.held.preprocessing
         self.matcher = matcher_of(config, self._growth)
         self.preprocessing = preprocessing or config.fit_preprocessing(data)
-        self._augmentation = Augmentation(strategy=config.augmentation)
         self._keeps_memory = keep_memory
         self._fused_kernels = fused_kernels
         on_device = self.preprocessing.to(self.device)
@@ -94,6 +87,7 @@ class Distiller:
         )
         self._matching = MatchingNetwork(config, data, on_device, self.device)
         self.network = self._matching.network
+        self._draws = IterationDraws(config, self._matching, classes=self.classes)
         if self._matching.pool is not None:
             self.config = config = replace(config, pool_sha256=self._matching.pool.sha256)
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
@@ -103,7 +97,6 @@ class Distiller:
         warn_of_few_images(self.matcher, self.network, self.classes * seen)
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
-        self._calibration = self._calibration_of(config)
         start = initial_images(config, data, self.preprocessing, device=self.device)
         self._images = RunImages(start, config, self.preprocessing, self.chunks, self.device, growth=self._growth)
         self._set_matching: SetMatching | None = None
@@ -120,16 +113,11 @@ class Distiller:
             self._batches,
             self.chunks,
             decode=self._images.decode,
-            calibration=self._calibration,
+            calibration=self._draws.calibration,
+            sharing=config.inner_loop if config.shares_real else 1,
             precision=config.precision,
         )
         self._captured_step: CapturedStep | None = None
-
-    def _calibration_of(self, config: DistillConfig) -> Calibration | None:
-        if config.pool is None or not config.calibration_weight:
-            return None
-        assert isinstance(self.network, ConvNet)
-        return Calibration(copy.deepcopy(self.network), weight=config.calibration_weight, classes=self.classes)
 
     @property
     def images(self) -> torch.Tensor:
@@ -148,7 +136,7 @@ class Distiller:
 
         Raises DivergenceError as :meth:`step`, some iterations late if the device works asynchronously.
         """
-        if self._is_captured:
+        if is_captured(self.config, self.engine, self.matcher, self.chunks):
             pending = self.captured_step.launch(self.iteration)
         else:
             pending = PendingLoss(self.iteration, self._descend(), None)
@@ -157,22 +145,20 @@ class Distiller:
 
     def _descend(self) -> float:
         """Algorithm 1 of ATOM: a network, an augmentation, the loss under both, and a step of the images down its gradient."""
-        config = self.config
-        generator = generator_for(config.seed, "iteration", self.iteration)
-        self._matching.prepare(self.iteration, generator)
         if self._set_matching is not None:
-            return self._descend_whole(self._set_matching, generator)
-        if self._calibration is not None and self._matching.calibrating is not None:
-            set_weights(self._calibration.network, self._matching.calibrating)
-        draw = self._augmentation.draw(self.classes, generator)
-        loss, gradient = self._matching_step(self.iteration, draw, self.images.unflatten(0, (-1, config.ipc)))
+            return self._descend_whole(self._set_matching)
+        drawn = self._draws(self.iteration)
+        images = self.images.unflatten(0, (-1, self.config.ipc))
+        loss, gradient = self._matching_step(drawn.iteration, drawn.augmentation, images)
         self._note_loss(self.iteration, loss)
         self._images.optimizer.step(self.iteration, gradient.flatten(0, 1))
         self._matching.advance(self.iteration, lambda: self._images.decode(self._images.whole))
         return loss
 
-    def _descend_whole(self, matching: SetMatching, generator: torch.Generator) -> float:
+    def _descend_whole(self, matching: SetMatching) -> float:
         """The step with a matcher of whole sets, which draws its own augmentations and optimises other values as well."""
+        generator = generator_for(self.config.seed, "iteration", self.iteration)
+        self._matching.prepare(self.iteration, generator)
         loss, gradient = matching.step(self.iteration, self.images, generator)
         self._note_loss(self.iteration, loss)
         if matching.moves_images:
@@ -181,32 +167,11 @@ class Distiller:
         return loss
 
     @property
-    def _is_captured(self) -> bool:
-        fresh = not self.config.pretraining_epochs and self.config.inner_loop == 1
-        whole = len(self.chunks.own_chunks) == 1 and distributed.count() == 1
-        return suits_captured_step(self.engine, self.matcher, whole=whole, fresh_networks=fresh)
-
-    @property
     def captured_step(self) -> CapturedStep:
         """The step that a CUDA device runs without the host, made on first use."""
         if self._captured_step is None:
-            assert isinstance(self.matcher, MeanMatcher) and isinstance(self.network, ConvNet)
-            inputs = StepInputs(
-                self.network,
-                self._augmentation,
-                self._batches,
-                rate=self._images.optimizer.rate,
-                draw_into=self._matching.draw_into,
-                calibrates=self._calibration is not None,
-            )
-            self._captured_step = CapturedStep(
-                self.matcher,
-                inputs,
-                self._batches,
-                self._images.optimizer,
-                decode=self._images.decode,
-                calibration=self._calibration,
-                precision=self.config.precision,
+            self._captured_step = capture(
+                *(self.config, self.matcher, self._draws, self._batches, self._images),
                 on_loss=self._note_loss,
                 fused=self._fused_kernels,
             )

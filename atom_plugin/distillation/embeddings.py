@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from atom_plugin.datasets import SourceData
-from atom_plugin.distillation.matching_network import NetworkTrainer
+from atom_plugin.distillation.network_trainer import NetworkTrainer
 from atom_plugin.distillation.set_config import SetConfig, trained_epochs
 from atom_plugin.models.batchnorm import batch_norms, measure_moments
 from atom_plugin.models.convnet import ConvNet
@@ -29,7 +29,7 @@ def embedding_network(
 ) -> ConvNet:
     """The config's network, drawn from ``generator``, trained if ``config.embedding`` asks for it, in evaluation mode.
 
-    Training is :meth:`~atom_plugin.distillation.matching_network.NetworkTrainer.pretrain`; ``on_images`` is called with the
+    Training is :meth:`~atom_plugin.distillation.network_trainer.NetworkTrainer.pretrain`; ``on_images`` is called with the
     number of images of each batch. The batch normalisation of a random network gets the moments of up to 1,024 real images, so
     that an image's embedding does not depend on other images. ``config.precision`` must be resolved. Raises DivergenceError if
     training diverges.

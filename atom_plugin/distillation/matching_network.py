@@ -23,19 +23,14 @@ from torch import nn
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.network_config import TRAJECTORY
-from atom_plugin.distillation.set_config import SetConfig
+from atom_plugin.distillation.network_trainer import NetworkTrainer
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.matchers.set_matcher import SetMatcher
-from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
-from atom_plugin.models.feature_layers import matching_mode
-from atom_plugin.models.fitting import BATCH_SIZE, SGD, Batches, Course, OnBatch, check_loss, fit
+from atom_plugin.models.fitting import SGD, Course, check_loss
 from atom_plugin.models.network_pool import NetworkPool, set_weights
-from atom_plugin.runtime import distributed
-from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for
-from atom_plugin.transforms.augmentation import Augmentation
 from atom_plugin.transforms.preprocessing import Preprocessing
 
 State = dict[str, Any]
@@ -61,80 +56,6 @@ def _checked_weights(weights: object, network: nn.Module, *, needed: bool) -> to
             f"its calibrating weights are {shown(getattr(weights, 'shape', weights))}, not float32 ({count},)"
         )
     return weights
-
-
-class NetworkTrainer:
-    """``network``, of the kind that ``model`` names (:func:`~atom_plugin.models.build_model`); "convnet" is the config's.
-
-    :meth:`pretrain` trains it in place, on real images with the config's augmentation.
-    """
-
-    def __init__(
-        self,
-        config: SetConfig,
-        data: SourceData,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        *,
-        model: str = "convnet",
-    ) -> None:
-        self._convnet = config.network
-        self._precision = config.precision
-        self._data = data
-        self._preprocessing = preprocessing
-        self._device = device
-        self._augmentation = Augmentation(strategy=config.augmentation)
-        self._model = model
-        self.network = self._fresh(generator_for(config.seed, "network"))
-        self.network.requires_grad_(False).to(memory_format=torch.channels_last).to(device)
-        matching_mode(self.network)
-
-    def _fresh(self, generator: torch.Generator) -> nn.Module:
-        """A network of the run's kind, drawn from ``generator``, on the CPU."""
-        data, convnet = self._data, self._convnet
-        return build_model(self._model, data.image_shape, len(data.class_names), generator=generator, convnet=convnet)
-
-    def _redraw(self, network: nn.Module, generator: torch.Generator) -> None:
-        """Draw all parameters of ``network``, one of the run's kind, again, in place, from ``generator``."""
-        if isinstance(network, ConvNet):
-            network.reset(generator)
-        else:
-            network.load_state_dict(self._fresh(generator).state_dict())
-
-    def pretrain(self, epochs: int, generator: torch.Generator, on_batch: OnBatch | None = None) -> None:
-        """Draw the network again and train it for ``epochs`` on the real images, with the SGD of evaluations.
-
-        Raises DivergenceError if the loss is no longer finite.
-        """
-        self._redraw(self.network, generator)
-        train = self._data.train
-        batches = self._batches(
-            lambda rows: self._preprocessing.forward(train.rows(rows).to(self._device)), train.labels.to(self._device)
-        )
-        course = Course(epochs=epochs, precision=self._precision, on_batch=on_batch)
-        with long_work(self._device):
-            loss = self._fit(batches, SGD().over(self.network), course, generator)
-        check_loss(loss, "choose another preprocessing or normalisation")
-
-    def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
-        """The images of ``images_of`` for indices (n,), each image augmented separately with the run's augmentation."""
-
-        def batch(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._augmentation.per_sample(images_of(rows), generator), labels[rows.to(labels.device)]
-
-        return Batches(count=len(labels), size=BATCH_SIZE, of=batch)
-
-    def _fit(
-        self, batches: Batches, optimizer: torch.optim.Optimizer, course: Course, generator: torch.Generator
-    ) -> float:
-        """Train the network, the same in all processes; returns the largest of their losses."""
-        self.network.train().requires_grad_(True)
-        loss = fit(self.network, batches, optimizer, course, generator)
-        optimizer.zero_grad(set_to_none=True)
-        self.network.requires_grad_(False)
-        matching_mode(self.network)
-        distributed.agree([*self.network.parameters(), *self.network.buffers()])
-        return distributed.highest(loss)
 
 
 class MatchingNetwork(NetworkTrainer):
@@ -207,8 +128,8 @@ class MatchingNetwork(NetworkTrainer):
         check_loss(loss, "lower --network-lr")
 
     def state(self, iteration: int) -> State | None:
-        """The state that :meth:`restore` needs before ``iteration``; None if the iteration begins with a draw."""
-        if iteration % self._config.inner_loop == 0:
+        """The state that :meth:`restore` needs before ``iteration``; None if the iteration draws, or draws again."""
+        if self._draws_in(iteration):
             return None
         return {
             "network": self.network.state_dict(),
@@ -218,8 +139,7 @@ class MatchingNetwork(NetworkTrainer):
 
     def restore(self, state: State | None, iteration: int) -> None:
         """Continue from the result of :meth:`state` before ``iteration``. Raises StoreError for any other value."""
-        drawn = iteration % self._config.inner_loop == 0 or iteration == self._config.iterations
-        if state is None and drawn:
+        if state is None and (self._draws_in(iteration) or iteration == self._config.iterations):
             return
         if state is None or not state.keys() >= {"network", "optimizer"}:
             raise StoreError(f"found no state of the network that iteration {iteration} continues with")
@@ -231,6 +151,10 @@ class MatchingNetwork(NetworkTrainer):
                 self._optimizer.load_state_dict(_checked_momenta(state["optimizer"], self._optimizer))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise StoreError(f"found the state of another network ({' '.join(str(error).split())[:200]})") from error
+
+    def _draws_in(self, iteration: int) -> bool:
+        """Whether a run that goes on with ``iteration`` can draw its network."""
+        return self._config.drawn_in(iteration) % self._config.inner_loop == 0
 
     def _inner_sgd(self) -> torch.optim.Optimizer:
         config = self._config
@@ -254,6 +178,11 @@ def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
         raise ConfigError(
             f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; only mtt matches "
             "trajectories, and it needs them: change one of the two"
+        )
+    if config.shares_real and not isinstance(matcher, MeanMatcher):
+        raise ConfigError(
+            f"share_real has no effect on the matcher {config.matcher!r}, which compares more than statistics of real images; "
+            "leave it out, or choose a matcher such as atom, datadam or dm"
         )
     if getattr(matcher, "uses_network", True):
         return

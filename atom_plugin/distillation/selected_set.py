@@ -14,7 +14,7 @@ import torch
 
 from atom_plugin.datasets import SourceData, Split
 from atom_plugin.distillation.embeddings import embed, embedding_network
-from atom_plugin.distillation.matching_network import NetworkTrainer
+from atom_plugin.distillation.network_trainer import NetworkTrainer
 from atom_plugin.distillation.provenance import assemble
 from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selection import ForgettingCounter, check_counts, select

@@ -1,5 +1,5 @@
 """The training loop, and SGD, for all networks: for evaluation on a set (:mod:`atom_plugin.evaluation.training`) and for
-matching (:mod:`atom_plugin.distillation.matching_network`).
+matching (:mod:`atom_plugin.distillation.network_trainer`).
 """
 
 from __future__ import annotations

@@ -41,6 +41,9 @@ def every_run():
     size = PassSize.of(make_matcher("atom"), engine, (3, 8, 8), real_batch=5, ipc=2)
     runs["instance in chunks"] = dataclasses.replace(runs["instance"], memory_budget=size.bytes_of(2))
     runs["trained"] = small_config(iterations=4, inner_loop=2, network_epochs=1, network={"normalisation": "batch"})
+    shared = {"iterations": 4, "inner_loop": 3, "share_real": True}
+    runs["shared"] = small_config(**shared, network={"normalisation": "batch"})
+    runs["shared in chunks"] = dataclasses.replace(runs["instance in chunks"], **shared)
     runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
     for name in ("batch", "instance"):
         runs[f"{name} in bfloat16"] = dataclasses.replace(runs[name], precision="bfloat16")

@@ -6,6 +6,9 @@ ATOM, algorithm 1 (Khaki et al., 2024), for the classes of this process:
 2. compare the two under the network (:func:`compare`);
 3. differentiate the loss with respect to the synthetic images.
 
+Steps under one network may share a real batch and its augmentation. The statistics of the real images, which do not depend on
+the synthetic ones, are then computed in the first of these steps and kept for the others.
+
 The loss is a sum over classes, so the gradient of a class's images needs only that class, as long as the network processes each
 image separately: if memory is short, one chunk of classes after the other passes (:mod:`.chunking`).
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -22,7 +26,7 @@ from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.engine.chunking import Chunks
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.errors import ConfigError
-from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
+from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher, Statistics
 from atom_plugin.models.batchnorm import fixed_batch_normalisation
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.runtime import distributed
@@ -37,7 +41,11 @@ _FIXING_IMAGES = 16
 
 
 class MatchingStep:
-    """Compares real ``batches`` with synthetic images, chunk by chunk; convolutions run in ``precision``."""
+    """Compares real ``batches`` with synthetic images, chunk by chunk; convolutions run in ``precision``.
+
+    ``sharing`` consecutive steps get the same iteration and draw, and share the statistics of its real batch; that needs a
+    :class:`MeanMatcher`.
+    """
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class MatchingStep:
         *,
         decode: Decode,
         calibration: Calibration | None = None,
+        sharing: int = 1,
         precision: str,
     ) -> None:
         self._matcher = matcher
@@ -56,23 +65,23 @@ class MatchingStep:
         self._chunks = chunks
         self._decode = decode
         self._calibration = calibration
+        self._sharing = sharing
+        self._shared: tuple[int, list[Statistics]] | None = None
         self._precision = precision
 
     def __call__(self, iteration: int, draw: Draw, images: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The loss of all classes, the same in every process, and its gradient for ``images``, this process's.
 
-        ``images``, in stored form, are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes. Raises
-        ConfigError for a loss that does not depend on them.
+        ``images``, in stored form, are (own classes, ipc, C, H, W); ``draw`` is the augmentation of all classes, and
+        ``iteration`` has the real batch. Raises ConfigError for a loss that does not depend on the images.
         """
         losses, gradients = [], []
-        for classes, real in self._real(iteration, draw):
+        for classes, compared in self._comparisons(iteration, draw):
             leaf = images.detach()[_rows(classes, self._chunks.own.start)].requires_grad_()
             decoded = self._decode(leaf.flatten(0, 1)).unflatten(0, (len(classes), -1))
             synthetic = _augmented(draw, classes, decoded)
             with autocast(images.device, self._precision):
-                loss = compare(
-                    self._matcher, self._engine, real, synthetic, groups=len(classes), first_class=classes.start
-                )
+                loss = compared(synthetic)
                 if self._calibration is not None:
                     loss = loss + self._calibration.loss(synthetic, groups=len(classes), first_class=classes.start)
             gradients.append(image_gradient(loss, leaf, self._matcher))
@@ -82,9 +91,37 @@ class MatchingStep:
             total = distributed.summed(total.double().cpu())
         return float(total), gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
+    def _comparisons(
+        self, iteration: int, draw: Draw
+    ) -> Iterator[tuple[range, Callable[[torch.Tensor], torch.Tensor]]]:
+        """Chunk by chunk: its classes, and the loss of their synthetic images, decoded and augmented, as a function."""
+        if self._sharing > 1:
+            for classes, target in zip(self._chunks.own_chunks, self._targets(iteration, draw), strict=True):
+                yield classes, partial(self._against, target, groups=len(classes))
+            return
+        for classes, real in self._real(iteration, draw):
+            sides = partial(compare, self._matcher, self._engine, real)
+            yield classes, partial(sides, groups=len(classes), first_class=classes.start)
+
+    def _targets(self, iteration: int, draw: Draw) -> list[Statistics]:
+        """The statistics of the real batch, chunk by chunk; computed by the first step that asks for this iteration's."""
+        assert isinstance(self._matcher, MeanMatcher)
+        if self._shared is None or self._shared[0] != iteration:
+            found, side = [], self._matcher.real_side
+            for classes, real in self._real(iteration, draw):
+                with autocast(real.device, self._precision):
+                    found.append(self._engine.real(side, real, groups=len(classes)))
+            self._shared = iteration, found
+        return self._shared[1]
+
+    def _against(self, target: Statistics, synthetic: torch.Tensor, *, groups: int) -> torch.Tensor:
+        """The loss of ``synthetic`` (M, C, H, W), class-major over ``groups`` classes, against their ``target``."""
+        assert isinstance(self._matcher, MeanMatcher)
+        return self._matcher.compare(target, self._engine.synthetic(self._matcher, synthetic, groups=groups))
+
     def _real(self, iteration: int, draw: Draw) -> Iterator[tuple[range, torch.Tensor]]:
         """Chunk by chunk: its classes and their real images, augmented; the next chunk is announced to the batches."""
-        chosen, following = self._batches.choose(iteration), self._batches.choose(iteration + 1)
+        chosen, following = self._batches.choose(iteration), self._batches.choose(iteration + self._sharing)
         chunks = self._chunks.own_chunks
         wanted = [*(chosen[_rows(classes)] for classes in chunks), following[_rows(chunks[0])]]
         for classes, (indices, ahead) in zip(chunks, itertools.pairwise(wanted), strict=True):

@@ -79,7 +79,7 @@ def test_training_between_steps_is_sgd_on_the_synthetic_images(augmentation, mom
         generator = generator_for(config.seed, "inner", iteration)
         for _ in range(2):
             order = torch.randperm(6, generator=generator)
-            batch = distiller._augmentation.per_sample(images[iteration][order], generator)
+            batch = distiller._draws.augmentation.per_sample(images[iteration][order], generator)
             optimizer.zero_grad()
             F.cross_entropy(network(batch), labels[order]).backward()
             optimizer.step()
