@@ -20,9 +20,10 @@ from atom_plugin.runtime import distributed
 def is_captured(config: DistillConfig, engine: Engine, matcher: Matcher, chunks: Chunks) -> bool:
     """Whether the run's steps are a :class:`~atom_plugin.distillation.engine.cuda_step.CapturedStep`.
 
-    Steps that share a network, and so a real batch, are not: such a run takes the plain step with the same engine.
+    Its draws are made ahead, each from an iteration's number alone. Runs whose steps share a network, or whose real batches are
+    chosen under one, take the plain step with the same engine.
     """
-    fresh = not config.pretraining_epochs and config.inner_loop == 1
+    fresh = not config.pretraining_epochs and config.inner_loop == 1 and config.cluster_every is None
     whole = len(chunks.own_chunks) == 1 and distributed.count() == 1
     return suits_captured_step(engine, matcher, whole=whole, fresh_networks=fresh)
 

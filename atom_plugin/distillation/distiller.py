@@ -25,6 +25,7 @@ from atom_plugin.distillation.image_init import initial_images
 from atom_plugin.distillation.iteration_draws import IterationDraws
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.provenance import assemble
+from atom_plugin.distillation.representatives import Representatives
 from atom_plugin.distillation.run_images import RunImages
 from atom_plugin.distillation.run_matcher import matcher_of, warn_of_few_images
 from atom_plugin.distillation.set_matching import SetMatching
@@ -87,7 +88,6 @@ class Distiller:
         )
         self._matching = MatchingNetwork(config, data, on_device, self.device)
         self.network = self._matching.network
-        self._draws = IterationDraws(config, self._matching, classes=self.classes)
         if self._matching.pool is not None:
             self.config = config = replace(config, pool_sha256=self._matching.pool.sha256)
         features = feature_function(self.network, data.image_shape, layers=config.matching_layers)
@@ -97,6 +97,14 @@ class Distiller:
         warn_of_few_images(self.matcher, self.network, self.classes * seen)
         size = PassSize.of(self.matcher, self.engine, data.image_shape, real_batch=config.real_batch, ipc=seen)
         self.chunks = plan(self.classes, self.matcher, self.engine, size, budget=config.memory_budget)
+        self._draws = IterationDraws(
+            config,
+            self._matching,
+            classes=self.classes,
+            representatives=None
+            if config.cluster_every is None
+            else Representatives(config, self._batches, self._matching, self.engine, self.chunks),
+        )
         start = initial_images(config, data, self.preprocessing, device=self.device)
         self._images = RunImages(start, config, self.preprocessing, self.chunks, self.device, growth=self._growth)
         self._set_matching: SetMatching | None = None

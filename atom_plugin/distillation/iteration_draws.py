@@ -1,4 +1,4 @@
-"""What an iteration draws: the network that it matches under, and the augmentation of each class."""
+"""What an iteration draws: the network that it matches under, its real batch if it is representative, and augmentations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.matching_network import MatchingNetwork
+from atom_plugin.distillation.representatives import Representatives
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.randomness import generator_for
@@ -25,13 +26,22 @@ class Drawn:
 class IterationDraws:
     """Sets up the network of each iteration, and draws its augmentation, for ``classes`` classes.
 
-    Where a real batch is shared, the later iterations of an inner loop take what the first drew. A resumed run draws it again.
+    ``representatives``, if there are any, choose its real batch. Where a real batch is shared, the later iterations of an inner
+    loop take what the first drew. A resumed run draws it again.
     """
 
-    def __init__(self, config: DistillConfig, matching: MatchingNetwork, *, classes: int) -> None:
+    def __init__(
+        self,
+        config: DistillConfig,
+        matching: MatchingNetwork,
+        *,
+        classes: int,
+        representatives: Representatives | None = None,
+    ) -> None:
         self._config = config
         self._classes = classes
         self._held: Drawn | None = None
+        self._representatives = representatives
         self.matching = matching
         self.augmentation = Augmentation(strategy=config.augmentation)
         self.calibration = self._calibration_of(config)
@@ -52,6 +62,8 @@ class IterationDraws:
         self.matching.prepare(drawing, generator)
         if self.calibration is not None and self.matching.calibrating is not None:
             set_weights(self.calibration.network, self.matching.calibrating)
+        if self._representatives is not None:
+            self._representatives.renew(drawing)
         augmentation = self.augmentation.draw(self._classes, generator)
         self._held = Drawn(iteration=drawing, augmentation=augmentation)
         return self._held

@@ -14,7 +14,8 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,6 +94,18 @@ class MatchingNetwork(NetworkTrainer):
         if index not in self._trained_here:
             self._trained_here[index] = self._trained(index)
         self.network.load_state_dict(self._trained_here[index])
+
+    @contextmanager
+    def as_drawn_in(self, iteration: int) -> Iterator[None]:
+        """Within, the network is the one that ``iteration`` drew; then it is the current one again."""
+        current = {name: value.clone() for name, value in self.network.state_dict().items()}
+        held = self._optimizer, self.calibrating
+        self.prepare(iteration, generator_for(self._config.seed, "iteration", iteration))
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(current)
+            self._optimizer, self.calibrating = held
 
     def draw_into(self, network: nn.Module, generator: torch.Generator) -> torch.Tensor | None:
         """Set ``network`` to the parameters of a draw, random or the pool's. Any thread may call it, on its own network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from atom_plugin.distillation.network_config import NetworkConfig
 from atom_plugin.runtime.settings import about
@@ -30,8 +31,27 @@ class RealConfig(NetworkConfig):
         ),
     )
 
+    cluster_every: int | None = field(
+        default=None,
+        metadata=about(
+            "Take as the real batch of each class the images nearest to the k-means centres of its embeddings, chosen again "
+            "after N draws of a network.",
+            group=_GROUP,
+            metavar="N",
+            at_least=1,
+            default="random batches",
+        ),
+    )
+
     def _counting(self) -> dict[str, bool]:
         return {**super()._counting(), "share_real": self.inner_loop > 1 and not self.network_epochs}
+
+    def to_json(self) -> dict[str, Any]:
+        """As :meth:`NetworkConfig.to_json`."""
+        values = super().to_json()
+        if self.cluster_every is None:
+            del values["cluster_every"]
+        return values
 
     @property
     def shares_real(self) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.growing import Growth
 from atom_plugin.distillation.matching_network import refuse_unmatched
+from atom_plugin.distillation.representatives import refuse_clusters
 from atom_plugin.matchers import Matcher, MeanMatcher, make_matcher
 from atom_plugin.matchers.nested import NestedMatcher
 from atom_plugin.models.batchnorm import ties_images
@@ -27,6 +28,8 @@ def matcher_of(config: DistillConfig, growth: Growth | None) -> Matcher:
     if weights:
         matcher = NestedMatcher(matcher, [count * config.tiles for count in weights], list(weights.values()))
     refuse_unmatched(config, matcher)
+    if config.cluster_every is not None:
+        refuse_clusters(config, matcher)
     return matcher
 
 

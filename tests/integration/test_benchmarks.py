@@ -16,6 +16,7 @@ import pieces
 import pytest
 import render
 import run
+import sharing_time
 import step
 import study
 import together
@@ -69,6 +70,12 @@ def test_steps_of_a_nested_and_of_a_growing_run_are_timed_beside_a_plain_one():
     line = any_ipc_time.main(["--ipc", "2", "--side", "16", "--steps", "2"])
     assert line["seconds"].keys() == {"plain", "nested", "growing"}
     assert all(len(own) == 2 and min(own) > 0 for own in line["seconds"].values())
+
+
+def test_steps_that_share_a_real_batch_are_timed_beside_those_that_do_not():
+    result = sharing_time.main([*QUICK, "--inner-loops", "1", "6"])
+    assert result["seconds a step"].keys() == {"real batch 4, 1 steps", "real batch 4, 6 steps"}
+    assert all(own["n"] == 1 and own["min"] > 0 for own in result["seconds a step"].values())
 
 
 @pytest.mark.parametrize("normalisation", ["none", "batch", "layer", "instance", "group"])

@@ -150,6 +150,7 @@ FOUND: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("distill", "network_epochs"): (("--network-epochs", "3"), "network_epochs"),
     ("distill", "network_lr"): (("--network-lr", "0.1"), "network_lr"),
     ("distill", "network_momentum"): (("--network-momentum", "0.1"), "network_momentum"),
+    ("distill", "cluster_every"): (("--cluster-every", "3", "--matcher", "mmd-pixel"), "cluster_every"),
     ("distill", "share_real"): (("--share-real",), "share_real"),
     ("distill", "thaw"): (("--thaw",), "thaw"),
     ("distill", "calibration"): (("--calibration", "0.1"), "calibration"),

@@ -50,8 +50,9 @@ def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceData:
         {"zca_eps": 0.1},
         {"zca_eps": 0.1, "iterations": 40},
         {"image_init": "herding", "network_state": "trained:1"},
+        {"cluster_every": 2},
     ],
-    ids=["plain", "whitened", "kept whitened", "herding, trained"],
+    ids=["plain", "whitened", "kept whitened", "herding, trained", "representative batches"],
 )
 def test_a_set_from_disk_is_that_from_memory(mapped: SourceData, config: dict[str, object]) -> None:
     memory = replace(coloured_source(per_class=30), fingerprint=mapped.fingerprint, name="packed")

@@ -58,20 +58,28 @@ class RealBatches:
         self._train = data.train
         self._keeps_whitened = keep_whitened
         self._sampler = ClassSampler(data.train.labels, len(data.class_names))
+        self.labels = data.train.labels
         self._drawn: dict[int, torch.Tensor] = {}
+        self._fixed: torch.Tensor | None = None
         self._prefetcher = Prefetcher(self._read)
 
     def choose(self, iteration: int) -> torch.Tensor:
         """The training images of ``iteration``: int64 (K, per_class) on the CPU, drawn by :class:`ClassSampler`.
 
         Their generator depends only on seed and iteration, so any iteration's batch is known at any time, and any process can
-        fetch parts of it.
+        fetch parts of it. After :meth:`fix` it is the fixed batch.
         """
+        if self._fixed is not None:
+            return self._fixed
         if iteration not in self._drawn:
             chosen = self.drawn(range(iteration, iteration + 1))[0]
             latest = max(self._drawn, default=None)
             self._drawn = {iteration: chosen} if latest is None else {latest: self._drawn[latest], iteration: chosen}
         return self._drawn[iteration]
+
+    def fix(self, chosen: torch.Tensor) -> None:
+        """Use ``chosen``, int64 (K, per_class), in every iteration, until the next call."""
+        self._fixed = chosen
 
     def drawn(self, iterations: range) -> torch.Tensor:
         """The result of :meth:`choose` for each of ``iterations``, drawn again, (n, K, per_class); thread-safe."""
