@@ -11,6 +11,7 @@ from atom_plugin.distillation.engine.cuda_inputs import StepInputs
 from atom_plugin.distillation.engine.cuda_step import CapturedStep, suits_captured_step
 from atom_plugin.distillation.engine.real_batches import RealBatches
 from atom_plugin.distillation.iteration_draws import IterationDraws
+from atom_plugin.distillation.network_config import QUEUE
 from atom_plugin.distillation.run_images import RunImages
 from atom_plugin.matchers import Matcher, MeanMatcher
 from atom_plugin.models.convnet import ConvNet
@@ -20,10 +21,11 @@ from atom_plugin.runtime import distributed
 def is_captured(config: DistillConfig, engine: Engine, matcher: Matcher, chunks: Chunks) -> bool:
     """Whether the run's steps are a :class:`~atom_plugin.distillation.engine.cuda_step.CapturedStep`.
 
-    Its draws are made ahead, each from an iteration's number alone. Runs whose steps share a network, or whose real batches are
-    chosen under one, take the plain step with the same engine.
+    Its draws are made ahead, each from an iteration's number alone, and its losses have fixed weights. Runs whose steps share a
+    network, or train it, or choose real batches under it, take the plain step with the same engine.
     """
-    fresh = not config.pretraining_epochs and config.inner_loop == 1 and config.cluster_every is None
+    random = config.network_state != QUEUE and not config.pretraining_epochs
+    fresh = random and config.inner_loop == 1 and config.cluster_every is None and not config.calibrates_by_accuracy
     whole = len(chunks.own_chunks) == 1 and distributed.count() == 1
     return suits_captured_step(engine, matcher, whole=whole, fresh_networks=fresh)
 

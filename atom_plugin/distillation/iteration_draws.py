@@ -9,6 +9,7 @@ from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.engine.calibration import Calibration
 from atom_plugin.distillation.matching_network import MatchingNetwork
 from atom_plugin.distillation.representatives import Representatives
+from atom_plugin.errors import ConfigError
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.network_pool import set_weights
 from atom_plugin.runtime.randomness import generator_for
@@ -47,7 +48,11 @@ class IterationDraws:
         self.calibration = self._calibration_of(config)
 
     def _calibration_of(self, config: DistillConfig) -> Calibration | None:
-        if config.pool is None or not config.calibration_weight:
+        if not config.calibration_weight:
+            if config.calibrates_by_accuracy:
+                raise ConfigError(
+                    "calibration_by_accuracy has no effect without a calibration; give one above 0, or leave it out"
+                )
             return None
         assert isinstance(self.matching.network, ConvNet)
         network = copy.deepcopy(self.matching.network)
@@ -62,6 +67,8 @@ class IterationDraws:
         self.matching.prepare(drawing, generator)
         if self.calibration is not None and self.matching.calibrating is not None:
             set_weights(self.calibration.network, self.matching.calibrating)
+            if self._config.calibrates_by_accuracy:
+                self.calibration.share = self.matching.accuracy
         if self._representatives is not None:
             self._representatives.renew(drawing)
         augmentation = self.augmentation.draw(self._classes, generator)

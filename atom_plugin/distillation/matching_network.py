@@ -7,6 +7,7 @@ Three choices of :class:`~atom_plugin.distillation.config.DistillConfig` decide 
 - ``pool``: each draw comes from a file of trained networks (:mod:`atom_plugin.models.network_pool`), in the ``network_state``
   "interpolated" or "random-epoch", or "around" the end of its training, ``network_radius`` away from it. A matcher of
   trajectories draws from the pool by itself ("trajectory").
+- ``network_state`` "queue": each draw is one of networks that are trained on the real images meanwhile (:mod:`.network_queue`).
 - ``inner_loop``: matching steps under one draw.
 - ``network_epochs``: passes of training over the synthetic images after each of these steps but the last, as in DC's
   algorithm 1 (Zhao, Mopuri & Bilen, 2021), at ``network_lr`` and ``network_momentum``.
@@ -23,7 +24,8 @@ from torch import nn
 
 from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
-from atom_plugin.distillation.network_config import TRAJECTORY
+from atom_plugin.distillation.network_config import QUEUE, TRAJECTORY
+from atom_plugin.distillation.network_queue import NetworkQueue
 from atom_plugin.distillation.network_trainer import NetworkTrainer
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
@@ -59,6 +61,13 @@ def _checked_weights(weights: object, network: nn.Module, *, needed: bool) -> to
     return weights
 
 
+def _checked_accuracy(value: object) -> float:
+    """``value``, the accuracy of a drawn network. Raises ValueError if it is none."""
+    if not isinstance(value, float) or not 0 <= value <= 1:
+        raise ValueError(f"its accuracy is {shown(value)}, not a number from 0 to 1")
+    return value
+
+
 class MatchingNetwork(NetworkTrainer):
     """``network`` for matching: in evaluation mode except for batch normalisation, so that nothing in it is random.
 
@@ -79,16 +88,30 @@ class MatchingNetwork(NetworkTrainer):
             )
         self._trained_here: dict[int, State] = {}
         self._optimizer: torch.optim.Optimizer | None = None
+        queued = config.network_state == QUEUE
+        self._queue = NetworkQueue(config, self, images=len(data.train)) if queued else None
         self.calibrating: torch.Tensor | None = None
-        """The end weights (P,) of the pool's network that was drawn last."""
+        """The weights (P,) of the network that was drawn last, at the end of its training in a pool."""
+        self.accuracy = 0.0
+        """The accuracy of this network, in [0, 1]."""
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """Draw a network if ``iteration``, from 0, begins a new inner loop."""
         if iteration % self._config.inner_loop or self._config.network_state == TRAJECTORY:
             return
         self._optimizer = None
+        if self._queue is not None:
+            drawn = self._queue.draw(iteration, generator)
+            assert isinstance(self.network, ConvNet)
+            set_weights(self.network, drawn.weights)
+            self.calibrating, self.accuracy = drawn.weights, drawn.accuracy
+            return
+        if self.pool is not None:
+            index = self._draw_from(self.pool, self.network, generator)
+            self.calibrating, self.accuracy = self.pool.end(index), self.pool.accuracies[index]
+            return
         if not self._config.pretraining_epochs:
-            self.calibrating = self.draw_into(self.network, generator)
+            self._redraw(self.network, generator)
             return
         index = int(torch.randint(self._config.pooled_networks, (1,), generator=generator))
         if index not in self._trained_here:
@@ -115,19 +138,26 @@ class MatchingNetwork(NetworkTrainer):
         if self.pool is None:
             self._redraw(network, generator)
             return None
+        return self.pool.end(self._draw_from(self.pool, network, generator))
+
+    def _draw_from(self, pool: NetworkPool, network: nn.Module, generator: torch.Generator) -> int:
+        """Set ``network`` to a draw from ``pool``; the index of the drawn network."""
         assert isinstance(network, ConvNet)
         config = self._config
-        index, weights = self.pool.draw(config.network_state, generator, radius=config.drawn_radius)
+        index, weights = pool.draw(config.network_state, generator, radius=config.drawn_radius)
         set_weights(network, weights)
-        return self.pool.end(index)
+        return index
 
     def advance(self, iteration: int, images_of_all: Callable[[], torch.Tensor]) -> None:
-        """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, if iteration + 1 still uses this network.
+        """Train on decoded images (K * ipc * factor^2, C, H, W), class-major, if iteration + 1 still uses this network; a queue
+        trains on real ones.
 
         All processes of a run train it, on the same images, and continue with the first one's. Raises DivergenceError if the
         loss is no longer finite.
         """
         config, following = self._config, iteration + 1
+        if self._queue is not None and following < config.iterations:
+            self._queue.train(iteration)
         if not config.network_epochs or following % config.inner_loop == 0 or following == config.iterations:
             return
         fixed = images_of_all().detach()
@@ -142,16 +172,22 @@ class MatchingNetwork(NetworkTrainer):
 
     def state(self, iteration: int) -> State | None:
         """The state that :meth:`restore` needs before ``iteration``; None if the iteration draws, or draws again."""
+        if self._queue is not None:
+            return {"queue": self._queue.state()} if self._queue.networks else None
         if self._draws_in(iteration):
             return None
         return {
             "network": self.network.state_dict(),
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "calibrating": self.calibrating,
+            "accuracy": self.accuracy,
         }
 
     def restore(self, state: State | None, iteration: int) -> None:
         """Continue from the result of :meth:`state` before ``iteration``. Raises StoreError for any other value."""
+        if self._queue is not None and iteration > 0:
+            self._queue.restore((state or {}).get("queue"))
+            return
         if state is None and (self._draws_in(iteration) or iteration == self._config.iterations):
             return
         if state is None or not state.keys() >= {"network", "optimizer"}:
@@ -159,6 +195,7 @@ class MatchingNetwork(NetworkTrainer):
         try:
             self.network.load_state_dict(state["network"])
             self.calibrating = _checked_weights(state.get("calibrating"), self.network, needed=self.pool is not None)
+            self.accuracy = _checked_accuracy(state.get("accuracy", 0.0))
             if state["optimizer"] is not None:
                 self._optimizer = self._inner_sgd()
                 self._optimizer.load_state_dict(_checked_momenta(state["optimizer"], self._optimizer))
@@ -191,6 +228,10 @@ def refuse_unmatched(config: DistillConfig, matcher: Matcher) -> None:
         raise ConfigError(
             f"found network_state {config.network_state!r} with the matcher {config.matcher!r}; only mtt matches "
             "trajectories, and it needs them: change one of the two"
+        )
+    if config.network_state == QUEUE and isinstance(matcher, SetMatcher):
+        raise ConfigError(
+            f"network_state queue has no effect on the matcher {config.matcher!r}, which draws networks by itself; leave it out"
         )
     if config.shares_real and not isinstance(matcher, MeanMatcher):
         raise ConfigError(

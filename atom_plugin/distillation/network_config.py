@@ -12,6 +12,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about, current_names
 
 TRAJECTORY = "trajectory"
+QUEUE = "queue"
 POOL_STATES = ("interpolated", "random-epoch", "around", TRAJECTORY)
 _COURSE = "Networks"
 
@@ -43,7 +44,7 @@ class NetworkConfig(SetConfig):
         metadata=about(
             "Weights of the matching networks: random, or trained:EPOCHS on the real images first; with --pool: "
             "interpolated between start and end of the training, random-epoch, around the end of the training, or the "
-            "whole trajectory (matcher mtt).",
+            "whole trajectory (matcher mtt); or queue, networks that are trained on the real images during the run.",
             group=_COURSE,
             metavar="STATE",
             default="random; interpolated with a pool",
@@ -72,12 +73,12 @@ class NetworkConfig(SetConfig):
     calibration: float | None = field(
         default=None,
         metadata=about(
-            "Weight of an extra loss term: the cross entropy of the synthetic images under the pool's trained "
-            "networks.",
+            "Weight of an extra loss term: the cross entropy of the synthetic images under the trained networks of a "
+            "pool or a queue.",
             group=_COURSE,
             metavar="WEIGHT",
             at_least=0,  # none is stored as 0, and read again
-            beside="a pool",
+            beside="a pool or network_state queue",
             fallback=0.0,
         ),
     )
@@ -159,15 +160,15 @@ class NetworkConfig(SetConfig):
             **super()._counting(),
             "network_radius": self.network_state == "around",
             "network_pool": self.pretraining_epochs > 0,
-            "calibration": self.pool is not None,
+            "calibration": self.pool is not None or self.network_state == QUEUE,
             "network_lr": self.network_epochs > 0,
             "network_momentum": self.network_epochs > 0,
         }
 
     @property
     def pretraining_epochs(self) -> int:
-        """Training epochs on the real images before matching; 0 for random networks and for a pool."""
-        if self.network_state in POOL_STATES:
+        """Training epochs on the real images before matching; 0 for random networks, a pool and a queue."""
+        if self.network_state in (*POOL_STATES, QUEUE):
             return 0
         return trained_epochs(self.network_state, "network_state")
 

@@ -13,6 +13,7 @@ from atom_plugin.models import build_model
 from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.feature_layers import matching_mode
 from atom_plugin.models.fitting import BATCH_SIZE, SGD, Batches, Course, OnBatch, check_loss, fit
+from atom_plugin.models.network_pool import flat_weights, set_weights
 from atom_plugin.runtime import distributed
 from atom_plugin.runtime.device import long_work
 from atom_plugin.runtime.randomness import generator_for
@@ -72,6 +73,44 @@ class NetworkTrainer:
         with long_work(self._device):
             loss = self._fit(batches, SGD().over(self.network), course, generator)
         check_loss(loss, "choose another preprocessing or normalisation")
+
+    @property
+    def parameters(self) -> int:
+        """The number P of the network's parameters."""
+        return sum(each.numel() for each in self.network.parameters())
+
+    def fresh_weights(self, generator: torch.Generator) -> torch.Tensor:
+        """The parameters (P,) of a network drawn from ``generator``; the network has them too."""
+        self._redraw(self.network, generator)
+        return flat_weights(self.network)
+
+    def train_on(
+        self, rows: torch.Tensor, weights: torch.Tensor, momentum: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Train the network from ``weights`` and ``momentum`` (P,) in one pass over the real images ``rows``, not augmented.
+
+        Returns the new weights, the new momentum and the accuracy, in [0, 1], of each batch before its step. Raises
+        DivergenceError if the loss is no longer finite.
+        """
+        set_weights(self.network, weights)
+        optimizer, train = SGD().over(self.network), self._data.train
+        parts = momentum.split([each.numel() for each in self.network.parameters()])
+        for each, part in zip(self.network.parameters(), parts, strict=True):
+            optimizer.state[each]["momentum_buffer"] = part.view(each.shape).to(each.device, copy=True)
+        labels, right = train.labels[rows].to(self._device), torch.zeros((), device=self._device)
+
+        def batch(places: torch.Tensor, _: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            images = train.rows(rows[places]).to(self._device)
+            return self._preprocessing.forward(images), labels[places.to(self._device)]
+
+        def count(places: torch.Tensor, logits: torch.Tensor) -> None:
+            right.add_((logits.argmax(1) == labels[places.to(self._device)]).sum())
+
+        course = Course(epochs=1, precision=self._precision, on_batch=count)
+        loss = self._fit(Batches(count=len(rows), size=BATCH_SIZE, of=batch), optimizer, course, generator)
+        check_loss(loss, "choose another preprocessing or normalisation")
+        buffers = [optimizer.state[each]["momentum_buffer"].cpu().reshape(-1) for each in self.network.parameters()]
+        return flat_weights(self.network), torch.cat(buffers), float(right) / len(rows)
 
     def _batches(self, images_of: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> Batches:
         """The images of ``images_of`` for indices (n,), each image augmented separately with the run's augmentation."""

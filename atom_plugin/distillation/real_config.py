@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from atom_plugin.distillation.network_config import NetworkConfig
+from atom_plugin.distillation.network_config import QUEUE
+from atom_plugin.distillation.queue_config import QueueConfig
+from atom_plugin.errors import ConfigError
 from atom_plugin.runtime.settings import about
 
 _GROUP = "Optimisation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealConfig(NetworkConfig):
+class RealConfig(QueueConfig):
     """The config fields for the real side of a matching step."""
 
     real_batch: int = field(
@@ -43,11 +45,19 @@ class RealConfig(NetworkConfig):
         ),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cluster_every is not None and self.network_state == QUEUE:
+            raise ConfigError(
+                f"cluster_every ({self.cluster_every}) needs networks that can be drawn again, those of network_state queue "
+                "cannot be; leave one of the two out"
+            )
+
     def _counting(self) -> dict[str, bool]:
         return {**super()._counting(), "share_real": self.inner_loop > 1 and not self.network_epochs}
 
     def to_json(self) -> dict[str, Any]:
-        """As :meth:`NetworkConfig.to_json`."""
+        """As :meth:`SetConfig.to_json`."""
         values = super().to_json()
         if self.cluster_every is None:
             del values["cluster_every"]

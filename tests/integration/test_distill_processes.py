@@ -44,6 +44,7 @@ def every_run():
     shared = {"iterations": 4, "inner_loop": 3, "share_real": True}
     runs["shared"] = small_config(**shared, network={"normalisation": "batch"})
     runs["shared in chunks"] = dataclasses.replace(runs["instance in chunks"], **shared)
+    runs["queue"] = small_config(iterations=3, network_state="queue")
     runs["pool"] = small_config(iterations=2, network_state="trained:1", network_pool=2)
     for name in ("batch", "instance"):
         runs[f"{name} in bfloat16"] = dataclasses.replace(runs[name], precision="bfloat16")

@@ -15,11 +15,13 @@ from atom_plugin.models.convnet import ConvNet
 class Calibration:
     """``weight`` times the mean cross entropy of all synthetic images of ``classes`` classes under ``network``.
 
-    The parameters of ``network`` are set by the run, for each iteration.
+    The parameters of ``network`` are set by the run, for each iteration, and ``share``, which multiplies the weight: 1, or the
+    accuracy of the network (Zhao et al., "IDM", 2023).
     """
 
     def __init__(self, network: ConvNet, *, weight: float, classes: int) -> None:
         self.network = network
+        self.share = 1.0
         self._weight = weight
         self._classes = classes
 
@@ -29,4 +31,4 @@ class Calibration:
         each = len(images) // groups
         logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
         total = F.cross_entropy(logits, labels.repeat_interleave(each, output_size=len(images)), reduction="sum")
-        return self._weight * total / (self._classes * each)
+        return self._weight * self.share * total / (self._classes * each)

@@ -150,7 +150,7 @@ def test_a_checkpoint_holds_a_network_only_where_one_goes_on(tmp_path):
     distiller = Distiller(small_config(inner_loop=2, network_epochs=1), coloured_source(), device="cpu")
     distiller.step()
     state = distiller.state()
-    assert set(state.network) == {"network", "optimizer", "calibrating"}
+    assert set(state.network) == {"network", "optimizer", "calibrating", "accuracy"}
     state.save(tmp_path / "a.checkpoint")
     held = Checkpoint.load(tmp_path / "a.checkpoint").network
     assert torch.equal(held["network"]["classifier.weight"], distiller.network.classifier.weight)
