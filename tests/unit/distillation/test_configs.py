@@ -262,3 +262,28 @@ def test_a_selection_says_what_it_used_and_nothing_of_a_loop(method: str) -> Non
     held = selected_set(small_selection(method=method), coloured_source()).provenance
     assert held.method == held.config["method"] == method
     assert not set(held.config) & {"iterations", "matcher", "matcher_options", "image_lr", "real_batch", "image_init"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ipc", "expected"),
+    [
+        ("idm", 1, {"real_batch": 5000, "queue_every": 5, "calibration": 500.0, "factor": 2}),
+        ("idm", 10, {"real_batch": 256, "queue_every": 30, "calibration": 500.0, "calibration_by_accuracy": True}),
+        ("idm", 50, {"real_batch": 256, "queue_every": 30, "calibration": 100.0, "network_state": "queue"}),
+        ("m3d", 10, {"inner_loop": 5, "share_real": False, "storage": "uint8", "factor": 2, "image_lr": 160.0}),
+    ],
+)
+def test_recipes_of_better_matching_name_their_sources_choices(recipe, ipc, expected):
+    stored = DistillConfig.from_recipe(recipe, ipc=ipc, image_shape=(3, 32, 32), precision="float32").to_json()
+    assert {name: stored[name] for name in expected} == expected
+    odd = DistillConfig.from_recipe(recipe, ipc=ipc, image_shape=(3, 7, 8), precision="float32")
+    assert odd.factor == 1
+
+
+@pytest.mark.parametrize("recipe", ["idm", "m3d"])
+def test_recipes_of_better_matching_run(recipe):
+    quick = {"iterations": 2, "real_batch": 4, "network": {"width": 8, "depth": 2}, "precision": "float32"}
+    config = DistillConfig.from_recipe(recipe, ipc=2, image_shape=(3, 8, 8), **quick)
+    made = distill(config, coloured_source(), device="cpu")
+    assert made.provenance.config["recipe"] == recipe
+    assert made.decoded_count == 24
