@@ -24,8 +24,8 @@ def is_captured(config: DistillConfig, engine: Engine, matcher: Matcher, chunks:
     Its draws are made ahead, each from an iteration's number alone, and its losses have fixed weights. Runs whose steps share a
     network, or train it, or choose real batches under it, take the plain step with the same engine.
     """
-    random = config.network_state != QUEUE and not config.pretraining_epochs
-    fresh = random and config.inner_loop == 1 and config.cluster_every is None and not config.calibrates_by_accuracy
+    drawn = config.network_state != QUEUE and not config.pretraining_epochs
+    fresh = drawn and config.inner_loop == 1 and config.cluster_every is None and not config.calibrates_by_accuracy
     whole = len(chunks.own_chunks) == 1 and distributed.count() == 1
     return suits_captured_step(engine, matcher, whole=whole, fresh_networks=fresh)
 

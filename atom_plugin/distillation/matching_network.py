@@ -30,7 +30,6 @@ from atom_plugin.distillation.network_trainer import NetworkTrainer
 from atom_plugin.errors import ConfigError, StoreError, shown
 from atom_plugin.matchers import ImageMatcher, Matcher, MeanMatcher
 from atom_plugin.matchers.set_matcher import SetMatcher
-from atom_plugin.models.convnet import ConvNet
 from atom_plugin.models.fitting import SGD, Course, check_loss
 from atom_plugin.models.network_pool import NetworkPool, set_weights
 from atom_plugin.runtime.randomness import generator_for
@@ -102,7 +101,6 @@ class MatchingNetwork(NetworkTrainer):
         self._optimizer = None
         if self._queue is not None:
             drawn = self._queue.draw(iteration, generator)
-            assert isinstance(self.network, ConvNet)
             set_weights(self.network, drawn.weights)
             self.calibrating, self.accuracy = drawn.weights, drawn.accuracy
             return
@@ -142,7 +140,6 @@ class MatchingNetwork(NetworkTrainer):
 
     def _draw_from(self, pool: NetworkPool, network: nn.Module, generator: torch.Generator) -> int:
         """Set ``network`` to a draw from ``pool``; the index of the drawn network."""
-        assert isinstance(network, ConvNet)
         config = self._config
         index, weights = pool.draw(config.network_state, generator, radius=config.drawn_radius)
         set_weights(network, weights)

@@ -19,9 +19,10 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from torch import nn
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.models.convnet import ConvNet, ConvNetConfig
+from atom_plugin.models.convnet import ConvNetConfig
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import refuse_existing, write_bytes
 
@@ -170,13 +171,13 @@ class NetworkPool:
         return pool
 
 
-def flat_weights(network: ConvNet) -> torch.Tensor:
+def flat_weights(network: nn.Module) -> torch.Tensor:
     """All parameters of ``network``, float32 (P,) on the CPU, in its own order."""
     return torch.cat([each.detach().float().cpu().reshape(-1) for each in network.parameters()])
 
 
 @torch.no_grad()
-def set_weights(network: ConvNet, flat: torch.Tensor) -> None:
+def set_weights(network: nn.Module, flat: torch.Tensor) -> None:
     """Copy ``flat`` (P,), from :func:`flat_weights`, into the parameters."""
     start = 0
     for each in network.parameters():
