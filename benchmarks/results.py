@@ -61,6 +61,7 @@ def render(page: str, lines: Sequence[Line]) -> str:
         "any ipc cifar": lambda _: grid(study_tables.any_ipc(study_tables.read_lines("any-ipc-cifar.jsonl"))),
         "growing": lambda _: grid(study_tables.growing(study_tables.read_lines("growing-digits.jsonl"))),
         "rivals": lambda _: grid(study_tables.rivals(study_tables.read_lines("rivals.jsonl"))),
+        "rivals cifar": lambda _: grid(study_tables.rivals(study_tables.read_lines("rivals-cifar.jsonl"))),
         "rival steps": lambda _: grid(study_tables.rival_steps(study_tables.read_lines("rivals.jsonl"))),
         "step times": lambda _: grid(study_tables.step_times(study_tables.read_lines("any-ipc-time.jsonl"))),
     }
