@@ -91,7 +91,7 @@ def replay(
     from atom_plugin import store
     from atom_plugin.datasets import load_source
     from atom_plugin.integrations.avalanche.experiment import Experiment
-    from atom_plugin.integrations.avalanche.policies import check_policy
+    from atom_plugin.replay.policies import check_policy
     from atom_plugin.runtime.device import resolve_device, resolve_precision
 
     names = _policies(compared)
@@ -197,9 +197,9 @@ def _config(mode: str, ipc: int, data: SourceData, options: dict[str, Any]) -> R
 
 def _policies(compared: Compared) -> list[str]:
     """The policies' names, in the order of the table."""
-    from atom_plugin.integrations.avalanche.policies import STORED, parts_of
     from atom_plugin.matchers import MATCHERS
     from atom_plugin.replay.plan import BASELINES
+    from atom_plugin.replay.policies import STORED, parts_of
 
     names = list(compared.policies)
     if compared.memory and STORED not in names:

@@ -120,6 +120,11 @@ class SyntheticSet:
         return len(self) * self.factor**2
 
     @property
+    def decoded_labels(self) -> torch.Tensor:
+        """The class ids of the images of :meth:`decoded`, int64, without decoding them."""
+        return self.labels.repeat_interleave(self.factor**2)
+
+    @property
     def image_bytes(self) -> int:
         """Bytes that the images take in a file."""
         return self.images.numel() * self.images.element_size()
@@ -155,8 +160,7 @@ class SyntheticSet:
             return self
         images, tiles = decode(self.images, self.preprocessing, self.factor), self.factor**2
         soft = None if self.soft_labels is None else self.soft_labels.repeated(tiles)
-        labels = self.labels.repeat_interleave(tiles)
-        return replace(self, images=images, labels=labels, soft_labels=soft, factor=1, prefixes=())
+        return replace(self, images=images, labels=self.decoded_labels, soft_labels=soft, factor=1, prefixes=())
 
     def stored_as(self, storage: str) -> SyntheticSet:
         """The set in another ``storage``; as uint8 the images are clamped to [0, 1] and rounded to 256 levels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,13 +16,17 @@ from atom_plugin.store.torch_dataset import LabelledImages
 
 
 class _Samples(LabelledImages):
-    """A memory's images with the attributes that Avalanche reads from a dataset."""
+    """A memory's images with the attributes that Avalanche reads from a dataset; decoded when the first of them is read."""
 
     def __init__(self, memory: ReplayMemory) -> None:
-        decoded = memory.images.decoded()
-        super().__init__(decoded.labels)
-        self.images = decoded.images
-        self.targets = decoded.labels.tolist()
+        self._stored = memory.images
+        super().__init__(self._stored.decoded_labels)
+        self.targets = self.labels.tolist()
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """All images as networks see them, float32 (N, C, H, W)."""
+        return self._stored.decoded().images
 
     def gather(self, indices: list[int]) -> torch.Tensor:
         return self.images[indices]

@@ -9,8 +9,8 @@ from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche.class_orders import Streams
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.integrations.avalanche.policies import PACKED, STORED, check_policy, is_selection, parts_of
 from atom_plugin.replay.plan import BASELINES
+from atom_plugin.replay.policies import PACKED, STORED, check_policy, is_selection, parts_of
 from atom_plugin.replay.suppliers import PrecomputedSupplier
 
 

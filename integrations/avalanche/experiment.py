@@ -24,9 +24,9 @@ from atom_plugin.integrations.avalanche.checks import check_comparison
 from atom_plugin.integrations.avalanche.class_orders import Stream, Streams
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.integrations.avalanche.plugin_setup import PluginSetup, file_stem, plugins_for
-from atom_plugin.integrations.avalanche.policies import MemoryOptions
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
 from atom_plugin.integrations.avalanche.training_hooks import TrainingHooks, accuracies, quiet, small_seed
+from atom_plugin.replay.policies import MemoryOptions
 from atom_plugin.replay.results import StreamResult
 from atom_plugin.runtime.device import long_work, resolve_device
 from atom_plugin.runtime.randomness import generator_for, preserved_random_state

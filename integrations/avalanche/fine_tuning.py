@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from atom_plugin.integrations.avalanche.batches import endless
+from atom_plugin.replay.batches import endless
 from atom_plugin.transforms.augmentation import Augmentation
 
 FINETUNE_STEPS = 500

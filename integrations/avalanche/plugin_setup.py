@@ -17,10 +17,10 @@ from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualG
 from atom_plugin.integrations.avalanche.class_orders import Stream
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
 from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
-from atom_plugin.integrations.avalanche.policies import STORED, MemoryOptions, supplier_of
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
 from atom_plugin.replay.memory import Budget
 from atom_plugin.replay.plan import BASELINES
+from atom_plugin.replay.policies import STORED, MemoryOptions, supplier_of
 from atom_plugin.replay.suppliers import Supplier
 from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing

@@ -13,9 +13,10 @@ from avalanche.models.utils import avalanche_model_adaptation
 from avalanche.training.plugins import SupervisedPlugin
 
 from atom_plugin.errors import ConfigError, require_methods
-from atom_plugin.integrations.avalanche.batches import MixedBatches, batches_of
+from atom_plugin.integrations.avalanche.batches import batches_of
 from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS, fine_tune
 from atom_plugin.integrations.avalanche.shared_training import augment_parts, lower_rate_at_half, restart_optimizer
+from atom_plugin.replay.batches import MixedBatches
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 

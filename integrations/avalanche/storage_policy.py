@@ -96,7 +96,7 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     @property
     def buffer_datasets(self) -> list[Any]:
         """The stored images of each class as an Avalanche dataset, by class id."""
-        labels = self.memory.images.decoded().labels if len(self.memory) else torch.zeros(0)
+        labels = self.memory.images.decoded_labels if len(self.memory) else torch.zeros(0)
         return [self.buffer.subset((labels == label).nonzero().flatten().tolist()) for label in self.memory.classes]
 
     @property

@@ -30,7 +30,7 @@ def fill_buffer(buffer: Any, images: SyntheticSet, *, tasks: Mapping[int, int] |
             "the buffer holds logits of its images, which synthetic images do not have; use a model that replays images and "
             "labels alone"
         )
-    labels = images.decoded().labels
+    labels = images.decoded_labels
     more: dict[str, torch.Tensor] = {}
     if tasks is not None:
         more["task_labels"] = torch.tensor([tasks[label] for label in labels.tolist()], dtype=torch.int64)

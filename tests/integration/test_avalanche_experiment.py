@@ -19,8 +19,8 @@ from atom_plugin.integrations.avalanche import plugin_setup, state, training_hoo
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 from atom_plugin.integrations.avalanche.experiment import Experiment
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
-from atom_plugin.integrations.avalanche.policies import MemoryOptions
 from atom_plugin.replay.plan import BASELINES, plan_runs
+from atom_plugin.replay.policies import MemoryOptions
 from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
 
 ALL = ("atom", "dm", "random", "herding", "k-center", *BASELINES)

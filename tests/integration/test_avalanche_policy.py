@@ -14,6 +14,7 @@ from avalanche_streams import (
     MEAN,
     QUICK,
     SELECTED,
+    SMALL,
     STANDARDISED,
     STD,
     STEPS,
@@ -29,7 +30,7 @@ from atom_plugin.errors import ConfigError, SourceError
 from atom_plugin.integrations.avalanche import PreprocessingTransform, SyntheticMemory
 from atom_plugin.integrations.avalanche.stream_samples import infer_preprocessing
 from atom_plugin.replay.memory import Budget, ReplayMemory
-from atom_plugin.replay.suppliers import PrecomputedSupplier
+from atom_plugin.replay.suppliers import PrecomputedSupplier, SelectingSupplier
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -417,6 +418,19 @@ def test_the_buffer_follows_the_memory():
     assert len(policy.buffer) == 0
     policy.memory.add(whole_set())
     assert len(policy.buffer) == 6
+
+
+def test_the_buffer_is_counted_and_its_labels_are_read_without_decoding_images(monkeypatch):
+    packed = SelectingSupplier(overrides={**SMALL, "storage": "uint8", "factor": 2})
+    policy = adapted(processed_policy(Budget(ipc=2), supplier=packed), stream_of())
+    labels = policy.memory.images.decoded().labels.tolist()
+    with monkeypatch.context() as patched:
+        patched.delattr(SyntheticSet, "decoded")
+        assert len(policy.buffer) == len(labels) == 6 * 2 * 4
+        assert list(policy.buffer.targets) == labels
+        assert [len(dataset) for dataset in policy.buffer_datasets] == [8] * 6
+    images = torch.stack([image for image, _ in policy.buffer])
+    assert torch.equal(images, policy.memory.images.decoded().images)
 
 
 @pytest.mark.parametrize(

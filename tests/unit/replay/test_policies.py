@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("avalanche", reason="the extra avalanche is not installed")
-
 from atom_plugin.errors import ConfigError
-from atom_plugin.integrations.avalanche.policies import MemoryOptions, check_policy, supplier_of
+from atom_plugin.replay.policies import MemoryOptions, check_policy, supplier_of
 from atom_plugin.replay.suppliers import DistillingSupplier, MixedSupplier, SelectingSupplier
 
 OPTIONS = MemoryOptions(mode="replay", ipc=2, distillation={"precision": "float32", "factor": 2, "iterations": 5})
