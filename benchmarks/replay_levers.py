@@ -22,6 +22,7 @@ from atom_plugin.datasets import SourceData, Split
 from atom_plugin.datasets.validation import hold_out
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.models.fitting import SGD
+from atom_plugin.replay.logits import LABELS, LOGIT_WEIGHT, MemoryLabels
 from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier, Supplier, only_classes
 from atom_plugin.runtime import jsonl
@@ -35,10 +36,14 @@ BATCH = 64
 
 @dataclass
 class Images:
-    """Preprocessed images (N, C, H, W) and their labels (N,)."""
+    """Preprocessed images (N, C, H, W) and their labels (N,); of a memory also the stored logits (N, classes)."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    logits: torch.Tensor | None = None
+
+    def logits_at(self, rows: torch.Tensor) -> torch.Tensor | None:
+        return None if self.logits is None else self.logits[rows]
 
 
 @dataclass
@@ -62,11 +67,16 @@ class Learner:
         self.optimizer.step()
 
     @torch.no_grad()
-    def judged(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-        """Accuracy, loss, and predicted classes."""
+    def told(self, images: torch.Tensor) -> torch.Tensor:
+        """The outputs in evaluation mode."""
         self.network.eval()
         logits = torch.cat([self.logits(part) for part in images.split(500)])
         self.network.train()
+        return logits
+
+    def judged(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float, torch.Tensor]:
+        """Accuracy, loss, and predicted classes."""
+        logits = self.told(images)
         said = logits.argmax(1)
         return float((said == labels).float().mean()), float(F.cross_entropy(logits, labels)), said
 
@@ -110,22 +120,27 @@ def train_on_stream(
             memory = held.images[chosen]
             if augmentation.operations:
                 memory = augmentation.per_sample(memory, learner.generator)
-            logits = learner.logits(torch.cat([images, memory]))
-            own = logits[: len(images)]
+            own, replayed = learner.logits(torch.cat([images, memory])).split([len(images), len(memory)])
             if given.asymmetric:
                 own = own.masked_fill(others, -torch.inf)
+            replayed, term = memory_labels(given).apply(replayed, held.logits_at(chosen))
             losses = [
-                F.cross_entropy(part, told, reduction="sum") / len(logits)
-                for part, told in ((own, labels), (logits[len(images) :], held.labels[chosen]))
+                F.cross_entropy(part, told, reduction="sum") / (len(images) + len(memory))
+                for part, told in ((own, labels), (replayed, held.labels[chosen]))
             ]
+            losses[1] = losses[1] + term
             if index % 100 == 50:
                 norms.append((norm(losses[0], learner.network), norm(losses[1], learner.network)))
             learner.step(losses[0] + losses[1])
     return norms
 
 
+def memory_labels(given: argparse.Namespace) -> MemoryLabels:
+    return MemoryLabels(kind=given.memory_labels, weight=given.logit_weight)
+
+
 def fine_tune(learner: Learner, held: Images, steps: int) -> None:
-    """Train on the memory alone, with a tenth of the rate from half on."""
+    """Train on the memory's classes alone, with a tenth of the rate from half on."""
     augmentation, groups = Augmentation(strategy=DEFAULT_STRATEGY), learner.optimizer.param_groups
     rates, waiting = [group["lr"] for group in groups], []
     for step in range(steps):
@@ -154,7 +169,8 @@ def run(data: SourceData, given: argparse.Namespace) -> dict[str, Any]:
     preprocessing = config.fit_preprocessing(only_classes(data, order[:2]))
     built = config.network.build(data.image_shape, 10, generator=generator_for(0, "network", 0))
     learner = Learner(built.to(memory_format=torch.channels_last), generator_for(0, "screen", given.order))
-    memory, filling = ReplayMemory(Budget(ipc=given.ipc)), supplier(given, network)
+    labels, filling = memory_labels(given), supplier(given, network)
+    memory = ReplayMemory(Budget(ipc=given.ipc), keep_logits=labels.soft)
     curve, told, held, seen = [], [], None, []
     for number in range(5):
         classes = order[2 * number : 2 * number + 2]
@@ -177,9 +193,12 @@ def run(data: SourceData, given: argparse.Namespace) -> dict[str, Any]:
             )
         memory.add(filling.supply(data, classes, ipc=given.ipc, preprocessing=preprocessing))
         decoded = memory.images.decoded()
-        held = Images(images=decoded.images, labels=decoded.labels)
+        held = Images(images=decoded.images, labels=decoded.labels, logits=memory.logits)
         if given.finetune:
             fine_tune(learner, held, given.finetune)
+        if labels.soft:
+            memory.store_logits(learner.told(held.images))
+            held.logits = memory.logits
         curve.append(learner.judged(tested.images, tested.labels)[0])
         print(f"{given.memory}, {2 * number + 2} classes: {100 * curve[-1]:.1f} %", flush=True)
     return {"curve": curve, "before_finetuning": told, "memory_bytes": memory.bytes}
@@ -199,6 +218,8 @@ def main() -> None:
     parser.add_argument("--finetune", type=int, default=0, help="steps on the memory alone after each experience")
     parser.add_argument("--asymmetric", action="store_true", help="the stream's images compete among their own classes")
     parser.add_argument("--augment-memory", action="store_true")
+    parser.add_argument("--memory-labels", choices=LABELS, default="hard", help="logits: DER, both: DER++")
+    parser.add_argument("--logit-weight", type=float, default=LOGIT_WEIGHT, help="DER's alpha")
     parser.add_argument("--order", type=int, default=0, help="of the classes")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()

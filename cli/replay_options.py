@@ -21,7 +21,7 @@ from atom_plugin.cli.options import (
 )
 from atom_plugin.distillation.set_config import STORAGES
 
-RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "zca")
+RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "memory_labels", "logit_weight", "zca")
 REPLAY_ALONE = ("stream_augmentation", "asymmetric_loss", "finetune_steps")
 NETWORK = ("normalisation", "width")
 DISTILLATION = ("factor", "storage", "iterations", "real_batch", "precision")
@@ -64,6 +64,11 @@ def _has_modes(values: Mapping[str, Any]) -> bool:
 # with --resume keeps to them.
 ONLY_WITH = (
     OnlyWith("--mode replay", REPLAY_ALONE, lambda values: "replay" in values["modes"]),
+    OnlyWith(
+        "--memory-labels logits or both",
+        ("logit_weight",),
+        lambda values: values["memory_labels"] in ("logits", "both"),
+    ),
     TABLE_PRINTED,
     OnlyWith("a --policy that is not a baseline", ("modes",), _has_modes),
 )
@@ -184,6 +189,19 @@ def training_options(command: Command) -> Command:
             type=NON_NEGATIVE_INT,
             help="In replay, training steps on the memory alone after each experience (balanced fine-tuning); "
             "baselines take none.  [default: 500]",
+        ),
+        click.option(
+            "--memory-labels",
+            type=Choice(["hard", "logits", "both"]),
+            help="Targets of the memory's images: hard, their classes; logits, the learner's outputs at the end of the "
+            "experience that brought them (DER); both (DER++). Logits are stored as float16 with the images.  "
+            "[default: hard]",
+        ),
+        click.option(
+            "--logit-weight",
+            metavar="WEIGHT",
+            type=POSITIVE_FLOAT,
+            help="Weight of the squared difference from the stored logits (alpha).  [default: 0.1]",
         ),
         click.option(
             "--normalisation",

@@ -92,6 +92,11 @@ def small_network(classes: int = 6, seed: int = 0) -> torch.nn.Module:
     return config.build((3, 8, 8), classes, generator=torch.Generator().manual_seed(seed))
 
 
+def batch_normalised(seed: int = 0) -> torch.nn.Module:
+    config = ConvNetConfig(width=8, depth=1, normalisation="batch")
+    return config.build((3, 8, 8), 6, generator=torch.Generator().manual_seed(seed))
+
+
 def strategy_with(
     *plugins: Any, model: torch.nn.Module | None = None, template: Any = Naive, epochs: int = 1, **options: Any
 ) -> Any:

@@ -16,7 +16,8 @@ class MemoryBatches:
     """Shuffled batches [x, y] or [x, y, task] of a memory: each iteration is one pass over it in a new order.
 
     Reading a batch image by image costs more than the training step that uses it; here a batch is one gather. The order
-    comes from torch's global generator, as in torch's loaders.
+    comes from torch's global generator, as in torch's loaders. ``logits``: the stored logits of the latest batch, float32
+    (n, classes), NaN where unknown; None if the memory keeps none.
     """
 
     def __init__(self, memory: ReplayMemory, batch_size: int) -> None:
@@ -25,13 +26,20 @@ class MemoryBatches:
         if memory.tasks:
             self._parts.append(torch.tensor([memory.tasks[label] for label in held.labels.tolist()]))
         self._batch_size = batch_size
+        self._logits = memory.logits
+        self.logits: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return math.ceil(len(self._parts[0]) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         for chosen in torch.randperm(len(self._parts[0])).split(self._batch_size):
+            self.logits = None if self._logits is None else self._logits[chosen]
             yield [part[chosen] for part in self._parts]
+
+    def in_order(self) -> Iterator[list[torch.Tensor]]:
+        """One pass in the order of ``memory.images.decoded()``."""
+        return (list(parts) for parts in zip(*(part.split(self._batch_size) for part in self._parts), strict=True))
 
 
 class MixedBatches:

@@ -4,70 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError, require
-from atom_plugin.store.concatenation import concatenate
+from atom_plugin.replay.arrangement import class_major, first_images, first_rows, in_turns, turns
+from atom_plugin.replay.budget import Budget
+from atom_plugin.replay.logits import empty_logits, logit_bytes, widened
+from atom_plugin.store.files import read_logits, write_fields
 from atom_plugin.store.provenance import Provenance, merged_provenance
-from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet
+from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet, fields_of, read
 from atom_plugin.transforms.preprocessing import Preprocessing
+
+__all__ = ["Budget", "ReplayMemory"]
 
 _KEY = "replay_memory"
 _VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The limits of a memory: images per class, images in total, bytes of pixels in total; all given limits apply.
-
-    ``ipc`` limits each class, for any number of classes. ``max_images`` and ``max_bytes`` are divided equally among the classes
-    in the memory, so each class's share shrinks as classes are added, or among ``classes`` if their number is known beforehand:
-    then the share is constant. The remainder goes to the lowest class ids, an image each. Bytes are of the stored pixels and
-    soft labels; shared data (the preprocessing) is not counted. Raises ConfigError unless at least one of the three is given,
-    and all are at least 1.
-    """
-
-    ipc: int | None = None
-    max_images: int | None = None
-    max_bytes: int | None = None
-    classes: int | None = None
-
-    def __post_init__(self) -> None:
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        if not given.keys() - {"classes"}:
-            raise ConfigError("a memory's budget is missing; give ipc (images per class), max_images or max_bytes")
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"a memory's {name} must be a whole number of at least 1, not {value!r}")
-
-    def shares(self, classes: Iterable[int], image_bytes: int) -> dict[int, int]:
-        """Images that each of the ``classes`` may have. Raises ConfigError if there is no room for one of each."""
-        labels = sorted(set(classes))
-        shared_by = max(len(labels), self.classes or 0)
-        bounds = {
-            "ipc": self.ipc and self.ipc * shared_by,
-            "max_images": self.max_images,
-            "max_bytes": self.max_bytes and self.max_bytes // image_bytes,
-        }
-        name, most = min(
-            ((name, most) for name, most in bounds.items() if most is not None), key=lambda bound: bound[1]
-        )
-        share, rest = divmod(most, shared_by)
-        if share < 1:
-            need = shared_by * (image_bytes if name == "max_bytes" else 1)
-            raise ConfigError(
-                f"a memory of {name} {getattr(self, name)} has no room for one image of each of {shared_by} classes; "
-                f"give it {need} or more"
-            )
-        # Announced classes have their places from the start: by id, so that shares stay as the others come.
-        places = labels if shared_by == self.classes else range(len(labels))
-        return {label: share + (place < rest) for label, place in zip(labels, places, strict=True)}
 
 
 class ReplayMemory:
@@ -77,12 +33,18 @@ class ReplayMemory:
     export work on a memory as on any set. A class that must shrink keeps its first images, which for herding are the best ones;
     the images of a class that was seen several times alternate, so that each time keeps its part. After an error the memory is
     unchanged.
+
+    With ``keep_logits`` it also keeps the outputs that :meth:`store_logits` gets: for every image as networks see it (of a
+    packed one, for each tile), a float16 for every class name. They take part in the budget from the moment when an image is
+    added.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, *, keep_logits: bool = False) -> None:
         require("budget", budget, Budget)
         self.budget = budget
+        self.keep_logits = keep_logits
         self._held: SyntheticSet | None = None
+        self._logits = empty_logits(0, 1, 0)
         self._sightings: dict[int, int] = {}
         self.tasks: dict[int, int] = {}
         """Task label by class id: for all classes, or for none. A class belongs to one task."""
@@ -110,17 +72,32 @@ class ReplayMemory:
     @property
     def bytes(self) -> int:
         """Bytes in the memory, as the budget counts them."""
-        return 0 if self._held is None else self._held.nbytes
+        return len(self) * self._bytes_each(self._held) if self._held is not None else 0
+
+    @property
+    def logits(self) -> torch.Tensor | None:
+        """The stored logits of the images of ``images.decoded()``, float32 (N, classes): NaN for a class that had no head
+        when they were stored, and for images that have none yet. None if the memory keeps no logits.
+        """
+        return self._logits.flatten(0, 1).float() if self.keep_logits else None
 
     def room_for(
-        self, classes: Iterable[int], image_shape: tuple[int, int, int], storage: str = "float32"
+        self,
+        classes: Iterable[int],
+        image_shape: tuple[int, int, int],
+        storage: str = "float32",
+        *,
+        logits: tuple[int, int] = (0, 0),
     ) -> dict[int, int]:
         """Images that each of ``classes`` could have if added now, stored as ``storage``.
 
+        ``logits``: the tiles of an image and the classes that have names, which a memory that keeps logits needs to know.
         Raises ConfigError if there is no room for one of each.
         """
         classes = set(classes)
         image_bytes = math.prod(image_shape) * STORAGE_TYPES[storage].itemsize
+        if self.keep_logits:
+            image_bytes += logit_bytes(*logits)
         shares = self.budget.shares(classes.union(self.classes), image_bytes)
         return {label: share for label, share in shares.items() if label in classes}
 
@@ -140,17 +117,45 @@ class ReplayMemory:
         sightings = self._sightings | {label: self._sightings.get(label, 0) + 1 for label in new.classes}
         none = new.at(slice(0))
         held, new = _alike(none if self._held is None else self._held, new)
-        room = self.room_for([*held.classes, *new.classes], new.preprocessing.image_shape, new.storage)
+        room = self.budget.shares({*held.classes, *new.classes}, self._bytes_each(new))
         had = Counter(held.labels.tolist())
         kept_new = first_images(
             new,
             {label: max(1, room[label] // sightings[label], room[label] - had[label]) for label in new.classes},
         )
         arriving = Counter(kept_new.labels.tolist())
-        kept = first_images(held, {label: max(0, room[label] - arriving[label]) for label in held.classes})
+        left = {label: max(0, room[label] - arriving[label]) for label in held.classes}
+        kept = first_images(held, left)
         joined = in_turns([kept, kept_new], names=["the memory", "the set to add to it"])
-        self._held = self._within(self.budget, joined, [*self._parts(), new.provenance], sightings, tasks)
+        logits = self._joined_logits(first_rows(held.labels, left), kept.labels, kept_new)
+        parts = [*self._parts(), new.provenance]
+        self._held, self._logits = self._within(
+            self.budget, joined, logits, parts=parts, sightings=sightings, tasks=tasks
+        )
         self._sightings, self.tasks = sightings, tasks
+
+    def store_logits(self, outputs: torch.Tensor) -> None:
+        """Keep the learner's ``outputs`` for ``images.decoded()``, (images, heads), of those images that have none yet.
+
+        Of a stream with tasks, those of another task's classes are left out; a network with more heads than class names keeps
+        the named ones. Classes that have no head yet, and values beyond float16's range, count as not known. Raises ConfigError
+        if the memory keeps no logits, and for another number of images or too few heads.
+        """
+        if not self.keep_logits:
+            raise ConfigError("the memory keeps no logits; make it with ReplayMemory(budget, keep_logits=True)")
+        expected = self.images.decoded_count, max(self.classes) + 1
+        if outputs.ndim != 2 or len(outputs) != expected[0] or outputs.shape[1] < expected[1]:
+            raise ConfigError(
+                f"found outputs of shape {tuple(outputs.shape)}, expected {expected[0]} images and {expected[1]} heads or "
+                "more; give the network's outputs for images.decoded()"
+            )
+        heads = min(outputs.shape[1], self._logits.shape[2])
+        values = outputs.detach().cpu()[:, :heads].half().view(len(self), -1, heads)
+        task_of = torch.tensor([self.tasks.get(label, -1) for label in range(heads)])
+        other = (task_of >= 0) & (task_of != task_of[self.images.labels, None])
+        missing = self._logits.isnan().all(2).all(1)
+        kept = missing[:, None, None] & values.isfinite() & ~other[:, None]
+        self._logits[:, :, :heads] = torch.where(kept, values, self._logits[:, :, :heads])
 
     def resize(self, budget: Budget) -> None:
         """Set another budget; classes that have more than their share keep their first images.
@@ -158,17 +163,26 @@ class ReplayMemory:
         Raises ConfigError if there is no room for one image of each class.
         """
         if self._held is not None:
-            self._held = self._within(budget, self._held, self._parts(), self._sightings, self.tasks)
+            self._held, self._logits = self._within(
+                budget,
+                self._held,
+                self._logits,
+                parts=self._parts(),
+                sightings=self._sightings,
+                tasks=self.tasks,
+            )
         self.budget = budget
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write to one HDF5 file, atomically: an ordinary set whose provenance has the memory's state as well."""
-        store.write(self.images, path, force=force)
+        """Write to one HDF5 file, atomically: an ordinary set whose provenance has the memory's state as well, with the logits
+        beside it.
+        """
+        write_fields(fields_of(self.images), path, force=force, logits=self._logits if self.keep_logits else None)
 
     @classmethod
     def load(cls, path: str | Path) -> ReplayMemory:
         """Read a file of :meth:`save`. Raises StoreError for another file, including a set that is not a memory."""
-        held = store.read(path)
+        held, logits = read(path), read_logits(path)
         state = held.provenance.config.get(_KEY)
         if not isinstance(state, dict):
             raise StoreError(f"{path}: is a synthetic set but not a saved replay memory; add it to one instead")
@@ -177,10 +191,14 @@ class ReplayMemory:
                 f"{path}: is a replay memory of version {state.get('version')!r}, expected {_VERSION}; update"
             )
         try:
-            memory = cls(Budget(**state["budget"]))
+            memory = cls(Budget(**state["budget"]), keep_logits=logits is not None)
             memory._sightings = {int(label): int(count) for label, count in state["sightings"].items()}
             memory.tasks = {int(label): int(task) for label, task in state["tasks"].items()}
             memory._held = held
+            if logits is not None:
+                if logits.shape[1] != held.factor**2:
+                    raise ValueError(f"logits of {logits.shape[1]} tiles, images of {held.factor**2}")
+                memory._logits = logits
             if not memory._parts():
                 raise ValueError("it names no set that it was filled from")
             for name, by_class in (("sightings", memory._sightings), ("tasks", memory.tasks)):
@@ -211,16 +229,32 @@ class ReplayMemory:
         merged: list[Mapping[str, Any]] = [] if self._held is None else self._held.provenance.config["merged"]
         return [Provenance(**part) for part in merged]
 
+    def _bytes_each(self, images: SyntheticSet) -> int:
+        """Bytes of one of ``images``, with its logits."""
+        kept = logit_bytes(images.factor**2, len(images.class_names)) if self.keep_logits else 0
+        return images.images[0].numel() * images.images.element_size() + kept
+
+    def _joined_logits(self, rows: torch.Tensor, labels: torch.Tensor, new: SyntheticSet) -> torch.Tensor:
+        """The logits at ``rows``, of images with ``labels``, and none for the ``new`` images, in the order of both in turns."""
+        if not self.keep_logits:
+            return self._logits
+        none = empty_logits(len(new), new.factor**2, len(new.class_names))
+        kept = widened(self._logits[rows], none.shape[2]) if len(rows) else none[:0]
+        parts = [labels, new.labels]
+        return torch.cat([kept, none])[class_major(parts)[turns(parts)]]
+
     def _within(
         self,
         budget: Budget,
         joined: SyntheticSet,
+        logits: torch.Tensor,
+        *,
         parts: list[Provenance],
         sightings: Mapping[int, int],
         tasks: Mapping[int, int],
-    ) -> SyntheticSet:
-        """The part of ``joined`` that ``budget`` allows, with the state for its file."""
-        kept = first_images(joined, budget.shares(joined.classes, joined.nbytes // len(joined)))
+    ) -> tuple[SyntheticSet, torch.Tensor]:
+        """The part of ``joined`` and of its ``logits`` that ``budget`` allows, with the state for its file."""
+        shares = budget.shares(joined.classes, self._bytes_each(joined))
         state = {
             "version": _VERSION,
             "budget": asdict(budget),
@@ -228,16 +262,8 @@ class ReplayMemory:
             "tasks": _as_json(tasks),
         }
         merged = merged_provenance(parts)
-        return replace(kept, provenance=replace(merged, config={_KEY: state, **merged.config}))
-
-
-def first_images(images: SyntheticSet, most: Mapping[int, int]) -> SyntheticSet:
-    """The first ``most[label]`` images of each class, class-major, for any order before."""
-    members = [(images.labels == label).nonzero().flatten()[: most[label]] for label in images.classes]
-    chosen = torch.cat(members) if members else torch.zeros(0, dtype=torch.int64)
-    counts = [min(most[label], len(part)) for label, part in zip(images.classes, members, strict=True)]
-    kept = tuple(count for count in images.prefixes if count <= min(counts, default=0))
-    return replace(images.at(chosen), prefixes=kept)
+        kept = replace(first_images(joined, shares), provenance=replace(merged, config={_KEY: state, **merged.config}))
+        return kept, logits[first_rows(joined.labels, shares)] if self.keep_logits else logits
 
 
 def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, SyntheticSet]:
@@ -249,21 +275,6 @@ def _alike(held: SyntheticSet, new: SyntheticSet) -> tuple[SyntheticSet, Synthet
     if all(names[: len(each.class_names)] == each.class_names for each in (held, new)):
         return replace(held, class_names=names), replace(new, class_names=names)
     return held, new
-
-
-def in_turns(parts: Sequence[SyntheticSet], *, names: Sequence[str] | None = None) -> SyntheticSet:
-    """All images, class-major; within a class the parts are interleaved evenly, each in its own order.
-
-    Raises ConfigError as :func:`~atom_plugin.store.concatenation.concatenate`, which gets ``names``.
-    """
-    joined = concatenate(parts, names=names)
-    counts = [Counter(part.labels.tolist()) for part in parts]
-    order, start = [], 0
-    for label in joined.classes:
-        places = torch.cat([(torch.arange(count[label]) + 0.5) / max(1, count[label]) for count in counts])
-        order.append(start + places.argsort(stable=True))
-        start += len(places)
-    return joined.at(torch.cat(order))
 
 
 def _as_json(by_class: Mapping[int, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, unknown
 from atom_plugin.matchers import MATCHERS
+from atom_plugin.replay.logits import MemoryLabels
 from atom_plugin.replay.plan import BASELINES
 from atom_plugin.replay.suppliers import (
     DistillingSupplier,
@@ -70,6 +71,7 @@ class MemoryOptions:
     stream_augmentation: str = "none"
     asymmetric_loss: bool = False
     finetune_steps: int = 0
+    labels: MemoryLabels = field(default_factory=MemoryLabels)
     seed: int = 0
     device: str = "auto"
 

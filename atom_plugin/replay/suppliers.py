@@ -15,7 +15,7 @@ from atom_plugin.distillation.select_config import SelectConfig
 from atom_plugin.distillation.selected_set import selected_set
 from atom_plugin.distillation.set_config import METHODS
 from atom_plugin.errors import ConfigError, SourceError, require, require_methods, shape_text, unknown
-from atom_plugin.replay.memory import first_images, in_turns
+from atom_plugin.replay.arrangement import first_images, in_turns
 from atom_plugin.store.concatenation import concatenate
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
@@ -35,6 +35,10 @@ class Supplier(Protocol):
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
         """How images (C, H, W) will be stored, for a budget in bytes."""
+        ...
+
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """How many images networks will see of a stored image (C, H, W), for the bytes of their logits."""
         ...
 
     def supply(
@@ -78,8 +82,12 @@ class PrecomputedSupplier:
         self.preprocessing: Preprocessing | None = first.preprocessing
 
     def storage(self, image_shape: tuple[int, int, int]) -> str:
-        """The preprocessing of the first set."""
+        """The storage of the first set."""
         return self.sets[0].storage
+
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """The tiles of the first set's images."""
+        return self.sets[0].factor ** 2
 
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
@@ -134,6 +142,10 @@ class DistillingSupplier:
         """The storage of the configuration."""
         return self._config(image_shape, 1, None).storage
 
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """The tiles of the configuration; images that turn out to be whitened have one."""
+        return self._config(image_shape, 1, self.preprocessing).tiles
+
     def _config(self, image_shape: tuple[int, int, int], ipc: int, known: Preprocessing | None) -> DistillConfig:
         whitened = known is not None and known.whitening is not None
         implied = {"storage": "uint8", **({"factor": 1} if whitened else {})}
@@ -181,6 +193,10 @@ class SelectingSupplier:
         """The storage of the configuration."""
         return self._config(image_shape, 1).storage
 
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """The tiles of the configuration."""
+        return self._config(image_shape, 1).tiles
+
     def _config(self, image_shape: tuple[int, int, int], ipc: int) -> SelectConfig:
         fixed = {"ipc": ipc, "seed": self.seed, "method": self.method, "image_shape": image_shape}
         return SelectConfig.from_recipe(self.recipe, **{"storage": "uint8", **self.overrides, **fixed})
@@ -216,6 +232,10 @@ class MixedSupplier:
         """The storage of the first supplier; all must store in the same way."""
         return self.suppliers[0].storage(image_shape)
 
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """The tiles of the first supplier's images."""
+        return self.suppliers[0].tiles(image_shape)
+
     def supply(
         self, data: SourceData | None, classes: Sequence[int], *, ipc: int, preprocessing: Preprocessing | None
     ) -> SyntheticSet:
@@ -231,7 +251,7 @@ class MixedSupplier:
 
 def require_supplier(supplier: object, name: str = "supplier") -> None:
     """Raise ConfigError unless ``supplier``, an argument called ``name``, can fill a memory."""
-    methods = ("supply", "storage", "needs_images", "preprocessing")
+    methods = ("supply", "storage", "tiles", "needs_images", "preprocessing")
     require_methods(name, supplier, *methods, such_as='DistillingSupplier(recipe="atom")')
 
 

@@ -18,16 +18,23 @@ from atom_plugin.store.hdf5_reader import StoreFile, open_checked
 from atom_plugin.store.hdf5_writer import serialise
 from atom_plugin.store.paths import located, portable
 from atom_plugin.store.provenance import Provenance
-from atom_plugin.store.schema import ZCA, Arrays, SchemaError, check_shapes, check_values
+from atom_plugin.store.schema import LEARNER_LOGITS, ZCA, Arrays, SchemaError, check_shapes, check_values
 from atom_plugin.store.soft_labels import SoftLabels
 from atom_plugin.store.torch_dataset import StoredImages
 
 
-def write_fields(fields: SetFields, path: str | Path, *, force: bool = False, keep_paths: bool = False) -> None:
+def write_fields(
+    fields: SetFields,
+    path: str | Path,
+    *,
+    force: bool = False,
+    keep_paths: bool = False,
+    logits: torch.Tensor | None = None,
+) -> None:
     """Write a set to ``path``, atomically; equal sets give equal bytes. Takes the set's size in memory again.
 
     The file has the folder of the source's images as :mod:`atom_plugin.store.paths` describes, or with ``keep_paths`` its
-    absolute path.
+    absolute path. ``logits``, float16 (N, tiles, classes), are those of a replay memory, which :func:`read_logits` returns.
 
     Raises StoreError if the file exists (unless ``force``), cannot be written, or the set cannot be stored: pixels that are not
     finite, class names that are not Unicode, a config that is not JSON. Then nothing is written.
@@ -38,6 +45,8 @@ def write_fields(fields: SetFields, path: str | Path, *, force: bool = False, ke
         fields = {**fields, "provenance": portable(fields["provenance"], target.parent)}
     try:
         arrays = codec.encode(fields)
+        if logits is not None:
+            arrays[LEARNER_LOGITS] = logits.numpy()
         check_shapes({key: (array.dtype.str, array.shape) for key, array in arrays.items()})
         check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
     except SchemaError as error:
@@ -54,6 +63,15 @@ def read_fields(path: str | Path) -> SetFields:
         check_values(arrays, [arrays["images"]], arrays["images"].shape[1:])
         fields = codec.decode(arrays)
     return {**fields, "provenance": located(fields["provenance"], Path(path).parent)}
+
+
+def read_logits(path: str | Path) -> torch.Tensor | None:
+    """The logits of a replay memory's file, float16 (N, tiles, classes); None if it has none. Raises StoreError."""
+    with open_checked(Path(path)) as file:
+        if LEARNER_LOGITS not in file.shapes():
+            return None
+        arrays = _verified(file)
+        return torch.from_numpy(arrays[LEARNER_LOGITS].astype("=f2", copy=False))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,6 +18,7 @@ FORMAT_VERSION = 3
 
 ZCA = "preprocessing/zca"
 SOFT_LABELS = "soft_labels"
+LEARNER_LOGITS = "learner_logits"
 _COMPLETE = (ZCA, SOFT_LABELS)  # groups that a file holds whole, or not at all
 
 Array = npt.NDArray[Any]
@@ -101,6 +102,13 @@ ELEMENTS = {
         optional=True,
         since=3,
     ),
+    LEARNER_LOGITS: Element(
+        ("<f2",),
+        "N T K",
+        "logit",
+        "Outputs of the network that a replay memory's learner was, of each tile; NaN where it gave none.",
+        optional=True,
+    ),
     "preprocessing/image_shape": Element(("<i8",), "3", "pixels", "C, H, W that the preprocessing was fitted on."),
     "preprocessing/mean": Element(("<f4",), "C", "pixel value in [0, 1]", "Subtracted per channel; 0 for none."),
     "preprocessing/std": Element(("<f4",), "C", "pixel value in [0, 1]", "Divided by per channel; 1 for none."),
@@ -163,7 +171,7 @@ def check_values(arrays: Arrays, image_blocks: Iterable[Array], image_shape: tup
     for block in image_blocks:
         _check_finite("images", block)
     for key, array in arrays.items():
-        if key != "images" and array.dtype.kind == "f":
+        if key not in ("images", LEARNER_LOGITS) and array.dtype.kind == "f":
             _check_finite(key, array)
     labels, classes = arrays["labels"], len(arrays["class_names"])
     if labels.size and not (0 <= labels.min() and labels.max() < classes):

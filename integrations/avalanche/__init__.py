@@ -8,7 +8,8 @@ from atom_plugin.integrations.avalanche._load import load_avalanche
 
 load_avalanche()
 
-from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory  # noqa: E402
+from atom_plugin.integrations.avalanche.from_memory import TrainFromMemory  # noqa: E402
+from atom_plugin.integrations.avalanche.plugins import SyntheticReplay  # noqa: E402
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory  # noqa: E402
 from atom_plugin.integrations.avalanche.stream_samples import PreprocessingTransform  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Batches of any storage policy's buffer."""
+"""Any storage policy, as a plugin needs it, and batches of its buffer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from atom_plugin.errors import require_methods
 from atom_plugin.replay.batches import MemoryBatches
 from atom_plugin.replay.memory import ReplayMemory
+
+
+def require_policy(policy: object) -> None:
+    """Raise ConfigError unless ``policy`` is a storage policy."""
+    require_methods("policy", policy, "buffer", "post_adapt", such_as="SyntheticMemory(Budget(ipc=10), supplier)")
 
 
 def batches_of(policy: Any, batch_size: int) -> Iterable[Any]:

@@ -26,12 +26,15 @@ from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
 from atom_plugin.integrations.avalanche.plugin_setup import PluginSetup, file_stem, plugins_for
 from atom_plugin.integrations.avalanche.state import load_stream, remove_stream, save_stream
 from atom_plugin.integrations.avalanche.training_hooks import TrainingHooks, accuracies, quiet, small_seed
+from atom_plugin.replay.logits import MemoryLabels
 from atom_plugin.replay.policies import MemoryOptions
 from atom_plugin.replay.results import StreamResult
 from atom_plugin.runtime.device import long_work, resolve_device
 from atom_plugin.runtime.randomness import generator_for, preserved_random_state
 from atom_plugin.store.synthetic_set import SyntheticSet
 
+# Settings that are told only where they have an effect, so that files of comparisons without them can be resumed.
+_OFF = {"memory_labels": "hard"}
 _TOLD = (
     "steps",
     "ipc",
@@ -42,6 +45,8 @@ _TOLD = (
     "stream_augmentation",
     "asymmetric_loss",
     "finetune_steps",
+    *_OFF,
+    "logit_weight",
     "seed",
 )
 
@@ -146,11 +151,14 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """The settings that the runs share, as plain JSON: config, source, and origin of the preprocessing."""
         values = asdict(self.config)
+        if self.config.memory_labels == "hard":
+            del values["logit_weight"]
+        values = {name: value for name, value in values.items() if name not in _OFF or value != _OFF[name]}
         network = self._recipe.network
         details = {name: value for name, value in values.items() if name not in ("mode", "network", *_TOLD)}
         return {
             "dataset": self.data.name,
-            **{name: values[name] for name in _TOLD},
+            **{name: values[name] for name in _TOLD if name in values},
             "network": f"ConvNet of width {network.width}, {network.normalisation} normalisation",
             "preprocessing": self.streams.describe(),
             "details": {**details, **self._of_streams()},
@@ -182,6 +190,7 @@ class Experiment:
             memory_augmentation=config.memory_augmentation,
             stream_augmentation=config.stream_augmentation,
             finetune_steps=config.finetune_steps,
+            labels=MemoryLabels(kind=config.memory_labels, weight=config.logit_weight),
             seed=config.seed,
             device=str(self.device),
         )

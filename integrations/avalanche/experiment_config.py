@@ -10,6 +10,7 @@ from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.training_recipes import TrainConfig
 from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS
+from atom_plugin.replay.logits import LOGIT_WEIGHT, MemoryLabels
 from atom_plugin.replay.results import MODES
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
@@ -22,9 +23,10 @@ class ReplayConfig:
     ("from-memory": DataDAM's 1,001 at batch 256; the learning rate is multiplied by 0.1 at half of them).
     ``memory_augmentation`` and ``stream_augmentation``: siamese operations, drawn for each image; "from-memory" has no stream
     augmentation. In the mode "replay", ``asymmetric_loss`` and ``finetune_steps`` have the meaning of
-    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's plugins have neither). ``network``:
-    overrides of the recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`.
-    ``distillation``: overrides of the recipe's other choices. Raises ConfigError for invalid values.
+    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's plugins have neither). In
+    both modes, ``memory_labels`` and ``logit_weight`` have it too. ``network``: overrides of the
+    recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`. ``distillation``: overrides of the recipe's other
+    choices. Raises ConfigError for invalid values.
     """
 
     mode: str
@@ -39,6 +41,8 @@ class ReplayConfig:
     stream_augmentation: str = "none"
     asymmetric_loss: bool = False
     finetune_steps: int = 0
+    memory_labels: str = "hard"
+    logit_weight: float = LOGIT_WEIGHT
     recipe: str = "best"
     network: Mapping[str, Any] = field(default_factory=dict)
     zca: bool | None = None
@@ -55,6 +59,7 @@ class ReplayConfig:
             raise ConfigError(f"finetune_steps must be at least 0, not {self.finetune_steps}")
         if not self.lr > 0:
             raise ConfigError(f"lr must be above 0, not {self.lr}")
+        MemoryLabels(kind=self.memory_labels, weight=self.logit_weight)
         for strategy in (self.memory_augmentation, self.stream_augmentation):
             Augmentation(strategy=strategy)
 

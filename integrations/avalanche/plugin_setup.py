@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from atom_plugin.errors import StoreError
 from atom_plugin.integrations.avalanche.baselines import AugmentedReplay, EqualGDumb
 from atom_plugin.integrations.avalanche.class_orders import Stream
 from atom_plugin.integrations.avalanche.exemplars import RawExemplars, RawReplay
-from atom_plugin.integrations.avalanche.plugins import SyntheticReplay, TrainFromMemory
+from atom_plugin.integrations.avalanche.from_memory import TrainFromMemory
+from atom_plugin.integrations.avalanche.plugins import SyntheticReplay
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
-from atom_plugin.replay.memory import Budget
+from atom_plugin.replay.logits import logit_bytes
+from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.replay.plan import BASELINES
 from atom_plugin.replay.policies import STORED, MemoryOptions, supplier_of
-from atom_plugin.replay.suppliers import Supplier
+from atom_plugin.replay.suppliers import PrecomputedSupplier, Supplier
 from atom_plugin.store.synthetic_set import STORAGE_TYPES, SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 
@@ -54,13 +57,14 @@ def plugins_for(
 ) -> PluginSetup:
     """The plugins and memory of the policy ``name``; ``fresh`` makes the networks that train only on the memory."""
     if name in BASELINES:
-        return _baseline(name, options, fresh, raw_images_per_class(name, options, sets))
+        return _baseline(name, options, fresh, raw_images_per_class(name, options, sets, stream.data))
     memory = SyntheticMemory(
-        Budget(ipc=options.ipc),
+        ReplayMemory(Budget(ipc=options.ipc), keep_logits=options.labels.soft),
         _kept(name, stream, options, sets, on_progress),
         source=stream.data,
         stream_preprocessing=stream.preprocessing,
     )
+    labels: dict[str, Any] = {"memory_labels": options.labels.kind, "logit_weight": options.labels.weight}
     plugin: Any
     if options.mode == "replay":
         plugin = SyntheticReplay(
@@ -70,16 +74,26 @@ def plugins_for(
             asymmetric_loss=options.asymmetric_loss,
             finetune_steps=options.finetune_steps,
             seed=options.seed,
+            **labels,
         )
     else:
-        plugin = TrainFromMemory(memory, augmentation=options.memory_augmentation, fresh=fresh, seed=options.seed)
+        plugin = TrainFromMemory(
+            memory, augmentation=options.memory_augmentation, fresh=fresh, seed=options.seed, **labels
+        )
     return PluginSetup(plugins=[plugin], memory=memory)
 
 
-def raw_images_per_class(name: str, options: MemoryOptions, sets: Sequence[SyntheticSet]) -> int:
+def raw_images_per_class(name: str, options: MemoryOptions, sets: Sequence[SyntheticSet], data: SourceData) -> int:
     """The number of raw 8-bit images per class of the baseline ``name``: equal to the memory's images, or to its bytes."""
+    if name != "real-bytes":
+        return options.ipc
+    pixels = math.prod(data.image_shape)
     storage = sets[0].storage if sets else options.distillation.get("storage", "uint8")
-    return options.ipc * STORAGE_TYPES[storage].itemsize if name == "real-bytes" else options.ipc
+    stored = pixels * STORAGE_TYPES[storage].itemsize
+    if options.labels.soft:
+        supplier = PrecomputedSupplier(sets) if sets else supplier_of("atom", options, 0, (), None)
+        stored += logit_bytes(supplier.tiles(data.image_shape), len(data.class_names))
+    return options.ipc * stored // pixels
 
 
 def _baseline(
@@ -133,6 +147,10 @@ class CachedSupplier:
     def storage(self, image_shape: tuple[int, int, int]) -> str:
         """The other supplier's storage."""
         return self._inner.storage(image_shape)
+
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """The other supplier's tiles."""
+        return self._inner.tiles(image_shape)
 
     def __init__(self, inner: Supplier, paths: Mapping[frozenset[int], Path]) -> None:
         self._inner = inner

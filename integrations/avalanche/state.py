@@ -24,7 +24,7 @@ import torch
 from avalanche.models.utils import avalanche_model_adaptation
 
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.integrations.avalanche.plugins import TrainFromMemory
+from atom_plugin.integrations.avalanche.from_memory import TrainFromMemory
 from atom_plugin.integrations.avalanche.storage_policy import SyntheticMemory
 from atom_plugin.runtime import bounded_json
 from atom_plugin.runtime.files import write_bytes

@@ -44,9 +44,9 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
     Strategies that keep logits or features of the samples (``DER``, ``FeatureReplay``) are refused. The buffer's samples have
     the stream's form: (x, y) or (x, y, task), where y are the class ids of the benchmark.
 
-    ``memory`` is a :class:`Budget` for a new memory, or an existing memory. ``source`` has the real images, with the
-    benchmark's class ids, if the stream's images are already processed; all of its training images of an experience's classes
-    are used. Without it, the images come from each experience, before its transforms. ``stream_preprocessing`` is the
+    ``memory`` is a :class:`Budget` for a new memory, or a memory, e.g. one that keeps logits. ``source`` has the real images,
+    with the benchmark's class ids, if the stream's images are already processed; all of its training images of an experience's
+    classes are used. Without it, the images come from each experience, before its transforms. ``stream_preprocessing`` is the
     preprocessing of an already processed stream; by default it is estimated from the transforms, and compared with the
     preprocessing of the supplier's sets. ``class_names`` name all classes of the benchmark, for the file (default:
     ``source``'s, or the class ids).
@@ -203,8 +203,9 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         self.memory.add(new, task=task)
 
     def _room_for(self, classes: Sequence[int], agreed: Preprocessing) -> dict[int, int]:
-        shape = agreed.image_shape
-        return self.memory.room_for(classes, shape, self.supplier.storage(shape))
+        shape, names = agreed.image_shape, self._names or range(max([*classes, *self.memory.classes]) + 1)
+        logits = self.supplier.tiles(shape), len(names)
+        return self.memory.room_for(classes, shape, self.supplier.storage(shape), logits=logits)
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Raises ConfigError: a strategy that got the policy as a plugin calls this, and would train without a memory."""
@@ -235,8 +236,18 @@ class SyntheticMemory(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche ships
         self.memory.save(path, force=force)
 
     def load(self, path: str | Path) -> None:
-        """Continue with the memory that :meth:`save` wrote. Raises StoreError if the file is not a memory."""
-        self.memory = ReplayMemory.load(path)
+        """Continue with the memory that :meth:`save` wrote.
+
+        Raises StoreError if the file is not a memory, ConfigError if only one of it and this policy's memory keeps logits.
+        """
+        loaded = ReplayMemory.load(path)
+        if loaded.keep_logits != self.memory.keep_logits:
+            found, here = ("logits", "none") if loaded.keep_logits else ("no logits", "some")
+            raise ConfigError(
+                f"{path}: the memory keeps {found}, this policy's keeps {here}; make it with "
+                f"ReplayMemory(budget, keep_logits={loaded.keep_logits})"
+            )
+        self.memory = loaded
         self.max_size = _most_images(self.memory.budget, self._names)
         self._agreed = None
         self._pending.clear()

@@ -19,6 +19,8 @@ from atom_plugin.integrations.avalanche import plugin_setup, state, training_hoo
 from atom_plugin.integrations.avalanche.benchmark import class_order, split_classes
 from atom_plugin.integrations.avalanche.experiment import Experiment
 from atom_plugin.integrations.avalanche.experiment_config import ReplayConfig
+from atom_plugin.replay import memory
+from atom_plugin.replay.logits import MemoryLabels
 from atom_plugin.replay.plan import BASELINES, plan_runs
 from atom_plugin.replay.policies import MemoryOptions
 from atom_plugin.replay.suppliers import DistillingSupplier, SelectingSupplier
@@ -109,17 +111,40 @@ def test_memories_of_pixels_have_the_bytes_of_as_many_raw_images(every):
     assert set(sizes.values()) == {(10, 10 * 3 * 8 * 8)}
 
 
+@pytest.mark.parametrize("mode", ["replay", "from-memory"])
+def test_logits_change_the_training_and_are_told(every, data, tmp_path, mode):
+    experiments, results = every
+    changed = {"memory_labels": "both", "logit_weight": 2.0}
+    trial = experiment(data, tmp_path, mode, sets=experiments[mode].streams.sets, **changed)
+    result, weights = go(trial, "random")
+    plain, plain_weights = results["random", mode, 0, 0]
+    assert weights[0] == plain_weights[0]  # nothing is stored yet
+    assert weights[1] != plain_weights[1]
+    assert result.memory_bytes == plain.memory_bytes + 10 * 5 * 2
+    assert trial.describe() == {**experiments[mode].describe(), **changed}
+
+
 @pytest.mark.parametrize(("storage", "times"), [("uint8", 1), ("float16", 2), ("float32", 4)])
 def test_equal_bytes_are_as_many_raw_images_as_the_storage_says(data, storage, times):
     options = MemoryOptions(mode="replay", ipc=3, distillation={"storage": storage})
     held = stored_set(data).stored_as(storage)
-    assert plugin_setup.raw_images_per_class("real-bytes", options, []) == 3 * times
-    assert plugin_setup.raw_images_per_class("real-bytes", MemoryOptions(mode="replay", ipc=3), [held]) == 3 * times
+    raw = plugin_setup.raw_images_per_class
+    assert raw("real-bytes", options, [], data) == 3 * times
+    assert raw("real-bytes", MemoryOptions(mode="replay", ipc=3), [held], data) == 3 * times
+    assert raw("real-ipc", options, [], data) == raw("gdumb", options, [], data) == 3
+
+
+@pytest.mark.parametrize(("factor", "images"), [(1, 31), (2, 36)])
+def test_equal_bytes_count_the_logits(data, factor, images):
+    options = MemoryOptions(mode="replay", ipc=30, distillation={"factor": factor}, labels=MemoryLabels(kind="logits"))
+    # 3x8x8 pixels, and 5 classes of 2 bytes for each tile: 202 or 232 bytes for 192.
     assert (
-        plugin_setup.raw_images_per_class("real-ipc", options, [])
-        == plugin_setup.raw_images_per_class("gdumb", options, [])
-        == 3
+        plugin_setup.raw_images_per_class("real-bytes", options, [], data)
+        == 30 * (192 + 10 * factor**2) // 192
+        == images
     )
+    held = replace(stored_set(data), factor=factor)
+    assert plugin_setup.raw_images_per_class("real-bytes", options, [held.stored_as("uint8")], data) == images
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(every, data, tmp_path):
@@ -310,7 +335,8 @@ MOMENTS = {
     "in a batch": (training_hooks.TrainingHooks, "before_forward", 5),
     "before the 2nd test": (training_hooks, "accuracies", 2),
     "while the 2nd state is written": (state, "write_bytes", 2),
-    "while the 3rd memory is written": (store, "write", 3),
+    "while the 3rd set is written": (store, "write", 3),
+    "while the 3rd memory is written": (memory, "write_fields", 3),
     "after the 1st state": (module, "save_stream", 2),
     "after the last state": (module, "StreamResult", 1),
 }
@@ -419,6 +445,8 @@ def test_more_steps_than_classes(data, tmp_path):
         ({"lr": float("nan")}, "lr"),
         ({"memory_augmentation": "blur"}, "blur"),
         ({"stream_augmentation": "blur"}, "blur"),
+        ({"memory_labels": "soft"}, "'soft'"),
+        ({"logit_weight": 0.0}, "logit_weight"),
     ],
 )
 def test_impossible_configs(changes, part):

@@ -239,6 +239,9 @@ class Pixels:
     def storage(self, image_shape: tuple[int, int, int]) -> str:
         return "uint8"
 
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        return 1
+
 
 def random_states() -> tuple:
     return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]

@@ -114,7 +114,7 @@ ALWAYS: dict[str, set[str]] = {
     | {"dataset", "normalisation", "networks", "images", "baseline", "shadow", "csv_file", "scores", "picture"},
     # Also of policies that distil nothing: the comparison's file has them, and a policy added later keeps to them.
     "consume replay": RUN
-    | {"factor", "storage", "iterations", "real_batch", "memory_augmentation"}
+    | {"factor", "storage", "iterations", "real_batch", "memory_augmentation", "memory_labels"}
     | {"dataset", "ipc", "steps", "memory", "policies", "distill", "baselines", "orders", "networks"}
     | {"epochs", "batch_size", "lr", "normalisation", "width", "zca", "output", "resume", "force"},
 }

@@ -65,5 +65,18 @@ def test_lightning_takes_both_as_they_are(names, inside):
     assert names["trainer"].global_step == 2 * len(names["loaders"]["stream"])
 
 
-def test_there_are_four_blocks():
-    assert len(BLOCKS) == 4
+@pytest.mark.auto_precision("float32")
+def test_logits_are_stored_and_compared_in_a_plain_loop(names):
+    found = dict(names)
+    exec(BLOCKS[4], found)
+    logits = found["memory"].logits
+    assert logits.shape == (50, 10)
+    assert logits.isfinite().all()
+    assert float(found["term"].detach()) > 0
+    outputs = found["network"].eval()(found["memory"].images.decoded().images)
+    assert torch.allclose(logits[25:], outputs[25:], atol=0.02)  # of the last classes the network's own, in float16
+    assert not torch.allclose(logits[:25], outputs[:25], atol=0.02)
+
+
+def test_there_are_five_blocks():
+    assert len(BLOCKS) == 5

@@ -12,7 +12,8 @@ from synthetic_sets import assert_equal_sets, make_set
 from atom_plugin import store
 from atom_plugin.cli.main import main
 from atom_plugin.errors import ConfigError, StoreError
-from atom_plugin.replay.memory import Budget, ReplayMemory, first_images
+from atom_plugin.replay.arrangement import first_images
+from atom_plugin.replay.memory import Budget, ReplayMemory
 from atom_plugin.store.synthetic_set import SyntheticSet
 from atom_plugin.transforms.preprocessing import Preprocessing
 

@@ -20,9 +20,10 @@ from synthetic_sets import assert_equal_sets, golden_packed_set, golden_set, gol
 
 from atom_plugin import store
 from atom_plugin.errors import ConfigError, StoreError
+from atom_plugin.store.files import write_fields
 from atom_plugin.store.schema import ELEMENTS, FORMAT, FORMAT_VERSION, GROUPS
 from atom_plugin.store.soft_labels import KINDS
-from atom_plugin.store.synthetic_set import SyntheticSet
+from atom_plugin.store.synthetic_set import SyntheticSet, fields_of
 from atom_plugin.transforms.packing import unpack
 from atom_plugin.transforms.preprocessing import to_uint8
 
@@ -187,7 +188,8 @@ def test_page_names_every_element_with_type_and_shape():
 def test_every_element_describes_itself(tmp_path):
     make_set(zca=True, final_loss=0.5).save(tmp_path / "whitened.h5")
     packed_set = make_set(factor=2, final_loss=0.5, soft="probabilities")
-    replace(packed_set, prefixes=(1, 2), learned_lr=0.5).save(tmp_path / "packed.h5")
+    complete = fields_of(replace(packed_set, prefixes=(1, 2), learned_lr=0.5))
+    write_fields(complete, tmp_path / "packed.h5", logits=torch.zeros(6, 4, 3).half())
     with h5py.File(tmp_path / "whitened.h5") as file, h5py.File(tmp_path / "packed.h5") as packed:
         for key in ELEMENTS:
             found = packed[key] if key in packed else file[key]
