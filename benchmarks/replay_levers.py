@@ -120,7 +120,10 @@ def train_on_stream(
             memory = held.images[chosen]
             if augmentation.operations:
                 memory = augmentation.per_sample(memory, learner.generator)
-            own, replayed = learner.logits(torch.cat([images, memory])).split([len(images), len(memory)])
+            if given.separate_normalisation:
+                own, replayed = learner.logits(images), learner.logits(memory)
+            else:
+                own, replayed = learner.logits(torch.cat([images, memory])).split([len(images), len(memory)])
             if given.asymmetric:
                 own = own.masked_fill(others, -torch.inf)
             replayed, term = memory_labels(given).apply(replayed, held.logits_at(chosen))
@@ -220,6 +223,9 @@ def main() -> None:
     parser.add_argument("--augment-memory", action="store_true")
     parser.add_argument("--memory-labels", choices=LABELS, default="hard", help="logits: DER, both: DER++")
     parser.add_argument("--logit-weight", type=float, default=LOGIT_WEIGHT, help="DER's alpha")
+    parser.add_argument(
+        "--separate-normalisation", action="store_true", help="memory and stream pass the network one after the other"
+    )
     parser.add_argument("--order", type=int, default=0, help="of the classes")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()

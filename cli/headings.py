@@ -16,7 +16,7 @@ _UNDER = {
     "full full_repeats modes every",
     "Optimisation": "iterations real_batch training_recipe epochs batch_size lr schedule augmentation cutmix labels "
     "temperature learned_lr full_epochs full_accuracy halving memory_augmentation stream_augmentation asymmetric_loss "
-    "finetune_steps memory_labels logit_weight",
+    "finetune_steps memory_labels logit_weight separate_normalisation",
     "Output": "output results csv_file chart scores picture onnx plot preview_every evaluate_every checkpoint_every "
     "tensorboard tracker resume force embedding per_class title top weight markdown latex dry_run as_json quiet",
     "Machine": "seed seeds device precision engine workers",

@@ -22,7 +22,7 @@ from atom_plugin.cli.options import (
 from atom_plugin.distillation.set_config import STORAGES
 
 RUN = ("epochs", "batch_size", "lr", "memory_augmentation", "memory_labels", "logit_weight", "zca")
-REPLAY_ALONE = ("stream_augmentation", "asymmetric_loss", "finetune_steps")
+REPLAY_ALONE = ("stream_augmentation", "asymmetric_loss", "finetune_steps", "separate_normalisation")
 NETWORK = ("normalisation", "width")
 DISTILLATION = ("factor", "storage", "iterations", "real_batch", "precision")
 
@@ -189,6 +189,13 @@ def training_options(command: Command) -> Command:
             type=NON_NEGATIVE_INT,
             help="In replay, training steps on the memory alone after each experience (balanced fine-tuning); "
             "baselines take none.  [default: 500]",
+        ),
+        click.option(
+            "--separate-normalisation",
+            is_flag=True,
+            default=None,
+            help="In replay, pass the stream's and the memory's images through the network separately, so that they share "
+            "no moments of batch normalisation.",
         ),
         click.option(
             "--memory-labels",

@@ -72,6 +72,7 @@ class MemoryOptions:
     asymmetric_loss: bool = False
     finetune_steps: int = 0
     labels: MemoryLabels = field(default_factory=MemoryLabels)
+    separate_normalisation: bool = False
     seed: int = 0
     device: str = "auto"
 

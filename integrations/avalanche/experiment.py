@@ -19,6 +19,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import JointTraining, Naive
 
 from atom_plugin.datasets import SourceData
+from atom_plugin.errors import ConfigError
 from atom_plugin.evaluation.training import TEST_BATCH, TrainConfig
 from atom_plugin.integrations.avalanche.checks import check_comparison
 from atom_plugin.integrations.avalanche.class_orders import Stream, Streams
@@ -34,7 +35,7 @@ from atom_plugin.runtime.randomness import generator_for, preserved_random_state
 from atom_plugin.store.synthetic_set import SyntheticSet
 
 # Settings that are told only where they have an effect, so that files of comparisons without them can be resumed.
-_OFF = {"memory_labels": "hard"}
+_OFF = {"memory_labels": "hard", "separate_normalisation": False}
 _TOLD = (
     "steps",
     "ipc",
@@ -76,6 +77,10 @@ class Experiment:
         self._sets = sets
         self._folder = folder
         self._recipe = config.distill_config(data.image_shape)
+        if config.separate_normalisation and (found := self._recipe.network.normalisation) != "batch":
+            raise ConfigError(
+                f"separate normalisation has no effect with {found} normalisation; leave it out, or take --normalisation batch"
+            )
         self.streams = streams or Streams(data, config.steps, self._recipe, folder=folder, sets=sets)
         self.streams.classes(0)  # refuses more steps than classes
 
@@ -191,6 +196,7 @@ class Experiment:
             stream_augmentation=config.stream_augmentation,
             finetune_steps=config.finetune_steps,
             labels=MemoryLabels(kind=config.memory_labels, weight=config.logit_weight),
+            separate_normalisation=config.separate_normalisation,
             seed=config.seed,
             device=str(self.device),
         )

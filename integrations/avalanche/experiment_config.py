@@ -23,8 +23,8 @@ class ReplayConfig:
     ("from-memory": DataDAM's 1,001 at batch 256; the learning rate is multiplied by 0.1 at half of them).
     ``memory_augmentation`` and ``stream_augmentation``: siamese operations, drawn for each image; "from-memory" has no stream
     augmentation. In the mode "replay", ``asymmetric_loss`` and ``finetune_steps`` have the meaning of
-    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's plugins have neither). In
-    both modes, ``memory_labels`` and ``logit_weight`` have it too. ``network``: overrides of the
+    :class:`~atom_plugin.integrations.avalanche.SyntheticReplay` (Avalanche's plugins have neither), as have
+    ``separate_normalisation`` and, in both modes, ``memory_labels`` and ``logit_weight``. ``network``: overrides of the
     recipe's network. ``zca``: as in :meth:`DistillConfig.from_recipe`. ``distillation``: overrides of the recipe's other
     choices. Raises ConfigError for invalid values.
     """
@@ -43,6 +43,7 @@ class ReplayConfig:
     finetune_steps: int = 0
     memory_labels: str = "hard"
     logit_weight: float = LOGIT_WEIGHT
+    separate_normalisation: bool = False
     recipe: str = "best"
     network: Mapping[str, Any] = field(default_factory=dict)
     zca: bool | None = None
@@ -59,6 +60,8 @@ class ReplayConfig:
             raise ConfigError(f"finetune_steps must be at least 0, not {self.finetune_steps}")
         if not self.lr > 0:
             raise ConfigError(f"lr must be above 0, not {self.lr}")
+        if self.separate_normalisation and self.mode != "replay":
+            raise ConfigError("separate normalisation is of stream and memory; leave it out from memory alone")
         MemoryLabels(kind=self.memory_labels, weight=self.logit_weight)
         for strategy in (self.memory_augmentation, self.stream_augmentation):
             Augmentation(strategy=strategy)

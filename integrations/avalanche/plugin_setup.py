@@ -73,6 +73,7 @@ def plugins_for(
             stream_augmentation=options.stream_augmentation,
             asymmetric_loss=options.asymmetric_loss,
             finetune_steps=options.finetune_steps,
+            separate_normalisation=options.separate_normalisation,
             seed=options.seed,
             **labels,
         )

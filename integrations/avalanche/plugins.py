@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche import stored_logits
@@ -38,6 +39,10 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     logits; the model's own are stored at the end of each experience, after the fine-tuning, and only for images that have none.
     The fine-tuning itself takes the classes alone: it is balanced, and the newest images have no logits yet.
 
+    ``separate_normalisation``: stream and memory pass the network one after the other, so that batch normalisation computes the
+    moments of each on its own; both passes update the running statistics, because the network is tested on old and new classes.
+    Between ``before_forward`` and ``after_forward`` the strategy's batch is then the stream's part.
+
     During the training on a batch, :attr:`memory_mask` marks the samples of the memory.
     """
 
@@ -56,6 +61,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         finetune_augmentation: str = DEFAULT_STRATEGY,
         memory_labels: str = "hard",
         logit_weight: float = LOGIT_WEIGHT,
+        separate_normalisation: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,6 +76,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         self.memory_batch = memory_batch
         self.asymmetric_loss = asymmetric_loss
         self.finetune_steps = finetune_steps
+        self.separate_normalisation = separate_normalisation
         self._finetune = Augmentation(strategy=finetune_augmentation)
         self._stream = Augmentation(strategy=stream_augmentation)
         self._memory = Augmentation(strategy=memory_augmentation)
@@ -77,6 +84,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         self._generator = generator_for(seed, "replay")
         self._mixed: MixedBatches | None = None
         self._replayed: Iterable[Any] | None = None
+        self._apart: list[torch.Tensor] = []
         self._term: torch.Tensor | None = None
         self.memory_mask = None
 
@@ -84,6 +92,8 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         """Append the memory's batches to the stream's."""
         if hasattr(self.policy, "check"):
             self.policy.check(strategy.experience)
+        if self.separate_normalisation:
+            _require_batch_normalisation(strategy.model)
         self._generator = generator_for(self._seed, "replay", strategy.clock.train_exp_counter)
         self._mixed = self._replayed = None
         if len(self.policy.buffer):
@@ -96,17 +106,22 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         self.memory_mask = torch.arange(len(images), device=images.device) >= self._stream_samples(images)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Augment the two parts of the batch."""
+        """Augment the two parts of the batch, and set the memory's aside if it is normalised separately."""
         images = strategy.mbatch[0]
         stream_samples = self._stream_samples(images)
         strategy.mbatch[0] = augment_parts(images, stream_samples, self._stream, self._memory, self._generator)
+        if self.separate_normalisation and self._mixed is not None:
+            self._apart = [part[stream_samples:] for part in strategy.mbatch]
+            strategy.mbatch = [part[:stream_samples] for part in strategy.mbatch]
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Compare the memory's outputs with its logits, and exclude the stream samples' logits of other
+        """Complete the outputs, compare the memory's with its logits, and exclude the stream samples' logits of other
         experiences' classes from the loss.
         """
         if self._mixed is None:
             return
+        if self.separate_normalisation:
+            self._forward_apart(strategy)
         if self.memory_labels.soft:
             stream, memory = strategy.mb_output.tensor_split([self._mixed.stream_samples])
             memory, self._term = self.memory_labels.apply(memory, stored_logits.of_latest(self._replayed))
@@ -118,6 +133,12 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
         """Add the loss of the stored logits."""
         if self._term is not None:
             strategy.loss = strategy.loss + self._term
+
+    def _forward_apart(self, strategy: Any) -> None:
+        """The memory's part passes the network on its own; its outputs follow the stream's."""
+        stream, strategy.mbatch, outputs = strategy.mbatch, self._apart, strategy.mb_output
+        strategy.mb_output = torch.cat([outputs, strategy.forward()])
+        strategy.mbatch = [torch.cat(parts) for parts in zip(stream, self._apart, strict=True)]
 
     def _exclude_others(self, strategy: Any) -> None:
         logits = strategy.mb_output
@@ -145,3 +166,10 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
 
     def _stream_samples(self, images: torch.Tensor) -> int:
         return len(images) if self._mixed is None else self._mixed.stream_samples
+
+
+def _require_batch_normalisation(network: torch.nn.Module) -> None:
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            "separate normalisation has no effect on a network without batch normalisation; leave separate_normalisation out"
+        )

@@ -124,6 +124,15 @@ def test_logits_change_the_training_and_are_told(every, data, tmp_path, mode):
     assert trial.describe() == {**experiments[mode].describe(), **changed}
 
 
+def test_a_separate_pass_changes_the_training_and_is_told(data, tmp_path):
+    apart, shared = (
+        experiment(data, tmp_path / name, network={"width": 8, "depth": 2, "normalisation": "batch"}, **given)
+        for name, given in {"a": {"separate_normalisation": True}, "b": {}}.items()
+    )
+    assert go(apart, "random")[1][1] != go(shared, "random")[1][1]
+    assert apart.describe() == {**shared.describe(), "separate_normalisation": True}
+
+
 @pytest.mark.parametrize(("storage", "times"), [("uint8", 1), ("float16", 2), ("float32", 4)])
 def test_equal_bytes_are_as_many_raw_images_as_the_storage_says(data, storage, times):
     options = MemoryOptions(mode="replay", ipc=3, distillation={"storage": storage})
@@ -447,11 +456,17 @@ def test_more_steps_than_classes(data, tmp_path):
         ({"stream_augmentation": "blur"}, "blur"),
         ({"memory_labels": "soft"}, "'soft'"),
         ({"logit_weight": 0.0}, "logit_weight"),
+        ({"mode": "from-memory", "separate_normalisation": True}, "from memory alone"),
     ],
 )
 def test_impossible_configs(changes, part):
     with pytest.raises(ConfigError, match=part):
         replace(config(), **changes)
+
+
+def test_separate_normalisation_is_of_batch_normalisation(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"no effect with instance normalisation.*--normalisation batch"):
+        experiment(data, tmp_path, separate_normalisation=True)
 
 
 def test_too_few_images_of_a_class(data, tmp_path):

@@ -101,12 +101,14 @@ def test_defaults_distil_with_atom_and_leave_results_picture_and_sets(inside, ca
     assert store.read("a.memory/atom-order0-step1.h5").classes == sorted(class_order(10, 0)[:5])
 
 
-def test_logits_are_stored_where_asked(inside):
-    asked = ("--memory-labels", "both", "--logit-weight", "0.3")
+def test_logits_are_stored_and_a_separate_pass_is_made_where_asked(inside):
+    asked = ("--memory-labels", "both", "--logit-weight", "0.3", "--separate-normalisation", "--normalisation", "batch")
     assert run("--policy", "random", "--mode", "replay", "--mode", "from-memory", *asked, "-q") == 0
     told = {row["mode"]: row["config"] for row in rows()}
     assert {row["memory_bytes"] for row in rows()} == {20 * (64 + 10 * 2)}
     assert all((config["memory_labels"], config["logit_weight"]) == ("both", 0.3) for config in told.values())
+    assert told["replay"]["separate_normalisation"] is True
+    assert "separate_normalisation" not in told["from-memory"]
 
 
 @pytest.mark.parametrize(
@@ -396,6 +398,7 @@ CASES = [
     (2, "blur", (*REPLAY, "--stream-augmentation", "blur")),
     (2, "without --mode replay", (*REPLAY, "--mode", "from-memory", "--stream-augmentation", "flip")),
     (2, "multiple of 4", (*REPLAY, "--width", "6", "--normalisation", "group")),
+    (2, "--normalisation batch", (*REPLAY, "--separate-normalisation")),
     (2, "without --memory-labels logits or both", (*REPLAY, "--memory-labels", "hard", "--logit-weight", "1")),
     (2, "--resume and --force", (*REPLAY, "--resume", "--force")),
     (2, "--json and --markdown", (*REPLAY, "--json", "--markdown")),

@@ -137,6 +137,7 @@ BESIDE = {
     ("consume replay", "stream_augmentation"): ("--mode", "from-memory"),
     ("consume replay", "asymmetric_loss"): ("--mode", "from-memory"),
     ("consume replay", "finetune_steps"): ("--mode", "from-memory"),
+    ("consume replay", "separate_normalisation"): ("--mode", "from-memory"),
     ("consume replay", "modes"): ("--policy", "gdumb"),
     ("store import", "keep_paths"): ("--dataset", "digits"),
 }
