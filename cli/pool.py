@@ -39,15 +39,22 @@ def pool() -> None:
     "--networks", metavar="N", type=POSITIVE_INT, default=5, show_default=True, help="Number of networks to train."
 )
 @click.option(
+    "--training-recipe",
+    metavar="NAME",
+    help="How the networks train: a recipe of `consume evaluate`, or mtt-experts, which mtt matches best.  "
+    "[default: standard, with 10 epochs and batch size 64]",
+)
+@click.option(
     "--epochs",
     metavar="N",
     type=POSITIVE_INT,
-    default=10,
-    show_default=True,
-    help="Training epochs on the real images.",
+    help="Training epochs on the real images.  [default: 10, or the training recipe's]",
 )
 @click.option(
-    "--batch-size", metavar="N", type=POSITIVE_INT, default=64, show_default=True, help="Images per training step."
+    "--batch-size",
+    metavar="N",
+    type=POSITIVE_INT,
+    help="Images per training step.  [default: 64, or the training recipe's]",
 )
 @click.option(
     "--every",
@@ -67,8 +74,9 @@ def make(
     dataset: str,
     request: SourceRequest,
     networks: int,
-    epochs: int,
-    batch_size: int,
+    training_recipe: str | None,
+    epochs: int | None,
+    batch_size: int | None,
     every: int | None,
     zca: bool | None,
     seed: int,
@@ -105,17 +113,16 @@ def make(
     run = DistillConfig.from_recipe(
         "atom", ipc=10, image_shape=data.image_shape, network=given_fields(ConvNetChoices, options), zca=bool(zca)
     )
+    usual = {"epochs": 10, "batch_size": 64} if training_recipe is None else {}
+    given = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
+    training = TrainConfig.from_recipe(training_recipe or "standard", **{**usual, **given})
     config = PoolConfig(
-        network=run.network,
-        training=TrainConfig(epochs=epochs, batch_size=batch_size),
-        networks=networks,
-        every=every or epochs,
-        seed=seed,
+        network=run.network, training=training, networks=networks, every=every or training.epochs, seed=seed
     )
     begun = NetworkPool.load(output) if resume and output.exists() else None
     where = resolve_device(device)
-    done = len(begun or ()) * epochs
-    with progress_bar(networks * epochs, initial=done, hidden=quiet, unit="epoch", desc="networks") as bar:
+    done = len(begun or ()) * training.epochs
+    with progress_bar(networks * training.epochs, initial=done, hidden=quiet, unit="epoch", desc="networks") as bar:
         watched = TrainingRun(
             device=where,
             precision=resolve_precision(precision, where),

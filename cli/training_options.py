@@ -131,7 +131,7 @@ def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Call
             default=recipe,
             show_default=True,
             help="Default values of the training options: standard, dm, datadam-code, datadam-paper, packed, "
-            "search, or modern (for transformers).",
+            "mtt-experts (for pools), search, or modern (for transformers).",
         ),
         click.option(
             "--epochs",
@@ -153,9 +153,9 @@ def _options(augmentation: Callable[..., Any], recipe: str = "standard") -> Call
         ),
         click.option(
             "--schedule",
-            type=Choice(["half", "multistep", "step", "cosine"]),
-            help="Learning rate schedule: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15 epochs, or "
-            f"cosine.  {from_recipe.format('half')}",
+            type=Choice(["half", "multistep", "step", "cosine", "constant"]),
+            help="Learning rate schedule: x0.1 at half of the epochs, x0.2 at 2/3 and 5/6, x0.5 every 15 epochs, "
+            f"cosine, or constant.  {from_recipe.format('half')}",
         ),
         augmentation,
         click.option(

@@ -100,8 +100,8 @@ def _mtt_code(image_shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
     """MTT as released for CIFAR-10: 5,000 iterations; needs --pool, of networks kept at every epoch.
 
     Its page prints an image learning rate of 100,000 at IPC 10, a misprint by its authors' own word; 100 and a step size of
-    0.001 are what its successors run it with. Experts there have no momentum and a constant rate, those of `pool make` have
-    both momentum and a schedule; and images are whitened in [0, 1] there, standardised before here, as `pool make` does.
+    0.001 are what its successors run it with. Experts there have no momentum and a constant rate, as
+    those of `pool make --training-recipe mtt-experts`. Images are whitened in [0, 1] there, standardised before here.
     """
     small, large = ipc < 10, ipc >= 50
     colour = image_shape[0] >= 3 and image_shape[1:] == (32, 32)

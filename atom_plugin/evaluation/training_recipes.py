@@ -17,7 +17,7 @@ from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 from atom_plugin.transforms.policies import POLICIES
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("half", "multistep", "step", "cosine")
+SCHEDULES = ("half", "multistep", "step", "cosine", "constant")
 LABELS = ("soft", "hard")
 SIAMESE = "siamese"  # all siamese operations, whatever their names
 
@@ -30,10 +30,10 @@ class TrainConfig:
     ``recipe`` is the name of the recipe that gave the other values. ``momentum`` applies only to SGD. ``schedule``, by epochs:
     "half" is the learning rate times 0.1 from half of them on; "multistep" is times 0.2 at two thirds of them and again at five
     sixths; "step" is times ``step_factor`` after every ``step_epochs``; "cosine" rises linearly over the share ``warmup`` of
-    them, then falls to 0 along half a cosine (Loshchilov & Hutter, 2017). ``label_smoothing`` is in [0, 1) (Szegedy et al.,
-    2016). ``cutmix`` is the probability that a batch is mixed (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a
-    siamese strategy, "siamese" for the whole one, "none", or one of ``POLICIES``; each image of a batch is augmented
-    separately.
+    them, then falls to 0 along half a cosine (Loshchilov & Hutter, 2017); "constant" is the same rate in all.
+    ``label_smoothing`` is in [0, 1) (Szegedy et al., 2016). ``cutmix`` is the probability that a batch is mixed
+    (:mod:`atom_plugin.transforms.cutmix`). ``augmentation`` is a siamese strategy, "siamese" for the whole one, "none", or one
+    of ``POLICIES``; each image of a batch is augmented separately.
 
     ``labels`` "soft": networks learn a set's soft labels if it has some, by cross-entropy, or scores by mean squared error;
     "hard": they learn classes. ``temperature`` is that of soft labels
@@ -115,6 +115,8 @@ class TrainConfig:
             return StepLR(optimizer, self.step_epochs, self.step_factor)
         if self.schedule == "cosine":
             return LambdaLR(optimizer, self._warm_cosine)
+        if self.schedule == "constant":
+            return LambdaLR(optimizer, lambda _: 1.0)
         milestones, factor = [self.epochs // 2], 0.1
         if self.schedule == "multistep":
             milestones, factor = [2 * self.epochs // 3, 5 * self.epochs // 6], 0.2
@@ -165,6 +167,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "cutmix": 0.5,
         "augmentation": "color_crop_flip_scale_rotate",
     },
+    # MTT's released experts (Cazenavette et al., 2022).
+    "mtt-experts": {"epochs": 50, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"},
     # Proxies of an architecture search; docs/search.md says what is known of other choices.
     "search": {"epochs": 200, "batch_size": 64},
     # Transformers from scratch, as DeiT (Touvron et al., 2021) trains them, less what is for a million images.

@@ -104,6 +104,21 @@ def test_trajectories_of_a_pool_are_matched(capsys, recipe):
 
 
 @pytest.mark.parametrize(
+    ("options", "training"),
+    [
+        ((), ("standard", 10, 64, 0.9)),
+        (("--epochs", 3), ("standard", 3, 64, 0.9)),
+        (("--training-recipe", "mtt-experts", "--epochs", 2), ("mtt-experts", 2, 256, 0.0)),
+        (("--training-recipe", "mtt-experts", "--batch-size", 700), ("mtt-experts", 50, 700, 0.0)),
+    ],
+)
+def test_a_pool_is_trained_as_asked(capsys, options, training):
+    run(capsys, *POOL, *options)
+    made = NetworkPool.load("a.pool").made["training"]
+    assert (made["recipe"], made["epochs"], made["batch_size"], made["momentum"]) == training
+
+
+@pytest.mark.parametrize(
     ("pool", "more", "words"),
     [
         (("--epochs", 2, "--every", 1, "--depth", 2), ("--normalisation", "batch"), ("networks", "make a pool")),

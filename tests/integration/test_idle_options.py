@@ -103,6 +103,7 @@ ALWAYS: dict[str, set[str]] = {
     },
     "pool make": RUN
     | {"dataset", "validation", "networks", "epochs", "batch_size", "every", "zca", "output", "resume", "force"}
+    | {"training_recipe"}
     | {"depth", "width", "activation", "normalisation", "pooling", "weight_init"},
     "consume evaluate": RUN | TRAINING | {"dataset", "models", "repeats", "full", "on", "results", "csv_file", "chart"},
     "consume train": (RUN - {"as_json"}) | TRAINING | {"model", "output", "onnx", "force"},

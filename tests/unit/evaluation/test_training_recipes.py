@@ -38,6 +38,7 @@ def test_recipes_are_the_published_budgets():
         "datadam-code": (1800, 64),
         "datadam-paper": (300, 256),
         "packed": (1500, 64),
+        "mtt-experts": (50, 256),
         "search": (200, 64),
         "modern": (1000, 128),
     }
@@ -49,6 +50,8 @@ def test_recipes_are_the_published_budgets():
     packed = budgets["packed"]
     assert (packed.optimizer, packed.lr, packed.momentum, packed.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
     assert (packed.schedule, packed.cutmix, packed.augmentation) == ("multistep", 0.5, "color_crop_flip_scale_rotate")
+    experts = budgets["mtt-experts"]
+    assert (experts.lr, experts.momentum, experts.weight_decay, experts.schedule) == (0.01, 0.0, 0.0, "constant")
     assert all(config.recipe == name for name, config in budgets.items())
 
 
@@ -61,6 +64,10 @@ def test_explicit_values_go_before_the_recipe():
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'modern'"):
         TrainConfig.from_recipe("moderne")
+
+
+def test_constant_keeps_the_rate():
+    assert rates(TrainConfig.from_recipe("mtt-experts", epochs=4, lr=0.5)) == [0.5] * 4
 
 
 def test_step_halves_every_fifteen_epochs():
