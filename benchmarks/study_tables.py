@@ -96,10 +96,15 @@ def choices(lines: Sequence[Line], study: str) -> dict[str, Sequence[str]]:
     ordered = sorted(found.items(), key=lambda item: -statistics.fmean(_values(item[1], "validation")))
     return {
         "choice": [cell for (cell, _), _ in ordered],
-        "steps": [str(held[0]["options"].get("iterations", "")) for _, held in ordered],
+        "steps": [_steps(held[0]["options"]) for _, held in ordered],
         "seconds": [f"{held[0]['seconds']:.1f}" for _, held in ordered],
         "held-out images": [_mean(held, "validation") for _, held in ordered],
     }
+
+
+def _steps(options: Mapping[str, Any]) -> str:
+    """The iterations of a set; a selection has none, whatever its study says of the other cells."""
+    return "" if "method" in options else str(options.get("iterations", ""))
 
 
 def rivals(lines: Sequence[Line]) -> dict[str, Sequence[str]]:
