@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ from atom_plugin.datasets import SourceData
 from atom_plugin.distillation.config import DistillConfig
 from atom_plugin.distillation.loop import Progress, distill
 from atom_plugin.errors import Interrupted
+from atom_plugin.store.synthetic_set import SyntheticSet
+
+
+def check_resumes(config: DistillConfig, data: SourceData, stops: Iterable[int], folder: Path) -> SyntheticSet:
+    """Assert that a run stopped after each of ``stops`` and resumed ends at the bytes of the whole run; returns that."""
+    whole = distill(config, data, device="cpu")
+    for count in stops:
+        path = folder / f"{count}.checkpoint"
+        stop_after(count, config, data, path)
+        resumed = distill(config, data, device="cpu", checkpoint=path, resume=True)
+        assert resumed.images.numpy().tobytes() == whole.images.numpy().tobytes()
+    return whole
 
 
 def stop_after(count: int, config: DistillConfig, data: SourceData, checkpoint: Path) -> tuple[Interrupted, list[int]]:

@@ -16,7 +16,7 @@ from atom_plugin.errors import ConfigError
 from atom_plugin.integrations.avalanche import stored_logits
 from atom_plugin.integrations.avalanche.batches import batches_of, require_policy
 from atom_plugin.integrations.avalanche.shared_training import lower_rate_at_half, restart_optimizer
-from atom_plugin.replay.logits import LOGIT_WEIGHT, MemoryLabels
+from atom_plugin.replay.logits import LOGIT_WEIGHT
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
@@ -49,8 +49,7 @@ class TrainFromMemory(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     ) -> None:
         super().__init__()
         require_policy(policy)
-        self.memory_labels = MemoryLabels(kind=memory_labels, weight=logit_weight)
-        stored_logits.check_policy(policy, self.memory_labels)
+        self.memory_labels = stored_logits.labels_of(policy, memory_labels, logit_weight)
         self.policy = policy
         self.decay_at_half = decay_at_half
         self._augmentation = Augmentation(strategy=augmentation)

@@ -15,7 +15,7 @@ from atom_plugin.integrations.avalanche.batches import batches_of, require_polic
 from atom_plugin.integrations.avalanche.fine_tuning import FINETUNE_STEPS, fine_tune
 from atom_plugin.integrations.avalanche.shared_training import augment_parts
 from atom_plugin.replay.batches import MixedBatches
-from atom_plugin.replay.logits import LOGIT_WEIGHT, MemoryLabels
+from atom_plugin.replay.logits import LOGIT_WEIGHT
 from atom_plugin.runtime.randomness import generator_for
 from atom_plugin.transforms.augmentation import DEFAULT_STRATEGY, Augmentation
 
@@ -66,8 +66,7 @@ class SyntheticReplay(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ship
     ) -> None:
         super().__init__()
         require_policy(policy)
-        self.memory_labels = MemoryLabels(kind=memory_labels, weight=logit_weight)
-        stored_logits.check_policy(policy, self.memory_labels)
+        self.memory_labels = stored_logits.labels_of(policy, memory_labels, logit_weight)
         if finetune_steps < 0:
             raise ConfigError(f"finetune_steps must be at least 0, not {finetune_steps}")
         if memory_batch is not None and memory_batch < 1:

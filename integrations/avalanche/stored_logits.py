@@ -14,14 +14,16 @@ from atom_plugin.replay.logits import MemoryLabels
 from atom_plugin.replay.memory import ReplayMemory
 
 
-def check_policy(policy: Any, labels: MemoryLabels) -> None:
-    """Raises ConfigError if ``labels`` needs logits, and the policy's memory keeps none."""
+def labels_of(policy: Any, kind: str, weight: float) -> MemoryLabels:
+    """What a plugin trains the policy's memory with. Raises ConfigError if that needs logits, and the memory keeps none."""
+    labels = MemoryLabels(kind=kind, weight=weight)
     memory = getattr(policy, "memory", None)
     if labels.soft and not (isinstance(memory, ReplayMemory) and memory.keep_logits):
         raise ConfigError(
             f"found memory_labels {labels.kind!r}, but a memory that keeps no logits; give the policy "
             "SyntheticMemory(ReplayMemory(budget, keep_logits=True), supplier)"
         )
+    return labels
 
 
 def of_latest(batches: Iterable[Any] | None) -> torch.Tensor | None:

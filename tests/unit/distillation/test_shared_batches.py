@@ -135,11 +135,7 @@ def pool(tmp_path_factory):
 @pytest.mark.parametrize("state", ["interpolated", "random-epoch"])
 def test_a_pool_with_calibration_is_resumed_too(tmp_path, pool, state):
     config = small_config(**SHARED, pool=pool, network_state=state, calibration=1.0)
-    path = tmp_path / "run.checkpoint"
-    whole = distill(config, DATA, device="cpu")
-    stopped.stop_after(4, config, DATA, path)
-    resumed = distill(config, DATA, device="cpu", checkpoint=path, resume=True)
-    assert resumed.images.numpy().tobytes() == whole.images.numpy().tobytes()
+    stopped.check_resumes(config, DATA, (4,), tmp_path)
 
 
 def test_a_set_that_is_extended_keeps_its_images(tmp_path):
